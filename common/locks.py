@@ -1,0 +1,25 @@
+"""Advisory locks of PostgreSQL, named by words instead of numbers."""
+
+from __future__ import annotations
+
+import hashlib
+
+from django.db import connection
+
+
+def lock_number(name: str) -> int:
+    """The 63-bit number PostgreSQL knows this lock by."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1
+
+
+def transaction_lock(name: str) -> None:
+    """Wait for the lock and hold it until the transaction ends. Must run inside `atomic`."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [lock_number(name)])
+
+
+def try_transaction_lock(name: str) -> bool:
+    """Take the lock until the transaction ends, or return False at once when somebody else holds it."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [lock_number(name)])
+        return bool(cursor.fetchone()[0])

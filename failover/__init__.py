@@ -1,0 +1,1 @@
+"""Moving an environment between its primary and its DR gateway."""

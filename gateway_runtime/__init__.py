@@ -1,0 +1,1 @@
+"""Gateway mode: what runs near the workloads."""

@@ -1,0 +1,269 @@
+"""The gateway's side of the sealed channel: one call out, one answer in, every answer checked against its request."""
+
+from __future__ import annotations
+
+import json
+import logging
+import ssl
+import threading
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import httpx
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from gateway_runtime.identity import Identity, Keys, key_password
+from gateway_runtime.state import Sequences
+from protocol import paths
+from protocol.certificates import pin_of, verify_chain, x5t_s256
+from protocol.envelope import (
+    CONTENT_TYPE,
+    MAX_WIRE_BYTES,
+    SUITE,
+    EnvelopeRefused,
+    Expectation,
+    Header,
+    RecipientKey,
+    check_binding,
+    decode_encryption_key,
+    encode_public_key,
+    key_id,
+    open_parcel,
+    open_recipients,
+    parse,
+    request_hash,
+    seal,
+    verify,
+)
+from protocol.messages import Message, MessageError, decode, encode
+
+log = logging.getLogger("mazevault.gateway.client")
+
+CONNECT_SECONDS = 5.0
+LATENCIES_KEPT = 100
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class PrimaryUnreachable(Exception):
+    """No answer came: connection, TLS or time. Trying again later helps."""
+
+
+class PrimaryRefused(Exception):
+    """The Primary answered no. `code` is its machine code, `status` the HTTP status."""
+
+    def __init__(self, status: int, code: str, sentence: str) -> None:
+        super().__init__(f"{status} {code}: {sentence}")
+        self.status, self.code, self.sentence = status, code, sentence
+
+
+class AnswerNotTrusted(PrimaryUnreachable):
+    """Something answered that is not our Primary, or not to this request. Treated as no answer."""
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What follows from the pin: the root, the Primary's signing key and its current recipient keys."""
+
+    root: str
+    signing_key: Ed25519PublicKey
+    recipients: tuple[RecipientKey, ...]
+
+
+def fetch_trust(url: str, pin: str, now: datetime) -> Trust:
+    """Fetch the trust document and believe it only as far as the pin of the token carries (DESIGN §6).
+
+    The first connection cannot be verified yet, so nothing secret is sent on it: it only brings public certificates, and
+    everything is checked against the pin before use.
+    """
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.minimum_version = ssl.TLSVersion.TLSv1_3
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+    try:
+        with httpx.Client(verify=unverified, timeout=CONNECT_SECONDS, trust_env=False) as http:
+            answer = http.get(f"{url}{paths.TRUST}")
+            answer.raise_for_status()
+            document = answer.json()
+        return _checked_trust(document, pin, now)
+    except (httpx.HTTPError, ValueError) as error:
+        raise PrimaryUnreachable(f"{url} gave no trust document: {error}") from error
+
+
+def _checked_trust(document: dict[str, str], pin: str, now: datetime) -> Trust:
+    root = x509.load_pem_x509_certificate(document["root"].encode())
+    if pin_of(root.public_bytes(Encoding.DER)) != pin:
+        raise AnswerNotTrusted(
+            "the certificate authority of this server is not the one the bootstrap token names; "
+            "check PRIMARY_BACKEND_URL, and whether something in between opens the connection"
+        )
+    verify_chain(document["channel_certificate"], document["intermediates"], document["root"], now, "channel")
+    signing = x509.load_pem_x509_certificate(document["channel_certificate"].encode()).public_key()
+    if not isinstance(signing, Ed25519PublicKey):
+        raise AnswerNotTrusted("the Primary's channel certificate does not hold a signing key")
+    return Trust(document["root"], signing, open_recipients(document["recipients"], signing, now))
+
+
+class Channel:
+    """Sealed calls to the Primary. Safe to share between threads."""
+
+    def __init__(self, *, urls: tuple[str, ...], pin: str, keys: Keys, generation: uuid.UUID, sequences: Sequences,
+                 sender: str, environment: str, identity: Identity | None, tls_file: Path | None,
+                 master_key: bytes) -> None:  # fmt: skip
+        self._urls, self._pin, self._keys = urls, pin, keys
+        self._generation, self._sequences = generation, sequences
+        self._sender, self._environment = sender, environment
+        self._thumbprint = _thumbprint(identity)
+        self._tls_file, self._password = tls_file, key_password(master_key)
+        self._lock = threading.Lock()
+        self._trust: Trust | None = None
+        self._http: httpx.Client | None = None
+        self.epoch = 0
+        self.latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
+
+    def call(self, path: str, message: Message, answer_kind: type[Answer], *, timeout: float) -> Answer:
+        """Send one message and return the checked answer.
+
+        Raises `PrimaryUnreachable` when there is no trustworthy answer and `PrimaryRefused` when the answer is no.
+        """
+        try:
+            return self._call_once(path, message, answer_kind, timeout)
+        except PrimaryRefused as refused:
+            if refused.code != "RECIPIENT_UNKNOWN":
+                raise
+            self.forget_trust()
+            return self._call_once(path, message, answer_kind, timeout)
+
+    def forget_trust(self) -> None:
+        """Fetch the Primary's keys anew before the next call."""
+        with self._lock:
+            self._trust = None
+
+    def root(self) -> str:
+        """The root certificate (PEM) that fits the pin; known after the first call."""
+        return self._trust.root if self._trust else ""
+
+    def close(self) -> None:
+        with self._lock:
+            if self._http is not None:
+                self._http.close()
+
+    def latency_p95_ms(self) -> float | None:
+        """95th percentile of the last answers in milliseconds; None before the first."""
+        measured = sorted(self.latencies)
+        return round(measured[int(len(measured) * 0.95)] * 1000, 1) if measured else None
+
+    def _call_once(self, path: str, message: Message, answer_kind: type[Answer], timeout: float) -> Answer:
+        trust, http, url = self._connected()
+        recipient = trust.recipients[0]
+        header = self._header(path, recipient.kid)
+        wire = seal(header, encode(message), decode_encryption_key(recipient.public_key), self._keys.signing)
+        began = time.monotonic()
+        try:
+            answer = http.post(
+                f"{url}{path}", content=wire, headers={"Content-Type": CONTENT_TYPE},
+                timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
+            )  # fmt: skip
+        except httpx.HTTPError as error:
+            self._next_url()
+            raise PrimaryUnreachable(f"{url}: {type(error).__name__} {error}".strip()) from error
+        if answer.status_code != 200 or answer.headers.get("content-type") != CONTENT_TYPE:
+            raise _refusal_of(answer)
+        payload = self._opened(answer.content, header, wire, trust)
+        if path != paths.DIRECTIVE:
+            self.latencies.append(time.monotonic() - began)
+        try:
+            return decode(payload, answer_kind)
+        except MessageError as error:
+            raise AnswerNotTrusted(f"the answer does not fit {answer_kind.__name__}: {error}") from error
+
+    def _header(self, path: str, recipient: str) -> Header:
+        return Header(
+            suite=SUITE,
+            direction="up",
+            sender=self._sender,
+            certificate=self._thumbprint,
+            recipient=recipient,
+            environment=self._environment,
+            epoch=self.epoch,
+            generation=str(self._generation),
+            message_id=str(uuid.uuid4()),
+            sequence=self._sequences.take(),
+            method="POST",
+            path=path,
+            request_hash="",
+            issued_at=int(time.time()),
+        )
+
+    def _opened(self, wire: bytes, request: Header, request_wire: bytes, trust: Trust) -> bytes:
+        if len(wire) > MAX_WIRE_BYTES:
+            raise AnswerNotTrusted("the answer is longer than any sealed message")
+        try:
+            parcel = parse(wire)
+            verify(parcel, trust.signing_key)
+            check_binding(
+                parcel.header,
+                Expectation(
+                    direction="down",
+                    sender="primary",
+                    certificate="",
+                    recipient=key_id(self._keys.encryption.public_key()),
+                    environment=parcel.header.environment if not self._environment else self._environment,
+                    generation=request.generation,
+                    method=request.method,
+                    path=request.path,
+                    request_hash=request_hash(request_wire),
+                    now=int(time.time()),
+                ),
+            )
+            return open_parcel(parcel, self._keys.encryption)
+        except EnvelopeRefused as error:
+            raise AnswerNotTrusted(f"the answer of the Primary is not trusted ({error.reason.value})") from error
+
+    def _connected(self) -> tuple[Trust, httpx.Client, str]:
+        with self._lock:
+            now = datetime.now(UTC)
+            if self._trust is None or self._trust.recipients[0].not_after <= now:
+                self._trust = fetch_trust(self._urls[0], self._pin, now)
+                if self._http is None:
+                    self._http = self._client(self._trust.root)
+            assert self._http is not None  # noqa: S101  set together with the trust
+            return self._trust, self._http, self._urls[0]
+
+    def _client(self, root: str) -> httpx.Client:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_verify_locations(cadata=root)
+        if self._tls_file:
+            context.load_cert_chain(self._tls_file, password=self._password)
+        return httpx.Client(verify=context, trust_env=False, limits=httpx.Limits(keepalive_expiry=60))
+
+    def _next_url(self) -> None:
+        with self._lock:
+            self._urls = (*self._urls[1:], self._urls[0])
+
+
+def own_keys_of(keys: Keys) -> tuple[str, str]:
+    """(signing key, encryption key) as they travel in a registration."""
+    return encode_public_key(keys.signing.public_key()), encode_public_key(keys.encryption.public_key())
+
+
+def _thumbprint(identity: Identity | None) -> str:
+    if identity is None:
+        return ""
+    return x5t_s256(x509.load_pem_x509_certificate(identity.certificate.encode()).public_bytes(Encoding.DER))
+
+
+def _refusal_of(answer: httpx.Response) -> Exception:
+    try:
+        body = answer.json()
+        return PrimaryRefused(answer.status_code, str(body["code"]), str(body["error"])[:500])
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+        return PrimaryUnreachable(f"answered {answer.status_code} without a reason; is this a MazeVault Primary?")

@@ -1,0 +1,167 @@
+"""From bootstrap token to identity: the gateway's first conversation, and the renewal of its keys (DESIGN §6)."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+from django.conf import settings
+
+from gateway_runtime import identity as identities
+from gateway_runtime import state
+from gateway_runtime.client import Channel, PrimaryRefused, own_keys_of
+from gateway_runtime.identity import Identity, Keys
+from gateway_runtime.state import Sequences
+from protocol import paths
+from protocol.bootstrap_token import BootstrapToken, BootstrapTokenError, unpack
+from protocol.certificates import build_csr
+from protocol.messages import Register, Registered, Renew, Renewed
+
+log = logging.getLogger("mazevault.gateway")
+
+REGISTER_SECONDS = 30.0
+FINAL_CODES = frozenset({
+    "TOKEN_INVALID", "TOKEN_UNKNOWN", "TOKEN_REVOKED", "TOKEN_EXPIRED", "TOKEN_USED", "TOKEN_BOUND_ELSEWHERE", "CSR_REFUSED",
+    "KEY_OF_ANOTHER", "GATEWAY_BANNED", "RESOURCE_CONFLICT", "GENERATION_REUSED", "VALIDATION_ERROR",
+})  # fmt: skip
+"""Answers that the same token will get for ever."""
+
+
+class EnrolmentImpossible(Exception):
+    """Only a person can help; the sentence says how."""
+
+
+def stored_identity() -> Identity | None:
+    """The identity of the state file if it belongs to this database and no newer token was given; else None."""
+    node, gateway = settings.MAZEVAULT, settings.MAZEVAULT.gateway
+    found = identities.load(gateway.state_file, node.master_key)
+    if found is None:
+        return None
+    token = _token(gateway.bootstrap_token) if gateway.bootstrap_token else None
+    if token and token.id != found.token_id:
+        log.info("a new bootstrap token was given: registering again")
+        return None
+    if state.this_life().generation != found.generation:
+        if token is None:
+            raise EnrolmentImpossible(
+                "the state file belongs to another life of this gateway's database (a backup was restored, or the database "
+                "is new); create a bootstrap token for this gateway on the Primary and set GATEWAY_BOOTSTRAP_TOKEN"
+            )
+        raise EnrolmentImpossible(
+            "the state file belongs to another life of this gateway's database and its bootstrap token is used; "
+            "create a new bootstrap token on the Primary and set GATEWAY_BOOTSTRAP_TOKEN to it"
+        )
+    return found
+
+
+def register(sequences: Sequences) -> Identity:
+    """Redeem the token. Raises `EnrolmentImpossible` for a final answer and `PrimaryUnreachable` when trying again helps.
+
+    Keys and generation are stored before the first try, so that a lost answer or a crash repeats with the same key.
+    """
+    node, gateway = settings.MAZEVAULT, settings.MAZEVAULT.gateway
+    if not gateway.bootstrap_token:
+        raise EnrolmentImpossible(
+            f"this gateway is not registered and GATEWAY_BOOTSTRAP_TOKEN is not set (no state file at {gateway.state_file}); "
+            "create a bootstrap token on the Primary: POST /api/v1/gateways/bootstrap"
+        )
+    token = _token(gateway.bootstrap_token)
+    draft = _draft(token)
+    urls = tuple(dict.fromkeys(url for url in (gateway.primary_url, *token.urls) if url))
+    channel = Channel(
+        urls=urls, pin=token.pin, keys=draft.keys, generation=draft.generation, sequences=sequences,
+        sender=f"token:{token.id}", environment="", identity=None, tls_file=None, master_key=node.master_key,
+    )  # fmt: skip
+    try:
+        answer = channel.call(paths.REGISTER, _registration(draft), Registered, timeout=REGISTER_SECONDS)
+    except PrimaryRefused as refused:
+        if refused.code in FINAL_CODES:
+            raise EnrolmentImpossible(f"the Primary refused the registration: {refused.sentence}") from refused
+        raise
+    finally:
+        channel.close()
+    registered = _identity(answer, token, draft, urls, channel.root())
+    identities.store(gateway.state_file, registered, node.master_key)
+    _draft_path().unlink(missing_ok=True)
+    return registered
+
+
+def renew(current: Identity, channel: Channel) -> Identity:
+    """Have new TLS keys certified under the current ones and store them. The signing and recipient keys stay."""
+    fresh = Keys.generate()
+    keys = replace(current.keys, client=fresh.client, server=fresh.server)
+    answer = channel.call(
+        paths.RENEW,
+        Renew(csr=build_csr(keys.client, current.name), server_csr=build_csr(keys.server, current.name)),
+        Renewed,
+        timeout=REGISTER_SECONDS,
+    )
+    renewed = replace(
+        current, keys=keys, certificate=answer.certificate, chain=answer.chain, server_certificate=answer.server_certificate
+    )
+    identities.store(settings.MAZEVAULT.gateway.state_file, renewed, settings.MAZEVAULT.master_key)
+    return renewed
+
+
+def _token(text: str) -> BootstrapToken:
+    try:
+        return unpack(text)
+    except BootstrapTokenError as error:
+        raise EnrolmentImpossible(f"GATEWAY_BOOTSTRAP_TOKEN: {error}") from error
+
+
+def _draft_path() -> Path:
+    path: Path = settings.MAZEVAULT.gateway.state_file
+    return path.with_suffix(".registering.json")
+
+
+def _draft(token: BootstrapToken) -> Identity:
+    """Keys and generation of a registration under way; the same ones again after a crash with the same token."""
+    node = settings.MAZEVAULT
+    found = identities.load(_draft_path(), node.master_key)
+    if found and found.token_id == token.id and found.generation == state.this_life().generation:
+        return found
+    generation: uuid.UUID = state.begin_new_life()
+    draft = Identity(
+        gateway_id="", name=node.gateway.name, environment=node.gateway.environment, role=node.gateway.role,
+        generation=generation, token_id=token.id, urls=token.urls, pin=token.pin, root="", certificate="", chain="",
+        server_certificate="", keys=Keys.generate(),
+    )  # fmt: skip
+    identities.store(_draft_path(), draft, node.master_key)
+    return draft
+
+
+def _registration(draft: Identity) -> Register:
+    node = settings.MAZEVAULT
+    signing, encryption = own_keys_of(draft.keys)
+    common_name = draft.name or "gateway"
+    return Register(
+        token=node.gateway.bootstrap_token,
+        csr=build_csr(draft.keys.client, common_name),
+        server_csr=build_csr(draft.keys.server, common_name),
+        signing_key=signing,
+        encryption_key=encryption,
+        generation=str(draft.generation),
+        version=node.version,
+        name=draft.name,
+        environment=draft.environment,
+        role=draft.role,
+    )
+
+
+def _identity(answer: Registered, token: BootstrapToken, draft: Identity, urls: tuple[str, ...], root: str) -> Identity:
+    return replace(
+        draft,
+        gateway_id=answer.gateway_id,
+        name=answer.name,
+        environment=answer.environment,
+        role=answer.role.value,
+        urls=urls,
+        pin=token.pin,
+        root=root,
+        certificate=answer.certificate,
+        chain=answer.chain,
+        server_certificate=answer.server_certificate,
+    )

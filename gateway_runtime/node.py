@@ -1,0 +1,223 @@
+"""What this gateway may do right now: lease, epoch, fence, running effects, in one place and under one lock.
+
+Every effect asks `begin_effect` immediately before it acts; nobody else decides. Facts that must survive a crash are
+committed by `gateway_runtime.state` before they count here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from gateway_runtime import lease as leases
+from gateway_runtime import state
+from gateway_runtime.breaker import Breaker
+from gateway_runtime.lease import Fenced, Lease
+from protocol.messages import Directive
+from protocol.timing import TimeProfile
+from protocol.vocabulary import Assignment
+
+log = logging.getLogger("mazevault.gateway.node")
+
+
+class MayNotAct(Exception):
+    """The gateway has no right to cause an effect now; the sentence names the reason."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A consistent look at the node for heartbeats, health and logs. Times are seconds."""
+
+    role: Assignment
+    epoch: int
+    lease_seconds_left: float
+    fenced: Fenced | None
+    running_effects: int
+    serving: bool
+
+
+def boottime() -> float:
+    """Seconds on a clock that also counts while the machine sleeps, where the system has one (DESIGN §7)."""
+    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime(clock)
+
+
+class Node:
+    """Thread-safe. Built from the committed state; a new process never inherits a lease."""
+
+    def __init__(self, timing: TimeProfile) -> None:
+        row = state.this_life()
+        self.timing = timing
+        self.breaker = Breaker()
+        self._lock = threading.Condition()
+        self._highest_epoch = row.highest_epoch
+        self._fenced = state.fence_of(row)
+        self._lease: Lease | None = None
+        self._directive: Directive | None = None
+        self._running = 0
+        self._stopping = False
+        self.heartbeat_failures = 0
+        self.tasks_succeeded = 0
+        self.tasks_failed = 0
+
+    @property
+    def directive(self) -> Directive | None:
+        return self._directive
+
+    @property
+    def highest_epoch(self) -> int:
+        return self._highest_epoch
+
+    def obey(self, directive: Directive) -> bool:
+        """Take over a directive. An epoch below one already seen is refused (I4): the Primary's database is older than us."""
+        if not self.learn_epoch(directive.epoch):
+            log.error("directive of epoch %s refused: epoch %s was seen already", directive.epoch, self._highest_epoch)
+            return False
+        with self._lock:
+            self._directive = directive
+            if directive.assigned_role not in (Assignment.ACTIVE, Assignment.DRAINING):
+                self._drop_lease(f"the Primary assigns the role {directive.assigned_role.value}")
+        return True
+
+    def learn_epoch(self, epoch: int) -> bool:
+        """Commit a higher epoch before it is used; a lease of a lower one ends. False for an epoch below the highest seen."""
+        with self._lock:
+            if epoch < self._highest_epoch:
+                return False
+            if epoch > self._highest_epoch:
+                state.raise_epoch(epoch)
+                self._highest_epoch = epoch
+                if self._fenced and self._fenced.epoch < epoch:
+                    self._fenced = None
+                if self._lease and self._lease.epoch < epoch:
+                    self._drop_lease(f"epoch {epoch} has begun")
+        return True
+
+    def wants_lease(self) -> bool:
+        """Whether the last directive makes this gateway the active one of an epoch it is not fenced for."""
+        with self._lock:
+            directive = self._directive
+            if directive is None or self._stopping:
+                return False
+            fenced = self._fenced is not None and self._fenced.epoch >= directive.epoch
+            return directive.assigned_role in (Assignment.ACTIVE, Assignment.DRAINING) and not fenced
+
+    def take_lease(self, *, epoch: int, ttl: float, sent_boot: float, sent_wall: float) -> bool:
+        """Accept a grant, counted from the moment its request was sent. Grants of a fenced or outdated epoch are discarded."""
+        with self._lock:
+            if self._stopping:
+                return False
+            granted = leases.grant(
+                sent_boot=sent_boot,
+                sent_wall=sent_wall,
+                ttl=ttl,
+                epoch=epoch,
+                highest_epoch_seen=self._highest_epoch,
+                fenced=self._fenced,
+            )
+            if not isinstance(granted, Lease):
+                log.warning("lease of epoch %s discarded: %s", epoch, granted)
+                return False
+            if self._lease is None:
+                log.info("lease held for epoch %s", epoch)
+            self._lease = granted
+            return True
+
+    def drop_lease(self, why: str) -> None:
+        with self._lock:
+            self._drop_lease(why)
+
+    def lease_seconds_left(self) -> float:
+        with self._lock:
+            return self._seconds_left()
+
+    @contextmanager
+    def effect(self) -> Iterator[int]:
+        """The only gate to the outside: yields the epoch to act under, or raises `MayNotAct`.
+
+        The lease must outlive the hard deadline of the call that follows (DESIGN §7).
+        """
+        with self._lock:
+            epoch = self._permit()
+            self._running += 1
+        try:
+            yield epoch
+        finally:
+            with self._lock:
+                self._running -= 1
+                self._lock.notify_all()
+
+    def fence(self, operation: str, epoch: int, deadline_seconds: float) -> bool:
+        """Commit the fence, then wait until running effects have ended. True when nothing runs any more (DESIGN §8).
+
+        Effects that began before may run on until their own deadline; until then no acknowledgement may be sent.
+        """
+        with self._lock:
+            self._drop_lease(f"fenced by operation {operation}")
+            state.commit_fence(operation, epoch)
+            self._fenced = Fenced(operation=operation, epoch=epoch)
+            return self._lock.wait_for(lambda: self._running == 0, timeout=deadline_seconds)
+
+    def lift_fence(self, operation: str) -> None:
+        """The operation was cancelled: act again in the same epoch, with a new lease."""
+        with self._lock:
+            if self._fenced and self._fenced.operation == operation:
+                state.lift_fence(operation)
+                self._fenced = None
+                log.info("fence of operation %s lifted: it was cancelled", operation)
+
+    def stop_acting(self, deadline_seconds: float) -> tuple[int, bool]:
+        """No new effects from here on. Returns the epoch of the lease given up (0 for none) and whether all effects ended."""
+        with self._lock:
+            self._stopping = True
+            epoch = self._lease.epoch if self._lease and self._seconds_left() > 0 else 0
+            self._drop_lease("the gateway is stopping")
+            return epoch, self._lock.wait_for(lambda: self._running == 0, timeout=deadline_seconds)
+
+    def running_effects(self) -> int:
+        with self._lock:
+            return self._running
+
+    def standing(self) -> Standing:
+        with self._lock:
+            left = self._seconds_left()
+            return Standing(
+                role=self._role(left),
+                epoch=self._highest_epoch,
+                lease_seconds_left=left,
+                fenced=self._fenced,
+                running_effects=self._running,
+                serving=left > 0,
+            )
+
+    def _role(self, left: float) -> Assignment:
+        if self._fenced and self._fenced.epoch >= self._highest_epoch:
+            return Assignment.FENCED
+        assigned = self._directive.assigned_role if self._directive else Assignment.STANDBY
+        if assigned in (Assignment.ACTIVE, Assignment.DRAINING) and left <= 0:
+            return Assignment.STANDBY
+        return assigned
+
+    def _permit(self) -> int:
+        if self._stopping:
+            raise MayNotAct("the gateway is stopping")
+        if self._lease is None:
+            raise MayNotAct("the gateway holds no lease")
+        permission = leases.may_start_effect(
+            self._lease, boottime(), time.time(), self.timing.effect_deadline, self._fenced
+        )
+        if not permission.allowed:
+            raise MayNotAct(permission.reason)
+        return self._lease.epoch
+
+    def _seconds_left(self) -> float:
+        return leases.seconds_left(self._lease, boottime(), time.time()) if self._lease else 0.0
+
+    def _drop_lease(self, why: str) -> None:
+        if self._lease is not None:
+            log.info("lease of epoch %s dropped: %s", self._lease.epoch, why)
+        self._lease = None

@@ -1,0 +1,106 @@
+"""The gateway's durable facts and their guarded changes: sequence numbers, highest epoch, fence."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+
+import psycopg
+from django.db import transaction
+from django.db.models import F, Q
+
+from common.direct import open_connection
+from gateway_runtime.lease import Fenced
+from gateway_runtime.models import NodeState
+
+SEQUENCE_BLOCK = 1000
+"""Sequence numbers are reserved in blocks, so that one commit serves many messages and a crash only leaves a gap."""
+
+
+class Sequences:
+    """Numbers that never come twice in one life of the database, across threads and restarts."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next = self._end = 0
+
+    def take(self) -> int:
+        with self._lock:
+            if self._next >= self._end:
+                with transaction.atomic():
+                    row = NodeState.objects.select_for_update().get(id=1)
+                    NodeState.objects.filter(id=1).update(next_sequence=F("next_sequence") + SEQUENCE_BLOCK)
+                self._next, self._end = row.next_sequence, row.next_sequence + SEQUENCE_BLOCK
+            self._next += 1
+            return self._next - 1
+
+
+def this_life() -> NodeState:
+    """The row of this life; created with a new generation when the database is new."""
+    row, _ = NodeState.objects.get_or_create(id=1)
+    return row
+
+
+def begin_new_life() -> uuid.UUID:
+    """A new generation for a new enrolment: epochs, fence and sequence start afresh."""
+    generation = uuid.uuid4()
+    NodeState.objects.filter(id=1).update(
+        generation=generation, highest_epoch=0, fenced_operation=None, fenced_epoch=None, next_sequence=1
+    )
+    return generation
+
+
+def fence_of(row: NodeState) -> Fenced | None:
+    if row.fenced_operation is None or row.fenced_epoch is None:
+        return None
+    return Fenced(operation=str(row.fenced_operation), epoch=row.fenced_epoch)
+
+
+def raise_epoch(epoch: int) -> None:
+    """Remember the highest epoch seen. A higher one lifts a fence of a lower one (DESIGN §8)."""
+    NodeState.objects.filter(id=1, highest_epoch__lt=epoch).update(highest_epoch=epoch)
+    NodeState.objects.filter(id=1, fenced_epoch__lt=epoch).update(fenced_operation=None, fenced_epoch=None)
+
+
+def commit_fence(operation: str, epoch: int) -> None:
+    """Commit the fence before it is acknowledged; from here on grants of this epoch or a lower one are discarded."""
+    NodeState.objects.filter(id=1).filter(Q(fenced_epoch=None) | Q(fenced_epoch__lte=epoch)).update(
+        fenced_operation=operation, fenced_epoch=epoch
+    )
+
+
+def lift_fence(operation: str) -> bool:
+    """Lift the fence of exactly this operation, because it was cancelled."""
+    return bool(
+        NodeState.objects.filter(id=1, fenced_operation=operation).update(fenced_operation=None, fenced_epoch=None)
+    )
+
+
+class OneProcess:
+    """A session lock on the gateway's own database, so that two processes of one gateway never act at the same time.
+
+    The lock lives as long as its connection; ask `still_held` before each lease renewal.
+    """
+
+    NUMBER = 7236459812345671
+
+    def __init__(self) -> None:
+        self._connection: psycopg.Connection | None = None
+
+    def take(self) -> bool:
+        """Try once to become the one process of this gateway."""
+        self._connection = self._connection or open_connection()
+        row = self._connection.execute("SELECT pg_try_advisory_lock(%s)", [self.NUMBER]).fetchone()
+        return bool(row and row[0])
+
+    def still_held(self) -> bool:
+        """False as soon as the session behind the lock is gone; then `take` must succeed again before anything is done."""
+        if self._connection is None:
+            return False
+        try:
+            self._connection.execute("SELECT 1")
+        except psycopg.Error:
+            self._connection.close()
+            self._connection = None
+            return False
+        return True

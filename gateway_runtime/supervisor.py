@@ -1,0 +1,341 @@
+"""The gateway's loops: directive, heartbeat, lease, tasks, renewal. Each loop does one item a step; sleeping lives here only.
+
+The seed's five log lines are written here, in their order.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+from cryptography import x509
+from django.conf import settings
+from django.db import Error as DatabaseError
+from django.db import connection
+
+from gateway_runtime import enroll, identity as identities, pacing, probes, work
+from gateway_runtime.client import Channel, PrimaryRefused, PrimaryUnreachable
+from gateway_runtime.identity import Identity
+from gateway_runtime.node import Node, boottime
+from gateway_runtime.state import OneProcess, Sequences
+from protocol import paths
+from protocol.messages import (
+    Acknowledged,
+    AskDirective,
+    Directive,
+    DrainReport,
+    FenceAcknowledged,
+    FenceOrder,
+    Heartbeat,
+    LeaseAnswer,
+    ReleaseLease,
+    RenewLease,
+)
+from protocol.vocabulary import LeaseVerdict
+
+log = logging.getLogger("mazevault.gateway")
+
+RETRY_BASE, RETRY_CAP = 1.0, 15.0
+"""First and longest pause in seconds after a failed call; a Primary that restarts must see no wave."""
+START_JITTER = 0.5
+"""Longest pause in seconds before a loop's first step."""
+STOP_SECONDS = 8.0
+"""A stopping gateway is gone before a launcher or Kubernetes loses patience (10 s)."""
+REFUSED_PAUSE = 10.0
+"""A banned or revoked gateway asks again this slowly; it acts on nothing meanwhile."""
+
+Step = Callable[[], float]
+"""One step of a loop; returns the pause in seconds until the next one."""
+
+
+class Supervisor:
+    """Owns the node, the channel and the loops of one gateway process."""
+
+    def __init__(self) -> None:
+        self.timing = settings.MAZEVAULT.timing
+        self.sequences = Sequences()
+        self.one_process = OneProcess()
+        self.started_at = datetime.now(UTC)
+        self.stop = threading.Event()
+        self.wake_heartbeat = threading.Event()
+        self.wake_lease = threading.Event()
+        self.wake_tasks = threading.Event()
+        self.threads: list[threading.Thread] = []
+        self.renewed: Callable[[Identity], None] = lambda _identity: None
+        self._order_lock = threading.Lock()
+        self._acknowledged = ""
+        self._settled = ""
+        """Revision of the last directive whose orders were all carried out; until then the Primary repeats it at once."""
+        self._random = random.Random()  # noqa: S311  jitter, not a secret
+
+    def enrol(self) -> Identity:
+        """Become somebody: from the state file, or with the bootstrap token, trying until an answer is final."""
+        log.info("Starting MazeVault in gateway mode")
+        self._become_the_only_process()
+        log.info("Registering gateway with primary...")
+        found = enroll.stored_identity()
+        attempt = 0
+        while found is None:
+            try:
+                found = enroll.register(self.sequences)
+            except (PrimaryUnreachable, PrimaryRefused) as error:
+                pause = pacing.backoff(attempt, RETRY_BASE, RETRY_CAP, self._random)
+                log.warning("registration did not succeed, next try in %.1f s: %s", pause, error)
+                attempt += 1
+                if self.stop.wait(pause):
+                    raise SystemExit(0) from None
+        log.info("Setting up mTLS...")
+        self._use(found)
+        log.info("Gateway registered successfully: %s", found.gateway_id)
+        return found
+
+    def start(self) -> None:
+        """Start the loops. They are independent: a slow heartbeat never delays a lease."""
+        closed = work.close_interrupted()
+        if closed:
+            log.warning("%s tasks were interrupted by the end of the last process", closed)
+        loops: tuple[tuple[str, Step, threading.Event | None], ...] = (
+            ("heartbeat", self.heartbeat_step, self.wake_heartbeat),
+            ("directive", self.directive_step, None),
+            ("lease", self.lease_step, self.wake_lease),
+            ("tasks", self.task_step, self.wake_tasks),
+            ("renewal", self.renewal_step, None),
+        )
+        for name, step, wake in loops:
+            thread = threading.Thread(target=self._loop, args=(name, step, wake), name=name, daemon=True)
+            self.threads.append(thread)
+            thread.start()
+        log.info("Heartbeat loop started (%gs interval)", self.timing.heartbeat_interval)
+
+    def shut_down(self) -> None:
+        """Stop acting, give the lease back, end the loops. The next gateway need not wait for the lease to run out."""
+        deadline = time.monotonic() + STOP_SECONDS
+        self.stop.set()
+        for event in (self.wake_heartbeat, self.wake_lease, self.wake_tasks):
+            event.set()
+        epoch, ended = self.node.stop_acting(min(self.timing.effect_deadline, STOP_SECONDS / 2))
+        if epoch and ended:
+            self._release(epoch, max(0.5, deadline - time.monotonic()))
+        log.info("gateway stopped")
+
+    def heartbeat_step(self) -> float:
+        try:
+            directive = self.channel.call(paths.HEARTBEAT, self._report(), Directive, timeout=self.timing.round_trip_max)
+        except (PrimaryUnreachable, PrimaryRefused):
+            self.node.heartbeat_failures += 1
+            raise
+        self.node.heartbeat_failures = 0
+        self._obey(directive)
+        return pacing.jittered(directive.next_heartbeat_seconds, 0.05, self._random)
+
+    def directive_step(self) -> float:
+        wait = self.timing.directive_wait
+        ask = AskDirective(after=self._settled, wait=wait)
+        directive = self.channel.call(paths.DIRECTIVE, ask, Directive, timeout=wait + self.timing.round_trip_max)
+        self._obey(directive)
+        return directive.retry_after_seconds
+
+    def lease_step(self) -> float:
+        if not self._still_the_only_process():
+            return 1.0
+        if not self.node.wants_lease():
+            return self.timing.lease_renew
+        self._renew_lease()
+        return pacing.jittered(self.timing.lease_renew, 0.1, self._random)
+
+    def task_step(self) -> float:
+        work.report(self.channel)
+        directive = self.node.directive
+        if directive is None or not directive.poll_tasks or self.node.lease_seconds_left() <= self.timing.effect_deadline:
+            return self.timing.task_poll
+        return 0.0 if work.claim_and_do(self.node, self.channel) else self.timing.task_poll
+
+    def renewal_step(self) -> float:
+        directive = self.node.directive
+        if directive is not None and directive.renew_certificate:
+            self._use(enroll.renew(self.identity, self.channel))
+            log.info("certificate renewed, valid until %s", self.certificate_expires_at().isoformat())
+        return pacing.jittered(self.timing.heartbeat_interval, 0.2, self._random)
+
+    def certificate_expires_at(self) -> datetime:
+        return x509.load_pem_x509_certificate(self.identity.certificate.encode()).not_valid_after_utc
+
+    def _become_the_only_process(self) -> None:
+        waited = False
+        while not self._take_process_lock():
+            if not waited:
+                log.warning("another process of this gateway is running on the same database; waiting until it has ended")
+                waited = True
+            if self.stop.wait(1):
+                raise SystemExit(0)
+
+    def _take_process_lock(self) -> bool:
+        try:
+            return self.one_process.take()
+        except psycopg.Error as error:
+            log.warning("the gateway's database does not answer: %s", type(error).__name__)
+            return False
+
+    def _still_the_only_process(self) -> bool:
+        if self.one_process.still_held() or self._take_process_lock():
+            return True
+        self.node.drop_lease("the gateway's own database is away, so another process of it could be running")
+        return False
+
+    def _use(self, identity: Identity) -> None:
+        """Speak as this identity from now on."""
+        node = settings.MAZEVAULT
+        client_file, _ = identities.tls_files(node.gateway.state_file, identity, node.master_key)
+        self.identity = identity
+        self.channel = Channel(
+            urls=identity.urls, pin=identity.pin, keys=identity.keys, generation=identity.generation,
+            sequences=self.sequences, sender=identity.gateway_id, environment=identity.environment, identity=identity,
+            tls_file=client_file, master_key=node.master_key,
+        )  # fmt: skip
+        if not hasattr(self, "node"):
+            self.node = Node(self.timing)
+        self.channel.epoch = self.node.highest_epoch
+        self.renewed(identity)
+
+    def _obey(self, directive: Directive) -> None:
+        """Take over a directive and act on its orders. Orders come by heartbeat and by directive call; one at a time."""
+        with self._order_lock:
+            if not self.node.obey(directive):
+                return
+            self.channel.epoch = self.node.highest_epoch
+            if directive.fence:
+                self._follow_fence(directive.fence)
+            drained = self._report_drain(directive) if directive.drain else True
+            self._settled = directive.revision if drained else ""
+        self.wake_lease.set()
+        if directive.tasks_waiting:
+            self.wake_tasks.set()
+
+    def _follow_fence(self, order: FenceOrder) -> None:
+        if order.cancelled:
+            self.node.lift_fence(order.operation)
+            return
+        if self._acknowledged == order.operation:
+            return
+        if not self.node.fence(order.operation, order.epoch, self.timing.effect_deadline):
+            log.error("effects still run past their deadline; fence of operation %s is not acknowledged", order.operation)
+            return
+        self.channel.call(
+            paths.FENCE_ACKNOWLEDGE,
+            FenceAcknowledged(operation=order.operation, epoch=order.epoch),
+            Acknowledged,
+            timeout=self.timing.round_trip_max,
+        )
+        self._acknowledged = order.operation
+        log.info("fenced for operation %s in epoch %s and acknowledged", order.operation, order.epoch)
+
+    def _report_drain(self, directive: Directive) -> bool:
+        """Tell what still runs here. True once nothing does."""
+        assert directive.drain is not None  # noqa: S101  the caller looked
+        running = self.node.running_effects()
+        self.channel.call(
+            paths.DRAIN_REPORT,
+            DrainReport(
+                operation=directive.drain.operation,
+                epoch=directive.drain.epoch,
+                write_queue_depth=0,
+                running_tasks=running,
+            ),
+            Acknowledged,
+            timeout=self.timing.round_trip_max,
+        )
+        return running == 0
+
+    def _renew_lease(self) -> None:
+        epoch = self.node.standing().epoch
+        sent_boot, sent_wall = boottime(), time.time()
+        answer = self.channel.call(
+            paths.LEASE_RENEW,
+            RenewLease(epoch=epoch, sent_at=_wall_clock()),
+            LeaseAnswer,
+            timeout=self.timing.round_trip_max,
+        )
+        if answer.verdict is LeaseVerdict.GRANTED:
+            held_before = self.node.lease_seconds_left() > 0
+            taken = self.node.take_lease(
+                epoch=answer.epoch, ttl=answer.ttl_seconds, sent_boot=sent_boot, sent_wall=sent_wall
+            )
+            if taken and not held_before:
+                self.wake_tasks.set()
+            return
+        self.node.learn_epoch(answer.epoch)
+        self.node.drop_lease(f"the Primary refused to renew it: {answer.verdict.value}")
+
+    def _release(self, epoch: int, timeout: float) -> None:
+        try:
+            self.channel.call(paths.LEASE_RELEASE, ReleaseLease(epoch=epoch), Acknowledged, timeout=timeout)
+            log.info("lease of epoch %s given back", epoch)
+        except (PrimaryUnreachable, PrimaryRefused) as error:
+            log.warning("the lease could not be given back and runs out by itself: %s", error)
+
+    def _report(self) -> Heartbeat:
+        standing = self.node.standing()
+        return Heartbeat(
+            version=settings.MAZEVAULT.version,
+            reported_role=standing.role,
+            epoch=standing.epoch,
+            started_at=self.started_at.isoformat(),
+            sent_at=_wall_clock(),
+            lease_seconds_left=max(0.0, standing.lease_seconds_left),
+            certificate_expires_at=self.certificate_expires_at().isoformat(),
+            breaker=self.node.breaker.state,
+            database=probes.database(),
+            cache=probes.cache_server(),
+            primary_latency_p95_ms=self.channel.latency_p95_ms(),
+            tasks_succeeded=self.node.tasks_succeeded,
+            tasks_failed=self.node.tasks_failed,
+            heartbeat_failures=self.node.heartbeat_failures,
+            running_effects=standing.running_effects,
+        )
+
+    def _loop(self, name: str, step: Step, wake: threading.Event | None) -> None:
+        attempt = 0
+        self.stop.wait(self._random.uniform(0, START_JITTER))
+        while not self.stop.is_set():
+            pause, attempt = self._one_step(name, step, attempt)
+            connection.close()
+            if wake is not None:
+                wake.wait(pause)
+                wake.clear()
+            elif pause > 0:
+                self.stop.wait(pause)
+
+    def _one_step(self, name: str, step: Step, attempt: int) -> tuple[float, int]:
+        """Run one step through the breaker; returns the pause and the number of failures in a row."""
+        try:
+            if not self.node.breaker.allows(time.monotonic()):
+                return self.node.breaker.pause(time.monotonic()), attempt
+            pause = step()
+        except PrimaryUnreachable as error:
+            self.node.breaker.failed(time.monotonic())
+            log.warning("%s: the Primary is not reachable: %s", name, error)
+        except PrimaryRefused as error:
+            self.node.breaker.succeeded(time.monotonic())
+            log.warning("%s: refused by the Primary: %s", name, error)
+            return pacing.jittered(min(REFUSED_PAUSE, self.timing.heartbeat_interval), 0.2, self._random), attempt + 1
+        except (DatabaseError, psycopg.Error) as error:
+            log.warning("%s: the gateway's database does not answer: %s", name, type(error).__name__)
+        except Exception:  # a loop must never die in silence; the traceback is kept and the next step tried
+            log.exception("%s: unexpected failure", name)
+        else:
+            self.node.breaker.succeeded(time.monotonic())
+            return pause, 0
+        return pacing.backoff(attempt, RETRY_BASE, RETRY_CAP, self._random), attempt + 1
+
+
+def _wall_clock() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def days_left(expires_at: datetime) -> float:
+    return (expires_at - datetime.now(UTC)) / timedelta(days=1)

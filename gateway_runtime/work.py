@@ -1,0 +1,164 @@
+"""Doing tasks: claim, act under the lease, commit what happened, report it, once (DESIGN §2, §7)."""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from django.db import IntegrityError
+
+from gateway_runtime import probes
+from gateway_runtime.client import Channel
+from gateway_runtime.models import Effect
+from gateway_runtime.node import MayNotAct, Node, boottime
+from protocol import paths
+from protocol.messages import AskDirective, ClaimTasks, Directive, OfferedTask, TaskOffers, TaskResult, TaskResults, TaskVerdicts
+from protocol.vocabulary import TaskOutcome
+
+log = logging.getLogger("mazevault.gateway.work")
+
+CLAIM_LIMIT = 10
+Executor = Callable[[Channel, Mapping[str, Any], float], dict[str, Any]]
+
+
+class TaskImpossible(Exception):
+    """Trying again would not help."""
+
+
+def probe_surroundings(channel: Channel, payload: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+    """`gateway.probe`: measure database, cache and the way to the Primary, each with its time in milliseconds."""
+    measured: dict[str, Callable[[], Any]] = {
+        "database": probes.database,
+        "cache": probes.cache_server,
+        "primary": lambda: _probe_primary(channel, deadline),
+    }
+    wanted = payload.get("targets", list(measured))
+    if any(target not in measured for target in wanted):
+        raise TaskImpossible(f"unknown target in {wanted}")
+    return {target: msgspec.to_builtins(measured[target]()) for target in wanted}
+
+
+def _probe_primary(channel: Channel, deadline: float) -> dict[str, Any]:
+    began = time.monotonic()
+    channel.call(paths.DIRECTIVE, AskDirective(), Directive, timeout=deadline)
+    return {"ok": True, "latency_ms": round((time.monotonic() - began) * 1000, 2)}
+
+
+EXECUTORS: Mapping[str, Executor] = {"gateway.probe": probe_surroundings}
+"""One line a kind; the Primary's table of kinds is `gateways.kinds`."""
+
+
+def claim_and_do(node: Node, channel: Channel) -> int:
+    """Claim what is offered, do it, report it. Returns how many tasks were offered."""
+    epoch = node.standing().epoch
+    offers = channel.call(paths.TASK_CLAIM, ClaimTasks(epoch=epoch, limit=CLAIM_LIMIT), TaskOffers, timeout=10)
+    for offered in offers.tasks:
+        do_task(node, channel, offered)
+        report(channel)
+    return len(offers.tasks)
+
+
+def do_task(node: Node, channel: Channel, offered: OfferedTask) -> None:
+    """Act under the lease and commit the outcome. A refusal is an outcome too: nothing was touched then."""
+    try:
+        with node.effect() as epoch:
+            if epoch != offered.epoch:
+                raise MayNotAct(f"the task belongs to epoch {offered.epoch}, the lease to {epoch}")
+            effect = _begin(offered, epoch)
+            if effect is None:
+                return
+            _act(node, channel, offered, effect)
+    except MayNotAct as refused:
+        _record_refusal(offered, str(refused))
+
+
+def report(channel: Channel) -> int:
+    """Tell the Primary about every outcome it has not confirmed yet. Safe to repeat. Returns how many were confirmed."""
+    waiting = list(Effect.objects.filter(reported_at=None).exclude(outcome="").order_by("started_at")[:50])
+    if not waiting:
+        return 0
+    answer = channel.call(
+        paths.TASK_RESULTS, TaskResults(results=[_result_of(effect) for effect in waiting]), TaskVerdicts, timeout=10
+    )
+    for effect in waiting:
+        verdict = answer.verdicts.get(str(effect.task))
+        if verdict:
+            effect.reported_at, effect.verdict = datetime.now(UTC), verdict.value
+            effect.save(update_fields=["reported_at", "verdict"])
+    return len(waiting)
+
+
+def close_interrupted() -> int:
+    """At start: effects that were running when the last process died have an unknown end, so they count as failed."""
+    return Effect.objects.filter(outcome="").update(
+        outcome=TaskOutcome.FAILED.value, detail="the gateway ended while the task ran; whether it was done is not known"
+    )
+
+
+def _begin(offered: OfferedTask, epoch: int) -> Effect | None:
+    try:
+        return Effect.objects.create(
+            task=uuid.UUID(offered.id),
+            claim=uuid.UUID(offered.claim),
+            kind=offered.kind,
+            epoch=epoch,
+            started_at=datetime.now(UTC),
+            started_boot=boottime(),
+        )
+    except IntegrityError:
+        log.warning("task %s was begun under this claim before", offered.id)
+        return None
+
+
+def _act(node: Node, channel: Channel, offered: OfferedTask, effect: Effect) -> None:
+    began = time.monotonic()
+    try:
+        executor = EXECUTORS.get(offered.kind)
+        if executor is None:
+            raise TaskImpossible(f"this gateway does not know the kind {offered.kind}")
+        effect.result = executor(channel, offered.payload, node.timing.effect_deadline)
+        effect.outcome = TaskOutcome.SUCCEEDED.value
+        node.tasks_succeeded += 1
+    except Exception as error:  # an executor may fail in any way; the outcome says how and the next task goes on
+        effect.outcome, effect.detail = TaskOutcome.FAILED.value, f"{type(error).__name__}: {error}"[:2000]
+        effect.retry = not isinstance(error, TaskImpossible)
+        node.tasks_failed += 1
+        log.warning("task %s (%s) failed: %s", offered.id, offered.kind, effect.detail)
+    effect.ended_boot, effect.duration_seconds = boottime(), time.monotonic() - began
+    effect.save()
+
+
+def _record_refusal(offered: OfferedTask, why: str) -> None:
+    moment = boottime()
+    Effect.objects.get_or_create(
+        claim=uuid.UUID(offered.claim),
+        defaults={
+            "task": uuid.UUID(offered.id),
+            "kind": offered.kind,
+            "epoch": offered.epoch,
+            "started_at": datetime.now(UTC),
+            "started_boot": moment,
+            "ended_boot": moment,
+            "outcome": TaskOutcome.REFUSED.value,
+            "detail": why,
+        },
+    )
+    log.warning("task %s refused: %s", offered.id, why)
+
+
+def _result_of(effect: Effect) -> TaskResult:
+    return TaskResult(
+        task=str(effect.task),
+        claim=str(effect.claim),
+        epoch=effect.epoch,
+        outcome=TaskOutcome(effect.outcome),
+        duration_seconds=effect.duration_seconds,
+        detail=effect.detail,
+        result=effect.result,
+        retry=effect.retry,
+    )

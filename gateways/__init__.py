@@ -1,0 +1,1 @@
+"""The Primary's fleet: enrolment, channel, heartbeats, health, routes, dispatch."""

@@ -1,0 +1,306 @@
+"""A bootstrap token becomes a gateway with a certificate, exactly once (DESIGN §6, I11, I12)."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import logging
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from django.db import IntegrityError, transaction
+
+from common import audit
+from common.errors import Conflict, MazeVaultError, PermissionRefused, ValidationFailed
+from gateways import routes
+from gateways.models import BootstrapTokenRow, CertifiedKey, Gateway, GatewayCertificate, GatewayStatus, Route
+from protocol.bootstrap_token import BootstrapToken, BootstrapTokenError, hash_secret, unpack
+from protocol.certificates import CsrFacts, CsrRefused, inspect_csr
+from protocol.envelope import EnvelopeRefused, decode_encryption_key, decode_signing_key
+from protocol.messages import Register, Renew
+from vault import authorities
+from vault.profiles import GATEWAY_CLIENT, GATEWAY_SERVER, San
+
+log = logging.getLogger("mazevault.gateways.enrollment")
+
+LOST_REPLY_WINDOW = timedelta(minutes=10)
+"""The same public key may redeem its token again this long, because the first answer may have been lost."""
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    gateway: Gateway
+    certificate: GatewayCertificate
+    repeated: bool
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A registration whose every part was looked at before anything is changed."""
+
+    row: BootstrapTokenRow
+    body: Register
+    client: CsrFacts
+    server: CsrFacts
+    generation: uuid.UUID
+
+
+def register(body: Register, *, address: str, now: datetime) -> Enrolled:
+    """Redeem a token. Every refusal leaves the token as it was, except a foreign key on a used one, which raises an alarm."""
+    row = _token_row(body, now)
+    wish = _Wish(
+        row=row,
+        body=body,
+        client=_inspected(body.csr, "csr", row, address),
+        server=_inspected(body.server_csr, "server_csr", row, address),
+        generation=uuid.UUID(body.generation),
+    )
+    _refuse_unreadable_keys(body)
+    if wish.client.spki_sha256 == wish.server.spki_sha256:
+        raise ValidationFailed("csr and server_csr must carry two different keys")
+    try:
+        with transaction.atomic():
+            if not _consume(wish, now):
+                return _repeat_or_refuse(wish, address, now)
+            return _enrol(wish, address, now)
+    except IntegrityError as error:
+        raise Conflict(f"the role {row.role} of {row.environment_id} is already filled; decommission that gateway first") from error
+    except _ForeignKeyOnUsedToken as alarm:
+        _raise_alarm(alarm, address, now)
+        raise Conflict("this bootstrap token was used already, by another key", code="TOKEN_USED") from alarm
+
+
+def renew(gateway: Gateway, body: Renew, *, now: datetime) -> GatewayCertificate:
+    """Certify new keys of a gateway that proved to hold its current ones. The old certificate goes on until it expires."""
+    client, server = _inspect(body.csr, "csr"), _inspect(body.server_csr, "server_csr")
+    with transaction.atomic():
+        locked = Gateway.objects.select_for_update().get(pk=gateway.pk)
+        certificate = _certify(locked, client, server, now)
+        audit.record(
+            actor=f"gateway:{gateway.id}",
+            action="gateway.certificate.renewed",
+            entity="gateway",
+            entity_id=str(gateway.id),
+            environment=gateway.environment_id,
+            details={"serial": certificate.serial, "ignored_extensions": list(client.ignored_extensions)},
+        )
+    return certificate
+
+
+def _token_row(body: Register, now: datetime) -> BootstrapTokenRow:
+    try:
+        token: BootstrapToken = unpack(body.token)
+    except BootstrapTokenError as error:
+        raise ValidationFailed(f"token: {error}", code="TOKEN_INVALID") from error
+    row = BootstrapTokenRow.objects.select_related("environment").filter(id=token.id).first()
+    if row is None or not hmac.compare_digest(row.secret_hash, hash_secret(token.secret)):
+        raise PermissionRefused("this bootstrap token is not known here", code="TOKEN_UNKNOWN")
+    if row.revoked_at:
+        raise PermissionRefused("this bootstrap token was revoked; ask for a new one", code="TOKEN_REVOKED")
+    if row.used_at is None and row.expires_at <= now:
+        raise PermissionRefused("this bootstrap token has expired; ask for a new one", code="TOKEN_EXPIRED")
+    _refuse_other_binding(body, row)
+    return row
+
+
+def _refuse_other_binding(body: Register, row: BootstrapTokenRow) -> None:
+    claims = (
+        ("GATEWAY_NAME", body.name, row.name),
+        ("MAZEVAULT_GATEWAY_ENVIRONMENT", body.environment.upper(), row.environment_id),
+        ("MAZEVAULT_GATEWAY_ROLE", body.role, row.role),
+    )
+    for variable, claimed, bound in claims:
+        if claimed and claimed != bound:
+            raise Conflict(
+                f"{variable} says {claimed}, but this bootstrap token is bound to {bound}; set {variable} to {bound} "
+                "or ask for a token for what you want",
+                code="TOKEN_BOUND_ELSEWHERE",
+            )
+
+
+def _inspected(pem: str, field: str, row: BootstrapTokenRow, address: str) -> CsrFacts:
+    """Inspect a request; what a refused one asked for is audited, since it may be an attack."""
+    try:
+        return _inspect(pem, field)
+    except MazeVaultError as refused:
+        with transaction.atomic():
+            audit.record(
+                actor=f"bootstrap:{row.id}",
+                action="gateway.csr.refused",
+                entity="bootstrap",
+                entity_id=str(row.id),
+                severity=audit.Severity.WARNING,
+                environment=row.environment_id,
+                address=address,
+                details={"field": field, "reason": refused.code},
+            )
+        raise
+
+
+def _inspect(pem: str, field: str) -> CsrFacts:
+    try:
+        return inspect_csr(pem)
+    except CsrRefused as refused:
+        raise ValidationFailed(f"{field}: {refused}", code="CSR_REFUSED", details=refused.reason.value) from refused
+
+
+def _refuse_unreadable_keys(body: Register) -> None:
+    for field, decode_key in (("encryption_key", decode_encryption_key), ("signing_key", decode_signing_key)):
+        try:
+            decode_key(getattr(body, field))
+        except (ValueError, EnvelopeRefused) as error:
+            raise ValidationFailed(f"{field} must be a raw public key in base64url") from error
+
+
+def _consume(wish: _Wish, now: datetime) -> bool:
+    """The one guarded update that makes a token single use, whatever number of racers stand here."""
+    return bool(
+        BootstrapTokenRow.objects.filter(
+            pk=wish.row.pk, used_at__isnull=True, revoked_at__isnull=True, expires_at__gt=now
+        ).update(used_at=now, used_spki=wish.client.spki_sha256)
+    )
+
+
+def _enrol(wish: _Wish, address: str, now: datetime) -> Enrolled:
+    gateway, reborn = _gateway_row(wish, now)
+    certificate = _certify(gateway, wish.client, wish.server, now)
+    BootstrapTokenRow.objects.filter(pk=wish.row.pk).update(gateway=gateway)
+    GatewayStatus.objects.get_or_create(gateway=gateway)
+    audit.record(
+        actor=f"bootstrap:{wish.row.id}",
+        action="gateway.enrolled",
+        entity="gateway",
+        entity_id=str(gateway.id),
+        environment=gateway.environment_id,
+        address=address,
+        details={
+            "name": gateway.name,
+            "role": gateway.role,
+            "serial": certificate.serial,
+            "again": reborn,
+            "ignored_extensions": [*wish.client.ignored_extensions, *wish.server.ignored_extensions],
+        },
+    )
+    routes.wake(gateway.environment_id)
+    log.info("gateway %s enrolled as %s of %s: %s", gateway.name, gateway.role, gateway.environment_id, gateway.id)
+    return Enrolled(gateway, certificate, repeated=False)
+
+
+def _gateway_row(wish: _Wish, now: datetime) -> tuple[Gateway, bool]:
+    """The gateway of this name, reborn with new keys and a new generation, or a new one."""
+    facts = {
+        "standby_mode": wish.row.standby_mode,
+        "generation": wish.generation,
+        "signing_key": wish.body.signing_key,
+        "encryption_key": wish.body.encryption_key,
+        "server_names": wish.row.server_names,
+        "version": wish.body.version,
+        "enrolled_at": now,
+    }
+    existing = Gateway.objects.select_for_update().filter(name=wish.row.name, decommissioned_at__isnull=True).first()
+    if existing is None:
+        created = Gateway.objects.create(
+            name=wish.row.name, environment=wish.row.environment, role=wish.row.role, **facts
+        )
+        return created, False
+    if existing.banned_at:
+        raise PermissionRefused("a banned gateway cannot enrol again", code="GATEWAY_BANNED")
+    if existing.generation == wish.generation:
+        raise Conflict("a new enrolment begins a new generation; this one was used before", code="GENERATION_REUSED")
+    Route.objects.select_for_update().filter(active_gateway=existing).first()
+    GatewayCertificate.objects.filter(gateway=existing, revoked_at__isnull=True).update(
+        revoked_at=now, revoked_reason="enrolled again"
+    )
+    routes.block_lease_after_rebirth(existing)
+    for name, value in facts.items():
+        setattr(existing, name, value)
+    existing.save()
+    return existing, True
+
+
+def _certify(gateway: Gateway, client: CsrFacts, server: CsrFacts, now: datetime) -> GatewayCertificate:
+    """Issue both certificates from our row and the profiles; nothing of the request but its public key is used (I12)."""
+    for facts in (client, server):
+        _own_key(gateway, facts)
+    code = gateway.environment_id
+    identity = San.uri(f"mzv://default/{code}/gateway/{gateway.id}")
+    issued = authorities.issue(
+        GATEWAY_CLIENT, code, common_name=str(gateway.id), sans=(identity,), public_key=_key(client), now=now
+    )
+    listener = authorities.issue(
+        GATEWAY_SERVER, code, common_name=gateway.name, sans=_server_sans(gateway), public_key=_key(server), now=now
+    )
+    return GatewayCertificate.objects.create(
+        fingerprint=issued.fingerprint,
+        gateway=gateway,
+        spki=client.spki_sha256,
+        serial=issued.serial,
+        pem=issued.pem,
+        server_pem=listener.pem,
+        not_before=issued.not_before,
+        not_after=issued.not_after,
+    )
+
+
+def _key(facts: CsrFacts) -> EllipticCurvePublicKey:
+    return facts.public_key
+
+
+def _own_key(gateway: Gateway, facts: CsrFacts) -> None:
+    owner, _ = CertifiedKey.objects.get_or_create(spki=facts.spki_sha256, defaults={"gateway": gateway})
+    if owner.gateway_id != gateway.id:
+        raise ValidationFailed("this key was certified for another gateway before; make a new one", code="KEY_OF_ANOTHER")
+
+
+def _server_sans(gateway: Gateway) -> tuple[San, ...]:
+    return tuple(San.ip(name) if _is_address(name) else San.dns(name) for name in gateway.server_names)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+class _ForeignKeyOnUsedToken(Exception):
+    def __init__(self, row: BootstrapTokenRow) -> None:
+        super().__init__()
+        self.row = row
+
+
+def _repeat_or_refuse(wish: _Wish, address: str, now: datetime) -> Enrolled:
+    """The token is used: the same key gets the same certificate for ten minutes, any other key is an alarm."""
+    row = BootstrapTokenRow.objects.select_related("gateway").get(pk=wish.row.pk)
+    if row.revoked_at or row.used_at is None:
+        raise PermissionRefused("this bootstrap token is no longer valid; ask for a new one", code="TOKEN_REVOKED")
+    if not hmac.compare_digest(row.used_spki, wish.client.spki_sha256):
+        raise _ForeignKeyOnUsedToken(row)
+    certificate = GatewayCertificate.objects.filter(gateway=row.gateway, spki=row.used_spki, revoked_at__isnull=True).first()
+    if row.gateway is None or certificate is None or now - row.used_at > LOST_REPLY_WINDOW:
+        raise Conflict("this bootstrap token was used already; ask for a new one", code="TOKEN_USED")
+    if row.gateway.generation != wish.generation:
+        raise Conflict("the repeated registration names another generation", code="TOKEN_USED")
+    return Enrolled(row.gateway, certificate, repeated=True)
+
+
+def _raise_alarm(alarm: _ForeignKeyOnUsedToken, address: str, now: datetime) -> None:
+    row = alarm.row
+    with transaction.atomic():
+        Gateway.objects.filter(pk=row.gateway_id, held_at__isnull=True).update(
+            held_at=now, held_reason="its bootstrap token was presented again with another key"
+        )
+        audit.record(
+            actor=f"bootstrap:{row.id}",
+            action="gateway.bootstrap.reused",
+            entity="gateway",
+            entity_id=str(row.gateway_id),
+            severity=audit.Severity.CRITICAL,
+            environment=row.environment_id,
+            address=address,
+            details={"name": row.name},
+        )
+    log.error("bootstrap token %s of %s was presented again with another key; the gateway is held", row.id, row.name)

@@ -1,0 +1,92 @@
+"""What people do to a gateway: ban, release from hold, drain, decommission. Each acts on the gateway's next request (I14)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+
+from django.db import transaction
+
+from common import audit
+from common.errors import Conflict, NotFound
+from gateways import routes
+from gateways.models import Gateway, GatewayCertificate, Route
+
+
+def ban(identifier: uuid.UUID, *, reason: str, actor: str, address: str, now: datetime) -> Gateway:
+    """Refuse everything this gateway says from now on and revoke its certificates. Its lease ends by time."""
+
+    def apply(gateway: Gateway) -> None:
+        gateway.banned_at = gateway.banned_at or now
+        _revoke_certificates(gateway, "banned", now)
+
+    return _change(identifier, "gateway.banned", apply, reason=reason, actor=actor, address=address)
+
+
+def release(identifier: uuid.UUID, *, reason: str, actor: str, address: str, now: datetime) -> Gateway:
+    """Take back a hold after somebody looked into its cause."""
+
+    def apply(gateway: Gateway) -> None:
+        gateway.held_at, gateway.held_reason = None, ""
+
+    return _change(identifier, "gateway.released", apply, reason=reason, actor=actor, address=address)
+
+
+def drain(identifier: uuid.UUID, *, draining: bool, reason: str, actor: str, address: str, now: datetime) -> Gateway:
+    """Offer the gateway no new tasks (or offer them again). It keeps its lease and goes on serving reads."""
+
+    def apply(gateway: Gateway) -> None:
+        gateway.drained_at = now if draining else None
+
+    action = "gateway.drained" if draining else "gateway.undrained"
+    return _change(identifier, action, apply, reason=reason, actor=actor, address=address)
+
+
+def decommission(identifier: uuid.UUID, *, reason: str, actor: str, address: str, now: datetime) -> Gateway:
+    """End a gateway for good; its name and role become free. The active gateway is refused: move the environment first."""
+
+    def apply(gateway: Gateway) -> None:
+        if Route.objects.select_for_update().filter(active_gateway=gateway).exists():
+            raise Conflict(
+                f"{gateway.name} is the active gateway of {gateway.environment_id}; move the environment away from it first"
+            )
+        gateway.decommissioned_at = now
+        _revoke_certificates(gateway, "decommissioned", now)
+
+    return _change(identifier, "gateway.decommissioned", apply, reason=reason, actor=actor, address=address)
+
+
+def living_gateway(identifier: uuid.UUID) -> Gateway:
+    """The gateway with this id unless it was decommissioned; `NotFound` otherwise."""
+    gateway = Gateway.objects.select_related("status").filter(id=identifier, decommissioned_at__isnull=True).first()
+    if gateway is None:
+        raise NotFound("there is no gateway with this id")
+    return gateway
+
+
+def _change(
+    identifier: uuid.UUID, action: str, apply: Callable[[Gateway], None], *, reason: str, actor: str, address: str
+) -> Gateway:
+    with transaction.atomic():
+        gateway = Gateway.objects.select_for_update().filter(id=identifier, decommissioned_at__isnull=True).first()
+        if gateway is None:
+            raise NotFound("there is no gateway with this id")
+        apply(gateway)
+        gateway.save()
+        audit.record(
+            actor=actor,
+            action=action,
+            entity="gateway",
+            entity_id=str(gateway.id),
+            severity=audit.Severity.WARNING,
+            environment=gateway.environment_id,
+            address=address,
+            details={"name": gateway.name, "reason": reason},
+        )
+        routes.wake(gateway.environment_id)
+    return gateway
+
+
+def _revoke_certificates(gateway: Gateway, why: str, now: datetime) -> None:
+    GatewayCertificate.objects.filter(gateway=gateway, revoked_at__isnull=True).update(revoked_at=now, revoked_reason=why)

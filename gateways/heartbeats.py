@@ -1,0 +1,191 @@
+"""What a gateway says about itself: stored, judged, labelled (DESIGN §7)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import msgspec
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Count, Q
+from django.utils.dateparse import parse_datetime
+
+from common import audit
+from common.clock import now as clock_now
+from common.errors import ValidationFailed
+from gateways import health, routes
+from gateways.models import Gateway, GatewayCertificate, GatewayStatus, Route, Task
+from protocol.messages import Heartbeat, Probe
+from protocol.vocabulary import Assignment, HealthLabel, TaskState
+
+log = logging.getLogger("mazevault.gateways.heartbeats")
+
+TASK_WINDOW = timedelta(minutes=15)
+"""Task success is judged over this time (reliability §4.6)."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One gateway with its score at a moment and the label the hysteresis gives it."""
+
+    gateway: Gateway
+    status: GatewayStatus
+    health: health.Health
+    label: HealthLabel
+    age_seconds: float | None
+    certificate_days_left: float | None
+
+
+def take_heartbeat(gateway: Gateway, beat: Heartbeat, moment: datetime) -> None:
+    """Store a heartbeat and what follows from it. A higher epoch than ours freezes the environment (I4)."""
+    sent = parse_moment("sent_at", beat.sent_at)
+    parse_moment("certificate_expires_at", beat.certificate_expires_at)
+    with transaction.atomic():
+        status, _ = GatewayStatus.objects.select_for_update(of=("self",)).get_or_create(gateway=gateway)
+        status.heartbeat_at = moment
+        status.report = msgspec.to_builtins(beat)
+        status.clock_skew_seconds = (sent - moment).total_seconds()
+        status.consecutive_failures = 0
+        status.highest_epoch = max(status.highest_epoch, beat.epoch)
+        _relabel(status, judge_facts(gateway, status, moment), moment)
+        status.save()
+        if gateway.version != beat.version:
+            Gateway.objects.filter(pk=gateway.pk).update(version=beat.version)
+        _refuse_a_higher_epoch(gateway, beat.epoch)
+
+
+def judge(gateway: Gateway, moment: datetime) -> Judged:
+    """Score and label of a gateway now. Reads only; a gateway that was never heard scores 0."""
+    status = getattr(gateway, "status", None) or GatewayStatus(gateway=gateway)
+    facts = judge_facts(gateway, status, moment)
+    result = health.score(facts, settings.MAZEVAULT.timing)
+    silent = facts.age_seconds is None or facts.age_seconds >= settings.MAZEVAULT.timing.heartbeat_zero_age
+    label = HealthLabel.SILENT if silent else HealthLabel(status.label)
+    return Judged(gateway, status, result, label, facts.age_seconds, facts.certificate_days_left)
+
+
+def judge_facts(gateway: Gateway, status: GatewayStatus, moment: datetime) -> health.HealthFacts:
+    """Turn rows into the facts the pure score needs."""
+    report = status.report or {}
+    succeeded, failed = _task_counts(gateway, moment)
+    age = (moment - status.heartbeat_at).total_seconds() if status.heartbeat_at else None
+    believed = report.get("reported_role")
+    return health.HealthFacts(
+        age_seconds=max(0.0, age) if age is not None else None,
+        database=_ok(report, "database"),
+        gateway_key_vault=_ok(report, "gateway_key_vault"),
+        project_key_vaults=tuple(probe["ok"] for probe in report.get("project_key_vaults", []) if probe["ok"] is not None),
+        cache=_ok(report, "cache"),
+        write_queue_depth=report.get("write_queue_depth", 0),
+        tasks_succeeded=succeeded,
+        tasks_failed=failed,
+        latency_p95_ms=report.get("primary_latency_p95_ms"),
+        clock_skew_seconds=status.clock_skew_seconds,
+        certificate_days_left=_certificate_days(gateway, moment),
+        breaker=report.get("breaker", "closed"),
+        acts_on_wrong_epoch=believed == Assignment.ACTIVE and not _is_route_of(gateway, report.get("epoch", 0)),
+        version_supported=_same_major(report.get("version", gateway.version)),
+    )
+
+
+def count_missed(moment: datetime) -> int:
+    """Count heartbeats that are overdue and let labels fall with them. Returns how many gateways changed label."""
+    changed = 0
+    for gateway in Gateway.objects.filter(decommissioned_at__isnull=True).select_related("status"):
+        if not hasattr(gateway, "status"):
+            continue
+        with transaction.atomic():
+            status = GatewayStatus.objects.select_for_update().get(gateway=gateway)
+            before = status.label
+            facts = judge_facts(gateway, status, moment)
+            age = facts.age_seconds or 0.0
+            overdue = max(0, int(age // settings.MAZEVAULT.timing.heartbeat_interval) - 1)
+            if age > settings.MAZEVAULT.timing.heartbeat_full_age:
+                _relabel(status, facts, moment)
+            status.consecutive_failures = overdue
+            status.save(update_fields=["label", "label_memory", "score", "consecutive_failures", "good_in_row", "stable_since"])
+        if status.label != before:
+            changed += 1
+            log.warning("gateway %s is now %s (was %s), last heard %.0f s ago", gateway.name, status.label, before, age)
+    return changed
+
+
+def parse_moment(field: str, text: str) -> datetime:
+    """An RFC 3339 time with zone, or `ValidationFailed` naming the field."""
+    try:
+        moment = parse_datetime(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise ValidationFailed(f"{field} must be a time such as 2026-03-19T12:00:00Z")
+    return moment
+
+
+def _relabel(status: GatewayStatus, facts: health.HealthFacts, moment: datetime) -> None:
+    result = health.score(facts, settings.MAZEVAULT.timing)
+    memory = health.LabelMemory.from_json(status.label, status.label_memory)
+    following = health.next_label(memory, result.score, facts.age_seconds, moment, settings.MAZEVAULT.timing)
+    status.label, status.label_memory = following.label.value, following.to_json()
+    status.score = result.score
+    good = result.score >= health.RECOVERED_SCORE
+    status.good_in_row = status.good_in_row + 1 if good else 0
+    status.stable_since = (status.stable_since or moment) if good else None
+
+
+def _refuse_a_higher_epoch(gateway: Gateway, epoch: int) -> None:
+    route = Route.objects.filter(environment_id=gateway.environment_id).first()
+    if route is None or epoch <= route.epoch:
+        return
+    sentence = f"{gateway.name} has seen epoch {epoch}, but this Primary knows only {route.epoch}: its database is older"
+    if routes.freeze(gateway.environment_id, sentence):
+        audit.record(
+            actor=f"gateway:{gateway.id}",
+            action="failover.frozen",
+            entity="environment",
+            entity_id=gateway.environment_id,
+            severity=audit.Severity.CRITICAL,
+            environment=gateway.environment_id,
+            details={"reported_epoch": epoch, "known_epoch": route.epoch},
+        )
+        log.error("environment %s is frozen: %s", gateway.environment_id, sentence)
+
+
+def _task_counts(gateway: Gateway, moment: datetime) -> tuple[int, int]:
+    counts = Task.objects.filter(gateway=gateway, finished_at__gte=moment - TASK_WINDOW).aggregate(
+        good=Count("id", filter=Q(state=TaskState.SUCCEEDED)),
+        bad=Count("id", filter=Q(state__in=[TaskState.FAILED, TaskState.DEAD_LETTER])),
+    )
+    return counts["good"], counts["bad"]
+
+
+def _certificate_days(gateway: Gateway, moment: datetime) -> float | None:
+    newest = (
+        GatewayCertificate.objects.filter(gateway=gateway, revoked_at__isnull=True)
+        .order_by("-not_after")
+        .values_list("not_after", flat=True)
+        .first()
+    )
+    return (newest - moment).total_seconds() / 86400 if newest else None
+
+
+def _is_route_of(gateway: Gateway, epoch: int) -> bool:
+    return Route.objects.filter(
+        environment_id=gateway.environment_id, active_gateway=gateway, epoch=epoch
+    ).exists()
+
+
+def _ok(report: dict, part: str) -> bool | None:  # type: ignore[type-arg]
+    probe: Probe | None = report.get(part)
+    return probe["ok"] if probe else None  # type: ignore[index]
+
+
+def _same_major(version: str) -> bool:
+    return version.split(".", 1)[0] == settings.MAZEVAULT.version.split(".", 1)[0]
+
+
+def current_age(gateway: Gateway) -> float | None:
+    """Seconds since the last heartbeat, or None when there was none."""
+    status = getattr(gateway, "status", None)
+    return (clock_now() - status.heartbeat_at).total_seconds() if status and status.heartbeat_at else None

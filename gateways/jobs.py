@@ -1,0 +1,38 @@
+"""Celery functions of the fleet: each calls one use case; the rows say what is to be done."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from celery import shared_task
+
+from common import audit
+from common.clock import now as clock_now
+from gateways import dispatch, heartbeats, identity
+from gateways.models import MessageReceipt
+
+RECEIPT_LIFE = timedelta(minutes=15)
+"""A replay older than the envelope's window (5 min each way) is refused by its time, so its receipt may go."""
+
+
+@shared_task
+def judge_gateways() -> int:
+    return heartbeats.count_missed(clock_now())
+
+
+@shared_task
+def sweep_tasks() -> int:
+    return dispatch.sweep(clock_now())
+
+
+@shared_task
+def tidy_channel() -> int:
+    """Rotate recipient keys and drop receipts that no longer protect anything."""
+    identity.ensure_keys()
+    dropped, _ = MessageReceipt.objects.filter(received_at__lt=clock_now() - RECEIPT_LIFE).delete()
+    return dropped
+
+
+@shared_task
+def chain_audit() -> int:
+    return audit.chain_pending()

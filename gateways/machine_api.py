@@ -1,0 +1,133 @@
+"""Views of the machine channel: each one unpacks, calls a use case and answers with a message. No rules here."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse
+
+from common.api import client_address, guarded
+from common.clock import now as clock_now
+from common.errors import MethodNotAllowed
+from gateways import directives, dispatch, enrollment, heartbeats, identity, routes
+from gateways.channel import Call, channel, open_registration, sealed_answer
+from protocol.messages import (
+    Acknowledged,
+    AskDirective,
+    ClaimTasks,
+    Directive,
+    DrainReport,
+    FenceAcknowledged,
+    Heartbeat,
+    LeaseAnswer,
+    Registered,
+    ReleaseLease,
+    Renew,
+    Renewed,
+    RenewLease,
+    TaskOffers,
+    TaskResults,
+    TaskVerdicts,
+)
+from protocol.vocabulary import Role
+from vault import authorities
+
+
+@guarded
+def trust(request: HttpRequest) -> HttpResponse:
+    """Public: what a gateway compares with the pin of its token before it says anything (DESIGN §6)."""
+    if request.method not in ("GET", "HEAD"):
+        raise MethodNotAllowed("this path takes GET only")
+    document = identity.trust_document()
+    return JsonResponse(
+        {
+            "root": document.root,
+            "intermediates": document.intermediates,
+            "channel_certificate": document.channel_certificate,
+            "recipients": document.recipients,
+        }
+    )
+
+
+@guarded
+def register(request: HttpRequest) -> HttpResponse:
+    body, header, wire = open_registration(request)
+    enrolled = enrollment.register(body, address=client_address(request), now=clock_now())
+    gateway, certificate = enrolled.gateway, enrolled.certificate
+    message = Registered(
+        gateway_id=str(gateway.id),
+        name=gateway.name,
+        environment=gateway.environment_id,
+        role=Role(gateway.role),
+        certificate=certificate.pem,
+        chain=authorities.chain(gateway.environment_id),
+        server_certificate=certificate.server_pem,
+        heartbeat_seconds=settings.MAZEVAULT.timing.heartbeat_interval,
+    )
+    return sealed_answer(message, header, gateway, wire)
+
+
+@channel(Heartbeat)
+def heartbeat(call: Call, body: Heartbeat) -> Directive:
+    heartbeats.take_heartbeat(call.gateway, body, call.now)
+    return directives.directive_for(call.gateway)
+
+
+@channel(AskDirective)
+def directive(call: Call, body: AskDirective) -> Directive:
+    wait = min(body.wait, settings.MAZEVAULT.timing.directive_wait)
+    return directives.room.wait_for_change(call.gateway, body.after, wait)
+
+
+@channel(RenewLease)
+def lease(call: Call, body: RenewLease) -> LeaseAnswer:
+    skew = (heartbeats.parse_moment("sent_at", body.sent_at) - call.now).total_seconds()
+    grant = routes.renew_lease(call.gateway, epoch=body.epoch, sequence=call.header.sequence, skew_seconds=skew)
+    return LeaseAnswer(verdict=grant.verdict, epoch=grant.epoch, ttl_seconds=grant.ttl)
+
+
+@channel(ReleaseLease)
+def release(call: Call, body: ReleaseLease) -> Acknowledged:
+    released = routes.release_lease(call.gateway, epoch=body.epoch, sequence=call.header.sequence)
+    return Acknowledged(detail="released" if released else "nothing to release")
+
+
+@channel(FenceAcknowledged)
+def fence(call: Call, body: FenceAcknowledged) -> Acknowledged:
+    stored = routes.record_fence(
+        call.gateway, uuid.UUID(body.operation), body.epoch, body.write_queue_last_sequence
+    )
+    return Acknowledged(detail="stored" if stored else "no such order")
+
+
+@channel(DrainReport)
+def drain(call: Call, body: DrainReport) -> Acknowledged:
+    stored = routes.record_drain(
+        call.gateway,
+        uuid.UUID(body.operation),
+        body.epoch,
+        queue_depth=body.write_queue_depth,
+        running_tasks=body.running_tasks,
+    )
+    return Acknowledged(detail="stored" if stored else "no such order")
+
+
+@channel(ClaimTasks)
+def claim_tasks(call: Call, body: ClaimTasks) -> TaskOffers:
+    return TaskOffers(tasks=dispatch.claim(call.gateway, body.epoch, body.limit), epoch=body.epoch)
+
+
+@channel(TaskResults)
+def task_results(call: Call, body: TaskResults) -> TaskVerdicts:
+    return TaskVerdicts(verdicts=dispatch.take_results(call.gateway, body.results))
+
+
+@channel(Renew)
+def renew(call: Call, body: Renew) -> Renewed:
+    certificate = enrollment.renew(call.gateway, body, now=call.now)
+    return Renewed(
+        certificate=certificate.pem,
+        chain=authorities.chain(call.gateway.environment_id),
+        server_certificate=certificate.server_pem,
+    )

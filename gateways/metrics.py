@@ -1,0 +1,74 @@
+"""The five fleet metrics of the seed, computed from the database at scrape time (DESIGN §11)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from common.clock import now as clock_now
+from gateways.dispatch import DURATION_BUCKETS
+from gateways.heartbeats import judge
+from gateways.models import DurationTally, Gateway, Route, TaskTally
+from protocol.vocabulary import Role
+
+LABELS = ["gateway", "environment", "role"]
+HEALTH_SCORE = "mazevault_gateway_health_score"
+HEARTBEAT_AGE = "mazevault_gateway_heartbeat_age_seconds"
+FAILOVER_ACTIVE = "mazevault_gateway_failover_active"
+TASKS = "mazevault_gateway_tasks"  # the exposition format adds _total to a counter's name
+TASK_DURATION = "mazevault_gateway_task_duration_seconds"
+
+
+class FleetCollector(Collector):
+    """Reads the database once a scrape; holds nothing between scrapes, so any replica gives the same answer."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _health()
+        yield _failover()
+        yield _tasks()
+        yield _durations()
+
+
+def _health() -> Iterator[Metric]:
+    score = GaugeMetricFamily(HEALTH_SCORE, "Health score per gateway (0.0-1.0)", labels=LABELS)
+    age = GaugeMetricFamily(HEARTBEAT_AGE, "Seconds since last heartbeat", labels=LABELS)
+    moment = clock_now()
+    living = Gateway.objects.filter(decommissioned_at__isnull=True).select_related("status").order_by("name")
+    for gateway in living:
+        judged = judge(gateway, moment)
+        labels = [gateway.name, gateway.environment_id, gateway.role]
+        score.add_metric(labels, judged.health.score)
+        age.add_metric(labels, judged.age_seconds if judged.age_seconds is not None else float("inf"))
+    yield score
+    yield age
+
+
+def _failover() -> Metric:
+    active = GaugeMetricFamily(FAILOVER_ACTIVE, "1 if DR is active for environment", labels=["environment"])
+    for route in Route.objects.select_related("active_gateway").order_by("environment_id"):
+        on_dr = route.active_gateway is not None and route.active_gateway.role == Role.DR_STANDBY
+        active.add_metric([route.environment_id], 1 if on_dr else 0)
+    return active
+
+
+def _tasks() -> Metric:
+    tasks = CounterMetricFamily(TASKS, "Total tasks by environment and status", labels=["environment", "status"])
+    for tally in TaskTally.objects.order_by("environment_id", "status"):
+        tasks.add_metric([tally.environment_id, tally.status], tally.total)
+    return tasks
+
+
+def _durations() -> Metric:
+    family = HistogramMetricFamily(TASK_DURATION, "Task execution duration", labels=LABELS)
+    bounds = [str(float(bucket)) for bucket in DURATION_BUCKETS] + ["+Inf"]
+    for gateway in Gateway.objects.filter(durationtally__isnull=False).distinct().order_by("name"):
+        counted = {row.upper_bound: row for row in DurationTally.objects.filter(gateway=gateway)}
+        running, buckets = 0, []
+        for bound in bounds:
+            running += counted[bound].total if bound in counted else 0
+            buckets.append((bound, running))
+        total = sum(row.seconds for row in counted.values())
+        family.add_metric([gateway.name, gateway.environment_id, gateway.role], buckets, sum_value=total)
+    return family

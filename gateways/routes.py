@@ -1,0 +1,227 @@
+"""Route, lease, fence and epoch grants of an environment, and their guarded updates (DESIGN §7, §8).
+
+The only module that changes a `Route`. It knows no failover states: the failover app decides, this module carries out in
+the caller's transaction. Row order is always the route first, so two callers cannot deadlock.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import F
+from django.db.models.functions import Greatest, Now
+
+from common.clock import database_now
+from common.errors import NotFound
+from gateways.models import EpochGrant, Gateway, GatewayEnvironment, Route
+from protocol.vocabulary import LeaseVerdict
+
+DIRECTIVE_CHANNEL = "mazevault_directive"
+"""NOTIFY channel that wakes waiting directive calls; the payload is the environment's code."""
+MAXIMUM_SKEW_SECONDS = 300.0
+"""A gateway whose wall clock is further off gets no lease (reliability §4.3)."""
+
+_RENEW = """
+UPDATE gateways_route
+   SET lease_until = clock_timestamp() + %(ttl)s * interval '1 second', lease_sequence = %(sequence)s
+ WHERE environment_id = %(environment)s AND active_gateway_id = %(gateway)s AND epoch = %(epoch)s
+   AND lease_open AND danger = '' AND (lease_blocked_until IS NULL OR lease_blocked_until < clock_timestamp())
+RETURNING epoch
+"""
+_RELEASE = """
+UPDATE gateways_route
+   SET lease_until = clock_timestamp()
+ WHERE environment_id = %(environment)s AND active_gateway_id = %(gateway)s AND epoch = %(epoch)s
+   AND lease_until > clock_timestamp() AND lease_sequence < %(sequence)s
+RETURNING epoch
+"""
+
+
+@dataclass(frozen=True)
+class LeaseGrant:
+    """Answer to one renewal. `ttl` is in seconds and counts from the moment the gateway sent the request."""
+
+    verdict: LeaseVerdict
+    epoch: int
+    ttl: float = 0.0
+
+
+def environment_of(code: str) -> GatewayEnvironment:
+    """The environment with this code, in any case of letters; `NotFound` names the known ones."""
+    found = GatewayEnvironment.objects.filter(code=code.upper()).first() if "\0" not in code else None
+    if found is None:
+        known = ", ".join(GatewayEnvironment.objects.order_by("code").values_list("code", flat=True))
+        raise NotFound(f"there is no gateway environment with this code; known ones are {known}")
+    return found
+
+
+def ensure_environments(codes: tuple[str, ...]) -> None:
+    """Create environments and their routes where they are missing. Safe to repeat."""
+    for code in codes:
+        environment, _ = GatewayEnvironment.objects.get_or_create(code=code)
+        Route.objects.get_or_create(environment=environment)
+
+
+def lock_route(code: str) -> Route:
+    """The route, locked until the transaction ends. Every step of a failover starts here."""
+    return Route.objects.select_for_update(of=("self",)).select_related("active_gateway").get(environment_id=code)
+
+
+def renew_lease(gateway: Gateway, *, epoch: int, sequence: int, skew_seconds: float) -> LeaseGrant:
+    """One conditional UPDATE: the lease is prolonged only for the active gateway, in its epoch, while renewal is open."""
+    if abs(skew_seconds) > MAXIMUM_SKEW_SECONDS:
+        return LeaseGrant(LeaseVerdict.CLOCK_SKEW, epoch)
+    ttl = settings.MAZEVAULT.timing.lease_ttl
+    values = {"ttl": ttl, "environment": gateway.environment_id, "gateway": gateway.id, "epoch": epoch}
+    with connection.cursor() as cursor:
+        cursor.execute(_RENEW, {**values, "sequence": sequence})
+        if cursor.fetchone():
+            return LeaseGrant(LeaseVerdict.GRANTED, epoch, ttl)
+    return _why_not(gateway, epoch)
+
+
+def release_lease(gateway: Gateway, *, epoch: int, sequence: int) -> bool:
+    """End the lease now, at the wish of its holder. A release older than the last renewal changes nothing."""
+    values = {"environment": gateway.environment_id, "gateway": gateway.id, "epoch": epoch, "sequence": sequence}
+    with connection.cursor() as cursor:
+        cursor.execute(_RELEASE, values)
+        released = cursor.fetchone() is not None
+    if released:
+        wake(gateway.environment_id)
+    return released
+
+
+def stop_lease(route: Route, operation: uuid.UUID) -> None:
+    """No renewal from here on, and an order to the active gateway to fence itself for this operation."""
+    route.lease_open = False
+    route.fence_operation = operation
+    route.fence_cancelled = False
+    route.fence_acknowledged_at = None
+    route.fence_last_sequence = None
+    _save(route)
+
+
+def allow_lease(route: Route) -> None:
+    """Take the fence order back in the same epoch; the gateway is told that the operation was cancelled."""
+    route.lease_open = True
+    route.fence_cancelled = True
+    _save(route)
+
+
+def restart_lease_wait(route: Route) -> None:
+    """Count the whole lease again from now, because a clock jumped while we were waiting for its end (DESIGN §8)."""
+    ttl = timedelta(seconds=settings.MAZEVAULT.timing.lease_ttl)
+    Route.objects.filter(pk=route.pk).update(lease_until=Greatest(F("lease_until"), Now() + ttl))
+
+
+def record_fence(gateway: Gateway, operation: uuid.UUID, epoch: int, last_sequence: int) -> bool:
+    """Store the acknowledgement of a fence order. False when no such order is open (cancelled, other operation or epoch)."""
+    changed = Route.objects.filter(
+        environment_id=gateway.environment_id,
+        active_gateway=gateway,
+        epoch=epoch,
+        fence_operation=operation,
+        fence_cancelled=False,
+        lease_open=False,
+    ).update(fence_acknowledged_at=database_now(), fence_last_sequence=last_sequence)
+    if changed:
+        wake(gateway.environment_id)
+    return bool(changed)
+
+
+def order_drain(route: Route, operation: uuid.UUID) -> None:
+    """Ask the active gateway to take no new work and to report when it is empty."""
+    route.drain_operation = operation
+    route.drain_reported_at = None
+    route.drain_queue_depth = None
+    route.drain_running_tasks = None
+    _save(route)
+
+
+def undo_drain(route: Route) -> None:
+    route.drain_operation = None
+    _save(route)
+
+
+def record_drain(gateway: Gateway, operation: uuid.UUID, epoch: int, *, queue_depth: int, running_tasks: int) -> bool:
+    """Store what a draining gateway still holds. False when no such drain is ordered."""
+    changed = Route.objects.filter(
+        environment_id=gateway.environment_id, active_gateway=gateway, epoch=epoch, drain_operation=operation
+    ).update(drain_reported_at=database_now(), drain_queue_depth=queue_depth, drain_running_tasks=running_tasks)
+    return bool(changed)
+
+
+def promote(route: Route, gateway: Gateway, operation: uuid.UUID | None) -> None:
+    """Next epoch, this gateway. Role and epoch change together with the grant row that the database keeps unique (I1)."""
+    moment = database_now()
+    EpochGrant.objects.filter(environment_id=route.environment_id, ended_at__isnull=True).update(ended_at=moment)
+    route.epoch += 1
+    route.active_gateway = gateway
+    route.lease_open = True
+    route.lease_until = None
+    route.lease_sequence = 0
+    route.lease_blocked_until = None
+    route.fence_operation = None
+    route.fence_cancelled = False
+    route.fence_acknowledged_at = None
+    route.fence_last_sequence = None
+    route.drain_operation = None
+    route.switched_at = moment
+    EpochGrant.objects.create(
+        environment_id=route.environment_id, epoch=route.epoch, gateway=gateway, operation=operation, granted_at=moment
+    )
+    _save(route)
+
+
+def freeze(code: str, sentence: str) -> bool:
+    """Stop renewals at once because two truths were seen. False when the environment is frozen already."""
+    changed = Route.objects.filter(environment_id=code, danger="").update(danger=sentence[:300], lease_open=False)
+    if changed:
+        wake(code)
+    return bool(changed)
+
+
+def lift_freeze(route: Route, epoch_floor: int) -> None:
+    """An operator looked: go on from an epoch above everything that was seen, without a lease until promoted."""
+    route.danger = ""
+    route.epoch = max(route.epoch, epoch_floor)
+    _save(route)
+
+
+def block_lease_after_rebirth(gateway: Gateway) -> None:
+    """The gateway begins a new life while its old one may still hold the lease: nobody gets one until that has run out."""
+    wait = timedelta(seconds=settings.MAZEVAULT.timing.fence_wait)
+    Route.objects.filter(active_gateway=gateway, lease_until__isnull=False).update(
+        lease_blocked_until=F("lease_until") + wait, lease_sequence=0
+    )
+
+
+def block_all_leases(until: datetime) -> None:
+    """After a restore of the Primary's database: leases of the lost past may live on (DESIGN §8)."""
+    Route.objects.update(lease_blocked_until=until)
+
+
+def wake(code: str) -> None:
+    """Wake the waiting directive calls of an environment when the transaction commits."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_notify(%s, %s)", [DIRECTIVE_CHANNEL, code])
+
+
+def _why_not(gateway: Gateway, epoch: int) -> LeaseGrant:
+    route = Route.objects.get(environment_id=gateway.environment_id)
+    if route.active_gateway_id != gateway.id:
+        return LeaseGrant(LeaseVerdict.NOT_ACTIVE, route.epoch)
+    if route.epoch != epoch:
+        return LeaseGrant(LeaseVerdict.STALE_EPOCH, route.epoch)
+    if not route.lease_open or route.danger:
+        return LeaseGrant(LeaseVerdict.FENCING, route.epoch)
+    return LeaseGrant(LeaseVerdict.HELD, route.epoch)
+
+
+def _save(route: Route) -> None:
+    route.save()
+    wake(route.environment_id)

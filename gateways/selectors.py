@@ -1,0 +1,156 @@
+"""Reads of the fleet for people: plain dictionaries in the shape the API answers."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from common.api import rfc3339
+from gateways.directives import assignment_of
+from gateways.heartbeats import judge
+from gateways.models import BootstrapTokenRow, Gateway, GatewayCertificate, Route, Task
+from protocol.vocabulary import ActivationStatus, Assignment, HealthLabel, StandbyMode
+
+FAILURE_THRESHOLD = 3
+"""Missed heartbeats after which a gateway counts as failed (seed §10.2: alert above 3)."""
+
+
+def living_gateways() -> list[Gateway]:
+    queryset = Gateway.objects.filter(decommissioned_at__isnull=True).select_related("status")
+    return list(queryset.order_by("environment_id", "-role"))
+
+
+def gateway_health(moment: datetime) -> list[dict[str, Any]]:
+    """The rows of `GET admin/gateway-health`, one a gateway."""
+    routes_by_code = {route.environment_id: route for route in Route.objects.all()}
+    return [_health_row(gateway, routes_by_code.get(gateway.environment_id), moment) for gateway in living_gateways()]
+
+
+def gateway_row(gateway: Gateway, *, with_certificates: bool = False) -> dict[str, Any]:
+    """One gateway as the API shows it. Nothing in it is secret."""
+    route = Route.objects.filter(environment_id=gateway.environment_id).first()
+    row: dict[str, Any] = {
+        "id": str(gateway.id),
+        "name": gateway.name,
+        "environment": gateway.environment_id,
+        "role": gateway.role,
+        "standby_mode": gateway.standby_mode,
+        "assigned_role": assignment_of(gateway, route).value,
+        "version": gateway.version,
+        "generation": str(gateway.generation),
+        "enrolled_at": rfc3339(gateway.enrolled_at),
+        "created_at": rfc3339(gateway.created_at),
+        "banned_at": rfc3339(gateway.banned_at),
+        "drained_at": rfc3339(gateway.drained_at),
+        "held_at": rfc3339(gateway.held_at),
+        "held_reason": gateway.held_reason,
+    }
+    if with_certificates:
+        row["certificates"] = [_certificate_row(one) for one in gateway.certificates.order_by("-issued_at")]
+    return row
+
+
+def token_row(row: BootstrapTokenRow, moment: datetime) -> dict[str, Any]:
+    """One bootstrap token without its secret."""
+    return {
+        "id": str(row.id),
+        "name": row.name,
+        "environment": row.environment_id,
+        "role": row.role,
+        "standby_mode": row.standby_mode,
+        "state": _token_state(row, moment),
+        "created_by": row.created_by,
+        "created_at": rfc3339(row.created_at),
+        "expires_at": rfc3339(row.expires_at),
+        "used_at": rfc3339(row.used_at),
+        "revoked_at": rfc3339(row.revoked_at),
+        "gateway_id": str(row.gateway_id) if row.gateway_id else None,
+    }
+
+
+def task_row(task: Task) -> dict[str, Any]:
+    return {
+        "id": str(task.id),
+        "environment": task.environment_id,
+        "kind": task.kind,
+        "payload": task.payload,
+        "state": task.state,
+        "attempts": task.attempts,
+        "epoch": task.epoch,
+        "gateway": task.gateway.name if task.gateway else None,
+        "created_by": task.created_by,
+        "created_at": rfc3339(task.created_at),
+        "not_before": rfc3339(task.not_before),
+        "claim_until": rfc3339(task.claim_until),
+        "finished_at": rfc3339(task.finished_at),
+        "duration_seconds": task.duration_seconds,
+        "detail": task.detail,
+        "result": task.result,
+        "rejected_results": task.rejected_results.count(),
+    }
+
+
+def activation_status(gateway: Gateway, route: Route | None, label: HealthLabel, failures: int) -> ActivationStatus:
+    """One word for people, from the route first and from silence second; a cold standby's silence is no failure."""
+    assigned = assignment_of(gateway, route)
+    silent = label is HealthLabel.SILENT or failures >= FAILURE_THRESHOLD
+    if gateway.banned_at:
+        return ActivationStatus.BANNED
+    if assigned is Assignment.STANDBY and gateway.standby_mode == StandbyMode.COLD and silent:
+        return ActivationStatus.COLD
+    if silent and gateway.status.heartbeat_at is not None:
+        return ActivationStatus.FAILED
+    return ActivationStatus(assigned.value)
+
+
+def _health_row(gateway: Gateway, route: Route | None, moment: datetime) -> dict[str, Any]:
+    judged = judge(gateway, moment)
+    report = judged.status.report or {}
+    failures = judged.status.consecutive_failures
+    why = list(judged.health.why) + ([f"held: {gateway.held_reason}"] if gateway.held_at else [])
+    return {
+        "id": str(gateway.id),
+        "name": gateway.name,
+        "environment": gateway.environment_id,
+        "role": gateway.role,
+        "health_score": judged.health.score,
+        "health": judged.label.value,
+        "activation_status": activation_status(gateway, route, judged.label, failures).value,
+        "last_heartbeat": rfc3339(judged.status.heartbeat_at),
+        "heartbeat_age_seconds": round(judged.age_seconds, 3) if judged.age_seconds is not None else None,
+        "consecutive_failures": failures,
+        "parts": judged.health.parts,
+        "caps": list(judged.health.caps),
+        "why": why,
+        "reported_role": report.get("reported_role"),
+        "assigned_role": assignment_of(gateway, route).value,
+        "epoch": report.get("epoch", 0),
+        "version": gateway.version,
+        "write_queue": {
+            "depth": report.get("write_queue_depth", 0),
+            "oldest_seconds": report.get("write_queue_oldest_seconds", 0),
+            "last_sequence": report.get("write_queue_last_sequence", 0),
+        },
+        "certificate_days_left": (
+            round(judged.certificate_days_left, 2) if judged.certificate_days_left is not None else None
+        ),
+    }
+
+
+def _certificate_row(certificate: GatewayCertificate) -> dict[str, Any]:
+    return {
+        "serial": certificate.serial,
+        "fingerprint_sha256": certificate.fingerprint,
+        "not_before": rfc3339(certificate.not_before),
+        "not_after": rfc3339(certificate.not_after),
+        "revoked_at": rfc3339(certificate.revoked_at),
+        "revoked_reason": certificate.revoked_reason,
+    }
+
+
+def _token_state(row: BootstrapTokenRow, moment: datetime) -> str:
+    if row.used_at:
+        return "used"
+    if row.revoked_at:
+        return "revoked"
+    return "expired" if row.expires_at <= moment else "unused"

@@ -1,0 +1,3 @@
+"""Routes of this app."""
+
+urlpatterns: list = []  # filled below

@@ -1,0 +1,1 @@
+"""Composition root: mode, environment, settings, routes, server, jobs. No rules of its own."""

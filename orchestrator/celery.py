@@ -1,0 +1,34 @@
+"""Celery: wake-up signals only. Messages carry ids, results are ignored, PostgreSQL holds every truth (I19)."""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery
+
+from orchestrator.mode import settings_module
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", settings_module(os.environ))
+
+app = Celery("mazevault")
+app.config_from_object("django.conf:settings", namespace="CELERY")
+app.conf.update(
+    task_serializer="json",
+    accept_content=["json"],
+    task_ignore_result=True,
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_hijack_root_logger=False,
+    worker_prefetch_multiplier=1,
+    broker_connection_retry_on_startup=True,
+    broker_transport_options={"visibility_timeout": 300, "socket_timeout": 10, "socket_connect_timeout": 5},
+    task_time_limit=240,
+    beat_schedule={
+        "drive-failovers": {"task": "failover.jobs.drive_failovers", "schedule": 1.0, "options": {"expires": 1}},
+        "judge-gateways": {"task": "gateways.jobs.judge_gateways", "schedule": 5.0, "options": {"expires": 5}},
+        "sweep-tasks": {"task": "gateways.jobs.sweep_tasks", "schedule": 5.0, "options": {"expires": 5}},
+        "tidy-channel": {"task": "gateways.jobs.tidy_channel", "schedule": 300.0, "options": {"expires": 300}},
+        "chain-audit": {"task": "gateways.jobs.chain_audit", "schedule": 1.0, "options": {"expires": 1}},
+    },
+)
+app.autodiscover_tasks(["gateways", "failover"], related_name="jobs")

@@ -1,0 +1,257 @@
+"""The one file that reads environment variables. Everything else reads `settings.MAZEVAULT`.
+
+Every value is typed and checked at start; a mistake stops the process with a sentence that names the variable and the fix.
+A secret may come as `NAME` or as `NAME_FILE` (a path), never as both.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlencode, urlparse
+
+from orchestrator.version import VERSION
+from protocol.timing import TimeProfile, TimingError, time_profile
+from protocol.vocabulary import Role
+
+
+class EnvironmentMistake(ValueError):
+    """A variable is missing or wrong; the sentence names it and says what to set."""
+
+
+@dataclass(frozen=True)
+class GatewaySettings:
+    """What only a gateway needs (client-api D, rows Gateway)."""
+
+    name: str
+    environment: str
+    role: str
+    primary_url: str
+    bootstrap_token: str = field(repr=False)
+    state_file: Path
+    server_names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of one node."""
+
+    mode: str
+    version: str
+    production: bool
+    database: Mapping[str, object] = field(repr=False)
+    redis_url: str = field(repr=False)
+    master_key: bytes = field(repr=False)
+    session_secret: str = field(repr=False)
+    listen_host: str
+    listen_port: int
+    base_url: str
+    domain: str
+    server_names: tuple[str, ...]
+    tls_enabled: bool
+    tls_directory: Path
+    threads: int
+    timing: TimeProfile
+    default_gateway_environment: str
+    gateway_environments: tuple[str, ...]
+    advertised_urls: tuple[str, ...]
+    admin_email: str
+    admin_password_file: Path | None
+    ca_file: Path | None
+    metrics_token: str = field(repr=False)
+    log_level: str
+    failpoint: str
+    gateway: GatewaySettings | None
+
+
+def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
+    """Read and check everything. Raises `EnvironmentMistake` with one sentence for the first mistake found."""
+    chosen = (mode or environ.get("MAZEVAULT_MODE", "") or "primary").strip().lower()
+    if chosen not in ("primary", "gateway"):
+        raise EnvironmentMistake(f"MAZEVAULT_MODE is {chosen!r}; set it to primary (or leave it out) or gateway")
+    host, port = _listen_address(environ)
+    domain = environ.get("MAZEVAULT_DOMAIN", "localhost")
+    base_url = (environ.get("MAZEVAULT_BASE_URL") or f"https://{domain}:{port}").rstrip("/")
+    return Settings(
+        mode=chosen,
+        version=environ.get("MAZEVAULT_VERSION") or VERSION,
+        production=environ.get("MAZEVAULT_ENV", "") == "production",
+        database=_database(environ),
+        redis_url=_secret(environ, "REDIS_URL") or "redis://127.0.0.1:6379/0",
+        master_key=_master_key(environ),
+        session_secret=_session_secret(environ),
+        listen_host=host,
+        listen_port=port,
+        base_url=base_url,
+        domain=domain,
+        server_names=_names(environ.get("MAZEVAULT_SERVER_NAMES") or f"{domain},localhost,127.0.0.1"),
+        tls_enabled=_flag(environ, "MAZEVAULT_TLS_ENABLED", default=True),
+        tls_directory=Path(environ.get("MAZEVAULT_TLS_CERT_PATH") or "/certs"),
+        threads=_whole(environ, "MAZEVAULT_THREADS", default=32, low=4, high=512),
+        timing=_timing(environ),
+        default_gateway_environment=environ.get("MAZEVAULT_DEFAULT_GATEWAY_ENVIRONMENT", "NPR").upper(),
+        gateway_environments=_names(environ.get("MAZEVAULT_GATEWAY_ENVIRONMENTS", "NPR,PRO").upper()),
+        advertised_urls=_names(environ.get("MAZEVAULT_ADVERTISED_URLS") or base_url),
+        admin_email=environ.get("MAZEVAULT_ADMIN_EMAIL", "admin@mazevault.com"),
+        admin_password_file=_path(environ, "MAZEVAULT_ADMIN_PASSWORD_FILE"),
+        ca_file=_path(environ, "MAZEVAULT_CA_FILE"),
+        metrics_token=_secret(environ, "METRICS_TOKEN"),
+        log_level=environ.get("LOG_LEVEL", "info").upper(),
+        failpoint=environ.get("MAZEVAULT_FAILPOINT", ""),
+        gateway=_gateway(environ) if chosen == "gateway" else None,
+    )
+
+
+def celery_broker(redis_url: str) -> str:
+    """Celery spells a unix socket as `redis+socket:///path?virtual_host=0`; other URLs pass unchanged."""
+    parts = urlparse(redis_url)
+    if parts.scheme != "unix":
+        return redis_url
+    number = parse_qs(parts.query).get("db", ["0"])[0]
+    return f"redis+socket://{parts.path}?{urlencode({'virtual_host': number})}"
+
+
+def _secret(environ: Mapping[str, str], name: str) -> str:
+    path = environ.get(f"{name}_FILE", "")
+    if not path:
+        return environ.get(name, "")
+    if environ.get(name):
+        raise EnvironmentMistake(f"both {name} and {name}_FILE are set; keep one of them")
+    try:
+        return Path(path).read_text().strip()
+    except OSError as error:
+        raise EnvironmentMistake(f"{name}_FILE names {path}, which cannot be read: {error.strerror}") from error
+
+
+def _master_key(environ: Mapping[str, str]) -> bytes:
+    text = _secret(environ, "MAZEVAULT_MASTER_KEY").removeprefix("base64:")
+    if not text:
+        raise EnvironmentMistake(
+            "MAZEVAULT_MASTER_KEY is missing; set it (or MAZEVAULT_MASTER_KEY_FILE) to 32 random bytes in base64, "
+            "for example the output of: openssl rand -base64 32"
+        )
+    try:
+        key = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise EnvironmentMistake("MAZEVAULT_MASTER_KEY is not base64; it must hold 32 random bytes in base64") from error
+    if len(key) != 32:
+        raise EnvironmentMistake(f"MAZEVAULT_MASTER_KEY holds {len(key)} bytes; it must hold exactly 32")
+    return key
+
+
+def _session_secret(environ: Mapping[str, str]) -> str:
+    secret = _secret(environ, "MAZEVAULT_SESSION_SECRET")
+    if len(secret) < 32:
+        raise EnvironmentMistake(
+            "MAZEVAULT_SESSION_SECRET is missing or shorter than 32 characters; set it (or MAZEVAULT_SESSION_SECRET_FILE) "
+            "to a long random text, for example the output of: openssl rand -base64 48"
+        )
+    return secret
+
+
+def _database(environ: Mapping[str, str]) -> Mapping[str, object]:
+    """`postgresql://user:password@host:port/name?sslmode=…` or libpq's `key=value` form, as Django wants it."""
+    url = _secret(environ, "DATABASE_URL")
+    if not url:
+        raise EnvironmentMistake(
+            "DATABASE_URL is missing; set it to postgresql://user:password@host:5432/name, "
+            "or start everything on this machine with: make run"
+        )
+    if url.split(":", 1)[0] not in ("postgres", "postgresql"):
+        return _database_from_pairs(url)
+    parts = urlparse(url)
+    options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+    host = options.pop("host", "") or unquote(parts.hostname or "")
+    return {
+        "NAME": unquote(parts.path.lstrip("/")),
+        "USER": unquote(parts.username or options.pop("user", "")),
+        "PASSWORD": unquote(parts.password or ""),
+        "HOST": host,
+        "PORT": str(parts.port or options.pop("port", "") or ""),
+        "OPTIONS": options,
+    }
+
+
+def _database_from_pairs(text: str) -> Mapping[str, object]:
+    from psycopg.conninfo import conninfo_to_dict
+
+    try:
+        pairs = {key: str(value) for key, value in conninfo_to_dict(text).items()}
+    except Exception as error:  # psycopg raises its own ProgrammingError; the text may hold a password, so do not repeat it
+        raise EnvironmentMistake("DATABASE_URL is neither postgresql://… nor libpq's key=value form") from error
+    names = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST", "port": "PORT"}
+    known = {django: pairs.pop(libpq, "") for libpq, django in names.items()}
+    return {**known, "OPTIONS": pairs}
+
+
+def _listen_address(environ: Mapping[str, str]) -> tuple[str, int]:
+    text = environ.get("MAZEVAULT_LISTEN_ADDR") or f":{environ.get('PORT', '8443')}"
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise EnvironmentMistake(f"MAZEVAULT_LISTEN_ADDR is {text!r}; write host:port or :port, for example :8443")
+    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104  a server in a container listens on all its addresses
+
+
+def _timing(environ: Mapping[str, str]) -> TimeProfile:
+    overrides = {}
+    for item in fields(TimeProfile):
+        text = environ.get(f"MAZEVAULT_TIME_{item.name.upper()}")
+        if item.name == "name" or text is None:
+            continue
+        try:
+            overrides[item.name] = float(text)
+        except ValueError as error:
+            variable = f"MAZEVAULT_TIME_{item.name.upper()}"
+            raise EnvironmentMistake(f"{variable} is {text!r}; it must be a number of seconds") from error
+    try:
+        return time_profile(environ.get("MAZEVAULT_TIME_PROFILE", "standard"), overrides)
+    except TimingError as error:
+        raise EnvironmentMistake(f"MAZEVAULT_TIME_PROFILE and MAZEVAULT_TIME_*: {error}") from error
+
+
+def _gateway(environ: Mapping[str, str]) -> GatewaySettings:
+    name = environ.get("GATEWAY_NAME") or environ.get("MAZEVAULT_INSTANCE_ID", "")
+    url = environ.get("PRIMARY_BACKEND_URL", "").rstrip("/")
+    if url and not url.startswith("https://"):
+        raise EnvironmentMistake(f"PRIMARY_BACKEND_URL is {url!r}; it must start with https://")
+    role = environ.get("MAZEVAULT_GATEWAY_ROLE", "")
+    if role and role not in {item.value for item in Role}:
+        raise EnvironmentMistake(f"MAZEVAULT_GATEWAY_ROLE is {role!r}; set it to primary or dr-standby")
+    return GatewaySettings(
+        name=name,
+        environment=environ.get("MAZEVAULT_GATEWAY_ENVIRONMENT", "").upper(),
+        role=role,
+        primary_url=url,
+        bootstrap_token=_secret(environ, "GATEWAY_BOOTSTRAP_TOKEN").strip(),
+        state_file=Path(environ.get("MAZEVAULT_GATEWAY_STATE_FILE") or "/data/gateway-state.json"),
+        server_names=_names(environ.get("MAZEVAULT_SERVER_NAMES") or "localhost,127.0.0.1"),
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def _path(environ: Mapping[str, str], name: str) -> Path | None:
+    return Path(environ[name]) if environ.get(name) else None
+
+
+def _flag(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
+    text = environ.get(name, "").strip().lower()
+    if not text:
+        return default
+    if text not in ("true", "false", "1", "0", "yes", "no"):
+        raise EnvironmentMistake(f"{name} is {text!r}; set it to true or false")
+    return text in ("true", "1", "yes")
+
+
+def _whole(environ: Mapping[str, str], name: str, *, default: int, low: int, high: int) -> int:
+    text = environ.get(name, "")
+    if not text:
+        return default
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise EnvironmentMistake(f"{name} is {text!r}; it must be a whole number from {low} to {high}")
+    return int(text)

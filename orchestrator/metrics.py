@@ -1,0 +1,35 @@
+"""`GET /metrics`: Prometheus text computed from the database at scrape time, so that any replica answers the same."""
+
+from __future__ import annotations
+
+import hmac
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from accounts.authentication import bearer_text, user_of_bearer
+from accounts.roles import METRICS_READ
+from common.api import guarded
+from common.errors import AuthenticationRequired, PermissionRefused
+from gateways.metrics import FleetCollector
+
+
+@guarded
+def primary_metrics(request: HttpRequest) -> HttpResponse:
+    """Prometheus text for a bearer with `metrics:read` or the token of METRICS_TOKEN_FILE (DESIGN §5)."""
+    _require_reader(request)
+    registry = CollectorRegistry()
+    registry.register(FleetCollector())
+    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+def _require_reader(request: HttpRequest) -> None:
+    presented = bearer_text(request)
+    if not presented:
+        raise AuthenticationRequired("send an Authorization: Bearer header with a token that may read metrics")
+    expected = settings.MAZEVAULT.metrics_token
+    if expected and hmac.compare_digest(presented.encode(), expected.encode()):
+        return
+    if METRICS_READ not in user_of_bearer(request).permissions:
+        raise PermissionRefused("reading metrics needs the permission metrics:read")

@@ -1,0 +1,21 @@
+"""`GET /api/v1/openapi.json`: the description of the people's API, generated from the views."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse
+from drf_spectacular.generators import SchemaGenerator
+
+
+@cache
+def document() -> dict[str, Any]:
+    """The OpenAPI 3.1 document; built once a process, since the routes do not change."""
+    schema: dict[str, Any] = SchemaGenerator().get_schema(request=None, public=True)
+    return schema
+
+
+def openapi_document(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(json.dumps(document(), indent=1, sort_keys=True), content_type="application/json")

@@ -1,0 +1,151 @@
+"""The HTTPS server of a node: gunicorn's threaded worker in one process, with our own TLS (DESIGN §4).
+
+One process is one server, so what an operator kills, freezes or counts is the node itself; a fleet adds processes.
+The client certificate is optional at TLS and demanded by the routes that need it; it is read from this socket only.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import ssl
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from gunicorn import http, sock
+from gunicorn.app.base import BaseApplication
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+log = logging.getLogger("mazevault.server")
+
+SOCKET_SECONDS = 20.0
+"""A peer that stays silent longer during the handshake or a request loses its thread."""
+GRACEFUL_SECONDS = 4
+STOP_HOOK_SECONDS = 8.5
+"""The launcher kills after 10 s."""
+KEEPALIVE_SECONDS = 65
+"""Longer than a heartbeat interval, so that a punctual gateway keeps its connection."""
+
+
+class TimedSocket(ssl.SSLSocket):
+    """A TLS socket whose "blocking" means blocking for a limited time, also on kept-alive connections."""
+
+    def setblocking(self, flag: bool) -> None:
+        self.settimeout(SOCKET_SECONDS if flag else 0.0)
+
+
+class TlsConnection(TConn):
+    """A connection whose handshake and reads have a time limit, so that silent peers cannot hold all threads."""
+
+    context: ssl.SSLContext | None = None
+
+    def init(self) -> None:
+        if self.initialized:
+            return
+        self.initialized = True
+        self.sock.settimeout(SOCKET_SECONDS)
+        if self.context is not None:
+            self.sock = self.context.wrap_socket(self.sock, server_side=True)
+        self.parser = http.get_parser(self.cfg, self.sock, self.client)
+
+
+class NodeWorker(ThreadWorker):
+    """gunicorn's threaded worker with our connection class."""
+
+    def accept(self, listener: Any) -> None:
+        try:
+            client_socket, client_address = listener.accept()
+        except OSError:
+            return
+        self.nr_conns += 1
+        connection = TlsConnection(self.cfg, client_socket, client_address, listener.getsockname())
+        connection.context = self.app.current_context()
+        self.enqueue_req(connection)
+
+
+class NodeServer(BaseApplication):
+    """A gunicorn application that runs its worker in this very process."""
+
+    def __init__(self, application: Callable[..., Any], *, host: str, port: int, threads: int,
+                 context: Callable[[], ssl.SSLContext] | None) -> None:  # fmt: skip
+        self._application, self._host, self._port, self._threads = application, host, port, threads
+        self._context = context
+        super().__init__()
+
+    def load_config(self) -> None:
+        options = {
+            "bind": f"{self._host}:{self._port}",
+            "threads": self._threads,
+            "worker_connections": 2000,
+            "keepalive": KEEPALIVE_SECONDS,
+            "graceful_timeout": GRACEFUL_SECONDS,
+            "timeout": 0,
+            "limit_request_line": 4094,
+            "limit_request_fields": 60,
+            "control_socket_disable": True,
+            "loglevel": "warning",
+            "http_protocols": "h1",
+        }
+        for name, value in options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Callable[..., Any]:
+        return self._application
+
+    def current_context(self) -> ssl.SSLContext | None:
+        """The TLS context new connections get; a renewed certificate is taken without a restart."""
+        return self._context() if self._context else None
+
+    def run_here(self, *, on_listening: Callable[[], None], on_stop: Callable[[], None]) -> None:
+        """Serve until TERM or INT. `on_stop` runs first, while the server still answers, and must be quick."""
+        logger = self.cfg.logger_class(self.cfg)
+        listeners = sock.create_sockets(self.cfg, logger)
+        worker = NodeWorker(1, os.getppid(), listeners, self, 30, self.cfg, logger)
+        worker.pid = os.getpid()
+        worker.is_parent_alive = lambda: True  # this process has no arbiter above it
+        stopping = _StopOnce(worker, on_stop)
+        worker.init_signals = stopping.install
+        on_listening()
+        worker.init_process()
+        stopping.finish()
+        logging.shutdown()
+        os._exit(0)  # threads that wait for a directive must not hold the end of the process
+
+
+class _StopOnce:
+    """Runs the stop hook once, beside the graceful end of the server, whatever signal came."""
+
+    def __init__(self, worker: NodeWorker, hook: Callable[[], None]) -> None:
+        self._worker = worker
+        self._thread = threading.Thread(target=hook, name="stop-hook", daemon=True)
+        self._started = False
+
+    def install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, self._handle)
+
+    def finish(self) -> None:
+        self._start()
+        self._thread.join(STOP_HOOK_SECONDS)
+
+    def _start(self) -> None:
+        if not self._started:
+            self._started = True
+            self._thread.start()
+
+    def _handle(self, number: int, frame: Any) -> None:
+        self._start()
+        self._worker.handle_exit(number, frame)
+
+
+def server_context(certificate_file: str, key_file: str | None, trusted: str, password: bytes | None) -> ssl.SSLContext:
+    """TLS 1.3 only; a client certificate is welcome, and if one is shown it must chain to `trusted` (PEM text)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.load_cert_chain(certificate_file, key_file, password=password)
+    context.load_verify_locations(cadata=trusted)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.set_alpn_protocols(["http/1.1"])
+    return context

@@ -1,0 +1,80 @@
+"""What every node shares. Reads nothing but `orchestrator.environment`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.environment import Settings, celery_broker
+
+PRIMARY_APPS = ["common", "accounts", "vault", "gateways", "failover"]
+GATEWAY_APPS = ["common", "gateway_runtime"]
+
+
+def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, Any]:
+    """Django settings for one node with these apps and these routes."""
+    return {
+        "MAZEVAULT": node,
+        "DEBUG": False,
+        "SECRET_KEY": node.session_secret,
+        "ALLOWED_HOSTS": ["*"],  # a bearer token or a client certificate decides, never the Host header; no URL is built from it
+        "INSTALLED_APPS": ["django.contrib.contenttypes", "django.contrib.auth", "rest_framework", "drf_spectacular", *apps],
+        "ROOT_URLCONF": urls,
+        "WSGI_APPLICATION": "orchestrator.wsgi.application",
+        "MIDDLEWARE": ["common.middleware.ErrorShape"],
+        "DATABASES": {"default": _database(node)},
+        "DEFAULT_AUTO_FIELD": "django.db.models.BigAutoField",
+        "CACHES": {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": node.redis_url}},
+        "USE_TZ": True,
+        "TIME_ZONE": "UTC",
+        "USE_I18N": False,
+        "APPEND_SLASH": False,
+        "TEMPLATES": [],
+        "DATA_UPLOAD_MAX_MEMORY_SIZE": 1024 * 1024,
+        "LOGGING": _logging(node),
+        "REST_FRAMEWORK": _rest_framework(),
+        "SPECTACULAR_SETTINGS": {
+            "TITLE": "MazeVault API",
+            "DESCRIPTION": "Control plane for secrets and certificates. Errors are {error, code, details}.",
+            "VERSION": node.version,
+            "OAS_VERSION": "3.1.0",
+            "SERVE_INCLUDE_SCHEMA": False,
+            "SCHEMA_PATH_PREFIX": "/api/v1",
+        },
+        "CELERY_BROKER_URL": celery_broker(node.redis_url),
+    }
+
+
+def _database(node: Settings) -> dict[str, Any]:
+    database = dict(node.database)
+    options = dict(database.pop("OPTIONS"))  # type: ignore[call-overload]
+    # Threads that wait for a directive give their connection back, so a small pool serves many of them.
+    options["pool"] = {"min_size": 1, "max_size": 24, "timeout": 8}
+    options.setdefault("connect_timeout", "5")
+    options.setdefault("application_name", f"mazevault-{node.mode}")
+    return {**database, "ENGINE": "django.db.backends.postgresql", "OPTIONS": options, "CONN_HEALTH_CHECKS": True}
+
+
+def _logging(node: Settings) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {
+            "line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s", "datefmt": "%Y-%m-%dT%H:%M:%S%z"}
+        },
+        "handlers": {"stream": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"handlers": ["stream"], "level": "WARNING"},
+        "loggers": {"mazevault": {"handlers": ["stream"], "level": node.log_level, "propagate": False}},
+    }
+
+
+def _rest_framework() -> dict[str, Any]:
+    return {
+        "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.BearerAuthentication"],
+        "DEFAULT_PERMISSION_CLASSES": ["common.api.DenyUnlessDeclared"],
+        "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+        "DEFAULT_PARSER_CLASSES": ["common.api.StrictJSONParser"],
+        "EXCEPTION_HANDLER": "common.api.exception_handler",
+        "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+        "UNAUTHENTICATED_USER": None,
+        "DATETIME_FORMAT": "%Y-%m-%dT%H:%M:%S.%fZ",
+    }

@@ -1,0 +1,27 @@
+"""Settings of the test suite: the apps of both modes on one real PostgreSQL, with fixed keys of no value."""
+
+import base64
+import os
+
+from orchestrator.environment import load
+from orchestrator.settings.base import GATEWAY_APPS, PRIMARY_APPS, common_settings
+
+_TEST_ENVIRONMENT = {
+    "DATABASE_URL": os.environ.get("DATABASE_URL", "postgresql://mazevault@/mazevault"),
+    "REDIS_URL": os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0"),
+    "MAZEVAULT_MASTER_KEY": base64.b64encode(bytes(range(32))).decode(),
+    "MAZEVAULT_SESSION_SECRET": "only-for-tests-" * 4,
+    "MAZEVAULT_TIME_PROFILE": "standard",
+}
+globals().update(
+    common_settings(
+        load(_TEST_ENVIRONMENT, mode="primary"),
+        apps=list(dict.fromkeys([*PRIMARY_APPS, *GATEWAY_APPS])),
+        urls="orchestrator.urls.primary",
+    )
+)
+AUTH_USER_MODEL = "accounts.User"
+PASSWORD_HASHERS = ["accounts.passwords.Argon2"]
+DATABASES = globals()["DATABASES"]
+DATABASES["default"]["OPTIONS"].pop("pool")  # tests open and close databases; a pool would hold them
+DATABASES["default"]["TEST"] = {"NAME": os.environ.get("MAZEVAULT_TEST_DB", "test_mazevault")}

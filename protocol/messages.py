@@ -1,0 +1,231 @@
+"""Bodies of the machine channel, decoded strictly: a wrong type, a missing field or an unknown one is an error (DESIGN §4).
+
+Every struct travels as JSON inside a sealed envelope (`protocol.envelope`). Times are RFC 3339 UTC, durations are seconds,
+identifiers are UUID texts. `decode` is the only way in.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from protocol.vocabulary import Assignment, BreakerState, LeaseVerdict, ResultVerdict, Role, TaskOutcome
+
+Identifier = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
+Version = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]*$")]
+Text = Annotated[str, Meta(max_length=2000)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+Seconds = Annotated[float, Meta(ge=0, le=10**9)]
+Milliseconds = Annotated[float, Meta(ge=0, le=10**7)]
+Pem = Annotated[str, Meta(max_length=16384)]
+
+
+class MessageError(ValueError):
+    """The body does not fit; the sentence says where (path into the JSON) and why."""
+
+
+class Message(Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all bodies."""
+
+
+class Register(Message):
+    """First words of a gateway, sealed to the Primary, signed with the key it brings (DESIGN §6)."""
+
+    token: Annotated[str, Meta(max_length=2048)]
+    csr: Pem
+    server_csr: Pem
+    signing_key: Annotated[str, Meta(max_length=64)]
+    encryption_key: Annotated[str, Meta(max_length=64)]
+    generation: Identifier
+    version: Version
+    name: Annotated[str, Meta(max_length=200)] = ""
+    environment: Annotated[str, Meta(max_length=32)] = ""
+    role: Annotated[str, Meta(max_length=32)] = ""
+
+
+class Registered(Message):
+    gateway_id: Identifier
+    name: str
+    environment: str
+    role: Role
+    certificate: str
+    chain: str
+    server_certificate: str
+    heartbeat_seconds: Seconds
+
+
+class Renew(Message):
+    """New keys of a gateway that still holds its old ones."""
+
+    csr: Pem
+    server_csr: Pem
+
+
+class Renewed(Message):
+    certificate: str
+    chain: str
+    server_certificate: str
+
+
+class Probe(Message):
+    """One measured part of a gateway. `ok` is None when the part is not configured and must be left out of the score."""
+
+    ok: bool | None
+    latency_ms: Milliseconds | None = None
+    detail: Text = ""
+
+
+class Heartbeat(Message):
+    version: Version
+    reported_role: Assignment
+    epoch: Count
+    started_at: str
+    sent_at: str
+    """Wall clock of the gateway; only for skew, never for safety."""
+    lease_seconds_left: Seconds
+    certificate_expires_at: str
+    write_queue_depth: Count = 0
+    write_queue_oldest_seconds: Seconds = 0
+    write_queue_last_sequence: Count = 0
+    breaker: BreakerState = BreakerState.CLOSED
+    database: Probe = Probe(ok=None)
+    cache: Probe = Probe(ok=None)
+    gateway_key_vault: Probe = Probe(ok=None)
+    project_key_vaults: Annotated[list[Probe], Meta(max_length=200)] = []
+    primary_latency_p95_ms: Milliseconds | None = None
+    tasks_succeeded: Count = 0
+    tasks_failed: Count = 0
+    heartbeat_failures: Count = 0
+    running_effects: Count = 0
+
+
+class FenceOrder(Message):
+    """Stop acting for `epoch` and say so. `cancelled` lifts an order that was not acknowledged yet."""
+
+    operation: Identifier
+    epoch: Count
+    cancelled: bool = False
+
+
+class DrainOrder(Message):
+    """Take no new work for `epoch`, finish what runs, then report."""
+
+    operation: Identifier
+    epoch: Count
+
+
+class Directive(Message):
+    """What the Primary wants of a gateway now. `revision` is opaque: the waiting call returns when it differs."""
+
+    revision: str
+    assigned_role: Assignment
+    epoch: Count
+    poll_tasks: bool
+    next_heartbeat_seconds: Seconds
+    retry_after_seconds: Seconds = 0
+    fence: FenceOrder | None = None
+    drain: DrainOrder | None = None
+    renew_certificate: bool = False
+    tasks_waiting: bool = False
+    primary_generation: str = ""
+
+
+class AskDirective(Message):
+    """A waiting call: answered when the revision differs from `after` or after `wait` seconds (at most 25)."""
+
+    after: Annotated[str, Meta(max_length=128)] = ""
+    wait: Annotated[float, Meta(ge=0, le=25)] = 0
+
+
+class RenewLease(Message):
+    epoch: Count
+    sent_at: str
+
+
+class LeaseAnswer(Message):
+    verdict: LeaseVerdict
+    epoch: Count
+    ttl_seconds: Seconds = 0
+
+
+class ReleaseLease(Message):
+    """The gateway stopped acting and gives the rest of its lease back."""
+
+    epoch: Count
+
+
+class FenceAcknowledged(Message):
+    """Committed to the gateway's database before it was sent (DESIGN §8)."""
+
+    operation: Identifier
+    epoch: Count
+    write_queue_last_sequence: Count = 0
+
+
+class DrainReport(Message):
+    operation: Identifier
+    epoch: Count
+    write_queue_depth: Count
+    running_tasks: Count
+
+
+class ClaimTasks(Message):
+    epoch: Count
+    limit: Annotated[int, Meta(ge=1, le=50)] = 10
+
+
+class OfferedTask(Message):
+    id: Identifier
+    kind: str
+    payload: dict[str, Any]
+    epoch: Count
+    claim: Identifier
+    claim_seconds: Seconds
+    attempt: Count
+
+
+class TaskOffers(Message):
+    tasks: list[OfferedTask]
+    epoch: Count
+
+
+class TaskResult(Message):
+    task: Identifier
+    claim: Identifier
+    epoch: Count
+    outcome: TaskOutcome
+    duration_seconds: Seconds
+    detail: Text = ""
+    result: dict[str, Any] = {}
+    retry: bool = True
+
+
+class TaskResults(Message):
+    results: Annotated[list[TaskResult], Meta(min_length=1, max_length=50)]
+
+
+class TaskVerdicts(Message):
+    verdicts: dict[str, ResultVerdict]
+
+
+class Acknowledged(Message):
+    """Nothing more to say."""
+
+    detail: str = ""
+
+
+Body = TypeVar("Body", bound=Message)
+
+
+def encode(message: Message) -> bytes:
+    return msgspec.json.encode(message)
+
+
+def decode(body: bytes, kind: type[Body]) -> Body:
+    """Decode strictly or raise `MessageError` that names the field."""
+    try:
+        return msgspec.json.decode(body, type=kind, strict=True)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MessageError(str(error)) from error

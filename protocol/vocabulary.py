@@ -1,0 +1,102 @@
+"""Words both ends of the wire use. Values are what is stored, sent and shown; do not rename one without a migration."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a gateway was enrolled to be (DESIGN §2)."""
+
+    PRIMARY = "primary"
+    DR_STANDBY = "dr-standby"
+
+    @property
+    def counterpart(self) -> Role:
+        return Role.DR_STANDBY if self is Role.PRIMARY else Role.PRIMARY
+
+
+class StandbyMode(StrEnum):
+    """A warm standby runs and sends heartbeats; a cold one is stopped and its silence is no alarm."""
+
+    WARM = "warm"
+    COLD = "cold"
+
+
+class Assignment(StrEnum):
+    """What the Primary tells a gateway to be right now."""
+
+    ACTIVE = "active"
+    STANDBY = "standby"
+    FENCED = "fenced"
+    DRAINING = "draining"
+
+
+class ActivationStatus(StrEnum):
+    """What people read in `GET admin/gateway-health`."""
+
+    ACTIVE = "active"
+    STANDBY = "standby"
+    COLD = "cold"
+    FENCED = "fenced"
+    DRAINING = "draining"
+    FAILED = "failed"
+    BANNED = "banned"
+
+
+class HealthLabel(StrEnum):
+    HEALTHY = "healthy"
+    DEGRADED = "degraded"
+    UNHEALTHY = "unhealthy"
+    SILENT = "silent"
+
+
+class BreakerState(StrEnum):
+    CLOSED = "closed"
+    HALF_OPEN = "half-open"
+    OPEN = "open"
+
+    @property
+    def metric(self) -> int:
+        """0 closed, 1 half-open, 2 open (DESIGN §11)."""
+        return {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}[self]
+
+
+class TaskState(StrEnum):
+    """The life of a task at the Primary (DESIGN §8, reliability §4.4)."""
+
+    PENDING = "pending"
+    CLAIMED = "claimed"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    DEAD_LETTER = "dead_letter"
+    NEEDS_REVIEW = "needs_review"
+
+
+class TaskOutcome(StrEnum):
+    """What a gateway reports about one attempt."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    REFUSED = "refused"  # the gateway had no right to act: no lease, fenced, or too little lease left
+
+
+class ResultVerdict(StrEnum):
+    """What the Primary did with a reported result."""
+
+    ACCEPTED = "accepted"
+    DUPLICATE = "duplicate"
+    REJECTED_STALE_EPOCH = "rejected_stale_epoch"
+    REJECTED_STALE_CLAIM = "rejected_stale_claim"
+    UNKNOWN_TASK = "unknown_task"
+
+
+class LeaseVerdict(StrEnum):
+    """Answer to a lease renewal."""
+
+    GRANTED = "granted"
+    NOT_ACTIVE = "not_active"
+    STALE_EPOCH = "stale_epoch"
+    FENCING = "fencing"
+    CLOCK_SKEW = "clock_skew"
+    HELD = "held"  # the Primary's database was restored; no lease until the gateways have reported

@@ -1,0 +1,1 @@
+"""Secrets and certificates of projects: encryption at rest and certificate authorities."""

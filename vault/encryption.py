@@ -1,0 +1,114 @@
+"""Envelope encryption at rest: master key, key of the scope, fresh data key for every value (DESIGN §10).
+
+AES-256-GCM throughout. The additional data names table, row, scope and version, so a value moved to another place does not open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from functools import lru_cache
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from django.conf import settings
+from django.db import transaction
+
+from common.locks import transaction_lock
+from vault.models import KeyEncryptionKey
+
+FORMAT = b"\x01"
+NONCE, KEY, TAG = 12, 32, 16
+WRAPPED = NONCE + KEY + TAG
+
+
+class SealBroken(Exception):
+    """The sealed value was changed, or does not belong to this row, scope or version."""
+
+
+class MasterKeyMismatch(Exception):
+    """The database was sealed under another master key."""
+
+
+def seal(scope: str, table: str, row: str, version: int, plaintext: bytes) -> bytes:
+    """Seal a value for exactly this place. The result names the key it needs: format, key id, wrapped data key, ciphertext."""
+    key_id, wrapping_key = _current_key(scope)
+    place = _place(scope, table, row, version)
+    data_key = AESGCM.generate_key(256)
+    return FORMAT + key_id.bytes + _encrypt(wrapping_key, data_key, b"data-key|" + place) + _encrypt(data_key, plaintext, place)
+
+
+def open_sealed(scope: str, table: str, row: str, version: int, sealed: bytes) -> bytes:
+    """Open a value of exactly this place. Raises `SealBroken` for any other, and `MasterKeyMismatch` for another master key."""
+    head = 1 + 16
+    if len(sealed) < head + WRAPPED + NONCE + TAG or sealed[:1] != FORMAT:
+        raise SealBroken("the sealed value is damaged")
+    place = _place(scope, table, row, version)
+    wrapping_key = _key_by_id(scope, uuid.UUID(bytes=sealed[1:head]), _master_key_id(), settings.MAZEVAULT.master_key)
+    try:
+        data_key = _decrypt(wrapping_key, sealed[head : head + WRAPPED], b"data-key|" + place)
+        return _decrypt(data_key, sealed[head + WRAPPED :], place)
+    except InvalidTag:
+        raise SealBroken(f"the sealed value does not belong to {table}, row {row}, version {version} of {scope}") from None
+
+
+def forget_keys() -> None:
+    """Drop unwrapped keys from memory (tests, rotation)."""
+    _key_by_id.cache_clear()
+
+
+def _current_key(scope: str) -> tuple[uuid.UUID, bytes]:
+    row = KeyEncryptionKey.objects.filter(scope=scope, retired_at__isnull=True).first() or _create_key(scope)
+    return row.id, _key_by_id(scope, row.id, _master_key_id(), settings.MAZEVAULT.master_key)
+
+
+def _create_key(scope: str) -> KeyEncryptionKey:
+    with transaction.atomic():
+        transaction_lock(f"key-of-scope:{scope}")
+        found = KeyEncryptionKey.objects.filter(scope=scope, retired_at__isnull=True).first()
+        if found:
+            return found
+        identifier = uuid.uuid4()
+        wrapped = _encrypt(settings.MAZEVAULT.master_key, AESGCM.generate_key(256), _key_place(scope, identifier))
+        return KeyEncryptionKey.objects.create(
+            id=identifier, scope=scope, wrapped=wrapped, master_key_id=_master_key_id()
+        )
+
+
+@lru_cache(maxsize=256)
+def _key_by_id(scope: str, identifier: uuid.UUID, master_key_id: str, master_key: bytes) -> bytes:
+    row = KeyEncryptionKey.objects.filter(id=identifier, scope=scope).first()
+    if row is None:
+        raise SealBroken(f"the sealed value names a key that does not belong to {scope}")
+    if row.master_key_id != master_key_id:
+        raise MasterKeyMismatch(
+            "this database was sealed under another master key; set MAZEVAULT_MASTER_KEY (or MAZEVAULT_MASTER_KEY_FILE) "
+            "to the one it was created with"
+        )
+    try:
+        return _decrypt(master_key, bytes(row.wrapped), _key_place(scope, identifier))
+    except InvalidTag:
+        raise SealBroken(f"the key of {scope} was changed in the database") from None
+
+
+def _master_key_id() -> str:
+    return hashlib.sha256(b"mazevault master key id|" + settings.MAZEVAULT.master_key).hexdigest()[:32]
+
+
+def _place(scope: str, table: str, row: str, version: int) -> bytes:
+    parts = [scope, table, row, str(version)]
+    return b"|".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
+
+
+def _key_place(scope: str, identifier: uuid.UUID) -> bytes:
+    return _place(scope, "vault_keyencryptionkey", str(identifier), 1)
+
+
+def _encrypt(key: bytes, plaintext: bytes, place: bytes) -> bytes:
+    nonce = os.urandom(NONCE)
+    return nonce + AESGCM(key).encrypt(nonce, plaintext, place)
+
+
+def _decrypt(key: bytes, sealed: bytes, place: bytes) -> bytes:
+    return AESGCM(key).decrypt(sealed[:NONCE], sealed[NONCE:], place)
