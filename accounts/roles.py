@@ -1,0 +1,43 @@
+"""The system roles and their permissions, as data. Pure: no Django here (client-api G).
+
+A permission is `resource:action`. Several roles give the union. Domain separation: certificate managers see no secrets and
+secret managers no certificates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+GATEWAY_ADMIN = "gateway:admin"
+GATEWAY_READ = "gateway:read"
+FAILOVER_FORCE = "failover:force"
+METRICS_READ = "metrics:read"
+AUDIT_READ = "audit:read"
+
+_SECRETS = frozenset({"secrets:read", "secrets:write", "secrets:delete"})
+_CERTIFICATES = frozenset({"certificates:read", "certificates:write", "certificates:revoke"})
+_PROJECTS = frozenset({"projects:read"})
+_FLEET = frozenset({GATEWAY_ADMIN, GATEWAY_READ, FAILOVER_FORCE, METRICS_READ, "agent:admin"})
+_PEOPLE = frozenset({"users:read", "users:write", "roles:read", "roles:write", "settings:read", "settings:write"})
+
+SYSTEM_ROLES: Mapping[str, frozenset[str]] = {
+    "viewer": frozenset({"dashboard:read"}),
+    "user": frozenset({"dashboard:read", "secrets:read", "secrets:write", "certificates:request"}) | _PROJECTS,
+    "finance": frozenset({"dashboard:read", "billing:read"}),
+    "auditor": frozenset({"dashboard:read", AUDIT_READ, "users:read", "deployments:read", "compliance:read", GATEWAY_READ}),
+    "certificate_manager": frozenset({"dashboard:read"}) | _PROJECTS | _CERTIFICATES,
+    "secret_manager": frozenset({"dashboard:read"}) | _PROJECTS | _SECRETS,
+    "ssh_admin": frozenset({"dashboard:read", "ssh:read", "ssh:write"}) | _PROJECTS,
+    "project_admin": frozenset({"dashboard:read", "projects:write"}) | _PROJECTS | _SECRETS | _CERTIFICATES,
+    "admin": frozenset({"dashboard:read", "projects:write", AUDIT_READ, "billing:read", "compliance:read"})
+    | _PROJECTS
+    | _SECRETS
+    | _CERTIFICATES
+    | _FLEET
+    | _PEOPLE,
+}
+
+
+def permissions_of(roles: Iterable[str]) -> frozenset[str]:
+    """The union of the permissions of these roles; an unknown role gives nothing."""
+    return frozenset[str]().union(*(SYSTEM_ROLES.get(role, frozenset()) for role in roles))

@@ -1,0 +1,111 @@
+"""Opaque session tokens: given once, stored as a hash, expiring, revocable at once (DESIGN §5)."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from django.contrib.auth.hashers import check_password, make_password
+from django.db import transaction
+
+from accounts import lockout
+from accounts.models import Session, User
+from common import audit
+from common.errors import AuthenticationExpired, AuthenticationInvalid
+
+PREFIX = "mzv_"
+LIFE = timedelta(hours=24)
+_WRONG = "the email address or the password is wrong"
+_DECOY: list[str] = []
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    user: User
+    session: Session
+    token: str
+
+
+def sign_in(email: str, password: str, *, address: str, now: datetime) -> SignedIn:
+    """Check a password and open a session. One sentence for every failure, and about the same time."""
+    account = email.strip().lower()
+    lockout.refuse_when_locked(account, address, now)
+    user = User.objects.by_email(account)
+    if not _password_fits(user, password) or user is None or not user.is_active:
+        _note_failure(account, address, now)
+        raise AuthenticationInvalid(_WRONG)
+    lockout.forget(account, address)
+    with transaction.atomic():
+        opened = _open(user, address, now)
+        _audit("auth.login.success", user, address)
+        User.objects.filter(pk=user.pk).update(last_login=now)
+    return opened
+
+
+def refresh(session: Session, *, address: str, now: datetime) -> SignedIn:
+    """A new token for the old one, which ends."""
+    with transaction.atomic():
+        _revoke(session, now)
+        opened = _open(session.user, address, now)
+        _audit("auth.token.refreshed", session.user, address)
+    return opened
+
+
+def sign_out(session: Session, *, address: str, now: datetime) -> None:
+    with transaction.atomic():
+        _revoke(session, now)
+        _audit("auth.logout", session.user, address)
+
+
+def session_of(token: str, now: datetime) -> Session:
+    """The living session behind a token. Raises `AuthenticationInvalid` or `AuthenticationExpired`."""
+    found = Session.objects.select_related("user").filter(token_hash=hash_token(token)).first()
+    if found is None or found.revoked_at or not found.user.is_active or found.user.deleted_at:
+        raise AuthenticationInvalid("this token is not valid; sign in again")
+    if found.expires_at <= now:
+        raise AuthenticationExpired("this token has expired; sign in again")
+    return found
+
+
+def hash_token(token: str) -> str:
+    """SHA-256 in hex; a token has 256 random bits, so no slow hash is needed."""
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()
+
+
+def _open(user: User, address: str, now: datetime) -> SignedIn:
+    token = PREFIX + secrets.token_urlsafe(32)
+    session = Session.objects.create(user=user, token_hash=hash_token(token), address=address, expires_at=now + LIFE)
+    return SignedIn(user, session, token)
+
+
+def _revoke(session: Session, now: datetime) -> None:
+    if not Session.objects.filter(pk=session.pk, revoked_at__isnull=True).update(revoked_at=now):
+        raise AuthenticationInvalid("this token is not valid; sign in again")
+
+
+def _password_fits(user: User | None, password: str) -> bool:
+    if user is None:
+        if not _DECOY:
+            _DECOY.append(make_password(secrets.token_urlsafe(16)))
+        check_password(password, _DECOY[0])
+        return False
+    return user.check_password(password)
+
+
+def _note_failure(account: str, address: str, now: datetime) -> None:
+    with transaction.atomic():
+        lockout.note_failure(account[:254], address, now)
+        audit.record(
+            actor="anonymous",
+            action="auth.login.failure",
+            entity="account",
+            entity_id=hashlib.sha256(account.encode()).hexdigest(),
+            severity=audit.Severity.WARNING,
+            address=address,
+        )
+
+
+def _audit(action: str, user: User, address: str) -> None:
+    audit.record(actor=f"user:{user.id}", action=action, entity="user", entity_id=str(user.id), address=address)

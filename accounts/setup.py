@@ -1,0 +1,33 @@
+"""The first administrator, made when the Primary starts for the first time."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from django.db import transaction
+
+from accounts.models import User
+from common import audit
+from common.files import write_private
+from common.locks import transaction_lock
+
+
+def ensure_admin(email: str, password_file: Path | None) -> bool:
+    """Create the administrator unless there is any account. The generated password goes to a file readable by its owner only.
+
+    Returns True when an account was created. Raises `ValueError` when one is needed and there is no file for its password.
+    """
+    with transaction.atomic():
+        transaction_lock("first-administrator")
+        if User.objects.exists():
+            return False
+        if password_file is None:
+            raise ValueError("MAZEVAULT_ADMIN_PASSWORD_FILE is missing; it is where the first password is written")
+        password = secrets.token_urlsafe(18)
+        user = User(email=email, full_name="Administrator", role="admin")
+        user.set_password(password)
+        user.save()
+        audit.record(actor="system", action="user.created", entity="user", entity_id=str(user.id), details={"role": "admin"})
+        write_private(password_file, password + "\n")
+    return True

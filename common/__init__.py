@@ -1,0 +1,1 @@
+"""Small shared Django plumbing without domain words: errors, API base, audit, clock, locks."""

@@ -1,0 +1,271 @@
+"""Base of the API: one error shape, strict bodies, deny by default, both slash forms of a path (DESIGN §5)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any
+
+from django.core.exceptions import RequestDataTooBig
+from django.db import InterfaceError, OperationalError
+from django.http import HttpRequest, HttpResponse, JsonResponse, RawPostDataException
+from django.urls import URLPattern, path
+from rest_framework import exceptions as drf
+from rest_framework import serializers
+from rest_framework.parsers import BaseParser
+from rest_framework.permissions import BasePermission
+from rest_framework.request import Request
+from rest_framework.views import APIView
+
+from common.errors import (
+    AuthenticationRequired,
+    MalformedBody,
+    MazeVaultError,
+    MethodNotAllowed,
+    NotFound,
+    PermissionRefused,
+    TooLarge,
+    Unavailable,
+    ValidationFailed,
+)
+
+log = logging.getLogger("mazevault.api")
+
+LARGEST_BODY = 1024 * 1024
+DEEPEST_BODY = 20
+SIGNED_IN = "signed-in"
+"""Declares an operation that needs a signed-in caller and no particular permission."""
+
+
+def error_response(error: MazeVaultError) -> JsonResponse:
+    """The one error shape: `error`, `code`, and `details` only when there are some."""
+    body: dict[str, object] = {"error": error.sentence, "code": error.code}
+    if error.details:
+        body["details"] = error.details
+    response = JsonResponse({**body, **error.extra}, status=error.status)
+    if error.retry_after is not None:
+        response["Retry-After"] = str(max(1, round(error.retry_after)))
+    if error.status == 401:
+        response["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def translate(error: Exception) -> MazeVaultError:
+    """Any exception as an error of our tree. The unexpected becomes a 500 whose cause is only in the log."""
+    if isinstance(error, MazeVaultError):
+        return error
+    if isinstance(error, drf.APIException):
+        return _from_framework(error)
+    if isinstance(error, OperationalError | InterfaceError):
+        log.error("the database does not answer: %s", type(error).__name__)
+        return Unavailable("the database does not answer right now; try again", retry_after=2)
+    if isinstance(error, RequestDataTooBig):
+        return TooLarge(f"the body is larger than {LARGEST_BODY} bytes")
+    if isinstance(error, RawPostDataException | ConnectionError):
+        return MalformedBody("the body could not be read to its end")
+    log.error("unexpected failure", exc_info=error)
+    return MazeVaultError("something went wrong here; the log of the server names the cause")
+
+
+def exception_handler(error: Exception, context: Mapping[str, Any]) -> HttpResponse:
+    """Django REST framework's hook."""
+    return error_response(translate(error))
+
+
+def guarded(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
+    """Give a plain view the error shape."""
+
+    @wraps(view)
+    def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        try:
+            return view(request, *args, **kwargs)
+        except Exception as error:  # the edge of the program: whatever was raised gets an answer and a log line
+            return error_response(translate(error))
+
+    wrapped.csrf_exempt = True  # type: ignore[attr-defined]  plain views authenticate by certificate or bearer, never by cookie
+    return wrapped
+
+
+def client_address(request: HttpRequest) -> str:
+    """The peer of our own socket. No forwarding header is believed."""
+    return str(request.META.get("REMOTE_ADDR", ""))
+
+
+def rfc3339(moment: datetime | None) -> str | None:
+    """A time in UTC with microseconds and `Z`, or None; the same text in every answer about the same object."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ") if moment else None
+
+
+def routes(route: str, view: Callable[..., Any], name: str) -> list[URLPattern]:
+    """A path with and without trailing slash, so that no client is ever redirected."""
+    return [path(route, view, name=name), path(f"{route}/", view, name=f"{name}-slash")]
+
+
+class DenyUnlessDeclared(BasePermission):
+    """Every operation names who may call it; one that names nobody is refused (I20)."""
+
+    def has_permission(self, request: Request, view: APIView) -> bool:
+        operation = view if isinstance(view, Operation) else None
+        if operation is None:
+            return False
+        if operation.public:
+            return True
+        if request.user is None:
+            raise AuthenticationRequired("send an Authorization: Bearer header with a token from POST /api/v1/auth/login")
+        method = "GET" if request.method == "HEAD" else str(request.method)
+        needed = operation.permissions.get(method, "")
+        if needed == SIGNED_IN:
+            return True
+        if not needed or needed not in request.user.permissions:
+            raise PermissionRefused(f"this needs the permission {needed or 'nobody has'}")
+        return True
+
+
+class Operation(APIView):
+    """One path. `permissions` maps each method to the permission it needs; a method that is not named is refused."""
+
+    public = False
+    permissions: Mapping[str, str] = {}
+    metadata_class = None
+
+    def permission_denied(self, request: Request, message: str | None = None, code: str | None = None) -> None:
+        raise PermissionRefused("this operation is not open to anybody")
+
+    @property
+    def actor(self) -> str:
+        """Who calls, as the audit names them."""
+        return f"user:{self.request.user.id}"
+
+    @property
+    def address(self) -> str:
+        return client_address(self.request)
+
+
+class Text(serializers.CharField):
+    """A JSON string and nothing else: the framework's own field takes numbers too."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            raise serializers.ValidationError("must be a string")
+        value: str = super().to_internal_value(data)
+        return value
+
+
+class StrictJSONParser(BaseParser):
+    """JSON objects only, of limited size and depth, without NUL characters, repeated names or numbers that are none."""
+
+    media_type = "application/json"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
+        raw = stream.read(LARGEST_BODY + 1)
+        if len(raw) > LARGEST_BODY:
+            raise TooLarge(f"the body is larger than {LARGEST_BODY} bytes")
+        return parse_object(raw)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """A JSON object from untrusted bytes; an empty body is an empty object. Raises `MalformedBody` or `ValidationFailed`."""
+    if not raw.strip():
+        return {}
+    _refuse_depth(raw)
+    try:
+        body = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise MalformedBody("the body is not valid JSON") from error
+    if not isinstance(body, dict):
+        raise MalformedBody("the body must be a JSON object such as {}")
+    _refuse_nul(body, "")
+    return body
+
+
+def checked(serializer: type[serializers.Serializer], data: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[type-arg]
+    """The validated fields of a body, or `ValidationFailed` whose sentence begins with the first wrong field."""
+    instance = serializer(data=data)
+    if not instance.is_valid():
+        raise ValidationFailed(_first_sentence(instance.errors, ""))
+    return dict(instance.validated_data)
+
+
+def handler400(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return error_response(MalformedBody("the request is malformed"))
+
+
+def handler403(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return error_response(PermissionRefused("this is not allowed"))
+
+
+def handler404(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return error_response(NotFound("there is nothing at this path"))
+
+
+def handler500(request: HttpRequest) -> HttpResponse:
+    return error_response(MazeVaultError("something went wrong here; the log of the server names the cause"))
+
+
+def _from_framework(error: drf.APIException) -> MazeVaultError:
+    if isinstance(error, drf.ValidationError):
+        return ValidationFailed(_first_sentence(error.detail, ""))
+    if isinstance(error, drf.MethodNotAllowed):
+        return MethodNotAllowed("this path does not take this method")
+    if isinstance(error, drf.NotAuthenticated | drf.AuthenticationFailed):
+        return AuthenticationRequired("send an Authorization: Bearer header with a token from POST /api/v1/auth/login")
+    if isinstance(error, drf.NotFound):
+        return NotFound("there is nothing at this path")
+    if isinstance(error, drf.UnsupportedMediaType):
+        return MalformedBody("send the body as JSON, with Content-Type: application/json", status=415)
+    if isinstance(error, drf.NotAcceptable):
+        return MalformedBody("this API answers with application/json only", status=406)
+    if isinstance(error, drf.PermissionDenied):
+        return PermissionRefused("this is not allowed")
+    return MalformedBody("the request is malformed", status=error.status_code)
+
+
+def _first_sentence(errors: Any, where: str) -> str:
+    if isinstance(errors, dict):
+        field, inner = next(iter(errors.items()))
+        name = field if not where else f"{where}.{field}"
+        return _first_sentence(inner, where if field == "non_field_errors" else name)
+    if isinstance(errors, list):
+        return _first_sentence(errors[0], where)
+    text = str(errors)
+    sentence = {"This field is required.": "is required", "This field may not be null.": "must not be null"}.get(text, text)
+    return f"{where}: {sentence}" if where else sentence
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def _refuse_depth(raw: bytes) -> None:
+    """Count brackets outside of strings before the recursive parser sees them."""
+    depth = 0
+    for byte in _STRINGS.sub(b"", raw):
+        depth += (byte in b"[{") - (byte in b"]}")
+        if depth > DEEPEST_BODY:
+            raise MalformedBody(f"the body is nested deeper than {DEEPEST_BODY} levels")
+
+
+def _refuse_nul(value: Any, where: str) -> None:
+    if isinstance(value, str) and "\0" in value:
+        raise ValidationFailed(f"{where or 'the body'}: a NUL character is not allowed")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_nul(name, where)
+            _refuse_nul(inner, f"{where}.{name}" if where else name)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _refuse_nul(inner, f"{where}[{index}]")
