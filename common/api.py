@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import wraps
@@ -16,8 +14,6 @@ from django.http import HttpRequest, HttpResponse, JsonResponse, RawPostDataExce
 from django.urls import URLPattern, path
 from rest_framework import exceptions as drf
 from rest_framework import serializers
-from rest_framework.parsers import BaseParser
-from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
@@ -32,13 +28,10 @@ from common.errors import (
     Unavailable,
     ValidationFailed,
 )
+from common.parsing import LARGEST_BODY
+from common.permissions import SIGNED_IN as SIGNED_IN
 
 log = logging.getLogger("mazevault.api")
-
-LARGEST_BODY = 1024 * 1024
-DEEPEST_BODY = 20
-SIGNED_IN = "signed-in"
-"""Declares an operation that needs a signed-in caller and no particular permission."""
 
 
 def error_response(error: MazeVaultError) -> JsonResponse:
@@ -105,26 +98,6 @@ def routes(route: str, view: Callable[..., Any], name: str) -> list[URLPattern]:
     return [path(route, view, name=name), path(f"{route}/", view, name=f"{name}-slash")]
 
 
-class DenyUnlessDeclared(BasePermission):
-    """Every operation names who may call it; one that names nobody is refused (I20)."""
-
-    def has_permission(self, request: Request, view: APIView) -> bool:
-        operation = view if isinstance(view, Operation) else None
-        if operation is None:
-            return False
-        if operation.public:
-            return True
-        if request.user is None:
-            raise AuthenticationRequired("send an Authorization: Bearer header with a token from POST /api/v1/auth/login")
-        method = "GET" if request.method == "HEAD" else str(request.method)
-        needed = operation.permissions.get(method, "")
-        if needed == SIGNED_IN:
-            return True
-        if not needed or needed not in request.user.permissions:
-            raise PermissionRefused(f"this needs the permission {needed or 'nobody has'}")
-        return True
-
-
 class Operation(APIView):
     """One path. `permissions` maps each method to the permission it needs; a method that is not named is refused."""
 
@@ -153,33 +126,6 @@ class Text(serializers.CharField):
             raise serializers.ValidationError("must be a string")
         value: str = super().to_internal_value(data)
         return value
-
-
-class StrictJSONParser(BaseParser):
-    """JSON objects only, of limited size and depth, without NUL characters, repeated names or numbers that are none."""
-
-    media_type = "application/json"
-
-    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
-        raw = stream.read(LARGEST_BODY + 1)
-        if len(raw) > LARGEST_BODY:
-            raise TooLarge(f"the body is larger than {LARGEST_BODY} bytes")
-        return parse_object(raw)
-
-
-def parse_object(raw: bytes) -> dict[str, Any]:
-    """A JSON object from untrusted bytes; an empty body is an empty object. Raises `MalformedBody` or `ValidationFailed`."""
-    if not raw.strip():
-        return {}
-    _refuse_depth(raw)
-    try:
-        body = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise MalformedBody("the body is not valid JSON") from error
-    if not isinstance(body, dict):
-        raise MalformedBody("the body must be a JSON object such as {}")
-    _refuse_nul(body, "")
-    return body
 
 
 def checked(serializer: type[serializers.Serializer], data: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[type-arg]
@@ -234,38 +180,3 @@ def _first_sentence(errors: Any, where: str) -> str:
     text = str(errors)
     sentence = {"This field is required.": "is required", "This field may not be null.": "must not be null"}.get(text, text)
     return f"{where}: {sentence}" if where else sentence
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name appears twice")
-    return found
-
-
-def _no_constant(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
-
-
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-
-
-def _refuse_depth(raw: bytes) -> None:
-    """Count brackets outside of strings before the recursive parser sees them."""
-    depth = 0
-    for byte in _STRINGS.sub(b"", raw):
-        depth += (byte in b"[{") - (byte in b"]}")
-        if depth > DEEPEST_BODY:
-            raise MalformedBody(f"the body is nested deeper than {DEEPEST_BODY} levels")
-
-
-def _refuse_nul(value: Any, where: str) -> None:
-    if isinstance(value, str) and "\0" in value:
-        raise ValidationFailed(f"{where or 'the body'}: a NUL character is not allowed")
-    if isinstance(value, dict):
-        for name, inner in value.items():
-            _refuse_nul(name, where)
-            _refuse_nul(inner, f"{where}.{name}" if where else name)
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            _refuse_nul(inner, f"{where}[{index}]")

@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from gateway_runtime.breaker import Breaker
 from gateway_runtime.identity import Identity, Keys, key_password
 from gateway_runtime.state import Sequences
 from protocol import paths
@@ -54,6 +55,10 @@ Answer = TypeVar("Answer", bound=Message)
 
 class PrimaryUnreachable(Exception):
     """No answer came: connection, TLS or time. Trying again later helps."""
+
+
+class CallsPaused(PrimaryUnreachable):
+    """The circuit breaker is open: nothing was sent."""
 
 
 class PrimaryRefused(Exception):
@@ -116,7 +121,8 @@ class Channel:
 
     def __init__(self, *, urls: tuple[str, ...], pin: str, keys: Keys, generation: uuid.UUID, sequences: Sequences,
                  sender: str, environment: str, identity: Identity | None, tls_file: Path | None,
-                 master_key: bytes) -> None:  # fmt: skip
+                 master_key: bytes, breaker: Breaker | None = None) -> None:  # fmt: skip
+        self._breaker = breaker or Breaker()
         self._urls, self._pin, self._keys = urls, pin, keys
         self._generation, self._sequences = generation, sequences
         self._sender, self._environment = sender, environment
@@ -134,12 +140,12 @@ class Channel:
         Raises `PrimaryUnreachable` when there is no trustworthy answer and `PrimaryRefused` when the answer is no.
         """
         try:
-            return self._call_once(path, message, answer_kind, timeout)
+            return self._call_watched(path, message, answer_kind, timeout)
         except PrimaryRefused as refused:
             if refused.code != "RECIPIENT_UNKNOWN":
                 raise
             self.forget_trust()
-            return self._call_once(path, message, answer_kind, timeout)
+            return self._call_watched(path, message, answer_kind, timeout)
 
     def forget_trust(self) -> None:
         """Fetch the Primary's keys anew before the next call."""
@@ -159,6 +165,21 @@ class Channel:
         """95th percentile of the last answers in milliseconds; None before the first."""
         measured = sorted(self.latencies)
         return round(measured[int(len(measured) * 0.95)] * 1000, 1) if measured else None
+
+    def _call_watched(self, path: str, message: Message, answer_kind: type[Answer], timeout: float) -> Answer:
+        """One call through the circuit breaker; any answer, also a no, proves that the Primary is there."""
+        if not self._breaker.allows(time.monotonic()):
+            raise CallsPaused("calls to the Primary are paused by the circuit breaker")
+        try:
+            answer = self._call_once(path, message, answer_kind, timeout)
+        except PrimaryUnreachable:
+            self._breaker.failed(time.monotonic())
+            raise
+        except PrimaryRefused:
+            self._breaker.succeeded(time.monotonic())
+            raise
+        self._breaker.succeeded(time.monotonic())
+        return answer
 
     def _call_once(self, path: str, message: Message, answer_kind: type[Answer], timeout: float) -> Answer:
         trust, http, url = self._connected()

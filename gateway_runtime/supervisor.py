@@ -18,8 +18,9 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 
-from gateway_runtime import enroll, identity as identities, pacing, probes, work
-from gateway_runtime.client import Channel, PrimaryRefused, PrimaryUnreachable
+from gateway_runtime import enroll, pacing, probes, work
+from gateway_runtime import identity as identities
+from gateway_runtime.client import CallsPaused, Channel, PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.identity import Identity
 from gateway_runtime.node import Node, boottime
 from gateway_runtime.state import OneProcess, Sequences
@@ -49,6 +50,9 @@ STOP_SECONDS = 8.0
 REFUSED_PAUSE = 10.0
 """A banned or revoked gateway asks again this slowly; it acts on nothing meanwhile."""
 
+UNSETTLED_PAUSE = 0.2
+"""Pause in seconds before an order that is not carried out yet is looked at again."""
+
 Step = Callable[[], float]
 """One step of a loop; returns the pause in seconds until the next one."""
 
@@ -68,6 +72,7 @@ class Supervisor:
         self.threads: list[threading.Thread] = []
         self.renewed: Callable[[Identity], None] = lambda _identity: None
         self._order_lock = threading.Lock()
+        self.identity: Identity | None = None
         self._acknowledged = ""
         self._settled = ""
         """Revision of the last directive whose orders were all carried out; until then the Primary repeats it at once."""
@@ -90,6 +95,7 @@ class Supervisor:
                 if self.stop.wait(pause):
                     raise SystemExit(0) from None
         log.info("Setting up mTLS...")
+        self.node = Node(self.timing)
         self._use(found)
         log.info("Gateway registered successfully: %s", found.gateway_id)
         return found
@@ -138,7 +144,7 @@ class Supervisor:
         ask = AskDirective(after=self._settled, wait=wait)
         directive = self.channel.call(paths.DIRECTIVE, ask, Directive, timeout=wait + self.timing.round_trip_max)
         self._obey(directive)
-        return directive.retry_after_seconds
+        return max(directive.retry_after_seconds, 0.0 if self._settled else UNSETTLED_PAUSE)
 
     def lease_step(self) -> float:
         if not self._still_the_only_process():
@@ -193,12 +199,10 @@ class Supervisor:
         client_file, _ = identities.tls_files(node.gateway.state_file, identity, node.master_key)
         self.identity = identity
         self.channel = Channel(
-            urls=identity.urls, pin=identity.pin, keys=identity.keys, generation=identity.generation,
+            breaker=self.node.breaker, urls=identity.urls, pin=identity.pin, keys=identity.keys, generation=identity.generation,
             sequences=self.sequences, sender=identity.gateway_id, environment=identity.environment, identity=identity,
             tls_file=client_file, master_key=node.master_key,
         )  # fmt: skip
-        if not hasattr(self, "node"):
-            self.node = Node(self.timing)
         self.channel.epoch = self.node.highest_epoch
         self.renewed(identity)
 
@@ -208,23 +212,23 @@ class Supervisor:
             if not self.node.obey(directive):
                 return
             self.channel.epoch = self.node.highest_epoch
-            if directive.fence:
-                self._follow_fence(directive.fence)
+            fenced = self._follow_fence(directive.fence) if directive.fence else True
             drained = self._report_drain(directive) if directive.drain else True
-            self._settled = directive.revision if drained else ""
+            self._settled = directive.revision if fenced and drained else ""
         self.wake_lease.set()
         if directive.tasks_waiting:
             self.wake_tasks.set()
 
-    def _follow_fence(self, order: FenceOrder) -> None:
+    def _follow_fence(self, order: FenceOrder) -> bool:
+        """Fence, then acknowledge; or lift the fence of a cancelled operation. False when effects still run."""
         if order.cancelled:
             self.node.lift_fence(order.operation)
-            return
+            return True
         if self._acknowledged == order.operation:
-            return
+            return True
         if not self.node.fence(order.operation, order.epoch, self.timing.effect_deadline):
             log.error("effects still run past their deadline; fence of operation %s is not acknowledged", order.operation)
-            return
+            return False
         self.channel.call(
             paths.FENCE_ACKNOWLEDGE,
             FenceAcknowledged(operation=order.operation, epoch=order.epoch),
@@ -233,6 +237,7 @@ class Supervisor:
         )
         self._acknowledged = order.operation
         log.info("fenced for operation %s in epoch %s and acknowledged", order.operation, order.epoch)
+        return True
 
     def _report_drain(self, directive: Directive) -> bool:
         """Tell what still runs here. True once nothing does."""
@@ -313,14 +318,12 @@ class Supervisor:
     def _one_step(self, name: str, step: Step, attempt: int) -> tuple[float, int]:
         """Run one step through the breaker; returns the pause and the number of failures in a row."""
         try:
-            if not self.node.breaker.allows(time.monotonic()):
-                return self.node.breaker.pause(time.monotonic()), attempt
             pause = step()
+        except CallsPaused:
+            return self.node.breaker.pause(time.monotonic()), attempt
         except PrimaryUnreachable as error:
-            self.node.breaker.failed(time.monotonic())
             log.warning("%s: the Primary is not reachable: %s", name, error)
         except PrimaryRefused as error:
-            self.node.breaker.succeeded(time.monotonic())
             log.warning("%s: refused by the Primary: %s", name, error)
             return pacing.jittered(min(REFUSED_PAUSE, self.timing.heartbeat_interval), 0.2, self._random), attempt + 1
         except (DatabaseError, psycopg.Error) as error:
@@ -328,7 +331,6 @@ class Supervisor:
         except Exception:  # a loop must never die in silence; the traceback is kept and the next step tried
             log.exception("%s: unexpected failure", name)
         else:
-            self.node.breaker.succeeded(time.monotonic())
             return pause, 0
         return pacing.backoff(attempt, RETRY_BASE, RETRY_CAP, self._random), attempt + 1
 

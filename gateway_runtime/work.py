@@ -17,7 +17,16 @@ from gateway_runtime.client import Channel
 from gateway_runtime.models import Effect
 from gateway_runtime.node import MayNotAct, Node, boottime
 from protocol import paths
-from protocol.messages import AskDirective, ClaimTasks, Directive, OfferedTask, TaskOffers, TaskResult, TaskResults, TaskVerdicts
+from protocol.messages import (
+    AskDirective,
+    ClaimTasks,
+    Directive,
+    OfferedTask,
+    TaskOffers,
+    TaskResult,
+    TaskResults,
+    TaskVerdicts,
+)
 from protocol.vocabulary import TaskOutcome
 
 log = logging.getLogger("mazevault.gateway.work")

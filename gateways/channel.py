@@ -19,8 +19,15 @@ from django.http import HttpRequest, HttpResponse
 
 from common.api import client_address, guarded
 from common.clock import now as clock_now
-from common.errors import AuthenticationInvalid, AuthenticationRequired, Conflict, MalformedBody, PermissionRefused, TooLarge
-from common.errors import MethodNotAllowed
+from common.errors import (
+    AuthenticationInvalid,
+    AuthenticationRequired,
+    Conflict,
+    MalformedBody,
+    MethodNotAllowed,
+    PermissionRefused,
+    TooLarge,
+)
 from gateways import identity
 from gateways.models import Gateway, GatewayCertificate
 from gateways.peer import peer_fingerprint

@@ -6,7 +6,6 @@ PostgreSQL is the queue. A claim and a result are judged under the route's row l
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any

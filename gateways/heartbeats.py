@@ -22,6 +22,8 @@ from protocol.vocabulary import Assignment, HealthLabel, TaskState
 
 log = logging.getLogger("mazevault.gateways.heartbeats")
 
+JUDGE_SECONDS = 3.0
+"""Shortest time between two looks at a silent gateway, whatever number of processes look."""
 TASK_WINDOW = timedelta(minutes=15)
 """Task success is judged over this time (reliability §4.6)."""
 
@@ -98,14 +100,18 @@ def count_missed(moment: datetime) -> int:
             continue
         with transaction.atomic():
             status = GatewayStatus.objects.select_for_update().get(gateway=gateway)
+            if status.judged_at and (moment - status.judged_at).total_seconds() < JUDGE_SECONDS:
+                continue  # another process has just judged it; a second look would count twice in the label's memory
             before = status.label
             facts = judge_facts(gateway, status, moment)
             age = facts.age_seconds or 0.0
             overdue = max(0, int(age // settings.MAZEVAULT.timing.heartbeat_interval) - 1)
             if age > settings.MAZEVAULT.timing.heartbeat_full_age:
                 _relabel(status, facts, moment)
-            status.consecutive_failures = overdue
-            status.save(update_fields=["label", "label_memory", "score", "consecutive_failures", "good_in_row", "stable_since"])
+            status.consecutive_failures, status.judged_at = overdue, moment
+            status.save(update_fields=[
+                "label", "label_memory", "score", "consecutive_failures", "good_in_row", "stable_since", "judged_at",
+            ])  # fmt: skip
         if status.label != before:
             changed += 1
             log.warning("gateway %s is now %s (was %s), last heard %.0f s ago", gateway.name, status.label, before, age)

@@ -154,6 +154,7 @@ class GatewayStatus(models.Model):
     good_in_row = models.IntegerField(default=0)
     consecutive_failures = models.IntegerField(default=0)
     highest_epoch = models.BigIntegerField(default=0)
+    judged_at = models.DateTimeField(null=True)
 
 
 class Route(models.Model):

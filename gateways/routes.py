@@ -200,6 +200,19 @@ def block_lease_after_rebirth(gateway: Gateway) -> None:
     )
 
 
+def longest_old_lease(route: Route) -> datetime:
+    """The moment after which no lease anybody could have been given in the past can still live."""
+    timing = settings.MAZEVAULT.timing
+    latest = max(route.lease_until or database_now(), database_now() + timedelta(seconds=timing.lease_ttl))
+    return latest + timedelta(seconds=timing.fence_wait)
+
+
+def block_lease(route: Route, until: datetime) -> None:
+    """The active gateway gets no lease before this moment."""
+    Route.objects.filter(pk=route.pk).update(lease_blocked_until=until)
+    route.lease_blocked_until = until
+
+
 def block_all_leases(until: datetime) -> None:
     """After a restore of the Primary's database: leases of the lost past may live on (DESIGN §8)."""
     Route.objects.update(lease_blocked_until=until)

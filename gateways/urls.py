@@ -1,3 +1,35 @@
-"""Routes of this app."""
+"""Routes of this app: people's API, and the machine channel at the paths of `protocol.paths`."""
 
-urlpatterns: list = []  # filled below
+from common.api import routes
+from gateways import api, machine_api
+from protocol import paths
+
+
+def _relative(path: str) -> str:
+    return path.removeprefix(f"{paths.API}/")
+
+
+urlpatterns = [
+    *routes("gateways/bootstrap", api.Bootstrap.as_view(), "bootstrap"),
+    *routes("gateways/bootstrap/<str:identifier>", api.BootstrapOne.as_view(), "bootstrap-one"),
+    *routes(_relative(paths.TRUST), machine_api.trust, "trust"),
+    *routes(_relative(paths.REGISTER), machine_api.register, "register"),
+    *routes(_relative(paths.HEARTBEAT), machine_api.heartbeat, "heartbeat"),
+    *routes(_relative(paths.DIRECTIVE), machine_api.directive, "directive"),
+    *routes(_relative(paths.LEASE_RENEW), machine_api.lease, "lease-renew"),
+    *routes(_relative(paths.LEASE_RELEASE), machine_api.release, "lease-release"),
+    *routes(_relative(paths.FENCE_ACKNOWLEDGE), machine_api.fence, "fence"),
+    *routes(_relative(paths.DRAIN_REPORT), machine_api.drain, "drain-report"),
+    *routes(_relative(paths.TASK_CLAIM), machine_api.claim_tasks, "task-claim"),
+    *routes(_relative(paths.TASK_RESULTS), machine_api.task_results, "task-results"),
+    *routes(_relative(paths.RENEW), machine_api.renew, "certificate-renew"),
+    *routes("gateways", api.Gateways.as_view(), "gateways"),
+    *routes("gateways/<str:identifier>", api.GatewayOne.as_view(), "gateway"),
+    *routes("gateways/<str:identifier>/ban", api.Ban.as_view(), "gateway-ban"),
+    *routes("gateways/<str:identifier>/release", api.Release.as_view(), "gateway-release"),
+    *routes("gateways/<str:identifier>/drain", api.Drain.as_view(), "gateway-drain"),
+    *routes("gateways/<str:identifier>/decommission", api.Decommission.as_view(), "gateway-decommission"),
+    *routes("admin/gateway-health", api.GatewayHealth.as_view(), "gateway-health"),
+    *routes("admin/tasks", api.Tasks.as_view(), "tasks"),
+    *routes("admin/tasks/<str:identifier>", api.TaskOne.as_view(), "task"),
+]

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from django.conf import settings
 
-from orchestrator.server import server_context
 from common.files import write_private
+from orchestrator.server import server_context
 from vault import authorities
 from vault.profiles import PLATFORM_SERVER, San
 

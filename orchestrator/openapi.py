@@ -10,6 +10,11 @@ from django.http import HttpRequest, HttpResponse
 from drf_spectacular.generators import SchemaGenerator
 
 
+def one_form_of_each_path(endpoints: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Describe each path once, in its form without trailing slash."""
+    return [endpoint for endpoint in endpoints if not endpoint[0].endswith("/")]
+
+
 @cache
 def document() -> dict[str, Any]:
     """The OpenAPI 3.1 document; built once a process, since the routes do not change."""

@@ -12,6 +12,7 @@ import signal
 import ssl
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gunicorn import http, sock
@@ -140,6 +141,21 @@ class _StopOnce:
         self._worker.handle_exit(number, frame)
 
 
+class FreshContext:
+    """A TLS context that is built once and again when its certificate file was replaced, so that renewal needs no restart."""
+
+    def __init__(self, watched: Path, build: Callable[[], ssl.SSLContext]) -> None:
+        self._watched, self._build = watched, build
+        self._stamp = watched.stat().st_mtime_ns
+        self._context = build()
+
+    def __call__(self) -> ssl.SSLContext:
+        stamp = self._watched.stat().st_mtime_ns
+        if stamp != self._stamp:
+            self._context, self._stamp = self._build(), stamp
+        return self._context
+
+
 def server_context(certificate_file: str, key_file: str | None, trusted: str, password: bytes | None) -> ssl.SSLContext:
     """TLS 1.3 only; a client certificate is welcome, and if one is shown it must chain to `trusted` (PEM text)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -148,4 +164,5 @@ def server_context(certificate_file: str, key_file: str | None, trusted: str, pa
     context.load_verify_locations(cadata=trusted)
     context.verify_mode = ssl.CERT_OPTIONAL
     context.set_alpn_protocols(["http/1.1"])
+    context.sslsocket_class = TimedSocket
     return context

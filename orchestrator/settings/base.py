@@ -6,8 +6,8 @@ from typing import Any
 
 from orchestrator.environment import Settings, celery_broker
 
-PRIMARY_APPS = ["common", "accounts", "vault", "gateways", "failover"]
-GATEWAY_APPS = ["common", "gateway_runtime"]
+PRIMARY_APPS = ["orchestrator", "common", "accounts", "vault", "gateways", "failover"]
+GATEWAY_APPS = ["orchestrator", "common", "gateway_runtime"]
 
 
 def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, Any]:
@@ -22,6 +22,7 @@ def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, 
         "WSGI_APPLICATION": "orchestrator.wsgi.application",
         "MIDDLEWARE": ["common.middleware.ErrorShape"],
         "DATABASES": {"default": _database(node)},
+        "SILENCED_SYSTEM_CHECKS": ["auth.E003"],  # an address is unique among living accounts, by a constraint of its own
         "DEFAULT_AUTO_FIELD": "django.db.models.BigAutoField",
         "CACHES": {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": node.redis_url}},
         "USE_TZ": True,
@@ -39,6 +40,8 @@ def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, 
             "OAS_VERSION": "3.1.0",
             "SERVE_INCLUDE_SCHEMA": False,
             "SCHEMA_PATH_PREFIX": "/api/v1",
+            "PREPROCESSING_HOOKS": ["orchestrator.openapi.one_form_of_each_path"],
+            "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
         },
         "CELERY_BROKER_URL": celery_broker(node.redis_url),
     }
@@ -70,9 +73,9 @@ def _logging(node: Settings) -> dict[str, Any]:
 def _rest_framework() -> dict[str, Any]:
     return {
         "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.BearerAuthentication"],
-        "DEFAULT_PERMISSION_CLASSES": ["common.api.DenyUnlessDeclared"],
+        "DEFAULT_PERMISSION_CLASSES": ["common.permissions.DenyUnlessDeclared"],
         "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
-        "DEFAULT_PARSER_CLASSES": ["common.api.StrictJSONParser"],
+        "DEFAULT_PARSER_CLASSES": ["common.parsing.StrictJSONParser"],
         "EXCEPTION_HANDLER": "common.api.exception_handler",
         "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
         "UNAUTHENTICATED_USER": None,

@@ -1,0 +1,76 @@
+"""Strict JSON from untrusted bytes (DESIGN §5)."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+from rest_framework.parsers import BaseParser
+
+from common.errors import MalformedBody, TooLarge, ValidationFailed
+
+LARGEST_BODY = 1024 * 1024
+DEEPEST_BODY = 20
+
+
+class StrictJSONParser(BaseParser):
+    """JSON objects only, of limited size and depth, without NUL characters, repeated names or numbers that are none."""
+
+    media_type = "application/json"
+
+    def parse(self, stream: Any, media_type: str | None = None, parser_context: Any = None) -> dict[str, Any]:
+        raw = stream.read(LARGEST_BODY + 1)
+        if len(raw) > LARGEST_BODY:
+            raise TooLarge(f"the body is larger than {LARGEST_BODY} bytes")
+        return parse_object(raw)
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """A JSON object from untrusted bytes; an empty body is an empty object. Raises `MalformedBody` or `ValidationFailed`."""
+    if not raw.strip():
+        return {}
+    _refuse_depth(raw)
+    try:
+        body = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise MalformedBody("the body is not valid JSON") from error
+    if not isinstance(body, dict):
+        raise MalformedBody("the body must be a JSON object such as {}")
+    _refuse_nul(body, "")
+    return body
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name appears twice")
+    return found
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def _refuse_depth(raw: bytes) -> None:
+    """Count brackets outside of strings before the recursive parser sees them."""
+    depth = 0
+    for byte in _STRINGS.sub(b"", raw):
+        depth += (byte in b"[{") - (byte in b"]}")
+        if depth > DEEPEST_BODY:
+            raise MalformedBody(f"the body is nested deeper than {DEEPEST_BODY} levels")
+
+
+def _refuse_nul(value: Any, where: str) -> None:
+    if isinstance(value, str) and "\0" in value:
+        raise ValidationFailed(f"{where or 'the body'}: a NUL character is not allowed")
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _refuse_nul(name, where)
+            _refuse_nul(inner, f"{where}.{name}" if where else name)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _refuse_nul(inner, f"{where}[{index}]")

@@ -1,0 +1,138 @@
+"""Takes the next step of each environment: read, ask the table, carry out, commit (DESIGN §8).
+
+Runs in every Primary process and in Celery, any number of times and side by side: a step begins with the route's lock, and a
+lock that somebody else holds means that somebody else takes this step. A crash anywhere is just a step not yet taken.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+
+from django.conf import settings
+from django.db import DatabaseError, transaction
+from django.db.models import Q
+
+from common.clock import database_now
+from common.errors import Conflict
+from common.failpoints import reach
+from common.locks import try_transaction_lock
+from failover import machine, preflight
+from failover.facts import checks_of, living_gateway, move_facts
+from failover.kinds import KINDS
+from failover.machine import FENCING, PREFLIGHT, State, StepFacts
+from failover.models import EnvironmentState, Operation
+from failover.preflight import Level
+from failover.transitions import Step, carry_out, open_operation, state_of
+from failover.witness import ClockWitness
+from gateways import routes
+from gateways.models import GatewayEnvironment, Route
+from protocol.vocabulary import Role
+
+log = logging.getLogger("mazevault.failover")
+
+LONGEST_RUN = 8
+"""Most steps of one environment in a row, so that no environment starves another."""
+DRIVER = "system"
+witness = ClockWitness()
+
+
+def drive_all() -> int:
+    """Take every step that can be taken now. Returns how many were taken; one environment's trouble stops no other."""
+    taken = 0
+    for code in _environments_to_look_at():
+        try:
+            taken += drive(code)
+        except (DatabaseError, Conflict) as error:
+            log.error("%s: the next step could not be taken: %s", code, error)
+    return taken
+
+
+def drive(code: str) -> int:
+    """Take the steps of one environment until there is something to wait for."""
+    for taken in range(LONGEST_RUN):
+        if not step(code):
+            return taken
+    return LONGEST_RUN
+
+
+def step(code: str) -> bool:
+    """Take one step in one transaction. False when there is nothing to do, or somebody else is doing it."""
+    with transaction.atomic():
+        if not try_transaction_lock(f"failover:{code}"):
+            return False
+        route = routes.lock_route(code)
+        state, operation = state_of(code), open_operation(code)
+        event = machine.next_step(_facts(route, state, operation))
+        if event is None:
+            return False
+        name = f"{state.state}:{event.value}"
+        carry_out(Step(route, state, operation, machine.require_move(State(state.state), event), DRIVER))
+        if operation and operation.finished_at:
+            witness.forget(operation.id)
+        reach(f"{name}:before-commit")
+    reach(f"{name}:after-commit")
+    return True
+
+
+def _environments_to_look_at() -> list[str]:
+    """Those in motion, in danger or not begun; a restful one costs one query for all."""
+    known = dict(EnvironmentState.objects.values_list("environment_id", "state"))
+    endangered = set(Route.objects.filter(~Q(danger="")).values_list("environment_id", flat=True))
+    codes = GatewayEnvironment.objects.order_by("code").values_list("code", flat=True)
+    resting = {State.PRIMARY_ACTIVE.value, State.DR_ACTIVE.value}
+    return [
+        code
+        for code in codes
+        if known.get(code) != State.HOLD.value and (code in endangered or known.get(code) not in resting)
+    ]
+
+
+def _facts(route: Route, row: EnvironmentState, operation: Operation | None) -> StepFacts:
+    state, moment, timing = State(row.state), database_now(), settings.MAZEVAULT.timing
+    mine = operation is not None and route.fence_operation == operation.id
+    if state in FENCING and operation and not witness.clocks_agree(operation.id, moment):
+        log.error("%s: the clocks ran apart while a lease was running out; the wait starts again", route.environment_id)
+        routes.restart_lease_wait(route)
+        route.refresh_from_db(fields=["lease_until"])
+    return StepFacts(
+        state=state,
+        now=moment,
+        fence_wait=timedelta(seconds=timing.fence_wait),
+        danger=bool(route.danger),
+        primary_ready=state is State.UNASSIGNED and _primary_is_ready(route.environment_id),
+        checks_passed=state in PREFLIGHT and operation is not None and _checks_pass(route, operation),
+        lease_until=route.lease_until,
+        fence_acknowledged=mine and route.fence_acknowledged_at is not None,
+        drained=operation is not None and _is_drained(route, operation),
+        drain_deadline=row.since + timedelta(seconds=timing.drain_limit) if state is State.DRAINING else None,
+    )
+
+
+def _primary_is_ready(code: str) -> bool:
+    gateway = living_gateway(code, Role.PRIMARY.value)
+    if gateway is None or gateway.banned_at or gateway.held_at:
+        return False
+    status = getattr(gateway, "status", None)
+    return status is not None and status.heartbeat_at is not None
+
+
+def _checks_pass(route: Route, operation: Operation) -> bool:
+    """Look again at the hard checks, since time has passed between the request and this step."""
+    kind = KINDS[operation.kind]
+    checks = checks_of(kind, move_facts(kind, route, database_now()))
+    operation.checks = preflight.as_rows(checks)
+    target = living_gateway(route.environment_id, kind.target_role)
+    same_target = target is not None and target.id == operation.target_id
+    return same_target and not preflight.failed(checks, Level.HARD)
+
+
+def _is_drained(route: Route, operation: Operation) -> bool:
+    return (
+        route.drain_operation == operation.id
+        and route.drain_reported_at is not None
+        and route.drain_queue_depth == 0
+        and route.drain_running_tasks == 0
+    )
+
+

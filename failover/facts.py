@@ -1,0 +1,65 @@
+"""Rows turned into the plain facts that the pure modules judge. Reads only."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from django.conf import settings
+
+from failover import preflight
+from failover.kinds import KINDS, Kind
+from failover.preflight import Check, Estimate, MoveFacts, SideFacts
+from gateways.heartbeats import judge
+from gateways.models import Gateway, Route
+from protocol.vocabulary import StandbyMode
+
+
+def living_gateway(code: str, role: str) -> Gateway | None:
+    """The gateway enrolled in a role of an environment."""
+    living = Gateway.objects.select_related("status")
+    return living.filter(environment_id=code, role=role, decommissioned_at__isnull=True).first()
+
+
+def move_facts(kind: Kind, route: Route, moment: datetime) -> MoveFacts:
+    """Source, target and lease as they are now."""
+    target = living_gateway(route.environment_id, kind.target_role)
+    left = (route.lease_until - moment).total_seconds() if route.lease_until else 0.0
+    moved_before = route.epoch > 1 and route.switched_at is not None
+    return MoveFacts(
+        source=_side(route.active_gateway, moment) if route.active_gateway else None,
+        target=_side(target, moment) if target else None,
+        target_role=kind.target_role,
+        since_switch=(moment - route.switched_at).total_seconds() if moved_before and route.switched_at else None,
+        lease_seconds=left,
+    )
+
+
+def checks_of(kind: Kind, facts: MoveFacts) -> list[Check]:
+    judge_move = preflight.failover_checks if kind is KINDS["activate-dr"] else preflight.failback_checks
+    return judge_move(facts, settings.MAZEVAULT.timing)
+
+
+def estimate_of(facts: MoveFacts) -> Estimate:
+    return preflight.estimate(facts, settings.MAZEVAULT.timing)
+
+
+def _side(gateway: Gateway, moment: datetime) -> SideFacts:
+    judged = judge(gateway, moment)
+    report, status = judged.status.report or {}, judged.status
+    stable = (moment - status.stable_since).total_seconds() if status.stable_since else 0.0
+    vault = report.get("gateway_key_vault")
+    return SideFacts(
+        name=gateway.name,
+        banned=gateway.banned_at is not None,
+        held=gateway.held_at is not None,
+        age=judged.age_seconds,
+        score=judged.health.score,
+        good_beats=status.good_in_row,
+        stable_for=max(0.0, stable),
+        certificate_days=judged.certificate_days_left,
+        version=gateway.version,
+        queue_depth=report.get("write_queue_depth", 0),
+        queue_oldest=report.get("write_queue_oldest_seconds", 0.0),
+        key_vault=vault["ok"] if vault else None,
+        cold=gateway.standby_mode == StandbyMode.COLD,
+    )

@@ -1,0 +1,251 @@
+"""What people ask of an environment: plan, activate-dr, failback, cancel, force, resume. Each use case is one transaction."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+
+from common import audit
+from common.clock import database_now
+from common.errors import Conflict, NotFound, ValidationFailed
+from common.failpoints import reach
+from failover import driver, preflight
+from failover.facts import checks_of, estimate_of, living_gateway, move_facts
+from failover.kinds import KINDS, Kind
+from failover.machine import Event, State, move_for, require_move
+from failover.models import EnvironmentState, Operation, Plan
+from failover.preflight import Check, Level
+from failover.selectors import operation_row
+from failover.transitions import Step, carry_out, open_operation, state_of
+from gateways import routes
+from gateways.models import Gateway, Route
+from protocol.vocabulary import Role
+
+PLAN_LIFE = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Who asks, from where, and why."""
+
+    actor: str
+    address: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What comes with a move: a plan's id and the waivable checks the caller goes past. Both may be absent."""
+
+    plan: uuid.UUID | None = None
+    waive: tuple[str, ...] = field(default_factory=tuple)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """`accepted` is False when the goal was reached already and nothing was begun."""
+
+    accepted: bool
+    operation: Operation | None
+
+
+def make_plan(code: str, kind_name: str, asked: Asked) -> Plan:
+    """Checks and estimate for a move, stored with a digest of the world. Changes nothing else."""
+    kind = _kind(kind_name)
+    environment = routes.environment_of(code)
+    with transaction.atomic():
+        route = Route.objects.select_related("active_gateway").get(environment=environment)
+        moment = database_now()
+        facts = move_facts(kind, route, moment)
+        checks = [_state_check(kind, state_of(environment.code)), *checks_of(kind, facts)]
+        plan = Plan.objects.create(
+            environment=environment, kind=kind.name, digest=preflight.digest(facts, checks, route.epoch),
+            checks=preflight.as_rows(checks), estimate=asdict(estimate_of(facts)), created_by=asked.actor,
+            created_at=moment, expires_at=moment + PLAN_LIFE,
+        )  # fmt: skip
+        _audit(asked, "failover.planned", environment.code, {"plan": str(plan.id), "kind": kind.name})
+    return plan
+
+
+def request(code: str, kind_name: str, wish: Wish, asked: Asked) -> Answer:
+    """Begin a move, or say that it is under way or done. Raises `Conflict` with the reason and loses nothing.
+
+    The same wish while it is open gives the same operation; a reached goal begins nothing; another open operation, a failing
+    hard check or an outdated plan is refused.
+    """
+    kind = _kind(kind_name)
+    environment = routes.environment_of(code)
+    with transaction.atomic():
+        route = routes.lock_route(environment.code)
+        state, current = state_of(environment.code), open_operation(environment.code)
+        if current:
+            if current.kind == kind.name:
+                return Answer(True, current)
+            raise Conflict(
+                f"the operation {current.kind} of {environment.code} is open; wait for its end or cancel it",
+                code="OPERATION_OPEN", extra={"operation": operation_row(current, route)},
+            )  # fmt: skip
+        if state.state == kind.goal.value:
+            return Answer(False, None)
+        _refuse_state(kind, state)
+        operation = _open(kind, route, wish, asked, requires_plan=environment.requires_plan)
+        carry_out(Step(route, state, operation, require_move(State(state.state), kind.event), asked.actor, asked.reason))
+        reach(f"{kind.name}:requested:before-commit")
+    reach(f"{kind.name}:requested:after-commit")
+    driver.drive(environment.code)
+    operation.refresh_from_db()
+    return Answer(True, operation)
+
+
+def cancel(code: str, asked: Asked) -> Operation:
+    """Undo an open operation while nothing irrevocable has happened."""
+    environment = routes.environment_of(code)
+    with transaction.atomic():
+        route = routes.lock_route(environment.code)
+        state, operation = state_of(environment.code), open_operation(environment.code)
+        if operation is None:
+            raise Conflict(f"no operation of {environment.code} is open", code="NO_OPERATION")
+        if route.fence_operation == operation.id and route.fence_acknowledged_at:
+            raise Conflict("the active gateway has confirmed that it no longer acts; the move can only go on", code="TOO_LATE")
+        move = move_for(State(state.state), Event.CANCEL)
+        if move is None:
+            raise Conflict(f"in the state {state.state} it is too late to cancel", code="TOO_LATE")
+        carry_out(Step(route, state, operation, move, asked.actor, asked.reason))
+    driver.witness.forget(operation.id)
+    return operation
+
+
+def force(code: str, confirm: str, asked: Asked) -> Operation:
+    """Do not wait any longer for the old gateway. The time in which two may act is stored and shown."""
+    environment = routes.environment_of(code)
+    _require_confirmation(environment.code, confirm, asked)
+    with transaction.atomic():
+        route = routes.lock_route(environment.code)
+        state, operation = state_of(environment.code), open_operation(environment.code)
+        move = move_for(State(state.state), Event.FORCE)
+        if operation is None or move is None:
+            raise Conflict(
+                f"nothing waits in the state {state.state}; only a drain or a fence can be forced", code="NOTHING_TO_FORCE"
+            )
+        carry_out(Step(route, state, operation, move, asked.actor, asked.reason))
+    driver.drive(environment.code)
+    operation.refresh_from_db()
+    return operation
+
+
+def resume(code: str, gateway_name: str, confirm: str, asked: Asked) -> EnvironmentState:
+    """Leave HOLD: the named gateway becomes active in an epoch above everything that was seen, once old leases have ended."""
+    environment = routes.environment_of(code)
+    _require_confirmation(environment.code, confirm, asked)
+    with transaction.atomic():
+        route = routes.lock_route(environment.code)
+        state = state_of(environment.code)
+        if state.state != State.HOLD.value:
+            raise Conflict(f"{environment.code} is not held; it is in the state {state.state}", code="NOT_HELD")
+        chosen = Gateway.objects.filter(
+            name=gateway_name, environment=environment, decommissioned_at__isnull=True, banned_at__isnull=True
+        ).first()
+        if chosen is None:
+            raise ValidationFailed(f"gateway: {environment.code} has no usable gateway of this name")
+        event = Event.RESUME_ON_PRIMARY if chosen.role == Role.PRIMARY else Event.RESUME_ON_DR
+        until = routes.longest_old_lease(route)
+        carry_out(Step(route, state, None, require_move(State.HOLD, event), asked.actor, asked.reason))
+        routes.block_lease(route, until)
+    return state
+
+
+def _kind(name: str) -> Kind:
+    if name not in KINDS:
+        raise NotFound(f"there is no move {name}; there are {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def _refuse_state(kind: Kind, state: EnvironmentState) -> None:
+    check = _state_check(kind, state)
+    if not check.passed:
+        code = "ENVIRONMENT_HELD" if state.state == State.HOLD.value else "RESOURCE_CONFLICT"
+        raise Conflict(f"{check.sentence}; {check.fix}", code=code)
+
+
+def _state_check(kind: Kind, state: EnvironmentState) -> Check:
+    possible = move_for(State(state.state), kind.event) is not None
+    fixes = {
+        State.HOLD.value: "look into the reason and resume it",
+        State.UNASSIGNED.value: "enrol a primary gateway first",
+        kind.goal.value: "there is nothing to do",
+    }
+    return Check(
+        "state", Level.HARD, possible, f"the environment is in the state {state.state}",
+        "" if possible else fixes.get(state.state, "wait for the open operation"),
+    )  # fmt: skip
+
+
+def _open(kind: Kind, route: Route, wish: Wish, asked: Asked, *, requires_plan: bool) -> Operation:
+    facts = move_facts(kind, route, database_now())
+    checks = checks_of(kind, facts)
+    plan = _valid_plan(kind, route, wish, preflight.digest(facts, [_PASSED_STATE, *checks], route.epoch))
+    if requires_plan and plan is None:
+        raise Conflict(
+            f"{route.environment_id} demands a plan: POST admin/failover/{route.environment_id}/plan, then name it in plan_id",
+            code="PLAN_REQUIRED",
+        )
+    _refuse_failing(checks, wish, planned=plan is not None)
+    operation = Operation(
+        environment_id=route.environment_id, kind=kind.name, plan=plan, checks=preflight.as_rows(checks),
+        waived=[check.name for check in preflight.failed(checks, Level.WAIVABLE)], source=route.active_gateway,
+        target=living_gateway(route.environment_id, kind.target_role), epoch_before=route.epoch,
+        requested_by=asked.actor, reason=asked.reason,
+    )  # fmt: skip
+    operation.save()
+    _audit(asked, "failover.requested", route.environment_id, {
+        "operation": str(operation.id), "kind": kind.name, "waived": operation.waived, "reason": asked.reason,
+    })  # fmt: skip
+    return operation
+
+
+_PASSED_STATE = Check("state", Level.HARD, True, "")
+
+
+def _valid_plan(kind: Kind, route: Route, wish: Wish, digest: str) -> Plan | None:
+    if wish.plan is None:
+        return None
+    plan = Plan.objects.filter(id=wish.plan, environment_id=route.environment_id, kind=kind.name).first()
+    if plan is None:
+        raise ValidationFailed(f"plan_id: there is no such plan for {kind.name} of {route.environment_id}")
+    if plan.expires_at <= database_now() or plan.digest != digest:
+        raise Conflict("the world moved since this plan was made; make a new one", code="PLAN_OUTDATED")
+    return plan
+
+
+def _refuse_failing(checks: list[Check], wish: Wish, *, planned: bool) -> None:
+    """Without a plan only hard checks refuse; with one, every failing waivable check must be waived by name."""
+    unknown = sorted(set(wish.waive) - {check.name for check in checks if check.level is Level.WAIVABLE})
+    if unknown:
+        raise ValidationFailed(f"waive: {unknown[0]} is not a check that can be waived")
+    failing = preflight.failed(checks, Level.HARD)
+    if planned:
+        failing += [check for check in preflight.failed(checks, Level.WAIVABLE) if check.name not in wish.waive]
+    if failing:
+        raise Conflict(
+            "; ".join(f"{check.sentence} ({check.fix})" for check in failing), code="CHECKS_FAILED",
+            extra={"checks": preflight.as_rows(failing)},
+        )  # fmt: skip
+
+
+def _require_confirmation(code: str, confirm: str, asked: Asked) -> None:
+    if confirm != code:
+        raise ValidationFailed(f"confirm: type the name of the environment, {code}, to confirm")
+    if not asked.reason.strip():
+        raise ValidationFailed("reason: say why, for the audit")
+
+
+def _audit(asked: Asked, action: str, code: str, details: Mapping[str, Any]) -> None:
+    audit.record(
+        actor=asked.actor, action=action, entity="environment", entity_id=code, severity=audit.Severity.WARNING,
+        environment=code, address=asked.address, details=details,
+    )  # fmt: skip

@@ -1,0 +1,207 @@
+"""May this environment be moved? Named checks over plain facts: hard, waivable, informing (reliability §4.5). Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+
+from protocol.timing import TimeProfile
+
+TARGET_SCORE = 0.70
+STABLE_BEATS = 5
+CERTIFICATE_DAYS = 1.0
+
+
+class Level(StrEnum):
+    HARD = "hard"
+    WAIVABLE = "waivable"
+    INFO = "info"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of a plan. `fix` says what to do when it did not pass."""
+
+    name: str
+    level: Level
+    passed: bool
+    sentence: str
+    fix: str = ""
+
+
+@dataclass(frozen=True)
+class SideFacts:
+    """One gateway of the environment as the checks see it. Ages and durations are seconds."""
+
+    name: str
+    banned: bool
+    held: bool
+    age: float | None
+    score: float
+    good_beats: int
+    stable_for: float
+    certificate_days: float | None
+    version: str
+    queue_depth: int
+    queue_oldest: float
+    key_vault: bool | None
+    cold: bool = False
+
+
+@dataclass(frozen=True)
+class MoveFacts:
+    """The environment before a move. `source` is active now, `target` is to be; None when nobody is enrolled there."""
+
+    source: SideFacts | None
+    target: SideFacts | None
+    target_role: str
+    since_switch: float | None
+    lease_seconds: float
+    """Seconds the source's lease may live on, as stored."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a move would cost if it began now."""
+
+    writes_at_risk: int
+    oldest_write_seconds: float
+    seconds_to_serve: float
+    way: str
+
+
+def failover_checks(facts: MoveFacts, timing: TimeProfile) -> list[Check]:
+    """Checks before the DR gateway is activated. A dead or silent primary stops nothing."""
+    target = facts.target
+    if target is None:
+        return [_missing(facts.target_role)]
+    start = "start it (a cold standby needs its start steps and a fresh bootstrap token), wait for its heartbeat and repeat"
+    return [
+        *_target_basics(target, timing.standby_fresh_age, start),
+        _score(target, Level.WAIVABLE),
+        _version(target, facts.source),
+        _key_vault(target),
+        _cooldown(facts, timing),
+        *_queue_of_source(facts.source),
+    ]
+
+
+def failback_checks(facts: MoveFacts, timing: TimeProfile) -> list[Check]:
+    """Checks before the primary gateway takes over again. An unhealthy primary is refused."""
+    target = facts.target
+    if target is None:
+        return [_missing(facts.target_role)]
+    stable = target.good_beats >= STABLE_BEATS and target.stable_for >= timing.failback_stable
+    return [
+        *_target_basics(target, timing.standby_fresh_age, "bring the primary gateway back and wait for its heartbeat"),
+        _score(target, Level.HARD),
+        Check("target_queue", Level.HARD, target.queue_depth == 0,
+              f"{target.queue_depth} writes of its earlier life wait at {target.name}",
+              "let it upload them before it becomes active again"),
+        Check("target_stable", Level.WAIVABLE, stable,
+              f"{target.name} has been well for {target.good_beats} heartbeats and {target.stable_for:.0f} s",
+              f"wait for {STABLE_BEATS} good heartbeats over {timing.failback_stable:g} s"),
+        _version(target, facts.source),
+        _cooldown(facts, timing),
+        *_queue_of_source(facts.source),
+    ]  # fmt: skip
+
+
+def failed(checks: Iterable[Check], level: Level) -> list[Check]:
+    return [check for check in checks if check.level is level and not check.passed]
+
+
+def estimate(facts: MoveFacts, timing: TimeProfile) -> Estimate:
+    """Writes that exist only at the source, and how long nobody would be active."""
+    source = facts.source
+    fresh = source is not None and not source.banned and source.age is not None and source.age <= timing.heartbeat_full_age
+    return Estimate(
+        writes_at_risk=source.queue_depth if source else 0,
+        oldest_write_seconds=source.queue_oldest if source else 0.0,
+        seconds_to_serve=round(2.0 if fresh else max(0.0, facts.lease_seconds) + timing.fence_wait, 1),
+        way="the active gateway confirms" if fresh else "the lease of the active gateway runs out",
+    )
+
+
+def digest(facts: MoveFacts, checks: Iterable[Check], epoch: int) -> str:
+    """A fingerprint of what a plan was made for; another one means that the world moved."""
+    names = [facts.source.name if facts.source else None, facts.target.name if facts.target else None]
+    outcome = [[check.name, check.passed] for check in checks if check.level is not Level.INFO]
+    return hashlib.sha256(json.dumps([names, epoch, outcome]).encode()).hexdigest()[:32]
+
+
+def as_rows(checks: Iterable[Check]) -> list[dict[str, object]]:
+    return [asdict(check) for check in checks]
+
+
+def _target_basics(target: SideFacts, fresh: float, start: str) -> list[Check]:
+    heard = f"its last heartbeat is {target.age:.0f} s old" if target.age is not None else "it was never heard from"
+    days = target.certificate_days
+    return [
+        Check("target_enrolled", Level.HARD, True, f"{target.name} is enrolled"),
+        Check("target_allowed", Level.HARD, not (target.banned or target.held),
+              f"{target.name} is {'banned' if target.banned else 'held' if target.held else 'neither banned nor held'}",
+              "look into the cause, then release it or enrol another gateway"),
+        Check("target_heartbeat", Level.HARD, target.age is not None and target.age < fresh,
+              f"{target.name}: {heard}; it must be younger than {fresh:g} s", start),
+        Check("target_certificate", Level.HARD, days is not None and days > CERTIFICATE_DAYS,
+              f"the certificate of {target.name} lives {days or 0:.1f} more days",
+              "let it renew its certificate, or enrol it again"),
+    ]  # fmt: skip
+
+
+def _missing(role: str) -> Check:
+    return Check(
+        "target_enrolled", Level.HARD, False, f"no gateway is enrolled in the role {role}",
+        f"create a bootstrap token with this environment and the role {role}, and start a gateway with it",
+    )  # fmt: skip
+
+
+def _score(target: SideFacts, level: Level) -> Check:
+    return Check(
+        "target_score", level, target.score >= TARGET_SCORE,
+        f"the health score of {target.name} is {target.score:.2f}; {TARGET_SCORE:.2f} is wanted",
+        "see its parts and why in GET admin/gateway-health",
+    )  # fmt: skip
+
+
+def _version(target: SideFacts, source: SideFacts | None) -> Check:
+    same = source is None or _line(source.version) == _line(target.version)
+    other = source.version if source else "none"
+    return Check(
+        "same_version", Level.WAIVABLE, same, f"{target.name} runs {target.version}, the active gateway {other}",
+        "bring both to the same minor version",
+    )  # fmt: skip
+
+
+def _line(version: str) -> list[str]:
+    return version.split(".")[:2]
+
+
+def _key_vault(target: SideFacts) -> Check:
+    words = {None: "is not configured", True: "answers", False: "does not answer"}
+    return Check(
+        "target_key_vault", Level.WAIVABLE, target.key_vault is not False,
+        f"the Key Vault of {target.name} {words[target.key_vault]}", "check the vault and the managed identity of its region",
+    )  # fmt: skip
+
+
+def _cooldown(facts: MoveFacts, timing: TimeProfile) -> Check:
+    since = facts.since_switch
+    told = "the environment was never moved" if since is None else f"the last move was {since:.0f} s ago"
+    return Check(
+        "cooldown", Level.WAIVABLE, since is None or since >= timing.cooldown, f"{told}; {timing.cooldown:g} s are advised",
+        "wait, or go on if you know why it must move again",
+    )  # fmt: skip
+
+
+def _queue_of_source(source: SideFacts | None) -> list[Check]:
+    if source is None:
+        return []
+    return [
+        Check("source_queue", Level.INFO, source.queue_depth == 0,
+              f"{source.name} last reported {source.queue_depth} queued writes, the oldest {source.queue_oldest:.0f} s old")
+    ]  # fmt: skip

@@ -1,0 +1,96 @@
+"""What a gateway answers to people and probes near it: mode, health, metrics. No secrets here."""
+
+from __future__ import annotations
+
+import hmac
+import json
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from common.api import guarded
+from common.errors import AuthenticationRequired
+from gateway_runtime import current, probes
+from gateway_runtime.supervisor import Supervisor, days_left
+
+PREFIX = "mazevault_gateway_"
+
+
+@guarded
+def root(request: HttpRequest) -> HttpResponse:
+    """Answer `{"mode":"gateway"}` (seed §10.1)."""
+    return _answer({"mode": settings.MAZEVAULT.mode})
+
+
+@guarded
+def health(request: HttpRequest) -> HttpResponse:
+    """200 with `"status":"ok"` while the gateway's database answers. `serving` says whether it may act; times in seconds.
+
+    Being cut off from the Primary is no illness: the gateway goes on, so a liveness probe must not end it.
+    """
+    database, cache = probes.database(), probes.cache_server()
+    body: dict[str, object] = {
+        "status": "ok" if database.ok else "error",
+        "mode": settings.MAZEVAULT.mode,
+        "version": settings.MAZEVAULT.version,
+        "database": "ok" if database.ok else "unreachable",
+        "cache": "not configured" if cache.ok is None else "ok" if cache.ok else "unreachable",
+        **_standing(current.supervisor),
+    }
+    return _answer(body, status=200 if database.ok else 503)
+
+
+@guarded
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Prometheus text for the token of METRICS_TOKEN_FILE (DESIGN §5, §11)."""
+    expected = settings.MAZEVAULT.metrics_token
+    presented = request.META.get("HTTP_AUTHORIZATION", "").removeprefix("Bearer ").strip()
+    if not expected or not hmac.compare_digest(presented.encode(), expected.encode()):
+        raise AuthenticationRequired("send an Authorization: Bearer header with the token of METRICS_TOKEN_FILE")
+    registry = CollectorRegistry()
+    registry.register(_NodeCollector(current.supervisor))
+    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+
+
+class _NodeCollector(Collector):
+    """The gateway's own state at scrape time."""
+
+    def __init__(self, supervisor: Supervisor | None) -> None:
+        self._supervisor = supervisor
+
+    def collect(self):  # type: ignore[no-untyped-def]
+        if self._supervisor is None or self._supervisor.identity is None:
+            return
+        node = self._supervisor.node
+        values = (
+            ("heartbeat_failures", "Consecutive failed heartbeats to Primary", node.heartbeat_failures),
+            ("circuit_breaker_state", "Primary connectivity: 0 closed, 1 half-open, 2 open", node.breaker.state.metric),
+            ("certificate_days_left", "Days until the gateway certificate expires",
+             days_left(self._supervisor.certificate_expires_at())),
+        )  # fmt: skip
+        for name, text, value in values:
+            yield GaugeMetricFamily(PREFIX + name, text, value=value)
+
+
+def _standing(supervisor: Supervisor | None) -> dict[str, object]:
+    if supervisor is None or supervisor.identity is None:
+        return {"registered": False, "serving": False}
+    standing = supervisor.node.standing()
+    return {
+        "registered": True,
+        "gateway_id": supervisor.identity.gateway_id,
+        "name": supervisor.identity.name,
+        "environment": supervisor.identity.environment,
+        "role": standing.role.value,
+        "epoch": standing.epoch,
+        "serving": standing.serving,
+        "lease_seconds_left": round(standing.lease_seconds_left, 1),
+        "primary": supervisor.node.breaker.state.value,
+    }
+
+
+def _answer(body: dict[str, object], status: int = 200) -> HttpResponse:
+    return HttpResponse(json.dumps(body, separators=(",", ":")), status=status, content_type="application/json")

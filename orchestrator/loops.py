@@ -1,0 +1,52 @@
+"""The light loops of every Primary process: they do what Celery does, so that a dead worker or broker stops nothing (DESIGN §8).
+
+Each loop calls a use case that is safe to run many times and side by side, waits, and goes on whatever happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections.abc import Callable
+
+from django.db import Error as DatabaseError
+from django.db import connection
+
+from common import audit
+from common.clock import now
+from failover import driver
+from gateways import dispatch, generation, heartbeats, identity
+
+log = logging.getLogger("mazevault.loops")
+
+LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
+    ("failover", driver.drive_all, 0.25),
+    ("audit-chain", audit.chain_pending, 0.5),
+    ("judge", lambda: heartbeats.count_missed(now()), 5.0),
+    ("sweep", lambda: dispatch.sweep(now()), 5.0),
+    ("generation", generation.look, 5.0),
+    ("channel-keys", identity.ensure_keys, 300.0),
+)
+"""Name, use case, pause in seconds."""
+
+
+def start(stop: threading.Event) -> list[threading.Thread]:
+    """Start all loops as daemon threads; they end soon after `stop` is set."""
+    threads = [threading.Thread(target=_run, args=(*loop, stop), name=loop[0], daemon=True) for loop in LOOPS]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def _run(name: str, use_case: Callable[[], object], pause: float, stop: threading.Event) -> None:
+    while not stop.wait(pause * random.uniform(0.8, 1.0)):  # noqa: S311  jitter
+        try:
+            use_case()
+        except DatabaseError as error:
+            log.warning("%s: the database does not answer: %s", name, type(error).__name__)
+            stop.wait(1)
+        except Exception:  # a loop must outlive any one failure; the traceback is kept
+            log.exception("%s: unexpected failure", name)
+        finally:
+            connection.close()

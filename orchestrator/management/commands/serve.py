@@ -1,0 +1,75 @@
+"""`manage.py serve`: run this node, Primary or gateway, until TERM or INT."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from orchestrator.environment import Settings
+
+log = logging.getLogger("mazevault.server")
+
+
+class Command(BaseCommand):
+    help = "Run this node until TERM or INT."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        node: Settings = settings.MAZEVAULT
+        if node.production and node.failpoint:
+            raise CommandError("MAZEVAULT_FAILPOINT is for tests; unset it where MAZEVAULT_ENV is production")
+        if node.gateway is not None:
+            serve_gateway(node)
+        else:
+            serve_primary(node)
+
+
+def serve_primary(node: Settings) -> None:
+    """The control plane: API, machine channel, and the light loops."""
+    from gateways import generation
+    from orchestrator import loops
+    from orchestrator.listener import primary_context
+    from orchestrator.server import FreshContext, NodeServer
+    from orchestrator.wsgi import application
+
+    generation.look()
+    stop = threading.Event()
+    context = FreshContext(node.tls_directory / "server.crt", primary_context) if node.tls_enabled else None
+    server = NodeServer(application, host=node.listen_host, port=node.listen_port, threads=node.threads, context=context)
+
+    def listening() -> None:
+        loops.start(stop)
+        log.info("MazeVault %s in primary mode listens on %s:%s", node.version, node.listen_host, node.listen_port)
+
+    server.run_here(on_listening=listening, on_stop=stop.set)
+
+
+def serve_gateway(node: Settings) -> None:
+    """A gateway: enrol, then serve and keep the loops running."""
+    import signal
+
+    from gateway_runtime import current
+    from gateway_runtime.enroll import EnrolmentImpossible
+    from gateway_runtime.identity import StateFileBroken, key_password, tls_files
+    from gateway_runtime.supervisor import Supervisor
+    from orchestrator.server import FreshContext, NodeServer, server_context
+    from orchestrator.wsgi import application
+
+    assert node.gateway is not None  # noqa: S101  the caller looked
+    supervisor = Supervisor()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.stop.set())
+    try:
+        identity = supervisor.enrol()
+    except (EnrolmentImpossible, StateFileBroken) as error:
+        raise CommandError(str(error)) from error
+    current.supervisor = supervisor
+    _, certificate = tls_files(node.gateway.state_file, identity, node.master_key)
+    root, password = identity.root, key_password(node.master_key)
+    context = FreshContext(certificate, lambda: server_context(str(certificate), None, root, password))
+    server = NodeServer(application, host=node.listen_host, port=node.listen_port, threads=node.threads,
+                        context=context if node.tls_enabled else None)  # fmt: skip
+    server.run_here(on_listening=supervisor.start, on_stop=supervisor.shut_down)
