@@ -44,9 +44,8 @@ def this_life() -> NodeState:
 def begin_new_life() -> uuid.UUID:
     """A new generation for a new enrolment: epochs, fence and sequence start afresh."""
     generation = uuid.uuid4()
-    NodeState.objects.filter(id=1).update(
-        generation=generation, highest_epoch=0, fenced_operation=None, fenced_epoch=None, next_sequence=1
-    )
+    fresh = {"generation": generation, "highest_epoch": 0, "fenced_operation": None, "fenced_epoch": None, "next_sequence": 1}
+    NodeState.objects.update_or_create(id=1, defaults=fresh)
     return generation
 
 

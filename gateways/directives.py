@@ -96,6 +96,7 @@ class WaitingRoom:
         self._condition = threading.Condition()
         self._turn = 0
         self._waiting = 0
+        self._closed = False
         self._listener: threading.Thread | None = None
 
     def wait_for_change(self, gateway: Gateway, after: str, seconds: float) -> Directive:
@@ -125,8 +126,13 @@ class WaitingRoom:
                     self._condition.wait(min(left, RECHECK_SECONDS))
                 turn = self._turn
             directive = directive_for(gateway)
-            if directive.revision != after or time.monotonic() >= deadline:
+            if directive.revision != after or time.monotonic() >= deadline or self._closed:
                 return directive
+
+    def close(self) -> None:
+        """The process is ending: everybody gets an answer now."""
+        self._closed = True
+        self.wake()
 
     def wake(self) -> None:
         """Let everybody look again."""

@@ -102,7 +102,7 @@ def score(facts: HealthFacts, profile: TimeProfile) -> Health:
         score=round(min(1.0, max(0.0, value)), 2),
         parts=shown,
         caps=tuple(name for name, _, _ in caps),
-        why=tuple([*_complaints(facts, shown), *(sentence for _, _, sentence in caps)]),
+        why=(*_complaints(facts, shown), *(sentence for _, _, sentence in caps)),
     )
 
 

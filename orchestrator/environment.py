@@ -64,6 +64,7 @@ class Settings:
     metrics_token: str = field(repr=False)
     log_level: str
     failpoint: str
+    run_migrations: bool
     gateway: GatewaySettings | None
 
 
@@ -101,6 +102,7 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         metrics_token=_secret(environ, "METRICS_TOKEN"),
         log_level=environ.get("LOG_LEVEL", "info").upper(),
         failpoint=environ.get("MAZEVAULT_FAILPOINT", ""),
+        run_migrations=_flag(environ, "RUN_MIGRATIONS", default=False),
         gateway=_gateway(environ) if chosen == "gateway" else None,
     )
 

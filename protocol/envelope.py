@@ -2,7 +2,7 @@
 
 HPKE (RFC 9180, base mode, `cryptography`'s own) hides the payload; an Ed25519 signature over header and ciphertext proves the
 sender, which base mode does not. There is no canonical form: the exact header bytes travel, are signed, and are hashed into
-HPKE's `info`, so nothing is ever serialised twice. Replay is the receiver's business: `message_id` and `sequence` are here for it.
+HPKE's `info`, so nothing is ever serialised twice. Replay is the receiver's business; `message_id` and `sequence` serve it.
 """
 
 from __future__ import annotations

@@ -7,8 +7,11 @@ import threading
 from typing import Any
 
 from django.conf import settings
+from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 
+from common.direct import open_connection
+from common.locks import lock_number
 from orchestrator.environment import Settings
 
 log = logging.getLogger("mazevault.server")
@@ -21,15 +24,27 @@ class Command(BaseCommand):
         node: Settings = settings.MAZEVAULT
         if node.production and node.failpoint:
             raise CommandError("MAZEVAULT_FAILPOINT is for tests; unset it where MAZEVAULT_ENV is production")
+        if node.run_migrations:
+            prepare(node)
         if node.gateway is not None:
             serve_gateway(node)
         else:
             serve_primary(node)
 
 
+def prepare(node: Settings) -> None:
+    """Bring the tables up to date, and on a Primary everything `setup` makes. One process at a time does it."""
+    with open_connection() as guard:
+        guard.execute("SELECT pg_advisory_lock(%s)", [lock_number("migrations")])
+        call_command("migrate", verbosity=0, interactive=False)
+        if node.gateway is None:
+            call_command("setup")
+
+
 def serve_primary(node: Settings) -> None:
     """The control plane: API, machine channel, and the light loops."""
     from gateways import generation
+    from gateways.directives import room
     from orchestrator import loops
     from orchestrator.listener import primary_context
     from orchestrator.server import FreshContext, NodeServer
@@ -44,7 +59,11 @@ def serve_primary(node: Settings) -> None:
         loops.start(stop)
         log.info("MazeVault %s in primary mode listens on %s:%s", node.version, node.listen_host, node.listen_port)
 
-    server.run_here(on_listening=listening, on_stop=stop.set)
+    def stopping() -> None:
+        stop.set()
+        room.close()
+
+    server.run_here(on_listening=listening, on_stop=stopping)
 
 
 def serve_gateway(node: Settings) -> None:

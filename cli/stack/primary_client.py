@@ -1,0 +1,58 @@
+"""A few calls to the Primary's API, with the checks an outsider would make."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+
+class PrimaryError(Exception):
+    """The Primary did not answer, or answered no; the sentence is its own."""
+
+
+class PrimaryClient:
+    """Signed in as the administrator for as long as the block lasts."""
+
+    def __init__(self, url: str, ca_file: Path, email: str, password_file: Path, timeout: float = 15.0) -> None:
+        self._credentials = (email, password_file)
+        context = ssl.create_default_context(cafile=str(ca_file))
+        self._http = httpx.Client(base_url=f"{url}/api/v1/", verify=context, timeout=timeout, trust_env=False)
+
+    def __enter__(self) -> PrimaryClient:
+        email, password_file = self._credentials
+        answer = self.post("auth/login", {"email": email, "password": password_file.read_text().strip()})
+        self._http.headers["Authorization"] = f"Bearer {answer['token']}"
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with contextlib.suppress(PrimaryError):
+            self.post("auth/logout")
+        self._http.close()
+
+    def get(self, path: str) -> Any:
+        return self._call("GET", path, None)
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        return self._call("POST", path, body)
+
+    def raw(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        """The answer as it is, whatever its status. Raises `PrimaryError` only when there is none."""
+        try:
+            return self._http.request(method, path, json=body) if body is not None else self._http.request(method, path)
+        except httpx.HTTPError as error:
+            raise PrimaryError(f"the Primary does not answer: {type(error).__name__} {error}") from error
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        answer = self.raw(method, path, body)
+        if answer.status_code >= 400:
+            try:
+                sentence = answer.json()["error"]
+            except (ValueError, KeyError, TypeError):
+                sentence = answer.text[:200]
+            raise PrimaryError(f"{method} {path}: {answer.status_code} {sentence}")
+        return answer.json() if answer.content else None

@@ -1,0 +1,338 @@
+"""Bringing the stack up and down, and looking after it. The only owner of its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import socket as sockets
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cli.stack import children, control, databases
+from cli.stack.children import Child
+from cli.stack.control import Command
+from cli.stack.databases import Databases
+from cli.stack.layout import ADMIN_EMAIL, ROOT, GatewaySpec, Layout, StackError, child_environment
+from cli.stack.primary_client import PrimaryClient, PrimaryError
+from common.files import write_private
+
+START_SECONDS = 90.0
+"""How long one node may take to listen, and the whole fleet to become ready."""
+PRIMARY = "primary"
+BACKGROUND = ("worker", "beat")
+
+Say = Callable[[str], None]
+
+
+class Stack:
+    """One stack: `up`, then `watch` until told to stop, then `down`."""
+
+    def __init__(self, layout: Layout, environ: Mapping[str, str], say: Say, *, durable: bool = True) -> None:
+        self.layout, self._environ, self._say, self._durable = layout, environ, say, durable
+        self.children: dict[str, Child] = {}
+        self._databases: Databases | None = None
+        self._commands: queue.Queue[Command] = queue.Queue()
+        self._control: sockets.socket | None = None
+        self._noted: set[str] = set()
+
+    def up(self) -> None:
+        """Start everything and return when the fleet is ready. Raises `StackError`; the caller then calls `down`."""
+        self._refuse_taken_ports()
+        self.layout.var.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.layout.run_file.unlink(missing_ok=True)
+        self._control = control.listen(self.layout, self._commands)
+        self._say("starting PostgreSQL and Valkey")
+        self._databases = databases.start(self.layout, self._environ, durable=self._durable)
+        self.children |= {child.name: child for child in self._databases.children}
+        databases.ensure_databases(self._databases, ["mazevault", *(spec.name for spec in self.layout.gateways)])
+        self._say(f"starting the Primary at {self.layout.primary_url}")
+        self._start(PRIMARY)
+        self._wait_for_health(PRIMARY, self.layout.primary_url)
+        for name in BACKGROUND:
+            self._start(name)
+        self._say("starting the gateways " + ", ".join(spec.name for spec in self.layout.gateways))
+        for spec in self.layout.gateways:
+            self._start(spec.name)
+        self._say("waiting until all gateways are registered and the active ones hold their lease")
+        self._wait_until_ready()
+        self._write_run_file()
+
+    def watch(self, should_stop: Callable[[], bool]) -> None:
+        """Carry out commands and tell about processes that end, until told to stop. Ended processes are not restarted."""
+        while not should_stop():
+            with contextlib.suppress(queue.Empty):
+                command = self._commands.get(timeout=0.2)
+                if command.verb == "down":
+                    command.answer.put("going down")
+                    return
+                command.answer.put(self._carry_out(command))
+            self._note_ended()
+
+    def down(self) -> None:
+        """End everything: gateways give their leases back, then the Primary, then the servers. At most 10 s."""
+        self.layout.run_file.unlink(missing_ok=True)
+        named = dict(self.children)
+        servers = [named.pop(name) for name in ("postgres", "valkey") if name in named]
+        primary = [named.pop(PRIMARY)] if PRIMARY in named else []
+        children.stop(named.values(), 5.0)
+        children.stop(primary, 2.5)
+        children.stop(servers, 2.0)
+        if self._control:
+            self._control.close()
+            control.socket_path(self.layout).unlink(missing_ok=True)
+
+    def start(self, name: str) -> None:
+        """Start one process again, in the calling thread."""
+        self._start(name)
+        self._write_run_file()
+
+    def stop(self, name: str, seconds: float = 6.0) -> None:
+        children.stop([self._child(name)], seconds)
+        self._write_run_file()
+
+    def client(self) -> PrimaryClient:
+        """The Primary's API as the administrator; use it in a `with` block."""
+        return PrimaryClient(self.layout.primary_url, self.layout.ca_file, ADMIN_EMAIL, self.layout.password_file)
+
+    def pids(self) -> dict[str, int]:
+        return {name: child.pid for name, child in self.children.items() if child.pid is not None}
+
+    def environment_of(self, name: str) -> dict[str, str]:
+        """The variables one node runs with."""
+        assert self._databases is not None  # noqa: S101  set by `up` before any node starts
+        spec = next((one for one in self.layout.gateways if one.name == name), None)
+        node = spec.name if spec else PRIMARY
+        common = {
+            **child_environment(self._environ),
+            "DATABASE_URL": self._databases.url_for(spec.name if spec else "mazevault"),
+            "REDIS_URL": self._databases.redis_for(self.layout.gateways.index(spec) + 1 if spec else 0),
+            "MAZEVAULT_MASTER_KEY_FILE": str(self.layout.secret(node, "master.key")),
+            "MAZEVAULT_SESSION_SECRET_FILE": str(self.layout.secret(node, "session.secret", 48)),
+            "METRICS_TOKEN_FILE": str(self.layout.secret(node, "metrics.token")),
+            "MAZEVAULT_TIME_PROFILE": self.layout.time_profile,
+            "RUN_MIGRATIONS": "true",
+            "LOG_LEVEL": self._environ.get("LOG_LEVEL", "info"),
+        }
+        more = self._gateway_environment(spec) if spec else self._primary_environment()
+        overrides = {k: v for k, v in self._environ.items() if k.startswith("MAZEVAULT_TIME_")}
+        return {**common, **overrides, **more}
+
+    def _primary_environment(self) -> dict[str, str]:
+        folder = self.layout.node(PRIMARY)
+        passed = {k: self._environ[k] for k in ("MAZEVAULT_FAILPOINT",) if k in self._environ}
+        return {
+            **passed,
+            "MAZEVAULT_MODE": "primary",
+            "MAZEVAULT_LISTEN_ADDR": f"127.0.0.1:{self.layout.primary_port}",
+            "MAZEVAULT_BASE_URL": self.layout.primary_url,
+            "MAZEVAULT_TLS_CERT_PATH": str(folder / "tls"),
+            "MAZEVAULT_CA_FILE": str(self.layout.ca_file),
+            "MAZEVAULT_ADMIN_EMAIL": ADMIN_EMAIL,
+            "MAZEVAULT_ADMIN_PASSWORD_FILE": str(self.layout.password_file),
+        }
+
+    def _gateway_environment(self, spec: GatewaySpec) -> dict[str, str]:
+        state = self.layout.node(spec.name) / "gateway-state.json"
+        own = {
+            "MAZEVAULT_MODE": "gateway",
+            "MAZEVAULT_LISTEN_ADDR": f"127.0.0.1:{spec.port}",
+            "PRIMARY_BACKEND_URL": self.layout.primary_url,
+            "GATEWAY_NAME": spec.name,
+            "MAZEVAULT_GATEWAY_ENVIRONMENT": spec.environment,
+            "MAZEVAULT_GATEWAY_ROLE": spec.role,
+            "MAZEVAULT_GATEWAY_STATE_FILE": str(state),
+        }
+        return own if state.exists() else {**own, "GATEWAY_BOOTSTRAP_TOKEN": self._bootstrap_token(spec)}
+
+    def _bootstrap_token(self, spec: GatewaySpec) -> str:
+        wish = {"name": spec.name, "environment": spec.environment, "role": spec.role}
+        with self.client() as primary:
+            token: str = primary.post("gateways/bootstrap", wish)["token"]
+        return token
+
+    def _start(self, name: str) -> None:
+        known = self.children.get(name)
+        if known is not None and known.pid is not None:
+            return
+        self._noted.discard(name)
+        if known is None or name not in ("postgres", "valkey"):
+            self.children[name] = known = self._new_child(name)
+        known.start()
+
+    def _new_child(self, name: str) -> Child:
+        python = sys.executable
+        celery = [python, "-m", "celery", "-A", "orchestrator.celery"]
+        schedule = str(self.layout.node(PRIMARY) / "beat-schedule")
+        commands = {
+            "worker": [*celery, "worker", "-c", "1", "--loglevel=WARNING", "--without-gossip", "--without-mingle"],
+            "beat": [*celery, "beat", "--loglevel=WARNING", "-s", schedule],
+        }
+        argv = commands.get(name, [python, str(ROOT / "manage.py"), "serve"])
+        return Child(name, argv, self.environment_of(name), self.layout.logs / f"{name}.log", ROOT)
+
+    def _child(self, name: str) -> Child:
+        if name not in self.children:
+            raise StackError(f"there is no process {name}; there are {', '.join(self.children)}")
+        return self.children[name]
+
+    def _carry_out(self, command: Command) -> str:
+        try:
+            child = self._child(command.name)
+            if command.verb in ("stop", "restart"):
+                children.stop([child], 6.0)
+            if command.verb in ("start", "restart"):
+                self._start(command.name)
+        except (StackError, PrimaryError) as error:
+            return f"error: {error}"
+        self._write_run_file()
+        return f"{command.name}: {command.verb} done"
+
+    def _note_ended(self) -> None:
+        changed = False
+        for name, child in self.children.items():
+            how = child.ended()
+            if how and name not in self._noted:
+                self._noted.add(name)
+                self._say(f"{name} has ended ({how}); its log is {child.log}; start it again with: ./mazevault start {name}")
+                changed = True
+        if changed:
+            self._write_run_file()
+
+    def _wait_for_health(self, name: str, url: str) -> None:
+        """Wait until a node listens, by TCP; TLS is checked with the first real call."""
+        port = int(url.rsplit(":", 1)[1])
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                sockets.create_connection(("127.0.0.1", port), timeout=1).close()
+                return
+            except OSError:
+                self._refuse_ended(deadline, f"{name} does not listen on port {port}")
+                time.sleep(0.1)
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                with self.client() as primary:
+                    missing = self._missing(primary)
+                    while missing:
+                        self._refuse_ended(deadline, f"the fleet is not ready: {missing}")
+                        time.sleep(0.25)
+                        missing = self._missing(primary)
+                return
+            except PrimaryError as error:
+                self._refuse_ended(deadline, str(error))
+                time.sleep(0.25)
+
+    def _missing(self, primary: PrimaryClient) -> str:
+        """What is still missing, in words; empty when the fleet is ready."""
+        health = {row["name"]: row for row in primary.get("admin/gateway-health")}
+        for spec in self.layout.gateways:
+            row = health.get(spec.name)
+            if row is None:
+                return f"{spec.name} is not registered"
+            if row["last_heartbeat"] is None or row["heartbeat_age_seconds"] > 60:
+                return f"no heartbeat of {spec.name} yet"
+        for code in dict.fromkeys(spec.environment for spec in self.layout.gateways):
+            status = primary.get(f"admin/failover/{code}")
+            if not status["active_gateway"] or not _in_future(status["lease_until"]):
+                return f"the active gateway of {code} holds no lease"
+            plan = primary.post(f"admin/failover/{code}/plan")
+            if status["state"] == "PRIMARY_ACTIVE" and plan["verdict"] == "refused":
+                failing = [check["sentence"] for check in plan["checks"] if not check["passed"]]
+                return f"{code} could not be moved: {'; '.join(failing)}"
+        return ""
+
+    def _refuse_ended(self, deadline: float, sentence: str) -> None:
+        for child in self.children.values():
+            how = child.ended()
+            if how:
+                raise StackError(f"{child.name} has ended ({how}):\n{child.last_lines()}")
+        if time.monotonic() > deadline:
+            raise StackError(f"{sentence}; the logs are in {self.layout.logs}")
+
+    def _refuse_taken_ports(self) -> None:
+        ports = {self.layout.primary_port: PRIMARY, **{spec.port: spec.name for spec in self.layout.gateways}}
+        for port, name in ports.items():
+            with sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM) as probe:
+                probe.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
+                try:
+                    probe.bind(("127.0.0.1", port))
+                except OSError as error:
+                    raise StackError(
+                        f"port {port} for {name} is taken; end what listens there (./mazevault down), "
+                        "or choose other ports: MAZEVAULT_PORT_BASE=18443"
+                    ) from error
+
+    def _write_run_file(self) -> None:
+        write_private(self.layout.run_file, json.dumps(self.describe(), indent=2) + "\n")
+
+    def describe(self) -> dict[str, Any]:
+        """What `var/run.json` holds."""
+        return {
+            "primary_url": self.layout.primary_url,
+            "ca_file": str(self.layout.ca_file),
+            "admin_email": ADMIN_EMAIL,
+            "admin_password_file": str(self.layout.password_file),
+            "time_profile": self.layout.time_profile,
+            "gateways": [
+                {"name": spec.name, "environment": spec.environment, "role": spec.role, "url": spec.url}
+                for spec in self.layout.gateways
+            ],
+            "metrics_token_file": str(self.layout.node(PRIMARY) / "metrics.token"),
+            "logs": str(self.layout.logs),
+            "launcher_pid": os.getpid(),
+            "pids": self.pids(),
+        }
+
+
+@contextlib.contextmanager
+def throwaway(say: Say = lambda _line: None, *, time_profile: str = "short",
+              environ: Mapping[str, str] | None = None) -> Iterator[Stack]:  # fmt: skip
+    """A stack with its own data and free ports that leaves nothing behind. For demos and journeys."""
+    folder = Path(tempfile.mkdtemp(prefix="mazevault-"))
+    layout = Layout(var=folder, port_base=free_port_base(), time_profile=time_profile)
+    stack = Stack(layout, {**os.environ, **(environ or {})}, say, durable=False)
+    try:
+        stack.up()
+        yield stack
+    finally:
+        stack.down()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_port_base(count: int = 5) -> int:
+    """The first of `count` ports in a row that are free now."""
+    for base in range(20000 + os.getpid() % 2000 * 10, 60000, 10):
+        with contextlib.ExitStack() as held:
+            try:
+                for port in range(base, base + count):
+                    probe = held.enter_context(sockets.socket())
+                    probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return base
+    raise StackError("no five free ports in a row were found; end some servers, or set MAZEVAULT_PORT_BASE")
+
+
+def stop_on_signals() -> Callable[[], bool]:
+    """From here on INT and TERM set a flag instead of ending the process; returns the question."""
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda got, _frame: asked.append(got))
+    return lambda: bool(asked)
+
+
+def _in_future(moment: str | None) -> bool:
+    from datetime import UTC, datetime
+
+    return moment is not None and datetime.fromisoformat(moment) > datetime.now(UTC)
