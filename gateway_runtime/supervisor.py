@@ -37,7 +37,7 @@ from protocol.messages import (
     ReleaseLease,
     RenewLease,
 )
-from protocol.vocabulary import LeaseVerdict
+from protocol.vocabulary import Assignment, LeaseVerdict
 
 log = logging.getLogger("mazevault.gateway")
 
@@ -74,6 +74,7 @@ class Supervisor:
         self._order_lock = threading.Lock()
         self.identity: Identity | None = None
         self._acknowledged = ""
+        self._assignment: tuple[Assignment, int] | None = None
         self._settled = ""
         """Revision of the last directive whose orders were all carried out; until then the Primary repeats it at once."""
         self._random = random.Random()  # noqa: S311  jitter, not a secret
@@ -215,9 +216,17 @@ class Supervisor:
             fenced = self._follow_fence(directive.fence) if directive.fence else True
             drained = self._report_drain(directive) if directive.drain else True
             self._settled = directive.revision if fenced and drained else ""
+        self._tell_a_change(directive)
         self.wake_lease.set()
         if directive.tasks_waiting:
             self.wake_tasks.set()
+
+    def _tell_a_change(self, directive: Directive) -> None:
+        """A new assignment shows in the fleet's table at once, not a heartbeat later."""
+        assignment = (directive.assigned_role, directive.epoch)
+        if self._assignment not in (None, assignment):
+            self.wake_heartbeat.set()
+        self._assignment = assignment
 
     def _follow_fence(self, order: FenceOrder) -> bool:
         """Fence, then acknowledge; or lift the fence of a cancelled operation. False when effects still run."""
@@ -272,6 +281,7 @@ class Supervisor:
             )
             if taken and not held_before:
                 self.wake_tasks.set()
+                self.wake_heartbeat.set()
             return
         self.node.learn_epoch(answer.epoch)
         self.node.drop_lease(f"the Primary refused to renew it: {answer.verdict.value}")

@@ -123,6 +123,7 @@ def _checked(wish: TokenWish) -> TokenWish:
 
 
 def _refuse_taken(wish: TokenWish, environment: str) -> None:
+    """A filled role is no reason to refuse: a replacement's token is made before its predecessor goes (ADR 8)."""
     living = Gateway.objects.filter(decommissioned_at__isnull=True)
     named = living.filter(name=wish.name).first()
     if named and (named.environment_id, named.role) != (environment, wish.role):
@@ -132,8 +133,3 @@ def _refuse_taken(wish: TokenWish, environment: str) -> None:
         )
     if named and named.banned_at:
         raise Conflict(f"the gateway {wish.name} is banned; decommission it before you enrol one with this name")
-    filled = living.filter(environment_id=environment, role=wish.role).exclude(name=wish.name).first()
-    if filled:
-        raise Conflict(
-            f"the role {wish.role} of {environment} is already filled by {filled.name}; decommission it first"
-        )

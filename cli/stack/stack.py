@@ -301,7 +301,8 @@ def throwaway(say: Say = lambda _line: None, *, time_profile: str = "short",
     """A stack with its own data and free ports that leaves nothing behind. For demos and journeys."""
     folder = Path(tempfile.mkdtemp(prefix="mazevault-"))
     layout = Layout(var=folder, port_base=free_port_base(), time_profile=time_profile)
-    stack = Stack(layout, {**os.environ, **(environ or {})}, say, durable=False)
+    own = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+    stack = Stack(layout, {**own, **(environ or {})}, say, durable=False)
     try:
         stack.up()
         yield stack

@@ -1,0 +1,120 @@
+"""What every test may ask for: a set-up Primary, an administrator, the cast of four gateways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.db import connection
+from django.test import Client
+
+from accounts.models import Session, User
+from accounts.sessions import PREFIX, hash_token
+from common.clock import now
+from failover.transitions import state_of
+from gateways import generation, identity, routes
+from tests.fakes.gateway import FakeGateway
+from vault import authorities
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
+    """Tests that commit are cleaned up by TRUNCATE, which the audit tables refuse; rows stay protected."""
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        for table in ("common_auditentry", "common_auditlink"):
+            cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER {table}_all")
+
+
+@pytest.fixture
+def primary(db: None) -> None:
+    """What `manage.py setup` makes, but for files."""
+    _set_up()
+
+
+@pytest.fixture
+def committed_primary(transactional_db: None) -> None:
+    """The same for tests with several connections."""
+    _set_up()
+
+
+def _set_up() -> None:
+    codes = settings.MAZEVAULT.gateway_environments
+    routes.ensure_environments(codes)
+    for code in codes:
+        state_of(code)
+    authorities.ensure_authorities(codes)
+    generation.look()
+    identity.ensure_keys()
+
+
+class Person:
+    """Somebody who calls the API with a bearer token. Every answer is `(status, body)`."""
+
+    def __init__(self, token: str = "") -> None:
+        self.client = Client(raise_request_exception=False)
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+
+    def get(self, path: str) -> tuple[int, Any]:
+        return self.call("get", path)
+
+    def post(self, path: str, body: Any = None) -> tuple[int, Any]:
+        return self.call("post", path, data="" if body is None else body, content_type="application/json")
+
+    def delete(self, path: str) -> tuple[int, Any]:
+        return self.call("delete", path)
+
+    def call(self, method: str, path: str, **more: Any) -> tuple[int, Any]:
+        full = path if path.startswith("/") else f"/api/v1/{path}"
+        answer = getattr(self.client, method)(full, headers=self.headers, **more)
+        return answer.status_code, answer.json() if answer.content else None
+
+
+@pytest.fixture
+def anybody() -> Person:
+    return Person()
+
+
+@pytest.fixture
+def person(db: None) -> Callable[[str], Person]:
+    """A signed-in person with this role."""
+
+    def make(role: str) -> Person:
+        user = User.objects.create(email=f"{role}@example.com", full_name=role.title(), role=role, password="!")
+        token = f"{PREFIX}{role}-token-for-tests"
+        Session.objects.create(
+            user=user, token_hash=hash_token(token), expires_at=now() + timedelta(hours=1), address="127.0.0.1"
+        )
+        return Person(token)
+
+    return make
+
+
+@pytest.fixture
+def admin(person: Callable[[str], Person]) -> Person:
+    return person("admin")
+
+
+@pytest.fixture
+def npr(primary: None) -> Iterator[tuple[FakeGateway, FakeGateway]]:
+    """gw-npr-primary and gw-npr-dr, enrolled, heard of, and the first one holding its lease."""
+    yield fleet_of("NPR")
+
+
+def fleet_of(code: str) -> tuple[FakeGateway, FakeGateway]:
+    """Both gateways of an environment, enrolled; the primary one made active and holding its lease."""
+    from failover import driver
+
+    lower = code.lower()
+    first = FakeGateway(f"gw-{lower}-primary", code, "primary").enrol()
+    second = FakeGateway(f"gw-{lower}-dr", code, "dr-standby").enrol()
+    for gateway in (first, second):
+        gateway.heartbeat()
+    driver.drive_all()
+    first.take_over()
+    first.renew_lease()
+    for gateway in (first, second):
+        gateway.take_over()
+    return first, second

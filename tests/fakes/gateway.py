@@ -1,0 +1,183 @@
+"""A gateway of the cast that speaks the real protocol to the real views, without a process and without a socket.
+
+Every field of an outgoing message can be overridden, so that a test can play an attacker.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from django.http import HttpResponse
+from django.test import Client
+from msgspec import structs
+
+from common.clock import now
+from gateway_runtime.client import own_keys_of
+from gateway_runtime.identity import Keys
+from gateways import identity, tokens
+from gateways.models import Gateway
+from gateways.tokens import TokenWish
+from protocol import messages, paths
+from protocol.bootstrap_token import unpack
+from protocol.certificates import build_csr, x5t_s256
+from protocol.envelope import (
+    CONTENT_TYPE,
+    SUITE,
+    Header,
+    decode_encryption_key,
+    open_parcel,
+    open_recipients,
+    parse,
+    seal,
+    verify,
+)
+from protocol.vocabulary import Assignment
+
+
+class PeerSocket:
+    """Stands where the server's own TLS socket stands."""
+
+    def __init__(self, der: bytes | None) -> None:
+        self._der = der
+
+    def getpeercert(self, binary_form: bool) -> bytes | None:
+        assert binary_form
+        return self._der
+
+
+@dataclass
+class FakeGateway:
+    """One gateway. `enrol` makes it somebody; the other methods are its calls."""
+
+    name: str
+    environment: str = "NPR"
+    role: str = "primary"
+    keys: Keys = field(default_factory=Keys.generate)
+    generation: uuid.UUID = field(default_factory=uuid.uuid4)
+    sequence: int = 0
+    epoch: int = 0
+    certificate: str = ""
+    id: str = ""
+    token: str = ""
+    client: Client = field(default_factory=Client)
+
+    def enrol(self, **wish: Any) -> FakeGateway:
+        """Get a token and redeem it; asserts success."""
+        answer = self.register(self.new_token(**wish))
+        assert isinstance(answer, messages.Registered), answer.content
+        return self
+
+    def new_token(self, **wish: Any) -> str:
+        asked = TokenWish(name=self.name, environment=self.environment, role=self.role, **wish)
+        self.token = tokens.create_token(asked, actor="user:test", address="127.0.0.1", now=now()).text
+        return self.token
+
+    def registration(self, token: str, **other: Any) -> messages.Register:
+        signing, encryption = own_keys_of(self.keys)
+        body = messages.Register(
+            token=token, csr=build_csr(self.keys.client, self.name), server_csr=build_csr(self.keys.server, self.name),
+            signing_key=signing, encryption_key=encryption, generation=str(self.generation), version="1.0.0",
+        )  # fmt: skip
+        return messages.Register(**{**{name: getattr(body, name) for name in body.__struct_fields__}, **other})
+
+    def register(self, token: str, **other: Any) -> messages.Registered | HttpResponse:
+        """Redeem a token. `other` overrides fields of the registration."""
+        header = structs.replace(self.header(paths.REGISTER), sender=f"token:{unpack(token).id}", certificate="", environment="")
+        answer = self.send(paths.REGISTER, self.registration(token, **other), header=header, peer=None)
+        if answer.status_code != 200:
+            return answer
+        body = self.open(answer, messages.Registered)
+        self.certificate, self.id = body.certificate, body.gateway_id
+        return body
+
+    def heartbeat(self, **other: Any) -> messages.Directive | HttpResponse:
+        return self.call(paths.HEARTBEAT, self.report(**other), messages.Directive)
+
+    def report(self, **other: Any) -> messages.Heartbeat:
+        moment = datetime.now(UTC)
+        facts: dict[str, Any] = {
+            "version": "1.0.0", "reported_role": Assignment.STANDBY, "epoch": self.epoch, "lease_seconds_left": 0.0,
+            "started_at": (moment - timedelta(minutes=5)).isoformat(), "sent_at": moment.isoformat(),
+            "certificate_expires_at": self.certificate_ends().isoformat(), "database": messages.Probe(ok=True, latency_ms=1),
+            "cache": messages.Probe(ok=True, latency_ms=1), "primary_latency_p95_ms": 5.0,
+        }  # fmt: skip
+        return messages.Heartbeat(**{**facts, **other})
+
+    def directive(self, after: str = "", wait: float = 0) -> messages.Directive | HttpResponse:
+        return self.call(paths.DIRECTIVE, messages.AskDirective(after=after, wait=wait), messages.Directive)
+
+    def renew_lease(self, epoch: int | None = None) -> messages.LeaseAnswer | HttpResponse:
+        body = messages.RenewLease(epoch=self.epoch if epoch is None else epoch, sent_at=datetime.now(UTC).isoformat())
+        return self.call(paths.LEASE_RENEW, body, messages.LeaseAnswer)
+
+    def release_lease(self, epoch: int | None = None) -> messages.Acknowledged | HttpResponse:
+        body = messages.ReleaseLease(epoch=self.epoch if epoch is None else epoch)
+        return self.call(paths.LEASE_RELEASE, body, messages.Acknowledged)
+
+    def acknowledge_fence(self, operation: str, epoch: int) -> messages.Acknowledged | HttpResponse:
+        body = messages.FenceAcknowledged(operation=operation, epoch=epoch)
+        return self.call(paths.FENCE_ACKNOWLEDGE, body, messages.Acknowledged)
+
+    def claim(self, epoch: int | None = None, limit: int = 1) -> messages.TaskOffers | HttpResponse:
+        body = messages.ClaimTasks(epoch=self.epoch if epoch is None else epoch, limit=limit)
+        return self.call(paths.TASK_CLAIM, body, messages.TaskOffers)
+
+    def results(self, *results: messages.TaskResult) -> messages.TaskVerdicts | HttpResponse:
+        return self.call(paths.TASK_RESULTS, messages.TaskResults(results=list(results)), messages.TaskVerdicts)
+
+    def take_over(self) -> messages.Directive:
+        """Hear the directive and act under its epoch, as a gateway does."""
+        answer = self.heartbeat()
+        assert isinstance(answer, messages.Directive), answer.content
+        self.epoch = answer.epoch
+        return answer
+
+    def call(self, path: str, body: messages.Message, kind: type[messages.Message], **header: Any):
+        """The opened answer, or the response itself when the Primary said no."""
+        answer = self.send(path, body, header=structs.replace(self.header(path), **header))
+        return self.open(answer, kind) if answer.status_code == 200 else answer
+
+    def send(self, path: str, body: messages.Message, *, header: Header, peer: bytes | None | str = "own") -> HttpResponse:
+        return self.post(path, self.wire(body, header), peer)
+
+    def wire(self, body: messages.Message, header: Header) -> bytes:
+        document = identity.trust_document()
+        recipient = open_recipients(document.recipients, identity.signing_key().public_key(), datetime.now(UTC))[0]
+        header = structs.replace(header, recipient=header.recipient or recipient.kid)
+        return seal(header, messages.encode(body), decode_encryption_key(recipient.public_key), self.keys.signing)
+
+    def post(self, path: str, wire: bytes, peer: bytes | None | str = "own", **headers: Any) -> HttpResponse:
+        """Put these bytes on the wire under this client certificate (DER; None for none)."""
+        der = self.der() if peer == "own" else peer
+        socket = {"gunicorn.socket": PeerSocket(der)}
+        return self.client.post(path, data=wire, content_type=CONTENT_TYPE, **socket, **headers)
+
+    def header(self, path: str) -> Header:
+        self.sequence += 1
+        return Header(
+            suite=SUITE, direction="up", sender=self.id, certificate=x5t_s256(self.der()) if self.certificate else "",
+            recipient="", environment=self.environment, epoch=self.epoch, generation=str(self.generation),
+            message_id=str(uuid.uuid4()), sequence=self.sequence, method="POST", path=path, request_hash="",
+            issued_at=int(time.time()),
+        )  # fmt: skip
+
+    def open(self, answer: HttpResponse, kind: type[messages.Message]):
+        parcel = parse(answer.content)
+        verify(parcel, identity.signing_key().public_key())
+        return messages.decode(open_parcel(parcel, self.keys.encryption), kind)
+
+    def der(self) -> bytes:
+        return x509.load_pem_x509_certificate(self.certificate.encode()).public_bytes(Encoding.DER)
+
+    def certificate_ends(self) -> datetime:
+        return x509.load_pem_x509_certificate(self.certificate.encode()).not_valid_after_utc
+
+    @property
+    def row(self) -> Gateway:
+        return Gateway.objects.get(pk=self.id)
