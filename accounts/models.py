@@ -33,9 +33,7 @@ class User(AbstractBaseUser):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(
-                Lower("email"), condition=models.Q(deleted_at__isnull=True), name="one_account_of_an_address"
-            )
+            models.UniqueConstraint(Lower("email"), condition=models.Q(deleted_at__isnull=True), name="one_account_of_an_address")
         ]
 
     @property

@@ -11,9 +11,7 @@ def mermaid() -> str:
     """The machine as a Mermaid state diagram. HOLD's many entries are drawn as one note."""
     lines = ["```mermaid", "stateDiagram-v2", "    [*] --> UNASSIGNED"]
     lines += [
-        f"    {move.state.value} --> {move.to.value}: {move.event.value}"
-        for move in TABLE
-        if move.event is not Event.DANGER
+        f"    {move.state.value} --> {move.to.value}: {move.event.value}" for move in TABLE if move.event is not Event.DANGER
     ]
     lines += [f"    note right of {State.HOLD.value}: any state comes here on danger", "```"]
     return "\n".join(lines)

@@ -82,9 +82,7 @@ def _environments_to_look_at() -> list[str]:
     codes = GatewayEnvironment.objects.order_by("code").values_list("code", flat=True)
     resting = {State.PRIMARY_ACTIVE.value, State.DR_ACTIVE.value}
     return [
-        code
-        for code in codes
-        if known.get(code) != State.HOLD.value and (code in endangered or known.get(code) not in resting)
+        code for code in codes if known.get(code) != State.HOLD.value and (code in endangered or known.get(code) not in resting)
     ]
 
 
@@ -134,5 +132,3 @@ def _is_drained(route: Route, operation: Operation) -> bool:
         and route.drain_queue_depth == 0
         and route.drain_running_tasks == 0
     )
-
-

@@ -130,5 +130,3 @@ def _last_operation(code: str, route: Route) -> dict[str, Any] | None:
     finished = Operation.objects.select_related("source", "target").filter(environment_id=code, finished_at__isnull=False)
     last = finished.order_by("-finished_at").first()
     return operation_row(last, route) if last else None
-
-

@@ -60,9 +60,7 @@ def seconds_left(lease: Lease, boot: float, wall: float) -> float:
     return max(0.0, lease.until_boot - boot)
 
 
-def may_start_effect(
-    lease: Lease, boot: float, wall: float, effect_deadline: float, fenced: Fenced | None
-) -> Permission:
+def may_start_effect(lease: Lease, boot: float, wall: float, effect_deadline: float, fenced: Fenced | None) -> Permission:
     """Whether an effect may start now: only if the lease outlives the call's hard deadline."""
     if fenced is not None and lease.epoch <= fenced.epoch:
         return Permission(False, f"the gateway is fenced for epoch {fenced.epoch}")

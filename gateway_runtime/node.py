@@ -207,9 +207,7 @@ class Node:
             raise MayNotAct("the gateway is stopping")
         if self._lease is None:
             raise MayNotAct("the gateway holds no lease")
-        permission = leases.may_start_effect(
-            self._lease, boottime(), time.time(), self.timing.effect_deadline, self._fenced
-        )
+        permission = leases.may_start_effect(self._lease, boottime(), time.time(), self.timing.effect_deadline, self._fenced)
         if not permission.allowed:
             raise MayNotAct(permission.reason)
         return self._lease.epoch

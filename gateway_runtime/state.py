@@ -70,9 +70,7 @@ def commit_fence(operation: str, epoch: int) -> None:
 
 def lift_fence(operation: str) -> bool:
     """Lift the fence of exactly this operation, because it was cancelled."""
-    return bool(
-        NodeState.objects.filter(id=1, fenced_operation=operation).update(fenced_operation=None, fenced_epoch=None)
-    )
+    return bool(NodeState.objects.filter(id=1, fenced_operation=operation).update(fenced_operation=None, fenced_epoch=None))
 
 
 class OneProcess:

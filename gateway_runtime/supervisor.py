@@ -276,9 +276,7 @@ class Supervisor:
         )
         if answer.verdict is LeaseVerdict.GRANTED:
             held_before = self.node.lease_seconds_left() > 0
-            taken = self.node.take_lease(
-                epoch=answer.epoch, ttl=answer.ttl_seconds, sent_boot=sent_boot, sent_wall=sent_wall
-            )
+            taken = self.node.take_lease(epoch=answer.epoch, ttl=answer.ttl_seconds, sent_boot=sent_boot, sent_wall=sent_wall)
             if taken and not held_before:
                 self.wake_tasks.set()
                 self.wake_heartbeat.set()

@@ -180,9 +180,7 @@ class _Act(Operation):
 
     def act(self, request: Request, identifier: str, use_case: Any, **more: Any) -> Response:
         reason = checked(ReasonWish, request.data).get("reason", "")
-        gateway = use_case(
-            _uuid(identifier, "gateway"), reason=reason, actor=self.actor, address=self.address, now=now(), **more
-        )
+        gateway = use_case(_uuid(identifier, "gateway"), reason=reason, actor=self.actor, address=self.address, now=now(), **more)
         return Response(selectors.gateway_row(gateway))
 
 

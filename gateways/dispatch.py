@@ -88,9 +88,11 @@ def sweep(now: datetime) -> int:
     moved = 0
     for task_id in Task.objects.filter(state=TaskState.CLAIMED, claim_until__lt=now).values_list("id", flat=True)[:500]:
         with transaction.atomic():
-            task = Task.objects.select_for_update(skip_locked=True).filter(
-                pk=task_id, state=TaskState.CLAIMED, claim_until__lt=now
-            ).first()
+            task = (
+                Task.objects.select_for_update(skip_locked=True)
+                .filter(pk=task_id, state=TaskState.CLAIMED, claim_until__lt=now)
+                .first()
+            )
             if task:
                 _give_back(task, now, "the claim ran out without an answer")
                 moved += 1

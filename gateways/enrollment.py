@@ -202,9 +202,7 @@ def _gateway_row(wish: _Wish, now: datetime) -> tuple[Gateway, bool]:
     }
     existing = Gateway.objects.select_for_update().filter(name=wish.row.name, decommissioned_at__isnull=True).first()
     if existing is None:
-        created = Gateway.objects.create(
-            name=wish.row.name, environment=wish.row.environment, role=wish.row.role, **facts
-        )
+        created = Gateway.objects.create(name=wish.row.name, environment=wish.row.environment, role=wish.row.role, **facts)
         return created, False
     if existing.banned_at:
         raise PermissionRefused("a banned gateway cannot enrol again", code="GATEWAY_BANNED")

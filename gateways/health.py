@@ -112,9 +112,7 @@ def age_factor(age_seconds: float, profile: TimeProfile) -> float:
     return min(1.0, max(0.0, (profile.heartbeat_zero_age - age_seconds) / span))
 
 
-def next_label(
-    memory: LabelMemory, value: float, age_seconds: float | None, now: datetime, profile: TimeProfile
-) -> LabelMemory:
+def next_label(memory: LabelMemory, value: float, age_seconds: float | None, now: datetime, profile: TimeProfile) -> LabelMemory:
     """The label after one more judgement. Falls only after several low ones, rises only after several good ones."""
     if age_seconds is None or age_seconds >= profile.heartbeat_zero_age:
         return LabelMemory(HealthLabel.SILENT)

@@ -177,9 +177,7 @@ def _certificate_days(gateway: Gateway, moment: datetime) -> float | None:
 
 
 def _is_route_of(gateway: Gateway, epoch: int) -> bool:
-    return Route.objects.filter(
-        environment_id=gateway.environment_id, active_gateway=gateway, epoch=epoch
-    ).exists()
+    return Route.objects.filter(environment_id=gateway.environment_id, active_gateway=gateway, epoch=epoch).exists()
 
 
 def _ok(report: dict, part: str) -> bool | None:  # type: ignore[type-arg]

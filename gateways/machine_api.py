@@ -95,9 +95,7 @@ def release(call: Call, body: ReleaseLease) -> Acknowledged:
 
 @channel(FenceAcknowledged)
 def fence(call: Call, body: FenceAcknowledged) -> Acknowledged:
-    stored = routes.record_fence(
-        call.gateway, uuid.UUID(body.operation), body.epoch, body.write_queue_last_sequence
-    )
+    stored = routes.record_fence(call.gateway, uuid.UUID(body.operation), body.epoch, body.write_queue_last_sequence)
     return Acknowledged(detail="stored" if stored else "no such order")
 
 

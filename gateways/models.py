@@ -107,9 +107,7 @@ class MessageReceipt(models.Model):
     received_at = models.DateTimeField(db_default=Now(), db_index=True)
 
     class Meta:
-        constraints = [
-            models.UniqueConstraint(fields=["gateway", "generation", "sequence"], name="one_message_of_a_sequence")
-        ]
+        constraints = [models.UniqueConstraint(fields=["gateway", "generation", "sequence"], name="one_message_of_a_sequence")]
 
 
 class PrimaryKeyPair(models.Model):
@@ -223,9 +221,7 @@ class Task(models.Model):
 
     class Meta:
         indexes = [
-            models.Index(
-                fields=["environment", "not_before"], condition=Q(state="pending"), name="tasks_waiting"
-            ),
+            models.Index(fields=["environment", "not_before"], condition=Q(state="pending"), name="tasks_waiting"),
             models.Index(fields=["claim_until"], condition=Q(state="claimed"), name="tasks_claimed"),
             models.Index(fields=["environment", "-created_at"], name="tasks_by_age"),
         ]

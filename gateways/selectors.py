@@ -131,9 +131,7 @@ def _health_row(gateway: Gateway, route: Route | None, moment: datetime) -> dict
             "oldest_seconds": report.get("write_queue_oldest_seconds", 0),
             "last_sequence": report.get("write_queue_last_sequence", 0),
         },
-        "certificate_days_left": (
-            round(judged.certificate_days_left, 2) if judged.certificate_days_left is not None else None
-        ),
+        "certificate_days_left": (round(judged.certificate_days_left, 2) if judged.certificate_days_left is not None else None),
     }
 
 

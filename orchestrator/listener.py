@@ -41,9 +41,7 @@ def ensure_server_certificate(directory: Path) -> None:
         public_key=key.public_key(),
         now=datetime.now(UTC),
     )
-    pem = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     write_private(directory / "server.key", pem.decode())
     write_private(mark, "server.crt was issued by MazeVault and is renewed by it\n")
     write_private(directory / "ca.crt", authorities.root_certificate())
@@ -53,9 +51,7 @@ def ensure_server_certificate(directory: Path) -> None:
 def primary_context() -> ssl.SSLContext:
     """The listener's TLS context: our server certificate; clients must chain to our root."""
     directory = settings.MAZEVAULT.tls_directory
-    return server_context(
-        str(directory / "server.crt"), str(directory / "server.key"), authorities.root_certificate(), None
-    )
+    return server_context(str(directory / "server.crt"), str(directory / "server.key"), authorities.root_certificate(), None)
 
 
 def _is_due(certificate: Path) -> bool:

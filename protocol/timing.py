@@ -69,16 +69,23 @@ class TimeProfile:
             if item.name != "name" and not value > 0:
                 raise TimingError(f"{item.name} must be greater than 0 seconds, got {value}")
         rules = (
-            (self.lease_ttl > 2 * self.lease_renew + self.round_trip_max,
-             "lease_ttl must be longer than 2 x lease_renew + round_trip_max, or one lost renewal stops the active gateway"),
-            (self.effect_deadline < self.lease_ttl / 2,
-             "effect_deadline must be shorter than half of lease_ttl, or no effect could ever start late in a lease"),
-            (self.heartbeat_full_age > self.heartbeat_interval,
-             "heartbeat_full_age must be longer than heartbeat_interval, or a punctual gateway loses health"),
-            (self.heartbeat_zero_age > self.heartbeat_full_age,
-             "heartbeat_zero_age must be longer than heartbeat_full_age"),
-            (self.standby_fresh_age > self.heartbeat_interval,
-             "standby_fresh_age must be longer than heartbeat_interval, or a healthy standby is refused"),
+            (
+                self.lease_ttl > 2 * self.lease_renew + self.round_trip_max,
+                "lease_ttl must be longer than 2 x lease_renew + round_trip_max, or one lost renewal stops the active gateway",
+            ),
+            (
+                self.effect_deadline < self.lease_ttl / 2,
+                "effect_deadline must be shorter than half of lease_ttl, or no effect could ever start late in a lease",
+            ),
+            (
+                self.heartbeat_full_age > self.heartbeat_interval,
+                "heartbeat_full_age must be longer than heartbeat_interval, or a punctual gateway loses health",
+            ),
+            (self.heartbeat_zero_age > self.heartbeat_full_age, "heartbeat_zero_age must be longer than heartbeat_full_age"),
+            (
+                self.standby_fresh_age > self.heartbeat_interval,
+                "standby_fresh_age must be longer than heartbeat_interval, or a healthy standby is refused",
+            ),
         )
         for holds, sentence in rules:
             if not holds:

@@ -119,8 +119,8 @@ def _create_root() -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     name = _name("MazeVault Root CA")
     now = datetime.now(UTC)
-    certificate = (
-        _authority(name, name, key.public_key(), key.public_key(), now, ROOT_LIFE, path_length=1).sign(key, hashes.SHA384())
+    certificate = _authority(name, name, key.public_key(), key.public_key(), now, ROOT_LIFE, path_length=1).sign(
+        key, hashes.SHA384()
     )
     _store(ROOT, certificate, key)
 
@@ -197,9 +197,7 @@ def _issued(certificate: x509.Certificate) -> IssuedCertificate:
 
 def _store(scope: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> None:
     identifier = uuid.uuid4()
-    private = key.private_bytes(
-        serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    private = key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     CertificateAuthority.objects.create(
         id=identifier,
         scope=scope,

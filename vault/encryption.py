@@ -71,9 +71,7 @@ def _create_key(scope: str) -> KeyEncryptionKey:
             return found
         identifier = uuid.uuid4()
         wrapped = _encrypt(settings.MAZEVAULT.master_key, AESGCM.generate_key(256), _key_place(scope, identifier))
-        return KeyEncryptionKey.objects.create(
-            id=identifier, scope=scope, wrapped=wrapped, master_key_id=_master_key_id()
-        )
+        return KeyEncryptionKey.objects.create(id=identifier, scope=scope, wrapped=wrapped, master_key_id=_master_key_id())
 
 
 @lru_cache(maxsize=256)

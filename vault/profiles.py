@@ -62,21 +62,13 @@ _EC = frozenset({"P-256", "P-384"})
 _NAMES = frozenset({SanKind.DNS, SanKind.IP})
 _URI = frozenset({SanKind.URI})
 
-PLATFORM_SERVER = SignerProfile(
-    "platform-server", _EC, (ExtendedKeyUsageOID.SERVER_AUTH,), timedelta(days=90), _NAMES, (1, 50)
-)
-PRIMARY_CHANNEL = SignerProfile(
-    "primary-channel", frozenset({"Ed25519"}), (), timedelta(days=365), frozenset(), (0, 0)
-)
+PLATFORM_SERVER = SignerProfile("platform-server", _EC, (ExtendedKeyUsageOID.SERVER_AUTH,), timedelta(days=90), _NAMES, (1, 50))
+PRIMARY_CHANNEL = SignerProfile("primary-channel", frozenset({"Ed25519"}), (), timedelta(days=365), frozenset(), (0, 0))
 GATEWAY_CLIENT = SignerProfile(
     "gateway-client", _EC, (ExtendedKeyUsageOID.CLIENT_AUTH,), timedelta(days=90), _URI, (1, 1), "mzv://"
 )
-GATEWAY_SERVER = SignerProfile(
-    "gateway-server", _EC, (ExtendedKeyUsageOID.SERVER_AUTH,), timedelta(days=90), _NAMES, (1, 20)
-)
-AGENT_CLIENT = SignerProfile(
-    "agent-client", _EC, (ExtendedKeyUsageOID.CLIENT_AUTH,), timedelta(days=30), _URI, (1, 1), "mzv://"
-)
+GATEWAY_SERVER = SignerProfile("gateway-server", _EC, (ExtendedKeyUsageOID.SERVER_AUTH,), timedelta(days=90), _NAMES, (1, 20))
+AGENT_CLIENT = SignerProfile("agent-client", _EC, (ExtendedKeyUsageOID.CLIENT_AUTH,), timedelta(days=30), _URI, (1, 1), "mzv://")
 TLS_LEAF = SignerProfile(
     "tls-leaf", _EC | {"RSA-3072", "RSA-4096"}, (ExtendedKeyUsageOID.SERVER_AUTH,), timedelta(days=398), _NAMES, (1, 100)
 )

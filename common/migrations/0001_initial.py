@@ -5,37 +5,40 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='AuditEntry',
+            name="AuditEntry",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('at', models.DateTimeField()),
-                ('actor', models.CharField(max_length=64)),
-                ('action', models.CharField(db_index=True, max_length=64)),
-                ('entity', models.CharField(max_length=32)),
-                ('entity_id', models.CharField(max_length=64)),
-                ('severity', models.CharField(max_length=8)),
-                ('environment', models.CharField(max_length=16)),
-                ('address', models.CharField(max_length=64)),
-                ('details', models.JSONField(default=dict)),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("at", models.DateTimeField()),
+                ("actor", models.CharField(max_length=64)),
+                ("action", models.CharField(db_index=True, max_length=64)),
+                ("entity", models.CharField(max_length=32)),
+                ("entity_id", models.CharField(max_length=64)),
+                ("severity", models.CharField(max_length=8)),
+                ("environment", models.CharField(max_length=16)),
+                ("address", models.CharField(max_length=64)),
+                ("details", models.JSONField(default=dict)),
             ],
             options={
-                'indexes': [models.Index(fields=['entity', 'entity_id'], name='audit_by_entity')],
+                "indexes": [models.Index(fields=["entity", "entity_id"], name="audit_by_entity")],
             },
         ),
         migrations.CreateModel(
-            name='AuditLink',
+            name="AuditLink",
             fields=[
-                ('position', models.BigIntegerField(primary_key=True, serialize=False)),
-                ('hash', models.CharField(max_length=64)),
-                ('entry', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, related_name='link', to='common.auditentry')),
+                ("position", models.BigIntegerField(primary_key=True, serialize=False)),
+                ("hash", models.CharField(max_length=64)),
+                (
+                    "entry",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="link", to="common.auditentry"
+                    ),
+                ),
             ],
         ),
     ]

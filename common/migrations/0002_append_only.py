@@ -23,9 +23,7 @@ def triggers() -> str:
 
 
 def undo() -> str:
-    dropped = "\n".join(
-        f"DROP TRIGGER {table}_rows ON {table}; DROP TRIGGER {table}_all ON {table};" for table in TABLES
-    )
+    dropped = "\n".join(f"DROP TRIGGER {table}_rows ON {table}; DROP TRIGGER {table}_all ON {table};" for table in TABLES)
     return dropped + "\nDROP FUNCTION common_audit_is_append_only();"
 
 

@@ -8,82 +8,112 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
-        ('gateways', '0001_initial'),
+        ("gateways", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='EnvironmentState',
+            name="EnvironmentState",
             fields=[
-                ('environment', models.OneToOneField(on_delete=django.db.models.deletion.PROTECT, primary_key=True, related_name='failover', serialize=False, to='gateways.gatewayenvironment')),
-                ('state', models.CharField(default='UNASSIGNED', max_length=20)),
-                ('since', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('hold_reason', models.CharField(default='', max_length=300)),
+                (
+                    "environment",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.PROTECT,
+                        primary_key=True,
+                        related_name="failover",
+                        serialize=False,
+                        to="gateways.gatewayenvironment",
+                    ),
+                ),
+                ("state", models.CharField(default="UNASSIGNED", max_length=20)),
+                ("since", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("hold_reason", models.CharField(default="", max_length=300)),
             ],
         ),
         migrations.CreateModel(
-            name='Plan',
+            name="Plan",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
-                ('kind', models.CharField(max_length=16)),
-                ('digest', models.CharField(max_length=32)),
-                ('checks', models.JSONField()),
-                ('estimate', models.JSONField()),
-                ('created_by', models.CharField(max_length=64)),
-                ('created_at', models.DateTimeField()),
-                ('expires_at', models.DateTimeField()),
-                ('environment', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='gateways.gatewayenvironment')),
+                ("id", models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
+                ("kind", models.CharField(max_length=16)),
+                ("digest", models.CharField(max_length=32)),
+                ("checks", models.JSONField()),
+                ("estimate", models.JSONField()),
+                ("created_by", models.CharField(max_length=64)),
+                ("created_at", models.DateTimeField()),
+                ("expires_at", models.DateTimeField()),
+                ("environment", models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="gateways.gatewayenvironment")),
             ],
         ),
         migrations.CreateModel(
-            name='Operation',
+            name="Operation",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
-                ('kind', models.CharField(max_length=16)),
-                ('waived', models.JSONField(default=list)),
-                ('checks', models.JSONField(default=list)),
-                ('epoch_before', models.BigIntegerField()),
-                ('epoch_after', models.BigIntegerField(null=True)),
-                ('requested_by', models.CharField(max_length=64)),
-                ('reason', models.CharField(default='', max_length=500)),
-                ('forced_by', models.CharField(default='', max_length=64)),
-                ('forced_reason', models.CharField(default='', max_length=500)),
-                ('split_risk_until', models.DateTimeField(null=True)),
-                ('opened_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('step_since', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('finished_at', models.DateTimeField(null=True)),
-                ('outcome', models.CharField(default='', max_length=16)),
-                ('environment', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='gateways.gatewayenvironment')),
-                ('source', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='gateways.gateway')),
-                ('target', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='gateways.gateway')),
-                ('plan', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to='failover.plan')),
+                ("id", models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
+                ("kind", models.CharField(max_length=16)),
+                ("waived", models.JSONField(default=list)),
+                ("checks", models.JSONField(default=list)),
+                ("epoch_before", models.BigIntegerField()),
+                ("epoch_after", models.BigIntegerField(null=True)),
+                ("requested_by", models.CharField(max_length=64)),
+                ("reason", models.CharField(default="", max_length=500)),
+                ("forced_by", models.CharField(default="", max_length=64)),
+                ("forced_reason", models.CharField(default="", max_length=500)),
+                ("split_risk_until", models.DateTimeField(null=True)),
+                ("opened_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("step_since", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("finished_at", models.DateTimeField(null=True)),
+                ("outcome", models.CharField(default="", max_length=16)),
+                ("environment", models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="gateways.gatewayenvironment")),
+                (
+                    "source",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="gateways.gateway"
+                    ),
+                ),
+                (
+                    "target",
+                    models.ForeignKey(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, related_name="+", to="gateways.gateway"
+                    ),
+                ),
+                ("plan", models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, to="failover.plan")),
             ],
         ),
         migrations.CreateModel(
-            name='Transition',
+            name="Transition",
             fields=[
-                ('id', models.BigAutoField(primary_key=True, serialize=False)),
-                ('from_state', models.CharField(max_length=20)),
-                ('event', models.CharField(max_length=20)),
-                ('to_state', models.CharField(max_length=20)),
-                ('epoch', models.BigIntegerField()),
-                ('actor', models.CharField(max_length=64)),
-                ('sentence', models.CharField(max_length=300)),
-                ('at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
-                ('environment', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='gateways.gatewayenvironment')),
-                ('operation', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='transitions', to='failover.operation')),
+                ("id", models.BigAutoField(primary_key=True, serialize=False)),
+                ("from_state", models.CharField(max_length=20)),
+                ("event", models.CharField(max_length=20)),
+                ("to_state", models.CharField(max_length=20)),
+                ("epoch", models.BigIntegerField()),
+                ("actor", models.CharField(max_length=64)),
+                ("sentence", models.CharField(max_length=300)),
+                ("at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("environment", models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="gateways.gatewayenvironment")),
+                (
+                    "operation",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="transitions",
+                        to="failover.operation",
+                    ),
+                ),
             ],
         ),
         migrations.AddConstraint(
-            model_name='operation',
-            constraint=models.UniqueConstraint(condition=models.Q(('finished_at__isnull', True)), fields=('environment',), name='one_open_operation_of_an_environment'),
+            model_name="operation",
+            constraint=models.UniqueConstraint(
+                condition=models.Q(("finished_at__isnull", True)),
+                fields=("environment",),
+                name="one_open_operation_of_an_environment",
+            ),
         ),
         migrations.AddIndex(
-            model_name='transition',
-            index=models.Index(fields=['environment', '-id'], name='history_of_an_environment'),
+            model_name="transition",
+            index=models.Index(fields=["environment", "-id"], name="history_of_an_environment"),
         ),
     ]

@@ -7,46 +7,46 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='NodeState',
+            name="NodeState",
             fields=[
-                ('id', models.SmallIntegerField(default=1, primary_key=True, serialize=False)),
-                ('generation', models.UUIDField(default=uuid.uuid4)),
-                ('highest_epoch', models.BigIntegerField(default=0)),
-                ('fenced_operation', models.UUIDField(null=True)),
-                ('fenced_epoch', models.BigIntegerField(null=True)),
-                ('next_sequence', models.BigIntegerField(default=1)),
-                ('created_at', models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
+                ("id", models.SmallIntegerField(default=1, primary_key=True, serialize=False)),
+                ("generation", models.UUIDField(default=uuid.uuid4)),
+                ("highest_epoch", models.BigIntegerField(default=0)),
+                ("fenced_operation", models.UUIDField(null=True)),
+                ("fenced_epoch", models.BigIntegerField(null=True)),
+                ("next_sequence", models.BigIntegerField(default=1)),
+                ("created_at", models.DateTimeField(db_default=django.db.models.functions.datetime.Now())),
             ],
         ),
         migrations.CreateModel(
-            name='Effect',
+            name="Effect",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
-                ('task', models.UUIDField(db_index=True)),
-                ('claim', models.UUIDField(unique=True)),
-                ('kind', models.CharField(max_length=64)),
-                ('epoch', models.BigIntegerField()),
-                ('started_at', models.DateTimeField()),
-                ('started_boot', models.FloatField()),
-                ('ended_boot', models.FloatField(null=True)),
-                ('outcome', models.CharField(default='', max_length=16)),
-                ('detail', models.TextField(default='')),
-                ('result', models.JSONField(default=dict)),
-                ('retry', models.BooleanField(default=True)),
-                ('duration_seconds', models.FloatField(default=0)),
-                ('reported_at', models.DateTimeField(null=True)),
-                ('verdict', models.CharField(default='', max_length=32)),
+                ("id", models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
+                ("task", models.UUIDField(db_index=True)),
+                ("claim", models.UUIDField(unique=True)),
+                ("kind", models.CharField(max_length=64)),
+                ("epoch", models.BigIntegerField()),
+                ("started_at", models.DateTimeField()),
+                ("started_boot", models.FloatField()),
+                ("ended_boot", models.FloatField(null=True)),
+                ("outcome", models.CharField(default="", max_length=16)),
+                ("detail", models.TextField(default="")),
+                ("result", models.JSONField(default=dict)),
+                ("retry", models.BooleanField(default=True)),
+                ("duration_seconds", models.FloatField(default=0)),
+                ("reported_at", models.DateTimeField(null=True)),
+                ("verdict", models.CharField(default="", max_length=32)),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('reported_at', None)), fields=['started_at'], name='effects_unreported')],
+                "indexes": [
+                    models.Index(condition=models.Q(("reported_at", None)), fields=["started_at"], name="effects_unreported")
+                ],
             },
         ),
     ]

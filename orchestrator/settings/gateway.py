@@ -5,9 +5,7 @@ import os
 from orchestrator.environment import load
 from orchestrator.settings.base import GATEWAY_APPS, common_settings
 
-globals().update(
-    common_settings(load(os.environ, mode="gateway"), apps=GATEWAY_APPS, urls="orchestrator.urls.gateway")
-)
+globals().update(common_settings(load(os.environ, mode="gateway"), apps=GATEWAY_APPS, urls="orchestrator.urls.gateway"))
 REST_FRAMEWORK = {
     **globals()["REST_FRAMEWORK"],
     "DEFAULT_AUTHENTICATION_CLASSES": [],  # nothing a person may call is here yet but health, which needs none

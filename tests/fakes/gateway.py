@@ -143,7 +143,7 @@ class FakeGateway:
         answer = self.send(path, body, header=structs.replace(self.header(path), **header))
         return self.open(answer, kind) if answer.status_code == 200 else answer
 
-    def send(self, path: str, body: messages.Message, *, header: Header, peer: bytes | None | str = "own") -> HttpResponse:
+    def send(self, path: str, body: messages.Message, *, header: Header, peer: bytes | str | None = "own") -> HttpResponse:
         return self.post(path, self.wire(body, header), peer)
 
     def wire(self, body: messages.Message, header: Header) -> bytes:
@@ -152,7 +152,7 @@ class FakeGateway:
         header = structs.replace(header, recipient=header.recipient or recipient.kid)
         return seal(header, messages.encode(body), decode_encryption_key(recipient.public_key), self.keys.signing)
 
-    def post(self, path: str, wire: bytes, peer: bytes | None | str = "own", **headers: Any) -> HttpResponse:
+    def post(self, path: str, wire: bytes, peer: bytes | str | None = "own", **headers: Any) -> HttpResponse:
         """Put these bytes on the wire under this client certificate (DER; None for none)."""
         der = self.der() if peer == "own" else peer
         socket = {"gunicorn.socket": PeerSocket(der)}
