@@ -5,7 +5,7 @@ from __future__ import annotations
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
 
-from common.errors import AuthenticationRequired, PermissionRefused
+from common.errors import AuthenticationRequired, MethodNotAllowed, PermissionRefused
 
 SIGNED_IN = "signed-in"
 """Declares an operation that needs a signed-in caller and no particular permission."""
@@ -20,7 +20,10 @@ class DenyUnlessDeclared(BasePermission):
         if request.user is None:
             raise AuthenticationRequired("send an Authorization: Bearer header with a token from POST /api/v1/auth/login")
         method = "GET" if request.method == "HEAD" else str(request.method)
-        needed = getattr(view, "permissions", {}).get(method, "")
+        declared = getattr(view, "permissions", {})
+        if declared and method not in declared:
+            raise MethodNotAllowed(f"this path takes {', '.join(declared)}")
+        needed = declared.get(method, "")
         if needed == SIGNED_IN:
             return True
         if not needed or needed not in request.user.permissions:

@@ -28,7 +28,12 @@ app.conf.update(
         "judge-gateways": {"task": "gateways.jobs.judge_gateways", "schedule": 5.0, "options": {"expires": 5}},
         "sweep-tasks": {"task": "gateways.jobs.sweep_tasks", "schedule": 5.0, "options": {"expires": 5}},
         "tidy-channel": {"task": "gateways.jobs.tidy_channel", "schedule": 300.0, "options": {"expires": 300}},
+        "forget-old-failures": {
+            "task": "accounts.jobs.forget_old_failures",
+            "schedule": 300.0,
+            "options": {"expires": 300},
+        },
         "chain-audit": {"task": "gateways.jobs.chain_audit", "schedule": 1.0, "options": {"expires": 1}},
     },
 )
-app.autodiscover_tasks(["gateways", "failover"], related_name="jobs")
+app.autodiscover_tasks(["accounts", "gateways", "failover"], related_name="jobs")

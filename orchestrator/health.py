@@ -1,4 +1,4 @@
-"""`GET /` and `GET /api/v1/health` of both modes. Health needs no authentication and says nothing of the topology."""
+"""`GET /` and `GET /api/v1/health` of the Primary. Health needs no authentication and says nothing of the topology."""
 
 from __future__ import annotations
 
@@ -10,26 +10,46 @@ from django.core.cache import cache
 from django.db import Error as DatabaseError
 from django.db import connection
 from django.http import HttpRequest, HttpResponse
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+
+from common.api import Operation, guarded
 
 log = logging.getLogger("mazevault.health")
 
 
+@guarded
 def primary_root(request: HttpRequest) -> HttpResponse:
     """Answer `{"mode":"primary"}` (seed §10.1)."""
     return answer({"mode": settings.MAZEVAULT.mode})
 
 
-def primary_health(request: HttpRequest) -> HttpResponse:
-    """200 with `"status":"ok"` while the database answers, 503 when it does not; the cache alone degrades nothing (I19)."""
-    database, store = database_answers(), cache_answers()
-    body = {
-        "status": "ok" if database else "error",
-        "mode": settings.MAZEVAULT.mode,
-        "version": settings.MAZEVAULT.version,
-        "database": "ok" if database else "unreachable",
-        "cache": "ok" if store else "unreachable",
-    }
-    return answer(body, status=200 if database else 503)
+class HealthBody(serializers.Serializer):
+    status = serializers.ChoiceField(choices=["ok", "error"])
+    mode = serializers.CharField()
+    version = serializers.CharField()
+    database = serializers.ChoiceField(choices=["ok", "unreachable"])
+    cache = serializers.ChoiceField(choices=["ok", "unreachable"])
+
+
+class PrimaryHealth(Operation):
+    """200 with `"status":"ok"` while the database answers, 503 when it does not; the cache alone degrades nothing."""
+
+    public = True
+    authentication_classes = ()
+
+    @extend_schema(operation_id="health", responses={200: HealthBody, 503: HealthBody}, auth=[])
+    def get(self, request: Request) -> HttpResponse:
+        database, store = database_answers(), cache_answers()
+        body: dict[str, object] = {
+            "status": "ok" if database else "error",
+            "mode": settings.MAZEVAULT.mode,
+            "version": settings.MAZEVAULT.version,
+            "database": "ok" if database else "unreachable",
+            "cache": "ok" if store else "unreachable",
+        }
+        return answer(body, status=200 if database else 503)
 
 
 def database_answers() -> bool:

@@ -7,7 +7,21 @@ from functools import cache
 from typing import Any
 
 from django.http import HttpRequest, HttpResponse
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.generators import SchemaGenerator
+
+from common.api import guarded
+from common.errors import MethodNotAllowed
+
+
+class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  registers itself by being defined
+    """How people and tokens prove who they are."""
+
+    target_class = "accounts.authentication.BearerAuthentication"
+    name = "bearer"
+
+    def get_security_definition(self, auto_schema: object) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "description": "a token of POST /api/v1/auth/login"}
 
 
 def one_form_of_each_path(endpoints: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
@@ -22,5 +36,9 @@ def document() -> dict[str, Any]:
     return schema
 
 
+@guarded
 def openapi_document(request: HttpRequest) -> HttpResponse:
+    """Public: it describes the product, not this installation."""
+    if request.method not in ("GET", "HEAD"):
+        raise MethodNotAllowed("this path takes GET only")
     return HttpResponse(json.dumps(document(), indent=1, sort_keys=True), content_type="application/json")

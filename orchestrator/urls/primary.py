@@ -2,16 +2,16 @@
 
 from django.urls import include, path
 
-from orchestrator.health import primary_health, primary_root
+from common.api import routes
+from orchestrator.health import PrimaryHealth, primary_root
 from orchestrator.metrics import primary_metrics
 from orchestrator.openapi import openapi_document
 
 urlpatterns = [
-    path("", primary_root),
-    path("metrics", primary_metrics),
-    path("api/v1/health", primary_health),
-    path("api/v1/health/", primary_health),
-    path("api/v1/openapi.json", openapi_document),
+    path("", primary_root, name="root"),
+    *routes("metrics", primary_metrics, "metrics"),
+    *routes("api/v1/health", PrimaryHealth.as_view(), "health"),
+    *routes("api/v1/openapi.json", openapi_document, "openapi"),
     path("api/v1/", include("accounts.urls")),
     path("api/v1/", include("gateways.urls")),
     path("api/v1/", include("failover.urls")),

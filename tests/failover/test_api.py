@@ -1,24 +1,402 @@
-"""Moving an environment over the API, with gateways that speak the real protocol."""
+"""Moving an environment over the API, with gateways that speak the real protocol (DESIGN §8, I1, I5)."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.db.models import F
+from django.db.models.functions import Now
+
+from common.models import AuditEntry
 from failover import driver
-from tests.conftest import Person
+from failover.models import Operation
+from gateways.models import EpochGrant, Gateway, GatewayStatus, Route
+from protocol.vocabulary import Assignment
+from tests.conftest import Person, fleet_of
 from tests.fakes.gateway import FakeGateway
 
 Pair = tuple[FakeGateway, FakeGateway]
 
 
-def test_a_planned_move_and_back(npr: Pair, admin: Person) -> None:
-    first, second = npr
-    status, body = admin.post("admin/failover/npr/activate-dr")
-    assert (status, body["operation"]["kind"]) == (202, "activate-dr")
+def state_of(admin: Person, code: str = "NPR") -> dict[str, Any]:
+    status, body = admin.get(f"admin/failover/{code}")
+    assert status == 200, body
+    return dict(body)
+
+
+def activate(admin: Person, first: FakeGateway) -> None:
+    """A whole planned move to DR."""
+    assert admin.post("admin/failover/NPR/activate-dr")[0] == 202
     driver.drive_all()
     order = first.take_over().fence
     assert order is not None
     first.acknowledge_fence(order.operation, order.epoch)
     driver.drive_all()
-    status, body = admin.get("admin/failover/NPR")
-    assert (body["state"], body["active_gateway"], body["epoch"], body["operation"]) == ("DR_ACTIVE", "gw-npr-dr", 2, None)
+    assert state_of(admin)["state"] == "DR_ACTIVE"
+
+
+def let_lease_end(code: str = "NPR") -> None:
+    """As if the whole fencing wait had passed since the last renewal."""
+    past = timedelta(seconds=settings.MAZEVAULT.timing.fence_wait + 0.001)
+    Route.objects.filter(environment_id=code).update(lease_until=Now() - past)
+
+
+def grow_old(gateway: FakeGateway, seconds: float) -> None:
+    GatewayStatus.objects.filter(gateway_id=gateway.id).update(heartbeat_at=F("heartbeat_at") - timedelta(seconds=seconds))
+
+
+def test_the_answer_to_the_seeds_call_without_a_body(npr: Pair, admin: Person) -> None:
+    status, body = admin.post("admin/failover/npr/activate-dr")
+    assert status == 202
+    assert {"environment", "state", "epoch", "active_gateway", "standby_gateway", "operation"} <= body.keys()
+    assert (body["environment"], body["state"], body["epoch"]) == ("NPR", "FENCING", 1)
+    assert (body["active_gateway"], body["standby_gateway"]) == ("gw-npr-primary", "gw-npr-dr")
+    operation = body["operation"]
+    assert (operation["kind"], operation["step"]) == ("activate-dr", "FENCING")
+    assert operation["waits_for"] and operation["waits_until"].endswith("Z")
+
+
+def test_a_planned_move_and_back_takes_two_epochs_and_leaves_one_active_gateway_in_each(npr: Pair, admin: Person) -> None:
+    first, second = npr
+    activate(admin, first)
+    assert first.renew_lease().verdict == "not_active"
+    assert (second.take_over().assigned_role, second.renew_lease().verdict) == (Assignment.ACTIVE, "granted")
+    assert first.take_over().assigned_role is Assignment.FENCED
+
+    assert admin.post("admin/failover/NPR/failback")[0] == 202
+    driver.drive_all()
+    drain = second.take_over().drain
+    assert drain is not None and state_of(admin)["state"] == "DRAINING"
+    second.report_drained(drain.operation, drain.epoch)
+    driver.drive_all()
+    fence = second.take_over().fence
+    assert fence is not None
+    second.acknowledge_fence(fence.operation, fence.epoch)
+    driver.drive_all()
+    body = state_of(admin)
+    assert (body["state"], body["epoch"], body["active_gateway"]) == ("PRIMARY_ACTIVE", 3, "gw-npr-primary")
+    assert second.take_over().assigned_role is Assignment.STANDBY
+    grants = EpochGrant.objects.filter(environment_id="NPR").order_by("epoch").values_list("epoch", "gateway__name")
+    assert list(grants) == [(1, "gw-npr-primary"), (2, "gw-npr-dr"), (3, "gw-npr-primary")]
+
+
+def test_npr_moves_and_no_row_of_pro_changes(npr: Pair, admin: Person) -> None:
+    fleet_of("PRO")
+    before = Route.objects.filter(environment_id="PRO").values().get()
+    activate(admin, npr[0])
+    assert Route.objects.filter(environment_id="PRO").values().get() == before
+
+
+def test_no_gateway_gets_a_lease_while_the_old_one_may_act(npr: Pair, admin: Person) -> None:
+    first, second = npr
+    admin.post("admin/failover/NPR/activate-dr")
+    driver.drive_all()
+    assert first.renew_lease().verdict == "fencing"
+    assert second.renew_lease(epoch=2).verdict != "granted"
+    assert state_of(admin)["state"] == "FENCING"
+
+
+def test_without_an_acknowledgement_promotion_comes_strictly_after_the_lease_and_the_allowance(npr: Pair, admin: Person) -> None:
+    admin.post("admin/failover/NPR/activate-dr")
+    Route.objects.filter(pk="NPR").update(lease_until=Now() - timedelta(seconds=settings.MAZEVAULT.timing.fence_wait - 0.5))
+    driver.drive_all()
+    assert state_of(admin)["state"] == "FENCING"
+    let_lease_end()
+    driver.drive_all()
+    assert (state_of(admin)["state"], state_of(admin)["epoch"]) == ("DR_ACTIVE", 2)
+
+
+@pytest.mark.parametrize("wrong", ["operation", "epoch", "sender"])
+def test_an_acknowledgement_that_does_not_fit_the_order_promotes_nobody(npr: Pair, admin: Person, wrong: str) -> None:
+    first, second = npr
+    admin.post("admin/failover/NPR/activate-dr")
+    order = first.take_over().fence
+    assert order is not None
+    operation = "00000000-0000-4000-8000-000000000000" if wrong == "operation" else order.operation
+    sender = second if wrong == "sender" else first
+    answer = sender.acknowledge_fence(operation, order.epoch + 1 if wrong == "epoch" else order.epoch)
+    assert answer.detail == "no such order"
+    driver.drive_all()
+    assert state_of(admin)["state"] == "FENCING"
+
+
+def test_the_same_request_while_it_is_open_gives_the_same_operation(npr: Pair, admin: Person) -> None:
+    one = admin.post("admin/failover/NPR/activate-dr")
+    two = admin.post("admin/failover/npr/activate-dr/")
+    assert (one[0], two[0]) == (202, 202)
+    assert one[1]["operation"]["id"] == two[1]["operation"]["id"]
+    assert Operation.objects.count() == 1
+
+
+def test_a_goal_that_is_reached_begins_nothing(npr: Pair, admin: Person) -> None:
+    status, body = admin.post("admin/failover/NPR/failback")
+    assert (status, body["state"], body["operation"]) == (200, "PRIMARY_ACTIVE", None)
+    assert not Operation.objects.exists()
+
+
+def test_another_open_operation_is_409_and_shown(npr: Pair, admin: Person) -> None:
+    _, open_one = admin.post("admin/failover/NPR/activate-dr")
+    status, body = admin.post("admin/failover/NPR/failback")
+    assert (status, body["code"]) == (409, "OPERATION_OPEN")
+    assert body["operation"]["id"] == open_one["operation"]["id"]
+
+
+def test_an_unknown_environment_is_404_for_every_path(npr: Pair, admin: Person) -> None:
+    for method, path in (("get", ""), ("post", "/plan"), ("post", "/activate-dr"), ("post", "/failback"), ("post", "/cancel"),
+                         ("get", "/history")):  # fmt: skip
+        status, body = getattr(admin, method)(f"admin/failover/nowhere{path}")
+        assert (status, body["code"]) == (404, "RESOURCE_NOT_FOUND"), path
+        assert "NPR, PRO" in body["error"]
+
+
+def test_without_a_standby_it_is_409_with_the_check_that_says_so(primary: None, admin: Person) -> None:
+    FakeGateway("gw-npr-primary").enrol().heartbeat()
+    driver.drive_all()
+    status, body = admin.post("admin/failover/NPR/activate-dr")
+    assert (status, body["code"], [row["name"] for row in body["checks"]]) == (409, "CHECKS_FAILED", ["target_enrolled"])
+    assert not Operation.objects.exists()
+
+
+def _silent(gateway: FakeGateway) -> None:
+    grow_old(gateway, 1000)
+
+
+def _banned(gateway: FakeGateway) -> None:
+    Gateway.objects.filter(pk=gateway.id).update(banned_at=Now())
+
+
+def _ill(gateway: FakeGateway) -> None:
+    from protocol.messages import Probe
+
+    gateway.heartbeat(database=Probe(ok=False))
+
+
+@pytest.mark.parametrize(
+    ("harm", "check"),
+    [(_silent, "target_heartbeat"), (_banned, "target_allowed"), (_ill, "target_score"),
+     (lambda gateway: gateway.heartbeat(write_queue_depth=3), "target_queue")],
+    ids=["silent", "banned", "ill", "queue"],
+)  # fmt: skip
+def test_failback_to_an_unfit_primary_is_409_with_the_failing_checks(
+    npr: Pair, admin: Person, harm: Callable[[FakeGateway], None], check: str
+) -> None:
+    first, _ = npr
+    activate(admin, first)
+    harm(first)
+    status, body = admin.post("admin/failover/NPR/failback")
+    assert (status, body["code"]) == (409, "CHECKS_FAILED")
+    assert check in [row["name"] for row in body["checks"]]
+    assert (state_of(admin)["state"], state_of(admin)["active_gateway"]) == ("DR_ACTIVE", "gw-npr-dr")
+
+
+def test_a_dead_primary_does_not_stop_the_plain_call(npr: Pair, admin: Person) -> None:
+    first, second = npr
+    grow_old(first, 100_000)
+    assert admin.post("admin/failover/NPR/activate-dr")[0] == 202
+    let_lease_end()
+    driver.drive_all()
+    assert state_of(admin)["active_gateway"] == second.name
+
+
+def test_what_was_passed_over_without_a_plan_is_recorded(npr: Pair, admin: Person) -> None:
+    first, second = npr
+    second.heartbeat(version="1.9.0")
+    _, body = admin.post("admin/failover/NPR/activate-dr")
+    assert "same_version" in body["operation"]["passed_over"]
+    assert AuditEntry.objects.filter(action="failover.requested").get().details["waived"] == body["operation"]["passed_over"]
+
+
+class TestPlan:
+    def test_says_green_and_changes_nothing(self, npr: Pair, admin: Person) -> None:
+        before = Route.objects.values().get(pk="NPR")
+        status, plan = admin.post("admin/failover/NPR/plan")
+        assert (status, plan["kind"], plan["verdict"]) == (201, "activate-dr", "green"), plan["checks"]
+        assert plan["estimate"]["writes_at_risk"] == 0
+        assert Route.objects.values().get(pk="NPR") == before
+        assert not Operation.objects.exists()
+
+    def test_is_accepted_once_while_the_world_stands_still(self, npr: Pair, admin: Person) -> None:
+        _, plan = admin.post("admin/failover/NPR/plan")
+        status, body = admin.post("admin/failover/NPR/activate-dr", {"plan_id": plan["plan_id"]})
+        assert (status, body["operation"]["plan_id"]) == (202, plan["plan_id"])
+
+    def test_is_409_when_the_world_moved(self, npr: Pair, admin: Person) -> None:
+        _, second = npr
+        _, plan = admin.post("admin/failover/NPR/plan")
+        second.heartbeat(version="1.9.0")
+        status, body = admin.post("admin/failover/NPR/activate-dr", {"plan_id": plan["plan_id"]})
+        assert (status, body["code"]) == (409, "PLAN_OUTDATED")
+        assert not Operation.objects.exists()
+
+    def test_of_another_environment_is_no_plan(self, npr: Pair, admin: Person) -> None:
+        fleet_of("PRO")
+        _, plan = admin.post("admin/failover/PRO/plan")
+        assert admin.post("admin/failover/NPR/activate-dr", {"plan_id": plan["plan_id"]})[0] == 400
+
+    def test_a_failing_waivable_check_must_be_waived_by_name(self, npr: Pair, admin: Person) -> None:
+        _, second = npr
+        second.heartbeat(version="1.9.0")
+        _, plan = admin.post("admin/failover/NPR/plan")
+        assert plan["verdict"] == "needs_waiver"
+        wish = {"plan_id": plan["plan_id"]}
+        assert admin.post("admin/failover/NPR/activate-dr", wish)[0] == 409
+        status, body = admin.post("admin/failover/NPR/activate-dr", {**wish, "waive": ["same_version"]})
+        assert (status, body["operation"]["passed_over"]) == (202, ["same_version"])
+
+    def test_a_hard_check_cannot_be_waived(self, npr: Pair, admin: Person) -> None:
+        status, body = admin.post("admin/failover/NPR/activate-dr", {"waive": ["target_heartbeat"]})
+        assert (status, body["error"]) == (400, "waive: target_heartbeat is not a check that can be waived")
+
+    def test_is_demanded_by_an_environment_that_says_so(self, npr: Pair, admin: Person) -> None:
+        from gateways.models import GatewayEnvironment
+
+        GatewayEnvironment.objects.filter(code="NPR").update(requires_plan=True)
+        status, body = admin.post("admin/failover/NPR/activate-dr")
+        assert (status, body["code"]) == (409, "PLAN_REQUIRED")
+
+
+class TestCancel:
+    def test_gives_the_lease_back_in_the_same_epoch(self, npr: Pair, admin: Person) -> None:
+        first, _ = npr
+        admin.post("admin/failover/NPR/activate-dr")
+        status, body = admin.post("admin/failover/NPR/cancel", {"reason": "false alarm"})
+        assert (status, body["state"], body["epoch"], body["operation"]["outcome"]) == (200, "PRIMARY_ACTIVE", 1, "cancelled")
+        assert first.take_over().fence.cancelled
+        assert first.renew_lease().verdict == "granted"
+
+    def test_is_refused_once_the_gateway_has_confirmed(self, npr: Pair, admin: Person) -> None:
+        first, _ = npr
+        admin.post("admin/failover/NPR/activate-dr")
+        order = first.take_over().fence
+        first.acknowledge_fence(order.operation, order.epoch)
+        status, body = admin.post("admin/failover/NPR/cancel")
+        assert (status, body["code"]) == (409, "TOO_LATE")
+        driver.drive_all()
+        assert state_of(admin)["state"] == "DR_ACTIVE"
+
+    def test_a_confirmation_after_the_cancel_counts_for_nothing(self, npr: Pair, admin: Person) -> None:
+        first, _ = npr
+        admin.post("admin/failover/NPR/activate-dr")
+        order = first.take_over().fence
+        admin.post("admin/failover/NPR/cancel")
+        assert first.acknowledge_fence(order.operation, order.epoch).detail == "no such order"
+        admin.post("admin/failover/NPR/activate-dr")
+        driver.drive_all()
+        assert state_of(admin)["state"] == "FENCING"
+
+    def test_without_an_operation_is_409(self, npr: Pair, admin: Person) -> None:
+        status, body = admin.post("admin/failover/NPR/cancel")
+        assert (status, body["code"]) == (409, "NO_OPERATION")
+
+
+class TestForce:
+    def test_promotes_at_once_and_shows_the_risk(self, npr: Pair, admin: Person) -> None:
+        admin.post("admin/failover/NPR/activate-dr")
+        status, body = admin.post("admin/failover/NPR/force", {"confirm": "NPR", "reason": "the data centre burns"})
+        assert (status, body["state"], body["active_gateway"]) == (202, "DR_ACTIVE", "gw-npr-dr")
+        assert body["operation"]["forced_by"].startswith("user:")
+        assert body["operation"]["split_risk_until"] > body["operation"]["opened_at"]
+        assert AuditEntry.objects.filter(action="failover.force", severity="critical").exists()
+
+    @pytest.mark.parametrize(
+        ("wish", "field"), [({"confirm": "npr", "reason": "x"}, "confirm"), ({"confirm": "NPR", "reason": " "}, "reason"),
+                            ({"reason": "x"}, "confirm")],
+    )  # fmt: skip
+    def test_wants_the_typed_name_and_a_reason(self, npr: Pair, admin: Person, wish: dict[str, str], field: str) -> None:
+        admin.post("admin/failover/NPR/activate-dr")
+        status, body = admin.post("admin/failover/NPR/force", wish)
+        assert status == 400 and body["error"].startswith(f"{field}:")
+        assert state_of(admin)["state"] == "FENCING"
+
+    def test_has_nothing_to_do_at_rest(self, npr: Pair, admin: Person) -> None:
+        status, body = admin.post("admin/failover/NPR/force", {"confirm": "NPR", "reason": "impatience"})
+        assert (status, body["code"]) == (409, "NOTHING_TO_FORCE")
+
+    def test_needs_its_own_permission(self, npr: Pair, person: Callable[[str], Person]) -> None:
+        status, body = person("auditor").post("admin/failover/NPR/force", {"confirm": "NPR", "reason": "x"})
+        assert (status, body["code"]) == (403, "PERMISSION_DENIED")
+
+
+class TestHold:
+    """Two truths: a gateway has seen an epoch that this database does not know (a restored Primary, I4)."""
+
+    def hold(self, npr: Pair) -> None:
+        npr[1].heartbeat(epoch=7)
+        driver.drive_all()
+
+    def test_a_higher_epoch_stops_every_lease_until_a_person_decides(self, npr: Pair, admin: Person) -> None:
+        first, _ = npr
+        self.hold(npr)
+        body = state_of(admin)
+        assert body["state"] == "HOLD" and "7" in body["hold_reason"]
+        assert first.renew_lease().verdict == "fencing"
+        status, refused = admin.post("admin/failover/NPR/activate-dr")
+        assert (status, refused["code"]) == (409, "ENVIRONMENT_HELD")
+
+    def test_resume_goes_on_above_every_epoch_seen_and_only_after_an_old_lease_must_have_ended(
+        self, npr: Pair, admin: Person
+    ) -> None:
+        _, second = npr
+        self.hold(npr)
+        wish = {"gateway": "gw-npr-dr", "confirm": "NPR", "reason": "restored from backup"}
+        status, body = admin.post("admin/failover/NPR/resume", wish)
+        assert (status, body["state"], body["epoch"], body["active_gateway"]) == (200, "DR_ACTIVE", 8, "gw-npr-dr")
+        second.take_over()
+        assert second.renew_lease().verdict == "held"
+        Route.objects.filter(pk="NPR").update(lease_blocked_until=Now() - timedelta(seconds=1))
+        assert second.renew_lease().verdict == "granted"
+
+    def test_resume_wants_a_gateway_of_this_environment(self, npr: Pair, admin: Person) -> None:
+        fleet_of("PRO")
+        self.hold(npr)
+        status, body = admin.post(
+            "admin/failover/NPR/resume", {"gateway": "gw-pro-dr", "confirm": "NPR", "reason": "x"}
+        )
+        assert status == 400 and body["error"].startswith("gateway:")
+        assert state_of(admin)["state"] == "HOLD"
+
+    def test_resume_of_an_environment_that_is_not_held_is_409(self, npr: Pair, admin: Person) -> None:
+        wish = {"gateway": "gw-npr-dr", "confirm": "NPR", "reason": "x"}
+        assert admin.post("admin/failover/NPR/resume", wish)[1]["code"] == "NOT_HELD"
+
+
+def test_history_tells_every_step_newest_first(npr: Pair, admin: Person) -> None:
+    activate(admin, npr[0])
+    _, rows = admin.get("admin/failover/NPR/history")
+    assert [row["to"] for row in rows] == ["DR_ACTIVE", "PROMOTING", "FENCING", "FO_PREFLIGHT", "PRIMARY_ACTIVE"]
+    assert all(row["sentence"] and row["at"].endswith("Z") for row in rows)
+    assert rows[0]["epoch"] == 2
+
+
+def test_a_target_that_dies_between_request_and_step_aborts_cleanly(npr: Pair, admin: Person, monkeypatch: Any) -> None:
+    _, second = npr
+    monkeypatch.setattr(driver, "drive", lambda code: 0)  # the process that took the request dies before the first step
+    admin.post("admin/failover/NPR/activate-dr")
+    monkeypatch.undo()
+    grow_old(second, 100_000)
+    driver.drive_all()
+    body = state_of(admin)
+    assert (body["state"], body["operation"], body["last_operation"]["outcome"]) == ("PRIMARY_ACTIVE", None, "aborted")
+    assert npr[0].renew_lease().verdict == "granted"
+
+
+def test_a_drain_that_takes_too_long_goes_back_to_dr(npr: Pair, admin: Person) -> None:
+    from failover.models import EnvironmentState
+
+    first, second = npr
+    activate(admin, first)
     second.take_over()
+    second.renew_lease()
+    assert admin.post("admin/failover/NPR/failback")[0] == 202
+    drain = second.take_over().drain
+    second.report_drained(drain.operation, drain.epoch, running_tasks=1)
+    limit = timedelta(seconds=settings.MAZEVAULT.timing.drain_limit + 1)
+    EnvironmentState.objects.filter(pk="NPR").update(since=Now() - limit)
+    driver.drive_all()
+    body = state_of(admin)
+    assert (body["state"], body["last_operation"]["outcome"]) == ("DR_ACTIVE", "aborted")
     assert second.renew_lease().verdict == "granted"

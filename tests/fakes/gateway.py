@@ -124,6 +124,10 @@ class FakeGateway:
         body = messages.FenceAcknowledged(operation=operation, epoch=epoch)
         return self.call(paths.FENCE_ACKNOWLEDGE, body, messages.Acknowledged)
 
+    def report_drained(self, operation: str, epoch: int, running_tasks: int = 0) -> messages.Acknowledged | HttpResponse:
+        body = messages.DrainReport(operation=operation, epoch=epoch, write_queue_depth=0, running_tasks=running_tasks)
+        return self.call(paths.DRAIN_REPORT, body, messages.Acknowledged)
+
     def claim(self, epoch: int | None = None, limit: int = 1) -> messages.TaskOffers | HttpResponse:
         body = messages.ClaimTasks(epoch=self.epoch if epoch is None else epoch, limit=limit)
         return self.call(paths.TASK_CLAIM, body, messages.TaskOffers)

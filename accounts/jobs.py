@@ -1,0 +1,14 @@
+"""Celery functions of the accounts app."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from accounts import lockout
+from common.clock import now
+
+
+@shared_task
+def forget_old_failures() -> int:
+    """Failed sign-ins that no longer count hold an address each; they go."""
+    return lockout.prune(now())
