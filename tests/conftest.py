@@ -54,6 +54,7 @@ class Person:
     """Somebody who calls the API with a bearer token. Every answer is `(status, body)`."""
 
     def __init__(self, token: str = "") -> None:
+        self.token = token
         self.client = Client(raise_request_exception=False)
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
 

@@ -44,7 +44,10 @@ def test_tokens_rest_as_hashes_and_passwords_as_argon2(ada: User) -> None:
     assert ada.password.startswith("argon2$argon2id$")
 
 
-@pytest.mark.parametrize(("email", "password"), [("ada@example.com", "wrong"), ("nobody@example.com", PASSWORD), ("ada@example.com", PASSWORD.upper())])  # fmt: skip
+@pytest.mark.parametrize(
+    ("email", "password"),
+    [("ada@example.com", "wrong"), ("nobody@example.com", PASSWORD), ("ada@example.com", PASSWORD.upper())],
+)
 def test_every_failure_has_the_same_answer(ada: User, email: str, password: str) -> None:
     status, body = sign_in(email, password)
     assert (status, body["error"]) == (401, "the email address or the password is wrong")

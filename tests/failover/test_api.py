@@ -203,7 +203,7 @@ def test_a_dead_primary_does_not_stop_the_plain_call(npr: Pair, admin: Person) -
 
 
 def test_what_was_passed_over_without_a_plan_is_recorded(npr: Pair, admin: Person) -> None:
-    first, second = npr
+    _, second = npr
     second.heartbeat(version="1.9.0")
     _, body = admin.post("admin/failover/NPR/activate-dr")
     assert "same_version" in body["operation"]["passed_over"]
@@ -353,9 +353,7 @@ class TestHold:
     def test_resume_wants_a_gateway_of_this_environment(self, npr: Pair, admin: Person) -> None:
         fleet_of("PRO")
         self.hold(npr)
-        status, body = admin.post(
-            "admin/failover/NPR/resume", {"gateway": "gw-pro-dr", "confirm": "NPR", "reason": "x"}
-        )
+        status, body = admin.post("admin/failover/NPR/resume", {"gateway": "gw-pro-dr", "confirm": "NPR", "reason": "x"})
         assert status == 400 and body["error"].startswith("gateway:")
         assert state_of(admin)["state"] == "HOLD"
 

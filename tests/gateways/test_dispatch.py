@@ -30,7 +30,10 @@ def offer(admin: Person, **payload: Any) -> str:
 
 
 def result(offered: messages.OfferedTask, **other: Any) -> messages.TaskResult:
-    facts = {"task": offered.id, "claim": offered.claim, "epoch": offered.epoch, "outcome": TaskOutcome.SUCCEEDED, "duration_seconds": 0.2}  # fmt: skip
+    facts = {
+        "task": offered.id, "claim": offered.claim, "epoch": offered.epoch, "outcome": TaskOutcome.SUCCEEDED,
+        "duration_seconds": 0.2,
+    }  # fmt: skip
     return messages.TaskResult(**{**facts, **other})
 
 

@@ -42,7 +42,9 @@ def refusal(answer: Any) -> tuple[int, str]:
 def tampered_signature(pem: str) -> str:
     der = bytearray(base64.b64decode("".join(pem.strip().splitlines()[1:-1])))
     der[-3] ^= 1
-    return "-----BEGIN CERTIFICATE REQUEST-----\n" + base64.encodebytes(bytes(der)).decode() + "-----END CERTIFICATE REQUEST-----\n"
+    return (
+        "-----BEGIN CERTIFICATE REQUEST-----\n" + base64.encodebytes(bytes(der)).decode() + "-----END CERTIFICATE REQUEST-----\n"
+    )
 
 
 class TestToken:
