@@ -37,8 +37,10 @@ class Story:
 
 def main() -> int:
     story, asked = Story(), stop_on_signals()
+    timing = PROFILES[_profile()]
     story.say(
-        f"time profile short (heartbeat 2 s, lease 5 s); MAZEVAULT_TIME_PROFILE=standard tells it with the real ones ({_profile()})"
+        f"time profile {timing.name}: heartbeat {timing.heartbeat_interval:g} s, lease {timing.lease_ttl:g} s "
+        "(MAZEVAULT_TIME_PROFILE=standard for the real ones)"
     )
     try:
         with throwaway(story.say, time_profile=_profile()) as stack, stack.client() as primary:

@@ -12,7 +12,7 @@ import socket as sockets
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +89,14 @@ class Stack:
             self._control.close()
             control.socket_path(self.layout).unlink(missing_ok=True)
 
-    def start(self, name: str) -> None:
-        """Start one process again, in the calling thread."""
-        self._start(name)
+    def start(self, name: str, more: Mapping[str, str] | None = None) -> None:
+        """Start one process again, in the calling thread, with `more` variables in its environment."""
+        self._start(name, more)
         self._write_run_file()
+
+    def wait_until_primary_answers(self) -> None:
+        """Return when the Primary is healthy. Raises `StackError`."""
+        self._wait_for_health(PRIMARY, self.layout.primary_url)
 
     def stop(self, name: str, seconds: float = 6.0) -> None:
         children.stop([self._child(name)], seconds)
@@ -127,9 +131,7 @@ class Stack:
 
     def _primary_environment(self) -> dict[str, str]:
         folder = self.layout.node(PRIMARY)
-        passed = {k: self._environ[k] for k in ("MAZEVAULT_FAILPOINT",) if k in self._environ}
         return {
-            **passed,
             "MAZEVAULT_MODE": "primary",
             "MAZEVAULT_LISTEN_ADDR": f"127.0.0.1:{self.layout.primary_port}",
             "MAZEVAULT_BASE_URL": self.layout.primary_url,
@@ -158,16 +160,16 @@ class Stack:
             token: str = primary.post("gateways/bootstrap", wish)["token"]
         return token
 
-    def _start(self, name: str) -> None:
+    def _start(self, name: str, more: Mapping[str, str] | None = None) -> None:
         known = self.children.get(name)
         if known is not None and known.pid is not None:
             return
         self._noted.discard(name)
         if known is None or name not in ("postgres", "valkey"):
-            self.children[name] = known = self._new_child(name)
+            self.children[name] = known = self._new_child(name, more or {})
         known.start()
 
-    def _new_child(self, name: str) -> Child:
+    def _new_child(self, name: str, more: Mapping[str, str]) -> Child:
         python = sys.executable
         celery = [python, "-m", "celery", "-A", "orchestrator.celery"]
         schedule = str(self.layout.node(PRIMARY) / "beat-schedule")
@@ -176,7 +178,7 @@ class Stack:
             "beat": [*celery, "beat", "--loglevel=WARNING", "-s", schedule],
         }
         argv = commands.get(name, [python, str(ROOT / "manage.py"), "serve"])
-        return Child(name, argv, self.environment_of(name), self.layout.logs / f"{name}.log", ROOT)
+        return Child(name, argv, {**self.environment_of(name), **more}, self.layout.logs / f"{name}.log", ROOT)
 
     def _child(self, name: str) -> Child:
         if name not in self.children:
@@ -215,7 +217,7 @@ class Stack:
                 sockets.create_connection(("127.0.0.1", port), timeout=1).close()
                 return
             except OSError:
-                self._refuse_ended(deadline, f"{name} does not listen on port {port}")
+                self._refuse_ended(deadline, f"{name} does not listen on port {port}", [self.children[name]])
                 time.sleep(0.1)
 
     def _wait_until_ready(self) -> None:
@@ -252,8 +254,8 @@ class Stack:
                 return f"{code} could not be moved: {'; '.join(failing)}"
         return ""
 
-    def _refuse_ended(self, deadline: float, sentence: str) -> None:
-        for child in self.children.values():
+    def _refuse_ended(self, deadline: float, sentence: str, needed: Iterable[Child] | None = None) -> None:
+        for child in self.children.values() if needed is None else needed:
             how = child.ended()
             if how:
                 raise StackError(f"{child.name} has ended ({how}):\n{child.last_lines()}")

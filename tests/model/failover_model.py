@@ -7,13 +7,14 @@ a mutant turns one off and must be caught.
 
 Decisions of the model, all on the hostile side:
 - Nothing holds absolute time, only ticks left, so there is no horizon: whatever can happen at any time is explored.
-- Every clock is as wrong as allowed: a granted lease lives `lease + drift` ticks from its send time at the gateway. A gateway that
-  makes less of it does a part of what is explored here.
+- Every clock is as wrong as allowed: a granted lease lives `lease + drift` ticks from its send time at the gateway. A gateway
+  that makes less of it does a part of what is explored here.
 - A message that is never delivered is lost; an acknowledgement stays on the wire and may come again. Renewals and releases come
   at most once (receipts, DESIGN §6), and a request that is older than a whole lease is not delivered any more.
 - An answer outlives the crash of the process that asked, though in the code it is bound to that process's request. So the fence
   must be durable by itself. A clean stop loses answers on the way: giving a lease back rests on that binding.
-- A fenced gateway acknowledges without hearing the order again; a refused renewal is not heard of.
+- A fenced gateway acknowledges without hearing the order again; a refused renewal is not heard of. Requests of an epoch that is
+  over are refused in any order, so they are left out.
 - A call lands at any moment up to its hard deadline, whether or not its process lives. One call of a gateway at a time.
 """
 
@@ -81,8 +82,10 @@ class Rules:
 
     ack_waits_for_effects: bool = True
     """An acknowledgement is sent when no call of this process runs any more."""
-    ack_waits_for_former_process: bool = True
-    """... and no call that a former process began and nobody saw ending. Giving the lease back waits likewise."""
+    ack_waits_for_unseen_ends: bool = True
+    """... and none whose end nobody saw, because the process that began it is gone."""
+    release_waits_for_unseen_ends: bool = True
+    """Giving the lease back waits for those likewise."""
     fence_is_durable: bool = True
     fenced_discards_grants: bool = True
     ack_is_final: bool = True
@@ -116,6 +119,8 @@ class Bounds:
     drift: int = 1
     call: int = 2
     """Hard deadline of a call outside."""
+    calls: bool = True
+    """Without calls it only counts who may begin one."""
     epochs: int = 2
     operations: int = 1
     crashes: int = 0
@@ -125,8 +130,8 @@ class Bounds:
     force: bool = False
     requests: int = 1
     """Renewals of one gateway on the wire at a time."""
-    directives: int = 1
-    """Directives to one gateway on the wire at a time (the code has two loops that hear them)."""
+    directives: int = 0
+    """Delayed directives to one gateway at a time (the code has two loops that hear them); a fresh one can be heard always."""
 
     @property
     def over(self) -> int:
@@ -154,6 +159,8 @@ class Renewal(NamedTuple):
     sequence: int
     epoch: int
     left: int
+    awaited: bool = True
+    """False when the process that asked has stopped: the answer reaches nobody."""
 
 
 class Release(NamedTuple):
@@ -241,6 +248,8 @@ class Model:
 
     def __init__(self, rules: Rules, bounds: Bounds) -> None:
         self.rules, self.bounds = rules, bounds
+        self.taken: set[tuple[str, str]] = set()
+        """Rows of the table that were taken so far."""
 
     def beginning(self) -> World:
         """A is active in epoch 1 and knows it; nobody holds a lease; B stands by."""
@@ -292,12 +301,13 @@ class Model:
             return lease.epoch if lease else 0
         return min(call.epoch, lease.epoch) if lease and self._may_start(side) else call.epoch
 
-    def _is_quiet(self, side: Side) -> bool:
-        """As far as the gateway goes by: nothing that it began can still have an effect."""
+    def _may_acknowledge(self, side: Side) -> bool:
+        """Nothing that the gateway began can still have an effect."""
         call, rules = side.call, self.rules
-        if call is None:
-            return True
-        return not (rules.ack_waits_for_effects if call.seen else rules.ack_waits_for_former_process)
+        return call is None or not (rules.ack_waits_for_effects if call.seen else rules.ack_waits_for_unseen_ends)
+
+    def _may_release(self, side: Side) -> bool:
+        return side.call is None or not (side.call.seen or self.rules.release_waits_for_unseen_ends)
 
     def _lifts(self, directive: Directive, fence: Fence) -> bool:
         if not directive.cancelled or not directive.operation:
@@ -371,7 +381,9 @@ class Model:
     def _moved(self, world: World, *events: str) -> World:
         """The rows of the table for these events, one after the other, with all their actions."""
         for event in events:
-            to, actions = MOVES[world.control.stage, event]
+            row = (world.control.stage, event)
+            self.taken.add(row)
+            to, actions = MOVES[row]
             for action in actions:
                 carry_out = _ACTIONS.get(action)
                 if carry_out:
@@ -416,7 +428,9 @@ class Model:
             acknowledged=False, blocked_left=control.blocked_left if self.rules.wait_covers_block else -1,
         )  # fmt: skip
         fault = "" if epoch > control.epoch else f"epoch {epoch} is given to a second gateway"
-        return world._replace(control=promoted, fault=fault)
+        # What was sent to the control plane in an epoch that is over is refused whenever it arrives; so it may be lost now.
+        first, second = (side._replace(renewals=(), release=None, ack=None) for side in world.sides)
+        return world._replace(control=promoted, sides=(first, second), fault=fault)
 
     def _directive(self, control: Control, index: int) -> Directive:
         if control.active != index:
@@ -432,24 +446,26 @@ class Model:
         if not side.up:
             yield f"{name} starts again", _with(world, index, side._replace(up=True))
             return
-        if side.call is None and self._may_start(side):
+        if self.bounds.calls and side.call is None and self._may_start(side):
             call = Call(side.lease.epoch, self.bounds.call, seen=True)  # type: ignore[union-attr]
             yield f"{name} begins a call (epoch {call.epoch})", _with(world, index, side._replace(call=call))
         if side.told_active and not (side.fence and side.fence.epoch >= side.epoch):
             yield from self._sends_renewal(world, index)
-        if side.fence and side.ack != side.fence and self._is_quiet(side):
+        if side.fence and side.ack != side.fence and side.fence.epoch == world.control.epoch and self._may_acknowledge(side):
             yield f"{name} sends its acknowledgement", _with(world, index, side._replace(ack=side.fence))
         if world.crashes < self.bounds.crashes:
             yield f"{name} crashes", _with(world, index, self._crashed(side))._replace(crashes=world.crashes + 1)
-        if world.stops < self.bounds.stops and side.lease and self._is_quiet(side):
+        if world.stops < self.bounds.stops and side.lease and self._may_release(side):
             yield f"{name} stops and gives its lease back", self._stopped(world, index, side.lease)
 
     def _sends_renewal(self, world: World, index: int) -> Iterator[Step]:
         side = world.sides[index]
+        if side.epoch != world.control.epoch:
+            return  # it would be refused
         renewal = Renewal(_next_sequence(world, index), side.epoch, self.bounds.lease + self.bounds.drift)
-        waiting = side.renewals[-self.bounds.requests + 1 :] if self.bounds.requests > 1 else ()
-        if any((old.epoch, old.left) == renewal[1:] for old in side.renewals[-1:]):
+        if any(old[1:] == renewal[1:] for old in side.renewals[-1:]):
             return  # the same request of the same tick is on its way
+        waiting = side.renewals[-self.bounds.requests + 1 :] if self.bounds.requests > 1 else ()
         sent = _with(world, index, side._replace(renewals=(*waiting, renewal)))
         yield f"{NAMES[index]} asks for a lease", _renumbered(sent, index)
 
@@ -466,7 +482,8 @@ class Model:
     def _stopped(self, world: World, index: int, lease: Lease) -> World:
         side = world.sides[index]
         release = Release(_next_sequence(world, index), lease.epoch)
-        stopped = self._crashed(side)._replace(release=release, grant=None)
+        renewals = tuple(renewal._replace(awaited=False) for renewal in side.renewals)
+        stopped = self._crashed(side)._replace(release=release, renewals=renewals, grant=None)
         return _renumbered(_with(world, index, stopped)._replace(stops=world.stops + 1), index)
 
     def _landed(self, world: World, index: int, call: Call) -> World:
@@ -481,7 +498,8 @@ class Model:
         side, name = world.sides[index], NAMES[index]
         for place, renewal in enumerate(side.renewals):
             rest = side._replace(renewals=side.renewals[:place] + side.renewals[place + 1 :])
-            yield f"the renewal of {name} arrives", self._renewed(_with(world, index, rest), index, renewal)
+            late = "" if renewal.awaited else ", whose process has stopped,"
+            yield f"the renewal of {name}{late} arrives", self._renewed(_with(world, index, rest), index, renewal)
         if side.release:
             arrived = self._released(_with(world, index, side._replace(release=None)), index, side.release)
             yield f"the release of {name} arrives", arrived
@@ -497,8 +515,7 @@ class Model:
             return _renumbered(world, index)
         keeps = self.rules.renewal_keeps_highest_sequence
         sequence = max(control.sequence, renewal.sequence) if keeps else renewal.sequence
-        # The answer of a process that has stopped reaches nobody.
-        grant = Lease(renewal.epoch, renewal.left) if side.up else side.grant
+        grant = Lease(renewal.epoch, renewal.left) if renewal.awaited else side.grant
         stored = control._replace(lease_left=self.bounds.lease, sequence=sequence)
         return _renumbered(_with(world._replace(control=stored), index, side._replace(grant=grant)), index)
 
@@ -526,12 +543,15 @@ class Model:
         if not side.up:
             return
         fresh = self._directive(world.control, index)
-        if fresh not in side.directives and self._tells_something(side, fresh):
-            kept = side.directives[-self.bounds.directives + 1 :] if self.bounds.directives > 1 else ()
-            yield f"a directive for {name} is sent", _with(world, index, side._replace(directives=(*kept, fresh)))
+        heard = self._obeyed(side, fresh)
+        if heard is not side and heard != side:
+            yield self._what_is_heard(name, fresh), _with(world, index, heard)
+            if self.bounds.directives:
+                kept = side.directives[-self.bounds.directives + 1 :] if self.bounds.directives > 1 else ()
+                yield f"a directive for {name} is delayed", _with(world, index, side._replace(directives=(*kept, fresh)))
         for place, directive in enumerate(side.directives):
             rest = side._replace(directives=side.directives[:place] + side.directives[place + 1 :])
-            yield self._what_is_heard(name, directive), _with(world, index, self._obeyed(rest, directive))
+            yield f"late: {self._what_is_heard(name, directive)}", _with(world, index, self._obeyed(rest, directive))
         if side.grant:
             taken = _with(world, index, self._lease_taken(side._replace(grant=None), side.grant))
             yield f"the grant for {name} arrives (epoch {side.grant.epoch})", taken
@@ -541,9 +561,6 @@ class Model:
         order = f", operation {directive.operation}" if directive.operation else ""
         meaning = "cancelled" if directive.cancelled else "fence" if directive.operation else ""
         return f"{name} hears a directive (epoch {directive.epoch}{order} {meaning})"
-
-    def _tells_something(self, side: Side, directive: Directive) -> bool:
-        return self._obeyed(side, directive) != side
 
     def _obeyed(self, side: Side, directive: Directive) -> Side:
         if directive.epoch < side.epoch:

@@ -1,0 +1,220 @@
+"""`./mazevault` as a newcomer and as a vandal uses it: processes are real, so is what is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.stack.layout import ROOT
+from cli.stack.stack import free_port_base
+
+pytestmark = pytest.mark.xdist_group("journeys")
+CTRL_C_SECONDS = 10.0
+SECOND_START_SECONDS = 15.0
+
+
+class Home:
+    """A data folder and ports of its own, and the command run with them."""
+
+    def __init__(self, folder: Path, **environ: str) -> None:
+        self.var, self.base = folder, free_port_base()
+        kept = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
+        self.environ = {**kept, "MAZEVAULT_VAR": str(folder), "MAZEVAULT_PORT_BASE": str(self.base),
+                        "MAZEVAULT_TIME_PROFILE": "short", **environ}  # fmt: skip
+
+    def run(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        command = [str(ROOT / "mazevault"), *arguments]
+        return subprocess.run(command, env=self.environ, capture_output=True, text=True, timeout=seconds, check=False)
+
+    def run_file(self) -> dict[str, Any]:
+        return dict(json.loads((self.var / "run.json").read_text()))
+
+    def pids(self) -> list[int]:
+        found = self.run_file()
+        return [*found["pids"].values(), found["launcher_pid"]]
+
+
+def gone(pids: list[int], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if not any(_lives(pid) for pid in pids):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    made = Home(tmp_path / "var")
+    yield made
+    made.run("down")
+
+
+def test_up_status_logs_and_down(home: Home) -> None:
+    up = home.run("up", "--detach")
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert "ready after" in up.stdout and "password in" in up.stdout
+    found = home.run_file()
+    assert found["primary_url"] == f"https://localhost:{home.base}"
+    assert Path(found["ca_file"]).exists() and Path(found["admin_password_file"]).exists()
+    assert [row["name"] for row in found["gateways"]] == ["gw-npr-primary", "gw-npr-dr", "gw-pro-primary", "gw-pro-dr"]
+    assert {"primary", "worker", "beat", "postgres", "valkey", "gw-npr-primary"} <= found["pids"].keys()
+    for secret in (found["admin_password_file"], home.var / "primary" / "master.key", home.var / "run.json"):
+        assert Path(secret).stat().st_mode & 0o077 == 0, secret
+
+    shown = home.run("status", "-o", "json")
+    assert shown.returncode == 0, shown.stdout
+    assert json.loads(shown.stdout)["status"] == "healthy"
+    assert "gw-pro-dr" in home.run("status").stdout
+    assert home.run("status", "-o", "xml").returncode == 1
+
+    wanted = ["Starting MazeVault in gateway mode", "Registering gateway with primary...", "Setting up mTLS...",
+              "Gateway registered successfully: ", "Heartbeat loop started"]  # fmt: skip
+    lines = home.run("logs", "gw-npr-primary", "-n", "200").stdout
+    places = [lines.index(text) for text in wanted]
+    assert places == sorted(places)
+    assert home.run("logs", "nobody").returncode == 1
+
+    again = home.run("up", "--detach")
+    assert again.returncode == 1 and "runs already" in again.stderr
+    pids = home.pids()
+    assert home.run("down").returncode == 0
+    assert gone(pids, 1)
+    assert not (home.var / "run.json").exists()
+    assert home.run("status").returncode == 1
+    assert home.run("down").stdout.strip() == "nothing runs"
+
+    _starts_again_quickly_and_status_says_what_is_wrong(home)
+
+
+def _starts_again_quickly_and_status_says_what_is_wrong(home: Home) -> None:
+    begun = time.monotonic()
+    assert home.run("up", "--detach").returncode == 0
+    print(f"second start: {time.monotonic() - begun:.1f} s")
+    assert time.monotonic() - begun < SECOND_START_SECONDS * 2, "measured on a machine that also runs the other tests"
+    assert home.run("stop", "gw-pro-dr").returncode == 0
+    degraded = _until_status(home, 2)
+    assert "gw-pro-dr is not healthy" in degraded
+    assert home.run("start", "gw-pro-dr").returncode == 0
+    _until_status(home, 0)
+    assert home.run("restart", "worker").returncode == 0
+    refused = home.run("stop", "nobody")
+    assert refused.returncode == 1 and "there is no process nobody" in refused.stderr
+    os.kill(home.run_file()["pids"]["primary"], signal.SIGKILL)
+    assert "cannot be asked" in _until_status(home, 1)
+
+
+def _until_status(home: Home, code: int) -> str:
+    deadline = time.monotonic() + 40
+    while True:
+        shown = home.run("status")
+        if shown.returncode == code:
+            return shown.stdout
+        assert time.monotonic() < deadline, shown.stdout
+        time.sleep(0.5)
+
+
+def test_a_killed_launcher_leaves_no_process_and_the_next_start_works(home: Home) -> None:
+    assert home.run("up", "--detach").returncode == 0
+    pids = home.pids()
+    os.kill(home.run_file()["launcher_pid"], signal.SIGKILL)
+    assert gone(pids, 10)
+    up = home.run("up", "--detach")
+    assert up.returncode == 0, up.stdout + up.stderr
+    assert home.run("status").returncode == 0
+    for pid in home.pids()[:-1]:
+        os.kill(pid, signal.SIGKILL)
+    pids = home.pids()
+    begun = time.monotonic()
+    assert home.run("down").returncode == 0
+    assert gone(pids, 1) and time.monotonic() - begun < CTRL_C_SECONDS
+    assert home.run("up", "--detach").returncode == 0
+
+
+def test_ctrl_c_ends_everything_within_ten_seconds_even_a_frozen_child(home: Home) -> None:
+    process = subprocess.Popen([str(ROOT / "mazevault"), "up"], env=home.environ, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not (home.var / "run.json").exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    pids = home.pids()
+    os.kill(home.run_file()["pids"]["gw-npr-dr"], signal.SIGSTOP)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(CTRL_C_SECONDS + 2) == 0
+    print(f"Ctrl-C: {time.monotonic() - begun:.1f} s")
+    assert time.monotonic() - begun <= CTRL_C_SECONDS
+    assert gone(pids, 0.5)
+
+
+def test_a_taken_port_is_named_with_the_way_out(home: Home) -> None:
+    with socket.create_server(("127.0.0.1", home.base)):
+        up = home.run("up")
+    assert up.returncode == 1
+    assert f"port {home.base} for primary is taken" in up.stderr and "MAZEVAULT_PORT_BASE" in up.stderr
+
+
+@pytest.mark.parametrize("text", ["80", "abc", "-1", "70000"])
+def test_a_bad_port_base_is_named(tmp_path: Path, text: str) -> None:
+    shown = Home(tmp_path, MAZEVAULT_PORT_BASE=text).run("status")
+    assert shown.returncode == 1 and "MAZEVAULT_PORT_BASE" in shown.stderr and "Traceback" not in shown.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_runs_as_a_user_and_as_root_in_a_folder_whose_parent_is_private(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    as_root = Home(private / "var")
+    try:
+        up = as_root.run("up", "--detach")
+        assert up.returncode == 0, up.stdout + up.stderr
+        assert private.stat().st_mode & 0o777 == 0o700, "the parent folder was not opened"
+        as_user = _home_of_nobody()
+        try:
+            up = as_user.run("up", "--detach")
+            assert up.returncode == 0, up.stdout + up.stderr
+            assert as_user.run("status").returncode == 0
+            assert as_root.run("status").returncode == 0, "two stacks run side by side"
+        finally:
+            as_user.run("down")
+            shutil.rmtree(as_user.var.parent, ignore_errors=True)
+    finally:
+        as_root.run("down")
+        elsewhere = private / "var" / "postgres-is-elsewhere.txt"
+        if elsewhere.exists():
+            shutil.rmtree(elsewhere.read_text().split(" is in ")[-1].strip().removesuffix("/postgres"), ignore_errors=True)
+
+
+class _HomeOfNobody(Home):
+    def run(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
+        account = pwd.getpwnam("nobody")
+        return subprocess.run(
+            [str(ROOT / "mazevault"), *arguments], env=self.environ, capture_output=True, text=True, timeout=seconds,
+            check=False, user=account.pw_uid, group=account.pw_gid, extra_groups=[], cwd="/",
+        )  # fmt: skip
+
+
+def _home_of_nobody() -> Home:
+    account = pwd.getpwnam("nobody")
+    folder = Path("/var/tmp") / f"mazevault-user-{os.getpid()}"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, account.pw_uid, account.pw_gid)
+    return _HomeOfNobody(folder / "var", HOME=str(folder))

@@ -1,0 +1,178 @@
+"""The failover design explored completely within small bounds: it holds, it can move, and each broken rule is noticed (T03)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from failover import machine
+from tests.model.failover_model import (
+    ACTIVE,
+    MOVES,
+    OUTSIDE,
+    PROMOTION,
+    Bounds,
+    Goal,
+    Model,
+    Outcome,
+    Rules,
+    World,
+    explore,
+    without,
+)
+
+FENCING = Bounds(crashes=1)
+CANCELLING = Bounds(operations=2, crashes=1)
+STALE_ORDERS = Bounds(operations=2, directives=2, calls=False)
+GIVING_BACK = Bounds(lease=3, call=1, stops=1, requests=2, calls=False)
+FORCING = Bounds(force=True)
+THERE_AND_BACK = Bounds(epochs=3, operations=2)
+HOLDING = Bounds(epochs=3, mishaps=1, calls=False)
+SMALL: Mapping[str, Bounds] = {
+    "fencing": FENCING,
+    "cancelling": CANCELLING,
+    "stale orders": STALE_ORDERS,
+    "giving back": GIVING_BACK,
+    "forcing": FORCING,
+    "there and back": THERE_AND_BACK,
+    "holding": HOLDING,
+}
+"""Each looks at one side of the design and leaves the others out, so that all of it is explored in seconds."""
+LARGE: Mapping[str, Bounds] = {
+    "fencing": Bounds(lease=3, crashes=2, requests=2),
+    "cancelling": Bounds(operations=2, crashes=1, directives=1),
+    "stale orders": Bounds(operations=3, directives=2, calls=False),
+    "giving back": Bounds(stops=1, crashes=1, requests=2),
+    "forcing": Bounds(lease=3, epochs=3, operations=2, force=True),
+    "there and back": Bounds(lease=3, drift=2, epochs=3, operations=2),
+    "holding": Bounds(epochs=4, operations=2, mishaps=1),
+}
+
+MUTANTS: Mapping[str, tuple[Rules, Bounds]] = {
+    "ack_before_effects_end": (without("ack_waits_for_effects"), Bounds()),
+    "ack_forgets_calls_of_the_former_process": (without("ack_waits_for_unseen_ends"), FENCING),
+    "release_forgets_calls_of_the_former_process": (
+        without("release_waits_for_unseen_ends"), Bounds(lease=3, call=3, crashes=1, stops=1),
+    ),
+    "fence_not_durable": (without("fence_is_durable"), FENCING),
+    "grants_after_fence_accepted": (without("fenced_discards_grants"), Bounds()),
+    "cancel_after_ack_allowed": (without("ack_is_final"), Bounds()),
+    "late_cancel_lifts_newer_fence": (without("cancel_names_operation"), STALE_ORDERS),
+    "cancel_leaves_older_order": (without("cancel_covers_older_orders"), CANCELLING),
+    "lease_counted_from_receipt": (without("lease_counts_from_send"), Bounds()),
+    "restart_keeps_lease": (without("restart_drops_lease"), GIVING_BACK),
+    "effect_without_deadline_room": (without("effect_needs_room"), Bounds()),
+    "renew_while_fencing": (without("fencing_stops_renewal"), Bounds()),
+    "wait_exactly_lease": (without("wait_covers_drift"), Bounds(drift=2)),
+    "wait_not_strict": (without("wait_is_strict"), Bounds()),
+    "late_release_ends_new_lease": (without("release_checks_sequence"), GIVING_BACK),
+    "late_renewal_lowers_sequence": (without("renewal_keeps_highest_sequence"), GIVING_BACK),
+    "promotion_ends_lease_block": (without("wait_covers_block"), HOLDING),
+    "epoch_not_raised": (without("promotion_raises_epoch"), Bounds()),
+    "ack_of_older_operation_accepted": (without("ack_names_operation"), CANCELLING),
+    "force_without_risk": (without("force_records_risk"), FORCING),
+}  # fmt: skip
+
+
+def promoted_by_acknowledgement_long_before_the_lease_ends(before: World, after: World) -> bool:
+    moved = before.control.stage in PROMOTION and after.control.stage in ACTIVE
+    return moved and before.control.acknowledged and before.control.lease_left > 1
+
+
+def promoted_by_time(before: World, after: World) -> bool:
+    control = before.control
+    moved = control.stage in PROMOTION and after.control.stage in ACTIVE
+    return moved and not control.acknowledged and after.control.risk_left < 0 and before.operations > 0
+
+
+def cancel_lifts_the_fence(before: World, after: World) -> bool:
+    return before.sides[0].fence is not None and after.sides[0].fence is None and after.control.stage == "PRIMARY_ACTIVE"
+
+
+def the_first_gateway_begins_a_call(before: World, after: World) -> bool:
+    return before.sides[0].call is None and after.sides[0].call is not None
+
+
+def the_second_gateway_begins_a_call(before: World, after: World) -> bool:
+    return before.sides[1].call is None and after.sides[1].call is not None
+
+
+def both_act_while_the_risk_is_recorded(before: World, after: World) -> bool:
+    return after.control.risk_left >= 0 and all(side.call for side in after.sides)
+
+
+def the_first_gateway_is_back(before: World, after: World) -> bool:
+    lease = after.sides[0].lease
+    return lease is not None and lease.epoch == 3
+
+
+GOALS: Mapping[str, tuple[Goal, ...]] = {
+    "fencing": (
+        promoted_by_acknowledgement_long_before_the_lease_ends, promoted_by_time, the_second_gateway_begins_a_call,
+    ),
+    "cancelling": (cancel_lifts_the_fence, promoted_by_time),
+    "forcing": (both_act_while_the_risk_is_recorded,),
+    "there and back": (the_first_gateway_is_back,),
+    "holding": (the_first_gateway_is_back,),
+}  # fmt: skip
+"""What must be possible, lest a design that forbids everything passes."""
+
+
+def assert_holds(outcome: Outcome) -> None:
+    print(f"{outcome.states} states in {outcome.seconds:.1f} s")
+    assert not outcome.violation, outcome.story()
+    assert outcome.complete
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_design_holds_and_can_move(name: str) -> None:
+    goals = {goal.__name__: goal for goal in GOALS.get(name, ())}
+    outcome = explore(Model(Rules(), SMALL[name]), goals=goals)
+    assert_holds(outcome)
+    assert set(outcome.reached or ()) == set(goals)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", LARGE)
+def test_the_design_holds_in_larger_bounds(name: str) -> None:
+    assert_holds(explore(Model(Rules(), LARGE[name])))
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_broken_rule_is_noticed(name: str) -> None:
+    rules, bounds = MUTANTS[name]
+    outcome = explore(Model(rules, bounds))
+    print(f"{name}, {outcome.seconds:.1f} s, {len(outcome.trace)} steps, {outcome.story()}")
+    assert outcome.violation, f"{name} was not noticed in {outcome.states} states"
+
+
+def test_every_rule_has_a_mutant() -> None:
+    broken = {rule for rules, _ in MUTANTS.values() for rule, kept in vars(rules).items() if not kept}
+    assert broken == set(vars(Rules()))
+
+
+def test_after_a_cancel_the_gateway_goes_on_acting_in_the_same_epoch() -> None:
+    model = Model(Rules(), Bounds())
+    lifted = explore(model, goals={"lifted": cancel_lifts_the_fence}, until_reached=True)
+    assert lifted.reached, "no cancel lifts a fence"
+    begins = {"begins": the_first_gateway_begins_a_call}
+    acting = explore(model, start=lifted.reached["lifted"], goals=begins, until_reached=True)
+    assert acting.reached, "nobody acts after a cancel"
+    assert acting.reached["begins"].control.epoch == 1
+
+
+def test_the_moves_of_the_model_are_rows_of_the_table() -> None:
+    rows = {
+        (move.state.value, move.event.value): (move.to.value, tuple(action.value for action in move.actions))
+        for move in machine.TABLE
+    }
+    assert {row: rows.get(row) for row in MOVES} == MOVES
+    assert set(rows) - set(MOVES) == set(OUTSIDE), "a new row: teach it to the model, or say why it is left out"
+
+
+def test_every_move_of_the_model_is_taken() -> None:
+    model = Model(Rules(), Bounds(lease=1, drift=0, call=1, epochs=4, operations=2, mishaps=1, force=True, calls=False))
+    assert_holds(explore(model))
+    assert model.taken == set(MOVES)
