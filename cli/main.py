@@ -112,6 +112,7 @@ def _up_here(layout: Layout) -> None:
 
 def _up_detached(layout: Layout) -> None:
     layout.logs.mkdir(parents=True, exist_ok=True)
+    layout.run_file.unlink(missing_ok=True)  # of a stack that was killed; the new one writes its own when it is ready
     log = layout.logs / "stack.log"
     with log.open("wb") as stream:
         child = subprocess.Popen(

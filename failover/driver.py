@@ -101,6 +101,7 @@ def _facts(route: Route, row: EnvironmentState, operation: Operation | None) -> 
         primary_ready=state is State.UNASSIGNED and _primary_is_ready(route.environment_id),
         checks_passed=state in PREFLIGHT and operation is not None and _checks_pass(route, operation),
         lease_until=route.lease_until,
+        lease_blocked_until=route.lease_blocked_until,
         fence_acknowledged=mine and route.fence_acknowledged_at is not None,
         drained=operation is not None and _is_drained(route, operation),
         drain_deadline=row.since + timedelta(seconds=timing.drain_limit) if state is State.DRAINING else None,

@@ -87,6 +87,8 @@ class StepFacts:
     checks_passed: bool = False
     lease_until: datetime | None = None
     """Stored end of the lease of the gateway that is to be fenced; None when it never had one in this epoch."""
+    lease_blocked_until: datetime | None = None
+    """Until then a lease nobody here knows of may live (a restored database, a gateway that began a new life)."""
     fence_acknowledged: bool = False
     """The acknowledgement of exactly this operation and epoch is stored."""
     drained: bool = False
@@ -189,9 +191,10 @@ def next_step(facts: StepFacts) -> Event | None:
     return Event.PROMOTED if facts.state in PROMOTION else None
 
 
-def fence_ends_at(lease_until: datetime | None, fence_wait: timedelta) -> datetime | None:
-    """The moment after which, strictly, nobody can hold the old lease any more. None: there never was one."""
-    return lease_until + fence_wait if lease_until else None
+def fence_ends_at(lease_until: datetime | None, fence_wait: timedelta, blocked_until: datetime | None = None) -> datetime | None:
+    """The moment after which, strictly, nobody can hold an old lease any more. None: there never was one."""
+    known = lease_until + fence_wait if lease_until else None
+    return max((moment for moment in (known, blocked_until) if moment), default=None)
 
 
 def _next_of_drain(facts: StepFacts) -> Event | None:
@@ -204,5 +207,5 @@ def _next_of_drain(facts: StepFacts) -> Event | None:
 def _next_of_fence(facts: StepFacts) -> Event | None:
     if facts.fence_acknowledged:
         return Event.FENCE_ACKNOWLEDGED
-    end = fence_ends_at(facts.lease_until, facts.fence_wait)
+    end = fence_ends_at(facts.lease_until, facts.fence_wait, facts.lease_blocked_until)
     return Event.LEASE_RAN_OUT if end is None or facts.now > end else None

@@ -118,7 +118,7 @@ def _waiting(operation: Operation, route: Route) -> tuple[str | None, str | None
     state, timing = State(_step_of(operation)), settings.MAZEVAULT.timing
     source = operation.source.name if operation.source else "the active gateway"
     if state in FENCING:
-        end = fence_ends_at(route.lease_until, timedelta(seconds=timing.fence_wait))
+        end = fence_ends_at(route.lease_until, timedelta(seconds=timing.fence_wait), route.lease_blocked_until)
         return f"{source} to confirm that it no longer acts, or the end of its lease", rfc3339(end)
     if state is State.DRAINING:
         limit = operation.step_since + timedelta(seconds=timing.drain_limit)

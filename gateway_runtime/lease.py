@@ -30,10 +30,11 @@ class Lease:
 
 @dataclass(frozen=True)
 class Fenced:
-    """A committed promise not to act in this epoch or a lower one, given to one operation."""
+    """A committed promise not to act in this epoch or a lower one, given to one operation by its numbered order."""
 
     operation: str
     epoch: int
+    number: int
 
 
 @dataclass(frozen=True)

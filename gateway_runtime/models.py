@@ -16,6 +16,7 @@ class NodeState(models.Model):
     highest_epoch = models.BigIntegerField(default=0)
     fenced_operation = models.UUIDField(null=True)
     fenced_epoch = models.BigIntegerField(null=True)
+    fenced_number = models.BigIntegerField(default=0)
     next_sequence = models.BigIntegerField(default=1)
     created_at = models.DateTimeField(db_default=Now())
 

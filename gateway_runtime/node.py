@@ -17,11 +17,15 @@ from gateway_runtime import lease as leases
 from gateway_runtime import state
 from gateway_runtime.breaker import Breaker
 from gateway_runtime.lease import Fenced, Lease
-from protocol.messages import Directive
+from protocol.messages import Directive, FenceOrder
 from protocol.timing import TimeProfile
 from protocol.vocabulary import Assignment
 
 log = logging.getLogger("mazevault.gateway.node")
+
+
+IDLE_CHECK = 0.1
+"""Seconds after which a waiting fence looks again whether the last unseen call has passed its deadline."""
 
 
 class MayNotAct(Exception):
@@ -59,6 +63,8 @@ class Node:
         self._lease: Lease | None = None
         self._directive: Directive | None = None
         self._running = 0
+        # Calls of the process before us, and calls that ended without an answer, may still land until their deadline.
+        self._unseen_until = boottime() + timing.effect_deadline if state.open_effects() else 0.0
         self._stopping = False
         self.heartbeat_failures = 0
         self.tasks_succeeded = 0
@@ -151,24 +157,36 @@ class Node:
                 self._running -= 1
                 self._lock.notify_all()
 
-    def fence(self, operation: str, epoch: int, deadline_seconds: float) -> bool:
+    def fence(self, order: FenceOrder, deadline_seconds: float) -> bool:
         """Commit the fence, then wait until running effects have ended. True when nothing runs any more (DESIGN §8).
 
         Effects that began before may run on until their own deadline; until then no acknowledgement may be sent.
         """
         with self._lock:
-            self._drop_lease(f"fenced by operation {operation}")
-            state.commit_fence(operation, epoch)
-            self._fenced = Fenced(operation=operation, epoch=epoch)
-            return self._lock.wait_for(lambda: self._running == 0, timeout=deadline_seconds)
+            self._drop_lease(f"fenced by operation {order.operation}")
+            fenced = Fenced(operation=order.operation, epoch=order.epoch, number=order.number)
+            if fenced != self._fenced:
+                state.commit_fence(fenced)
+                self._fenced = fenced
+            return self._wait_until_idle(deadline_seconds)
 
-    def lift_fence(self, operation: str) -> None:
-        """The operation was cancelled: act again in the same epoch, with a new lease."""
+    def is_outdated(self, order: FenceOrder) -> bool:
+        """Whether a later order of the epoch was followed already: answers may overtake each other."""
         with self._lock:
-            if self._fenced and self._fenced.operation == operation:
-                state.lift_fence(operation)
+            return self._fenced is not None and (self._fenced.epoch, self._fenced.number) > (order.epoch, order.number)
+
+    def lift_fence(self, order: FenceOrder) -> None:
+        """The order was cancelled: act again in the same epoch, with a new lease. Earlier orders were cancelled before it."""
+        with self._lock:
+            if self._fenced and self._fenced.epoch == order.epoch and self._fenced.number <= order.number:
+                state.lift_fence()
+                log.info("fence of operation %s lifted: it was cancelled", self._fenced.operation)
                 self._fenced = None
-                log.info("fence of operation %s lifted: it was cancelled", operation)
+
+    def mind_unseen_end(self, started_boot: float) -> None:
+        """A call failed without a clear answer: it may still land until its deadline, and counts as running until then."""
+        with self._lock:
+            self._unseen_until = max(self._unseen_until, started_boot + self.timing.effect_deadline)
 
     def stop_acting(self, deadline_seconds: float) -> tuple[int, bool]:
         """No new effects from here on. Returns the epoch of the lease given up (0 for none) and whether all effects ended."""
@@ -176,11 +194,12 @@ class Node:
             self._stopping = True
             epoch = self._lease.epoch if self._lease and self._seconds_left() > 0 else 0
             self._drop_lease("the gateway is stopping")
-            return epoch, self._lock.wait_for(lambda: self._running == 0, timeout=deadline_seconds)
+            return epoch, self._wait_until_idle(deadline_seconds)
 
     def running_effects(self) -> int:
+        """Effects under way, one more while the end of an earlier one is not known."""
         with self._lock:
-            return self._running
+            return self._count_running()
 
     def standing(self) -> Standing:
         with self._lock:
@@ -190,9 +209,21 @@ class Node:
                 epoch=self._highest_epoch,
                 lease_seconds_left=left,
                 fenced=self._fenced,
-                running_effects=self._running,
+                running_effects=self._count_running(),
                 serving=left > 0,
             )
+
+    def _count_running(self) -> int:
+        return self._running + (boottime() < self._unseen_until)
+
+    def _wait_until_idle(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while self._count_running():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            self._lock.wait(min(left, IDLE_CHECK))
+        return True
 
     def _role(self, left: float) -> Assignment:
         if self._fenced and self._fenced.epoch >= self._highest_epoch:

@@ -7,11 +7,11 @@ import uuid
 
 import psycopg
 from django.db import transaction
-from django.db.models import F, Q
+from django.db.models import F
 
 from common.direct import open_connection
 from gateway_runtime.lease import Fenced
-from gateway_runtime.models import NodeState
+from gateway_runtime.models import Effect, NodeState
 
 SEQUENCE_BLOCK = 1000
 """Sequence numbers are reserved in blocks, so that one commit serves many messages and a crash only leaves a gap."""
@@ -44,7 +44,8 @@ def this_life() -> NodeState:
 def begin_new_life() -> uuid.UUID:
     """A new generation for a new enrolment: epochs, fence and sequence start afresh."""
     generation = uuid.uuid4()
-    fresh = {"generation": generation, "highest_epoch": 0, "fenced_operation": None, "fenced_epoch": None, "next_sequence": 1}
+    fresh = {"generation": generation, "highest_epoch": 0, "fenced_operation": None, "fenced_epoch": None, "fenced_number": 0,
+             "next_sequence": 1}  # fmt: skip
     NodeState.objects.update_or_create(id=1, defaults=fresh)
     return generation
 
@@ -52,7 +53,7 @@ def begin_new_life() -> uuid.UUID:
 def fence_of(row: NodeState) -> Fenced | None:
     if row.fenced_operation is None or row.fenced_epoch is None:
         return None
-    return Fenced(operation=str(row.fenced_operation), epoch=row.fenced_epoch)
+    return Fenced(operation=str(row.fenced_operation), epoch=row.fenced_epoch, number=row.fenced_number)
 
 
 def raise_epoch(epoch: int) -> None:
@@ -61,16 +62,21 @@ def raise_epoch(epoch: int) -> None:
     NodeState.objects.filter(id=1, fenced_epoch__lt=epoch).update(fenced_operation=None, fenced_epoch=None)
 
 
-def commit_fence(operation: str, epoch: int) -> None:
+def commit_fence(fenced: Fenced) -> None:
     """Commit the fence before it is acknowledged; from here on grants of this epoch or a lower one are discarded."""
-    NodeState.objects.filter(id=1).filter(Q(fenced_epoch=None) | Q(fenced_epoch__lte=epoch)).update(
-        fenced_operation=operation, fenced_epoch=epoch
+    NodeState.objects.filter(id=1).update(
+        fenced_operation=fenced.operation, fenced_epoch=fenced.epoch, fenced_number=fenced.number
     )
 
 
-def lift_fence(operation: str) -> bool:
-    """Lift the fence of exactly this operation, because it was cancelled."""
-    return bool(NodeState.objects.filter(id=1, fenced_operation=operation).update(fenced_operation=None, fenced_epoch=None))
+def lift_fence() -> None:
+    """The order behind the fence was cancelled."""
+    NodeState.objects.filter(id=1).update(fenced_operation=None, fenced_epoch=None)
+
+
+def open_effects() -> bool:
+    """Whether the last process ended while an effect ran, so that its call may still arrive somewhere."""
+    return Effect.objects.filter(outcome="").exists()
 
 
 class OneProcess:

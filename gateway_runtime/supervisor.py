@@ -231,11 +231,11 @@ class Supervisor:
     def _follow_fence(self, order: FenceOrder) -> bool:
         """Fence, then acknowledge; or lift the fence of a cancelled operation. False when effects still run."""
         if order.cancelled:
-            self.node.lift_fence(order.operation)
+            self.node.lift_fence(order)
             return True
-        if self._acknowledged == order.operation:
+        if self._acknowledged == order.operation or self.node.is_outdated(order):
             return True
-        if not self.node.fence(order.operation, order.epoch, self.timing.effect_deadline):
+        if not self.node.fence(order, self.timing.effect_deadline):
             log.error("effects still run past their deadline; fence of operation %s is not acknowledged", order.operation)
             return False
         self.channel.call(

@@ -136,6 +136,8 @@ def _act(node: Node, channel: Channel, offered: OfferedTask, effect: Effect) -> 
     except Exception as error:  # an executor may fail in any way; the outcome says how and the next task goes on
         effect.outcome, effect.detail = TaskOutcome.FAILED.value, f"{type(error).__name__}: {error}"[:2000]
         effect.retry = not isinstance(error, TaskImpossible)
+        if effect.retry:
+            node.mind_unseen_end(effect.started_boot)
         node.tasks_failed += 1
         log.warning("task %s (%s) failed: %s", offered.id, offered.kind, effect.detail)
     effect.ended_boot, effect.duration_seconds = boottime(), time.monotonic() - began

@@ -66,7 +66,9 @@ def polls_tasks(gateway: Gateway, route: Route | None) -> bool:
 def _fence_order(gateway: Gateway, route: Route | None) -> FenceOrder | None:
     if route is None or route.fence_operation is None or route.active_gateway_id != gateway.id:
         return None
-    return FenceOrder(operation=str(route.fence_operation), epoch=route.epoch, cancelled=route.fence_cancelled)
+    return FenceOrder(
+        operation=str(route.fence_operation), epoch=route.epoch, number=route.fence_number, cancelled=route.fence_cancelled
+    )
 
 
 def _drain_order(gateway: Gateway, route: Route | None) -> DrainOrder | None:

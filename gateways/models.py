@@ -166,6 +166,7 @@ class Route(models.Model):
     lease_sequence = models.BigIntegerField(default=0)
     lease_blocked_until = models.DateTimeField(null=True)
     fence_operation = models.UUIDField(null=True)
+    fence_number = models.BigIntegerField(default=0)
     fence_cancelled = models.BooleanField(default=False)
     fence_acknowledged_at = models.DateTimeField(null=True)
     fence_last_sequence = models.BigIntegerField(null=True)

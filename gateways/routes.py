@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import F
+from django.db.models import F, Value
 from django.db.models.functions import Greatest, Now
 
 from common.clock import database_now
@@ -27,7 +27,8 @@ MAXIMUM_SKEW_SECONDS = 300.0
 
 _RENEW = """
 UPDATE gateways_route
-   SET lease_until = clock_timestamp() + %(ttl)s * interval '1 second', lease_sequence = %(sequence)s
+   SET lease_until = clock_timestamp() + %(ttl)s * interval '1 second',
+       lease_sequence = GREATEST(lease_sequence, %(sequence)s)
  WHERE environment_id = %(environment)s AND active_gateway_id = %(gateway)s AND epoch = %(epoch)s
    AND lease_open AND danger = '' AND (lease_blocked_until IS NULL OR lease_blocked_until < clock_timestamp())
 RETURNING epoch
@@ -98,6 +99,7 @@ def release_lease(gateway: Gateway, *, epoch: int, sequence: int) -> bool:
 def stop_lease(route: Route, operation: uuid.UUID) -> None:
     """No renewal from here on, and an order to the active gateway to fence itself for this operation."""
     route.lease_open = False
+    route.fence_number += 1
     route.fence_operation = operation
     route.fence_cancelled = False
     route.fence_acknowledged_at = None
@@ -156,7 +158,10 @@ def record_drain(gateway: Gateway, operation: uuid.UUID, epoch: int, *, queue_de
 
 
 def promote(route: Route, gateway: Gateway, operation: uuid.UUID | None) -> None:
-    """Next epoch, this gateway. Role and epoch change together with the grant row that the database keeps unique (I1)."""
+    """Next epoch, this gateway. Role and epoch change together with the grant row that the database keeps unique (I1).
+
+    A block of leases stays: whoever holds the unknown lease it waits for does not know of this promotion.
+    """
     moment = database_now()
     EpochGrant.objects.filter(environment_id=route.environment_id, ended_at__isnull=True).update(ended_at=moment)
     route.epoch += 1
@@ -164,7 +169,6 @@ def promote(route: Route, gateway: Gateway, operation: uuid.UUID | None) -> None
     route.lease_open = True
     route.lease_until = None
     route.lease_sequence = 0
-    route.lease_blocked_until = None
     route.fence_operation = None
     route.fence_cancelled = False
     route.fence_acknowledged_at = None
@@ -196,7 +200,7 @@ def block_lease_after_rebirth(gateway: Gateway) -> None:
     """The gateway begins a new life while its old one may still hold the lease: nobody gets one until that has run out."""
     wait = timedelta(seconds=settings.MAZEVAULT.timing.fence_wait)
     Route.objects.filter(active_gateway=gateway, lease_until__isnull=False).update(
-        lease_blocked_until=F("lease_until") + wait, lease_sequence=0
+        lease_blocked_until=Greatest(F("lease_until") + wait, F("lease_blocked_until")), lease_sequence=0
     )
 
 
@@ -208,14 +212,14 @@ def longest_old_lease(route: Route) -> datetime:
 
 
 def block_lease(route: Route, until: datetime) -> None:
-    """The active gateway gets no lease before this moment."""
-    Route.objects.filter(pk=route.pk).update(lease_blocked_until=until)
-    route.lease_blocked_until = until
+    """Nobody gets a lease before this moment. A block that lasts longer stays."""
+    route.lease_blocked_until = max(until, route.lease_blocked_until or until)
+    Route.objects.filter(pk=route.pk).update(lease_blocked_until=route.lease_blocked_until)
 
 
 def block_all_leases(until: datetime) -> None:
     """After a restore of the Primary's database: leases of the lost past may live on (DESIGN §8)."""
-    Route.objects.update(lease_blocked_until=until)
+    Route.objects.update(lease_blocked_until=Greatest(F("lease_blocked_until"), Value(until)))
 
 
 def wake(code: str) -> None:

@@ -102,10 +102,14 @@ class Heartbeat(Message):
 
 
 class FenceOrder(Message):
-    """Stop acting for `epoch` and say so. `cancelled` lifts an order that was not acknowledged yet."""
+    """Stop acting for `epoch` and say so. Orders of an environment are numbered in the order they were given.
+
+    `cancelled` lifts the fence of this order and of every earlier one of the epoch: those were cancelled before it was given.
+    """
 
     operation: Identifier
     epoch: Count
+    number: Count
     cancelled: bool = False
 
 

@@ -9,6 +9,8 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -205,16 +207,32 @@ def test_runs_as_a_user_and_as_root_in_a_folder_whose_parent_is_private(tmp_path
 
 class _HomeOfNobody(Home):
     def run(self, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:
-        account = pwd.getpwnam("nobody")
-        return subprocess.run(
-            [str(ROOT / "mazevault"), *arguments], env=self.environ, capture_output=True, text=True, timeout=seconds,
-            check=False, user=account.pw_uid, group=account.pw_gid, extra_groups=[], cwd="/",
-        )  # fmt: skip
+        return _as_nobody([self.environ["PYTHON"], "-m", "cli", *arguments], self.environ, seconds)
+
+
+def _as_nobody(command: list[str], environ: dict[str, str], seconds: float) -> subprocess.CompletedProcess[str]:
+    account = pwd.getpwnam("nobody")
+    return subprocess.run(
+        command, env=environ, capture_output=True, text=True, timeout=seconds, check=False, user=account.pw_uid,
+        group=account.pw_gid, extra_groups=[], cwd="/",
+    )  # fmt: skip
 
 
 def _home_of_nobody() -> Home:
+    """A private folder of the account nobody, and an interpreter that it can run with the packages installed here."""
+    path = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
+    probe = f"import sys, celery, django, redis, typer; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
+    for python in (sys.executable, "/usr/bin/python3"):
+        try:
+            usable = _as_nobody([python, "-c", probe], {**os.environ, "PYTHONPATH": path}, 30).returncode == 0
+        except OSError:
+            usable = False
+        if usable:
+            break
+    else:
+        pytest.skip("the account nobody can run no Python of this version, or not read the installed packages")
     account = pwd.getpwnam("nobody")
-    folder = Path("/var/tmp") / f"mazevault-user-{os.getpid()}"
+    folder = Path("/var/tmp") / f"mazevault-user-{os.getpid()}"  # noqa: S108  made private below
     folder.mkdir(mode=0o700)
     os.chown(folder, account.pw_uid, account.pw_gid)
-    return _HomeOfNobody(folder / "var", HOME=str(folder))
+    return _HomeOfNobody(folder / "var", HOME=str(folder), PYTHONPATH=path, PYTHON=python)

@@ -75,7 +75,9 @@ class TestPacking:
         assert unpack(around.format(FROZEN)) == TOKEN
 
     def test_more_addresses_than_fit_are_refused_with_advice(self) -> None:
-        many = BootstrapToken(TOKEN.id, TOKEN.secret, tuple(f"https://{n}.example" for n in range(100)), TOKEN.pin, TOKEN.expires_at)
+        many = BootstrapToken(
+            TOKEN.id, TOKEN.secret, tuple(f"https://{n}.example" for n in range(100)), TOKEN.pin, TOKEN.expires_at
+        )
         with pytest.raises(BootstrapTokenError, match="use fewer or shorter addresses"):
             many.pack()
 

@@ -390,7 +390,9 @@ class TestRecipientKeys:
             reason = refusal_of(open_recipients, bytes(flipped), PRIMARY_SIGNS.public_key(), self.NOW)
             assert reason in {EnvelopeRefusal.MALFORMED, EnvelopeRefusal.BAD_SIGNATURE}, position
 
-    @pytest.mark.parametrize("document", ["", "{}", "null", '{"body":"!","signature":""}', '{"body":"","signature":"","more":""}'])
+    @pytest.mark.parametrize(
+        "document", ["", "{}", "null", '{"body":"!","signature":""}', '{"body":"","signature":"","more":""}']
+    )
     def test_anything_else_is_malformed(self, document: str) -> None:
         assert refusal_of(open_recipients, document, PRIMARY_SIGNS.public_key(), self.NOW) is EnvelopeRefusal.MALFORMED
 

@@ -23,7 +23,7 @@ WHEN = "2026-11-25T09:46:40Z"
 PROBE = messages.Probe(ok=True, latency_ms=1.5, detail="fine")
 OFFER = messages.OfferedTask(ID, "sync", {"rule": 1}, 7, ID, 60.0, 1)
 RESULT = messages.TaskResult(ID, ID, 7, TaskOutcome.SUCCEEDED, 0.5, "done", {"version": "a"}, False)
-FENCE, DRAIN = messages.FenceOrder(ID, 7), messages.DrainOrder(ID, 7)
+FENCE, DRAIN = messages.FenceOrder(ID, 7, 2), messages.DrainOrder(ID, 7)
 SAMPLES: tuple[Message, ...] = (
     messages.Register("mzvb1.x", "csr", "csr", "key", "key", ID, "1.0.0", "gw-npr-primary", "NPR", "primary"),
     messages.Registered(ID, "gw-npr-primary", "NPR", Role.PRIMARY, "pem", "pem", "pem", 60.0),

@@ -70,7 +70,7 @@ class TestRules:
             time_profile("standard", {constant: value})
 
     def test_an_unknown_profile_names_the_known_ones(self) -> None:
-        with pytest.raises(TimingError, match="'fast'.*standard, short"):
+        with pytest.raises(TimingError, match=r"'fast'.*standard, short"):
             time_profile("fast", {})
 
     @pytest.mark.parametrize("constant", ["lease_tll", "name", "drift"])

@@ -59,7 +59,15 @@ class TestPlace:
             (*PLACE[:3], 4),
             (*PLACE[:3], 33),
         ],
-        ids=["environment", "case of environment", "table", "row", "version before", "version after", "version with a digit more"],
+        ids=[
+            "environment",
+            "case of environment",
+            "table",
+            "row",
+            "version before",
+            "version after",
+            "version with a digit more",
+        ],
     )
     def test_a_value_moved_elsewhere_does_not_open(self, other: tuple[str, str, str, int]) -> None:
         sealed = seal(*PLACE, b"hunter2")

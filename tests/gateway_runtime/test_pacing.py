@@ -1,0 +1,51 @@
+"""Waiting without marching in step: backoff stays within its cap and is never nothing, jitter is never late (DESIGN §7)."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway_runtime.pacing import backoff, jittered
+
+
+class Fixed(random.Random):
+    """A randomness that stands at this share of its range."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__(0)
+        self.share = share
+
+    def uniform(self, a: float, b: float) -> float:
+        return a + (b - a) * self.share
+
+
+class TestBackoff:
+    @pytest.mark.parametrize(("attempt", "longest"), [(0, 2), (1, 4), (2, 8), (3, 16), (4, 30), (5, 30), (31, 30), (10**9, 30)])
+    def test_doubles_from_its_base_up_to_its_cap(self, attempt: int, longest: float) -> None:
+        assert backoff(attempt, 2, 30, Fixed(1)) == longest
+        assert backoff(attempt, 2, 30, Fixed(0)) == longest / 2
+
+    @given(attempt=st.integers(0, 10**6), base=st.floats(0.01, 100), cap=st.floats(0.01, 1000), seed=st.integers())
+    def test_stays_within_its_cap_and_is_never_nothing(self, attempt: int, base: float, cap: float, seed: int) -> None:
+        assert min(base, cap) / 2 <= backoff(attempt, base, cap, random.Random(seed)) <= cap
+
+    def test_spreads_a_fleet(self) -> None:
+        waits = [backoff(3, 2, 30, random.Random(seed)) for seed in range(200)]
+        assert min(waits) < 9 and max(waits) > 15
+
+
+class TestJitter:
+    @pytest.mark.parametrize(("share", "interval"), [(0, 60), (0.5, 57), (1, 54)])
+    def test_shortens_an_interval_by_up_to_its_fraction(self, share: float, interval: float) -> None:
+        assert jittered(60, 0.1, Fixed(share)) == pytest.approx(interval)
+
+    @given(interval=st.floats(0.01, 10**5), fraction=st.floats(0, 0.9), seed=st.integers())
+    def test_is_never_late_and_never_early_by_more_than_its_fraction(self, interval: float, fraction: float, seed: int) -> None:
+        assert interval * (1 - fraction) * (1 - 1e-9) <= jittered(interval, fraction, random.Random(seed)) <= interval
+
+    def test_spreads_a_fleet(self) -> None:
+        waits = [jittered(60, 0.1, random.Random(seed)) for seed in range(200)]
+        assert min(waits) < 54.5 and max(waits) > 59.5

@@ -1,0 +1,137 @@
+"""Leases whose sender or past nobody knows any more: what the small model found and the rows must hold (I1, I4)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.conf import settings
+from django.db.models.functions import Now
+
+from common.clock import database_now
+from failover import driver
+from gateways import generation, routes
+from gateways.models import PrimaryNode, Route
+from protocol import messages, paths
+from tests.conftest import Person
+from tests.failover.test_api import let_lease_end, state_of
+from tests.fakes.gateway import FakeGateway
+
+Pair = tuple[FakeGateway, FakeGateway]
+
+
+@pytest.fixture
+def restored(npr: Pair) -> Pair:
+    """The Primary's database is another one: leases were granted that its rows do not know."""
+    Route.objects.filter(pk="NPR").update(lease_until=Now() - timedelta(days=1))
+    PrimaryNode.objects.update(timeline=99)
+    assert generation.look()
+    return npr
+
+
+def end_of_block() -> None:
+    Route.objects.update(lease_blocked_until=Now() - timedelta(milliseconds=1))
+
+
+def test_after_a_restore_nobody_gets_a_lease_until_an_unknown_one_must_have_ended(restored: Pair) -> None:
+    first, _ = restored
+    assert first.renew_lease().verdict == "held"
+    blocked = Route.objects.get(pk="NPR").lease_blocked_until - database_now()
+    assert blocked.total_seconds() > settings.MAZEVAULT.timing.lease_ttl + settings.MAZEVAULT.timing.drift
+    end_of_block()
+    assert first.renew_lease().verdict == "granted"
+
+
+def test_a_failover_right_after_a_restore_waits_for_the_unknown_lease_too(restored: Pair, admin: Person) -> None:
+    _, body = admin.post("admin/failover/NPR/activate-dr")
+    driver.drive_all()
+    assert (state_of(admin)["state"], state_of(admin)["epoch"]) == ("FENCING", 1)
+    assert body["operation"]["waits_until"] == routes_until()
+    end_of_block()
+    driver.drive_all()
+    assert state_of(admin)["state"] == "DR_ACTIVE"
+
+
+def routes_until() -> str:
+    moment = Route.objects.get(pk="NPR").lease_blocked_until
+    return str(moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
+
+
+def test_a_confirmed_or_forced_promotion_does_not_end_the_block(restored: Pair, admin: Person) -> None:
+    first, second = restored
+    admin.post("admin/failover/NPR/activate-dr")
+    order = first.take_over().fence
+    first.acknowledge_fence(order.operation, order.epoch)
+    driver.drive_all()
+    assert state_of(admin)["active_gateway"] == second.name
+    second.take_over()
+    assert second.renew_lease().verdict == "held"
+    end_of_block()
+    assert second.renew_lease().verdict == "granted"
+
+
+def test_a_gateway_that_begins_a_new_life_does_not_shorten_a_block(restored: Pair) -> None:
+    before = Route.objects.get(pk="NPR").lease_blocked_until
+    FakeGateway(restored[0].name).enrol()
+    assert Route.objects.get(pk="NPR").lease_blocked_until >= before
+
+
+def test_a_new_life_of_the_active_gateway_waits_for_the_lease_of_the_old_one(npr: Pair) -> None:
+    reborn = FakeGateway(npr[0].name).enrol()
+    reborn.take_over()
+    assert reborn.renew_lease().verdict == "held"
+    end_of_block()
+    assert reborn.renew_lease().verdict == "granted"
+
+
+def test_a_release_ends_the_lease_but_an_old_one_does_not_end_a_newer_lease(npr: Pair) -> None:
+    first, _ = npr
+    old = first.header(paths.LEASE_RELEASE)
+    first.renew_lease()
+    body = messages.ReleaseLease(epoch=1)
+    assert first.open(first.send(paths.LEASE_RELEASE, body, header=old), messages.Acknowledged).detail == "nothing to release"
+    assert first.release_lease().detail == "released"
+    assert Route.objects.get(pk="NPR").lease_until <= database_now()
+
+
+def test_a_late_renewal_does_not_open_the_door_to_a_late_release(npr: Pair) -> None:
+    """Renewal 1 and release 2 of a process that is gone arrive after renewal 3 of its successor."""
+    first, _ = npr
+    renewal, release = first.header(paths.LEASE_RENEW), first.header(paths.LEASE_RELEASE)
+    assert first.renew_lease().verdict == "granted"
+    late = messages.RenewLease(epoch=1, sent_at=database_now().isoformat())
+    first.send(paths.LEASE_RENEW, late, header=renewal)
+    answer = first.send(paths.LEASE_RELEASE, messages.ReleaseLease(epoch=1), header=release)
+    assert first.open(answer, messages.Acknowledged).detail == "nothing to release"
+    assert Route.objects.get(pk="NPR").lease_until > database_now()
+
+
+def test_a_gateway_with_a_wrong_wall_clock_gets_no_lease_and_is_told_why(npr: Pair) -> None:
+    first, _ = npr
+    wrong = messages.RenewLease(
+        epoch=1, sent_at=(database_now() + timedelta(seconds=routes.MAXIMUM_SKEW_SECONDS + 5)).isoformat()
+    )
+    answer = first.call(paths.LEASE_RENEW, wrong, messages.LeaseAnswer)
+    assert answer.verdict == "clock_skew"
+
+
+def test_fence_orders_are_numbered_so_that_a_cancel_covers_earlier_ones(npr: Pair, admin: Person) -> None:
+    first, _ = npr
+    numbers = []
+    for _ in range(2):
+        admin.post("admin/failover/NPR/activate-dr")
+        numbers.append(first.take_over().fence.number)
+        admin.post("admin/failover/NPR/cancel")
+    cancelled = first.take_over().fence
+    assert numbers == [1, 2]
+    assert (cancelled.cancelled, cancelled.number) == (True, 2)
+
+
+def test_the_two_sided_clock_check_restarts_the_wait(npr: Pair, admin: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    admin.post("admin/failover/NPR/activate-dr")
+    let_lease_end()
+    monkeypatch.setattr(driver.witness, "clocks_agree", lambda operation, moment: False)
+    driver.drive_all()
+    assert state_of(admin)["state"] == "FENCING"
+    monkeypatch.undo()
+    assert Route.objects.get(pk="NPR").lease_until > database_now() + timedelta(seconds=30)
