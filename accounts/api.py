@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts import sessions
+from accounts.authentication import person_of, session_in
 from accounts.models import User
 from accounts.sessions import LIFE, SignedIn
 from common.api import SIGNED_IN, Operation, Text, checked, rfc3339
@@ -62,7 +63,7 @@ class Refresh(Operation):
 
     @extend_schema(operation_id="refreshToken", request=None, responses=TokenAnswer)
     def post(self, request: Request) -> Response:
-        return Response(_answer(sessions.refresh(request.auth, address=self.address, now=now())))
+        return Response(_answer(sessions.refresh(session_in(request), address=self.address, now=now())))
 
 
 class Logout(Operation):
@@ -72,7 +73,7 @@ class Logout(Operation):
 
     @extend_schema(operation_id="logout", request=None, responses={204: None})
     def post(self, request: Request) -> Response:
-        sessions.sign_out(request.auth, address=self.address, now=now())
+        sessions.sign_out(session_in(request), address=self.address, now=now())
         return Response(status=204)
 
 
@@ -83,7 +84,7 @@ class Me(Operation):
 
     @extend_schema(operation_id="whoAmI", responses=UserRow)
     def get(self, request: Request) -> Response:
-        return Response(user_row(request.user))
+        return Response(user_row(person_of(request)))
 
 
 class MyPermissions(Operation):
@@ -93,7 +94,7 @@ class MyPermissions(Operation):
 
     @extend_schema(operation_id="myPermissions", responses=Permissions)
     def get(self, request: Request) -> Response:
-        return Response({"permissions": sorted(request.user.permissions)})
+        return Response({"permissions": sorted(person_of(request).permissions)})
 
 
 def user_row(user: User) -> dict[str, Any]:

@@ -30,6 +30,20 @@ def user_of_bearer(request: HttpRequest) -> User:
     return session_of(bearer_text(request), now()).user
 
 
+def person_of(request: Request) -> User:
+    """The signed-in person of an authenticated request."""
+    if not isinstance(request.user, User):
+        raise AuthenticationInvalid("nobody is signed in")
+    return request.user
+
+
+def session_in(request: Request) -> Session:
+    """The session behind the token of an authenticated request."""
+    if not isinstance(request.auth, Session):
+        raise AuthenticationInvalid("nobody is signed in")
+    return request.auth
+
+
 class BearerAuthentication(BaseAuthentication):
     """Django REST framework's hook; `request.auth` is the session."""
 

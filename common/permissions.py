@@ -26,6 +26,6 @@ class DenyUnlessDeclared(BasePermission):
         needed = declared.get(method, "")
         if needed == SIGNED_IN:
             return True
-        if not needed or needed not in request.user.permissions:
+        if not needed or needed not in getattr(request.user, "permissions", ()):
             raise PermissionRefused(f"this needs the permission {needed or 'nobody has'}")
         return True

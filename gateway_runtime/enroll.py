@@ -35,7 +35,7 @@ class EnrolmentImpossible(Exception):
 
 def stored_identity() -> Identity | None:
     """The identity of the state file if it belongs to this database and no newer token was given; else None."""
-    node, gateway = settings.MAZEVAULT, settings.MAZEVAULT.gateway
+    node, gateway = settings.MAZEVAULT, settings.MAZEVAULT.own_gateway
     found = identities.load(gateway.state_file, node.master_key)
     if found is None:
         return None
@@ -61,7 +61,7 @@ def register(sequences: Sequences) -> Identity:
 
     Keys and generation are stored before the first try, so that a lost answer or a crash repeats with the same key.
     """
-    node, gateway = settings.MAZEVAULT, settings.MAZEVAULT.gateway
+    node, gateway = settings.MAZEVAULT, settings.MAZEVAULT.own_gateway
     if not gateway.bootstrap_token:
         raise EnrolmentImpossible(
             f"this gateway is not registered and GATEWAY_BOOTSTRAP_TOKEN is not set (no state file at {gateway.state_file}); "
@@ -101,7 +101,7 @@ def renew(current: Identity, channel: Channel) -> Identity:
     renewed = replace(
         current, keys=keys, certificate=answer.certificate, chain=answer.chain, server_certificate=answer.server_certificate
     )
-    identities.store(settings.MAZEVAULT.gateway.state_file, renewed, settings.MAZEVAULT.master_key)
+    identities.store(settings.MAZEVAULT.own_gateway.state_file, renewed, settings.MAZEVAULT.master_key)
     return renewed
 
 
@@ -113,7 +113,7 @@ def _token(text: str) -> BootstrapToken:
 
 
 def _draft_path() -> Path:
-    path: Path = settings.MAZEVAULT.gateway.state_file
+    path: Path = settings.MAZEVAULT.own_gateway.state_file
     return path.with_suffix(".registering.json")
 
 
@@ -125,7 +125,7 @@ def _draft(token: BootstrapToken) -> Identity:
         return found
     generation: uuid.UUID = state.begin_new_life()
     draft = Identity(
-        gateway_id="", name=node.gateway.name, environment=node.gateway.environment, role=node.gateway.role,
+        gateway_id="", name=node.own_gateway.name, environment=node.own_gateway.environment, role=node.own_gateway.role,
         generation=generation, token_id=token.id, urls=token.urls, pin=token.pin, root="", certificate="", chain="",
         server_certificate="", keys=Keys.generate(),
     )  # fmt: skip
@@ -138,7 +138,7 @@ def _registration(draft: Identity) -> Register:
     signing, encryption = own_keys_of(draft.keys)
     common_name = draft.name or "gateway"
     return Register(
-        token=node.gateway.bootstrap_token,
+        token=node.own_gateway.bootstrap_token,
         csr=build_csr(draft.keys.client, common_name),
         server_csr=build_csr(draft.keys.server, common_name),
         signing_key=signing,

@@ -72,7 +72,7 @@ def load(path: Path, master_key: bytes) -> Identity | None:
         stored.pop("format")
         stored["generation"] = uuid.UUID(stored["generation"])
         stored["urls"] = tuple(stored["urls"])
-        return Identity(**stored, keys=Keys(**keys))  # type: ignore[arg-type]
+        return Identity(**stored, keys=Keys(**keys))
     except (ValueError, KeyError, TypeError) as error:
         raise StateFileBroken(
             f"the state file {path} cannot be read with this MAZEVAULT_MASTER_KEY ({type(error).__name__}); restore the file "

@@ -165,12 +165,17 @@ class Supervisor:
     def renewal_step(self) -> float:
         directive = self.node.directive
         if directive is not None and directive.renew_certificate:
-            self._use(enroll.renew(self.identity, self.channel))
+            self._use(enroll.renew(self._known(), self.channel))
             log.info("certificate renewed, valid until %s", self.certificate_expires_at().isoformat())
         return pacing.jittered(self.timing.heartbeat_interval, 0.2, self._random)
 
     def certificate_expires_at(self) -> datetime:
-        return x509.load_pem_x509_certificate(self.identity.certificate.encode()).not_valid_after_utc
+        return x509.load_pem_x509_certificate(self._known().certificate.encode()).not_valid_after_utc
+
+    def _known(self) -> Identity:
+        if self.identity is None:
+            raise RuntimeError("this gateway is not registered yet")
+        return self.identity
 
     def _become_the_only_process(self) -> None:
         waited = False
@@ -197,7 +202,7 @@ class Supervisor:
     def _use(self, identity: Identity) -> None:
         """Speak as this identity from now on."""
         node = settings.MAZEVAULT
-        client_file, _ = identities.tls_files(node.gateway.state_file, identity, node.master_key)
+        client_file, _ = identities.tls_files(node.own_gateway.state_file, identity, node.master_key)
         self.identity = identity
         self.channel = Channel(
             breaker=self.node.breaker, urls=identity.urls, pin=identity.pin, keys=identity.keys, generation=identity.generation,

@@ -15,6 +15,7 @@ from django.db import connection, transaction
 from django.db.models import F
 
 from common import audit
+from common.clock import database_now
 from common.errors import Conflict, PermissionRefused
 from gateways import routes
 from gateways.directives import polls_tasks
@@ -118,7 +119,7 @@ def _shared_route(gateway: Gateway) -> Route:
 def _claim_of_kind(gateway: Gateway, epoch: int, kind: str, seconds: float, limit: int) -> list[OfferedTask]:
     if limit <= 0:
         return []
-    values = {"gateway": gateway.id, "epoch": epoch, "seconds": seconds, "environment": gateway.environment_id}
+    values: dict[str, Any] = {"gateway": gateway.id, "epoch": epoch, "seconds": seconds, "environment": gateway.environment_id}
     with connection.cursor() as cursor:
         cursor.execute(_CLAIM, {**values, "kind": kind, "limit": limit})
         rows = cursor.fetchall()
@@ -162,7 +163,7 @@ def _judge_result(gateway: Gateway, route: Route, task: Task, result: TaskResult
 
 
 def _apply_result(task: Task, result: TaskResult) -> None:
-    now = routes.database_now()
+    now = database_now()
     task.detail, task.result = result.detail, result.result
     if result.outcome is TaskOutcome.SUCCEEDED:
         task.state, task.finished_at, task.duration_seconds = TaskState.SUCCEEDED.value, now, result.duration_seconds

@@ -289,7 +289,7 @@ def _repeat_or_refuse(wish: _Wish, address: str, now: datetime) -> Enrolled:
 def _raise_alarm(alarm: _ForeignKeyOnUsedToken, address: str, now: datetime) -> None:
     row = alarm.row
     with transaction.atomic():
-        Gateway.objects.filter(pk=row.gateway_id, held_at__isnull=True).update(
+        Gateway.objects.filter(bootstraptokenrow=row, held_at__isnull=True).update(
             held_at=now, held_reason="its bootstrap token was presented again with another key"
         )
         audit.record(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import msgspec
 from django.conf import settings
@@ -17,7 +19,7 @@ from common.clock import now as clock_now
 from common.errors import ValidationFailed
 from gateways import health, routes
 from gateways.models import Gateway, GatewayCertificate, GatewayStatus, Route, Task
-from protocol.messages import Heartbeat, Probe
+from protocol.messages import Heartbeat
 from protocol.vocabulary import Assignment, HealthLabel, TaskState
 
 log = logging.getLogger("mazevault.gateways.heartbeats")
@@ -180,9 +182,9 @@ def _is_route_of(gateway: Gateway, epoch: int) -> bool:
     return Route.objects.filter(environment_id=gateway.environment_id, active_gateway=gateway, epoch=epoch).exists()
 
 
-def _ok(report: dict, part: str) -> bool | None:  # type: ignore[type-arg]
-    probe: Probe | None = report.get(part)
-    return probe["ok"] if probe else None  # type: ignore[index]
+def _ok(report: Mapping[str, Any], part: str) -> bool | None:
+    probe = report.get(part)
+    return probe["ok"] if probe else None
 
 
 def _same_major(version: str) -> bool:

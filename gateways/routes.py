@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import connection
@@ -77,7 +78,7 @@ def renew_lease(gateway: Gateway, *, epoch: int, sequence: int, skew_seconds: fl
     if abs(skew_seconds) > MAXIMUM_SKEW_SECONDS:
         return LeaseGrant(LeaseVerdict.CLOCK_SKEW, epoch)
     ttl = settings.MAZEVAULT.timing.lease_ttl
-    values = {"ttl": ttl, "environment": gateway.environment_id, "gateway": gateway.id, "epoch": epoch}
+    values: dict[str, Any] = {"ttl": ttl, "environment": gateway.environment_id, "gateway": gateway.id, "epoch": epoch}
     with connection.cursor() as cursor:
         cursor.execute(_RENEW, {**values, "sequence": sequence})
         if cursor.fetchone():
@@ -87,7 +88,7 @@ def renew_lease(gateway: Gateway, *, epoch: int, sequence: int, skew_seconds: fl
 
 def release_lease(gateway: Gateway, *, epoch: int, sequence: int) -> bool:
     """End the lease now, at the wish of its holder. A release older than the last renewal changes nothing."""
-    values = {"environment": gateway.environment_id, "gateway": gateway.id, "epoch": epoch, "sequence": sequence}
+    values: dict[str, Any] = {"environment": gateway.environment_id, "gateway": gateway.id, "epoch": epoch, "sequence": sequence}
     with connection.cursor() as cursor:
         cursor.execute(_RELEASE, values)
         released = cursor.fetchone() is not None

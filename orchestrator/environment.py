@@ -67,6 +67,13 @@ class Settings:
     run_migrations: bool
     gateway: GatewaySettings | None
 
+    @property
+    def own_gateway(self) -> GatewaySettings:
+        """What only a gateway has. Raises `EnvironmentMistake` on a Primary."""
+        if self.gateway is None:
+            raise EnvironmentMistake("this node is not a gateway; set MAZEVAULT_MODE to gateway")
+        return self.gateway
+
 
 def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
     """Read and check everything. Raises `EnvironmentMistake` with one sentence for the first mistake found."""

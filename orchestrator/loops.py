@@ -10,6 +10,7 @@ import random
 import threading
 from collections.abc import Callable
 
+from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 
@@ -17,6 +18,7 @@ from common import audit
 from common.clock import now
 from failover import driver
 from gateways import dispatch, generation, heartbeats, identity
+from orchestrator.listener import ensure_server_certificate
 
 log = logging.getLogger("mazevault.loops")
 
@@ -27,6 +29,7 @@ LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("sweep", lambda: dispatch.sweep(now()), 5.0),
     ("generation", generation.look, 5.0),
     ("channel-keys", identity.ensure_keys, 300.0),
+    ("server-certificate", lambda: ensure_server_certificate(settings.MAZEVAULT.tls_directory), 3600.0),
 )
 """Name, use case, pause in seconds."""
 

@@ -14,7 +14,7 @@ from common.api import guarded
 from common.errors import MethodNotAllowed
 
 
-class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]  registers itself by being defined
+class BearerScheme(OpenApiAuthenticationExtension):
     """How people and tokens prove who they are."""
 
     target_class = "accounts.authentication.BearerAuthentication"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -41,6 +42,8 @@ class TlsConnection(TConn):
     """A connection whose handshake and reads have a time limit, so that silent peers cannot hold all threads."""
 
     context: ssl.SSLContext | None = None
+    initialized: bool
+    sock: socket.socket
 
     def init(self) -> None:
         if self.initialized:

@@ -30,7 +30,7 @@ class Message(Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all bodies."""
 
 
-class Register(Message):
+class Register(Message, frozen=True):
     """First words of a gateway, sealed to the Primary, signed with the key it brings (DESIGN §6)."""
 
     token: Annotated[str, Meta(max_length=2048)]
@@ -45,7 +45,7 @@ class Register(Message):
     role: Annotated[str, Meta(max_length=32)] = ""
 
 
-class Registered(Message):
+class Registered(Message, frozen=True):
     gateway_id: Identifier
     name: str
     environment: str
@@ -56,20 +56,20 @@ class Registered(Message):
     heartbeat_seconds: Seconds
 
 
-class Renew(Message):
+class Renew(Message, frozen=True):
     """New keys of a gateway that still holds its old ones."""
 
     csr: Pem
     server_csr: Pem
 
 
-class Renewed(Message):
+class Renewed(Message, frozen=True):
     certificate: str
     chain: str
     server_certificate: str
 
 
-class Probe(Message):
+class Probe(Message, frozen=True):
     """One measured part of a gateway. `ok` is None when the part is not configured and must be left out of the score."""
 
     ok: bool | None
@@ -77,7 +77,7 @@ class Probe(Message):
     detail: Text = ""
 
 
-class Heartbeat(Message):
+class Heartbeat(Message, frozen=True):
     version: Version
     reported_role: Assignment
     epoch: Count
@@ -101,7 +101,7 @@ class Heartbeat(Message):
     running_effects: Count = 0
 
 
-class FenceOrder(Message):
+class FenceOrder(Message, frozen=True):
     """Stop acting for `epoch` and say so. Orders of an environment are numbered in the order they were given.
 
     `cancelled` lifts the fence of this order and of every earlier one of the epoch: those were cancelled before it was given.
@@ -113,14 +113,14 @@ class FenceOrder(Message):
     cancelled: bool = False
 
 
-class DrainOrder(Message):
+class DrainOrder(Message, frozen=True):
     """Take no new work for `epoch`, finish what runs, then report."""
 
     operation: Identifier
     epoch: Count
 
 
-class Directive(Message):
+class Directive(Message, frozen=True):
     """What the Primary wants of a gateway now. `revision` is opaque: the waiting call returns when it differs."""
 
     revision: str
@@ -136,31 +136,31 @@ class Directive(Message):
     primary_generation: str = ""
 
 
-class AskDirective(Message):
+class AskDirective(Message, frozen=True):
     """A waiting call: answered when the revision differs from `after` or after `wait` seconds (at most 25)."""
 
     after: Annotated[str, Meta(max_length=128)] = ""
     wait: Annotated[float, Meta(ge=0, le=25)] = 0
 
 
-class RenewLease(Message):
+class RenewLease(Message, frozen=True):
     epoch: Count
     sent_at: str
 
 
-class LeaseAnswer(Message):
+class LeaseAnswer(Message, frozen=True):
     verdict: LeaseVerdict
     epoch: Count
     ttl_seconds: Seconds = 0
 
 
-class ReleaseLease(Message):
+class ReleaseLease(Message, frozen=True):
     """The gateway stopped acting and gives the rest of its lease back."""
 
     epoch: Count
 
 
-class FenceAcknowledged(Message):
+class FenceAcknowledged(Message, frozen=True):
     """Committed to the gateway's database before it was sent (DESIGN §8)."""
 
     operation: Identifier
@@ -168,19 +168,19 @@ class FenceAcknowledged(Message):
     write_queue_last_sequence: Count = 0
 
 
-class DrainReport(Message):
+class DrainReport(Message, frozen=True):
     operation: Identifier
     epoch: Count
     write_queue_depth: Count
     running_tasks: Count
 
 
-class ClaimTasks(Message):
+class ClaimTasks(Message, frozen=True):
     epoch: Count
     limit: Annotated[int, Meta(ge=1, le=50)] = 10
 
 
-class OfferedTask(Message):
+class OfferedTask(Message, frozen=True):
     id: Identifier
     kind: str
     payload: dict[str, Any]
@@ -190,12 +190,12 @@ class OfferedTask(Message):
     attempt: Count
 
 
-class TaskOffers(Message):
+class TaskOffers(Message, frozen=True):
     tasks: list[OfferedTask]
     epoch: Count
 
 
-class TaskResult(Message):
+class TaskResult(Message, frozen=True):
     task: Identifier
     claim: Identifier
     epoch: Count
@@ -206,15 +206,15 @@ class TaskResult(Message):
     retry: bool = True
 
 
-class TaskResults(Message):
+class TaskResults(Message, frozen=True):
     results: Annotated[list[TaskResult], Meta(min_length=1, max_length=50)]
 
 
-class TaskVerdicts(Message):
+class TaskVerdicts(Message, frozen=True):
     verdicts: dict[str, ResultVerdict]
 
 
-class Acknowledged(Message):
+class Acknowledged(Message, frozen=True):
     """Nothing more to say."""
 
     detail: str = ""

@@ -7,7 +7,7 @@ when the numbers do not keep the promises that depend on them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 
 
 class TimingError(ValueError):
@@ -114,4 +114,4 @@ def time_profile(name: str, overrides: Mapping[str, float]) -> TimeProfile:
     unknown = sorted(set(overrides) - known)
     if unknown:
         raise TimingError(f"unknown time constant {unknown[0]!r}; known ones are {', '.join(sorted(known))}")
-    return replace(PROFILES[name], **dict(overrides)).check()
+    return TimeProfile(**{**asdict(PROFILES[name]), **overrides}).check()

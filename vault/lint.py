@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from vault.profiles import San, SanKind, SignerProfile
 
-_KINDS: tuple[tuple[type, SanKind], ...] = (
+_KINDS: tuple[tuple[type[x509.DNSName | x509.IPAddress | x509.UniformResourceIdentifier], SanKind], ...] = (
     (x509.DNSName, SanKind.DNS),
     (x509.IPAddress, SanKind.IP),
     (x509.UniformResourceIdentifier, SanKind.URI),

@@ -3,7 +3,7 @@
 import base64
 import os
 
-from orchestrator.environment import load
+from orchestrator.environment import Settings, load
 from orchestrator.settings.base import GATEWAY_APPS, PRIMARY_APPS, common_settings
 
 _TEST_ENVIRONMENT = {
@@ -13,9 +13,10 @@ _TEST_ENVIRONMENT = {
     "MAZEVAULT_SESSION_SECRET": "only-for-tests-" * 4,
     "MAZEVAULT_TIME_PROFILE": "standard",
 }
+MAZEVAULT: Settings = load(_TEST_ENVIRONMENT, mode="primary")
 globals().update(
     common_settings(
-        load(_TEST_ENVIRONMENT, mode="primary"),
+        MAZEVAULT,
         apps=list(dict.fromkeys([*PRIMARY_APPS, *GATEWAY_APPS])),
         urls="orchestrator.urls.primary",
     )

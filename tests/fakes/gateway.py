@@ -9,6 +9,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from types import EllipsisType
 from typing import Any
 
 from cryptography import x509
@@ -86,7 +87,7 @@ class FakeGateway:
         )  # fmt: skip
         return messages.Register(**{**{name: getattr(body, name) for name in body.__struct_fields__}, **other})
 
-    def register(self, token: str, **other: Any) -> messages.Registered | HttpResponse:
+    def register(self, token: str, **other: Any) -> Any:
         """Redeem a token. `other` overrides fields of the registration."""
         header = structs.replace(self.header(paths.REGISTER), sender=f"token:{unpack(token).id}", certificate="", environment="")
         answer = self.send(paths.REGISTER, self.registration(token, **other), header=header, peer=None)
@@ -96,7 +97,7 @@ class FakeGateway:
         self.certificate, self.id = body.certificate, body.gateway_id
         return body
 
-    def heartbeat(self, **other: Any) -> messages.Directive | HttpResponse:
+    def heartbeat(self, **other: Any) -> Any:
         return self.call(paths.HEARTBEAT, self.report(**other), messages.Directive)
 
     def report(self, **other: Any) -> messages.Heartbeat:
@@ -109,30 +110,30 @@ class FakeGateway:
         }  # fmt: skip
         return messages.Heartbeat(**{**facts, **other})
 
-    def directive(self, after: str = "", wait: float = 0) -> messages.Directive | HttpResponse:
+    def directive(self, after: str = "", wait: float = 0) -> Any:
         return self.call(paths.DIRECTIVE, messages.AskDirective(after=after, wait=wait), messages.Directive)
 
-    def renew_lease(self, epoch: int | None = None) -> messages.LeaseAnswer | HttpResponse:
+    def renew_lease(self, epoch: int | None = None) -> Any:
         body = messages.RenewLease(epoch=self.epoch if epoch is None else epoch, sent_at=datetime.now(UTC).isoformat())
         return self.call(paths.LEASE_RENEW, body, messages.LeaseAnswer)
 
-    def release_lease(self, epoch: int | None = None) -> messages.Acknowledged | HttpResponse:
+    def release_lease(self, epoch: int | None = None) -> Any:
         body = messages.ReleaseLease(epoch=self.epoch if epoch is None else epoch)
         return self.call(paths.LEASE_RELEASE, body, messages.Acknowledged)
 
-    def acknowledge_fence(self, operation: str, epoch: int) -> messages.Acknowledged | HttpResponse:
+    def acknowledge_fence(self, operation: str, epoch: int) -> Any:
         body = messages.FenceAcknowledged(operation=operation, epoch=epoch)
         return self.call(paths.FENCE_ACKNOWLEDGE, body, messages.Acknowledged)
 
-    def report_drained(self, operation: str, epoch: int, running_tasks: int = 0) -> messages.Acknowledged | HttpResponse:
+    def report_drained(self, operation: str, epoch: int, running_tasks: int = 0) -> Any:
         body = messages.DrainReport(operation=operation, epoch=epoch, write_queue_depth=0, running_tasks=running_tasks)
         return self.call(paths.DRAIN_REPORT, body, messages.Acknowledged)
 
-    def claim(self, epoch: int | None = None, limit: int = 1) -> messages.TaskOffers | HttpResponse:
+    def claim(self, epoch: int | None = None, limit: int = 1) -> Any:
         body = messages.ClaimTasks(epoch=self.epoch if epoch is None else epoch, limit=limit)
         return self.call(paths.TASK_CLAIM, body, messages.TaskOffers)
 
-    def results(self, *results: messages.TaskResult) -> messages.TaskVerdicts | HttpResponse:
+    def results(self, *results: messages.TaskResult) -> Any:
         return self.call(paths.TASK_RESULTS, messages.TaskResults(results=list(results)), messages.TaskVerdicts)
 
     def take_over(self) -> messages.Directive:
@@ -142,12 +143,12 @@ class FakeGateway:
         self.epoch = answer.epoch
         return answer
 
-    def call(self, path: str, body: messages.Message, kind: type[messages.Message], **header: Any):
+    def call(self, path: str, body: messages.Message, kind: type[messages.Message], **header: Any) -> Any:
         """The opened answer, or the response itself when the Primary said no."""
         answer = self.send(path, body, header=structs.replace(self.header(path), **header))
         return self.open(answer, kind) if answer.status_code == 200 else answer
 
-    def send(self, path: str, body: messages.Message, *, header: Header, peer: bytes | str | None = "own") -> HttpResponse:
+    def send(self, path: str, body: messages.Message, *, header: Header, peer: bytes | EllipsisType | None = ...) -> Any:
         return self.post(path, self.wire(body, header), peer)
 
     def wire(self, body: messages.Message, header: Header) -> bytes:
@@ -156,10 +157,10 @@ class FakeGateway:
         header = structs.replace(header, recipient=header.recipient or recipient.kid)
         return seal(header, messages.encode(body), decode_encryption_key(recipient.public_key), self.keys.signing)
 
-    def post(self, path: str, wire: bytes, peer: bytes | str | None = "own", **headers: Any) -> HttpResponse:
+    def post(self, path: str, wire: bytes, peer: bytes | EllipsisType | None = ..., **headers: Any) -> Any:
         """Put these bytes on the wire under this client certificate (DER; None for none)."""
-        der = self.der() if peer == "own" else peer
-        socket = {"gunicorn.socket": PeerSocket(der)}
+        der = self.der() if peer is ... else peer
+        socket: dict[str, Any] = {"gunicorn.socket": PeerSocket(der)}
         return self.client.post(path, data=wire, content_type=CONTENT_TYPE, **socket, **headers)
 
     def header(self, path: str) -> Header:
@@ -171,7 +172,7 @@ class FakeGateway:
             issued_at=int(time.time()),
         )  # fmt: skip
 
-    def open(self, answer: HttpResponse, kind: type[messages.Message]):
+    def open(self, answer: HttpResponse, kind: type[messages.Message]) -> Any:
         parcel = parse(answer.content)
         verify(parcel, identity.signing_key().public_key())
         return messages.decode(open_parcel(parcel, self.keys.encryption), kind)

@@ -23,7 +23,8 @@ from protocol.vocabulary import HealthLabel
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 WELL = HealthFacts(
     age_seconds=0.0, database=True, gateway_key_vault=True, project_key_vaults=(True, True, True), cache=True,
-    write_queue_depth=0, tasks_succeeded=10, tasks_failed=0, latency_p95_ms=50.0, clock_skew_seconds=0.0, certificate_days_left=60.0,
+    write_queue_depth=0, tasks_succeeded=10, tasks_failed=0, latency_p95_ms=50.0, clock_skew_seconds=0.0,
+    certificate_days_left=60.0,
 )  # fmt: skip
 BARE = HealthFacts(age_seconds=0.0)
 """A gateway of which only queue, tasks and latency are known: weights 0.15, 0.10 and 0.10."""

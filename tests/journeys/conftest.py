@@ -54,6 +54,15 @@ class Town:
             time.sleep(0.1)
         raise AssertionError(f"{what} did not come true within {seconds:g} s; last: {last}")
 
+    def wait_for_task(self, identifier: str, seconds: float = 30.0) -> dict[str, Any]:
+        """The row of the task once it has succeeded."""
+
+        def look() -> dict[str, Any] | None:
+            row = self.primary.get(f"admin/tasks/{identifier}")
+            return dict(row) if row["state"] == "succeeded" else None
+
+        return dict(self.wait_for("the task", look, seconds))
+
     def wait_for_state(self, state: str, code: str = "NPR", seconds: float = 30.0) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
             row = self.status(code)

@@ -447,7 +447,7 @@ class Model:
             yield f"{name} starts again", _with(world, index, side._replace(up=True))
             return
         if self.bounds.calls and side.call is None and self._may_start(side):
-            call = Call(side.lease.epoch, self.bounds.call, seen=True)  # type: ignore[union-attr]
+            call = Call(side.lease.epoch, self.bounds.call, seen=True)
             yield f"{name} begins a call (epoch {call.epoch})", _with(world, index, side._replace(call=call))
         if side.told_active and not (side.fence and side.fence.epoch >= side.epoch):
             yield from self._sends_renewal(world, index)

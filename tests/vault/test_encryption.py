@@ -75,6 +75,12 @@ class TestPlace:
         with pytest.raises(SealBroken):
             open_sealed(*other, sealed)
 
+    def test_a_key_of_another_environment_is_not_even_tried(self) -> None:
+        """I13."""
+        sealed = seal("PRO", *PLACE[1:], b"hunter2")
+        with pytest.raises(SealBroken, match="a key that does not belong to NPR"):
+            open_sealed(*PLACE, sealed)
+
     @pytest.mark.parametrize(
         ("one", "other"),
         [

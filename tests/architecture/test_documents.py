@@ -1,0 +1,69 @@
+"""What is written about the product is what the product is."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from cli import documents
+from cli.stack.layout import ROOT
+from orchestrator.openapi import document
+from tests.architecture.test_api_rules import PEOPLE
+
+README = (ROOT / "README.md").read_text()
+LAUNCHER_ONLY = {"MAZEVAULT_VAR", "MAZEVAULT_PORT_BASE"}
+
+
+def test_generated_documents_are_what_the_code_says() -> None:
+    assert documents.outdated() == []
+
+
+def test_the_readme_lists_exactly_the_variables_the_code_reads() -> None:
+    code = (ROOT / "orchestrator" / "environment.py").read_text() + (ROOT / "orchestrator" / "mode.py").read_text()
+    read = set(re.findall(r"""environ(?:\.get\(|, |\[)["\']([A-Z_]+)["\']""", code))
+    listed = set(re.findall(r"^\| `([A-Z_]+)`", README, re.MULTILINE))
+    assert read - listed == set()
+    assert listed - read == set()
+    assert "MAZEVAULT_MASTER_KEY" in read
+
+
+def test_no_other_file_of_the_nodes_reads_the_environment() -> None:
+    files = ("environment", "mode", "celery", "wsgi", "settings/test", "settings/primary", "settings/gateway")
+    allowed = {f"orchestrator/{name}.py" for name in files}
+    packages = ("orchestrator", "protocol", "common", "accounts", "vault", "gateways", "gateway_runtime", "failover")
+    found = {
+        str(path.relative_to(ROOT))
+        for package in packages
+        for path in (ROOT / package).rglob("*.py")
+        if "os.environ" in path.read_text() or "getenv" in path.read_text()
+    }
+    assert found <= allowed
+
+
+@pytest.mark.parametrize("document_path", ["README.md", "docs/architecture.md", "docs/security.md"])
+def test_links_inside_the_documents_lead_somewhere(document_path: str) -> None:
+    path = ROOT / document_path
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text())
+    broken = [link for link in links if not link.startswith("http") and not (path.parent / link).exists()]
+    assert links and broken == []
+
+
+def test_the_openapi_document_has_every_path_of_people() -> None:
+    described = {re.sub(r"\{[^}]+\}", "{}", path) for path in document()["paths"]}
+    served = {"/" + re.sub(r"<[^>]+>", "{}", route) for route, _ in PEOPLE}
+    assert served == described
+
+
+def test_every_make_verb_of_the_readme_exists() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for verb in set(re.findall(r"(?:`|^)make ([a-z][a-z-]+)", README, re.MULTILINE)):
+        assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
+
+
+def test_no_secret_or_database_is_in_the_repository() -> None:
+    import subprocess
+
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    bad = [name for name in names if re.search(r"(\.env$|\.key$|\.pem$|\.sqlite3?$|^var/|master\.key|password$)", name)]
+    assert bad == []
