@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import Any
 
@@ -32,12 +33,12 @@ def parse_object(raw: bytes) -> dict[str, Any]:
         return {}
     _refuse_depth(raw)
     try:
-        body = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant)
+        body = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise MalformedBody("the body is not valid JSON") from error
     if not isinstance(body, dict):
         raise MalformedBody("the body must be a JSON object such as {}")
-    _refuse_nul(body, "")
+    _refuse_unstorable(body, "")
     return body
 
 
@@ -48,11 +49,22 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is too large")
+    return number
+
+
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
 
 
 _STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+_UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+"""What neither PostgreSQL nor UTF-8 can hold."""
 
 
 def _refuse_depth(raw: bytes) -> None:
@@ -64,13 +76,15 @@ def _refuse_depth(raw: bytes) -> None:
             raise MalformedBody(f"the body is nested deeper than {DEEPEST_BODY} levels")
 
 
-def _refuse_nul(value: Any, where: str) -> None:
-    if isinstance(value, str) and "\0" in value:
-        raise ValidationFailed(f"{where or 'the body'}: a NUL character is not allowed")
+def _refuse_unstorable(value: Any, where: str) -> None:
+    found = _UNSTORABLE.search(value) if isinstance(value, str) else None
+    if found:
+        what = "a NUL character" if found.group() == "\0" else "half of a surrogate pair"
+        raise ValidationFailed(f"{where or 'the body'}: {what} is not allowed")
     if isinstance(value, dict):
         for name, inner in value.items():
-            _refuse_nul(name, where)
-            _refuse_nul(inner, f"{where}.{name}" if where else name)
+            _refuse_unstorable(name, where)
+            _refuse_unstorable(inner, f"{where}.{name}" if where else name)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            _refuse_nul(inner, f"{where}[{index}]")
+            _refuse_unstorable(inner, f"{where}[{index}]")

@@ -56,8 +56,10 @@ class Breaker:
             self._failures = self._openings = 0
 
     def failed(self, now: float) -> None:
-        """No answer came."""
+        """No answer came. Calls that were under way when the breaker opened say nothing new."""
         with self._lock:
+            if self._state is BreakerState.OPEN:
+                return
             self._failures += 1
             if self._state is BreakerState.HALF_OPEN or self._failures >= FAILURES_TO_OPEN:
                 self._open(now)

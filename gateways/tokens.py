@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import secrets
 import uuid
@@ -20,9 +21,10 @@ from protocol.vocabulary import Role, StandbyMode
 from vault import authorities
 
 LIFE_HOURS, LONGEST_LIFE_HOURS = 24, 72
-NAME_RULE = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")
+NAME_RULE = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?\Z")
 """A gateway's name is a DNS label chain of at most 63 characters, because servers and metrics carry it."""
-SERVER_NAME_RULE = re.compile(r"^[A-Za-z0-9]([A-Za-z0-9.:-]{0,251}[A-Za-z0-9])?$")
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+DNS_NAME_RULE = re.compile(rf"^(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\Z")
 
 
 @dataclass(frozen=True)
@@ -115,11 +117,20 @@ def _checked(wish: TokenWish) -> TokenWish:
         raise ValidationFailed("standby_mode cold is for the role dr-standby only")
     if not 1 <= wish.ttl_hours <= LONGEST_LIFE_HOURS:
         raise ValidationFailed(f"ttl_hours must be a whole number from 1 to {LONGEST_LIFE_HOURS}")
-    if len(wish.server_names) > 20 or not all(SERVER_NAME_RULE.match(name) for name in wish.server_names):
+    if len(wish.server_names) > 20 or not all(_is_server_name(name) for name in wish.server_names):
         raise ValidationFailed("server_names must be at most 20 DNS names or IP addresses")
     environment = wish.environment or settings.MAZEVAULT.default_gateway_environment
     names = wish.server_names or (wish.name, "localhost", "127.0.0.1")
     return TokenWish(wish.name, environment, role, mode, wish.ttl_hours, names)
+
+
+def _is_server_name(name: str) -> bool:
+    """A DNS name or an IP address; what looks like an address but is none is a mistake."""
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return bool(DNS_NAME_RULE.match(name)) and not name.rsplit(".", 1)[-1].isdecimal()
+    return True
 
 
 def _refuse_taken(wish: TokenWish, environment: str) -> None:

@@ -14,7 +14,9 @@ from datetime import UTC, datetime
 
 PREFIX = "mzvb1."
 LONGEST = 2048
-PIN_RULE = re.compile(r"^sha256:[0-9a-f]{64}$")
+PIN_RULE = re.compile(r"^sha256:[0-9a-f]{64}\Z")
+SECRET_RULE = re.compile(r"^[A-Za-z0-9_-]{40,200}\Z")
+URL_RULE = re.compile(r"^https://[^\s/?#@]+\Z")
 
 
 class BootstrapTokenError(ValueError):
@@ -87,11 +89,12 @@ def _body(encoded: str) -> dict[str, object]:
 
 def _checked(body: dict[str, object]) -> BootstrapToken:
     urls, secret, pin, expires = body["urls"], body["secret"], body["pin"], body["expires"]
-    if not isinstance(urls, list) or not urls or not all(isinstance(url, str) and url.startswith("https://") for url in urls):
+    if not isinstance(urls, list) or not urls or not all(isinstance(url, str) and URL_RULE.match(url) for url in urls):
         raise BootstrapTokenError("its addresses must start with https://")
-    if not isinstance(secret, str) or len(secret) < 40 or not isinstance(pin, str) or not PIN_RULE.match(pin):
+    readable = isinstance(secret, str) and SECRET_RULE.match(secret) and isinstance(pin, str) and PIN_RULE.match(pin)
+    if not readable:
         raise BootstrapTokenError("it is damaged: its secret or its pin is not readable")
-    if not isinstance(expires, int):
+    if type(expires) is not int:
         raise BootstrapTokenError("it is damaged: its expiry is not readable")
     return BootstrapToken(
         id=str(uuid.UUID(str(body["id"]))),

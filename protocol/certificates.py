@@ -111,6 +111,8 @@ def verify_chain(
     leaf = x509.load_pem_x509_certificate(leaf_pem.encode())
     root = x509.load_pem_x509_certificate(root_pem.encode())
     issuer = _issuer_of(leaf, x509.load_pem_x509_certificates(intermediates_pem.encode()))
+    if _is_authority(leaf):
+        raise ChainBroken("the certificate is a certificate authority and may not speak for itself")
     for certificate, above in ((leaf, issuer), (issuer, root), (root, root)):
         _check_link(certificate, above, at)
     for authority in (issuer, root):
@@ -146,17 +148,31 @@ def _asks_for_authority(value: x509.ExtensionType) -> bool:
 
 
 def _issuer_of(leaf: x509.Certificate, intermediates: list[x509.Certificate]) -> x509.Certificate:
-    for candidate in intermediates:
-        if candidate.subject == leaf.issuer:
-            return candidate
-    raise ChainBroken("the issuer of the certificate is not in the chain")
+    """The intermediate that signed the leaf; a replaced one may have a successor of the same name."""
+    named = [candidate for candidate in intermediates if candidate.subject == leaf.issuer]
+    if not named:
+        raise ChainBroken("the issuer of the certificate is not in the chain")
+    return next((candidate for candidate in named if _issued_by(leaf, candidate)), named[0])
+
+
+def _is_authority(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _issued_by(certificate: x509.Certificate, above: x509.Certificate) -> bool:
+    try:
+        certificate.verify_directly_issued_by(above)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def _check_link(certificate: x509.Certificate, above: x509.Certificate, at: datetime) -> None:
-    try:
-        certificate.verify_directly_issued_by(above)
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise ChainBroken("a certificate of the chain was not issued by the one above it") from error
+    if not _issued_by(certificate, above):
+        raise ChainBroken("a certificate of the chain was not issued by the one above it")
     if not certificate.not_valid_before_utc <= at < certificate.not_valid_after_utc:
         raise ChainBroken(f"a certificate of the chain is not valid at {at.isoformat()}; check the clocks of both ends")
 

@@ -74,7 +74,7 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True):
     environment: ShortText
     epoch: Number
     generation: ShortText
-    message_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
+    message_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
     sequence: Number
     method: ShortText
     path: ShortText

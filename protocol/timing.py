@@ -14,6 +14,10 @@ class TimingError(ValueError):
     """The chosen numbers would break a promise; the sentence names the setting and the rule."""
 
 
+LONGEST = 86400
+"""No time constant may be longer than a day, in seconds; that also refuses infinity."""
+
+
 @dataclass(frozen=True)
 class TimeProfile:
     name: str
@@ -66,8 +70,8 @@ class TimeProfile:
         """Return self, or raise `TimingError` naming the first broken rule."""
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name != "name" and not value > 0:
-                raise TimingError(f"{item.name} must be greater than 0 seconds, got {value}")
+            if item.name != "name" and not 0 < value <= LONGEST:
+                raise TimingError(f"{item.name} must be greater than 0 and at most {LONGEST} seconds, got {value}")
         rules = (
             (
                 self.lease_ttl > 2 * self.lease_renew + self.round_trip_max,

@@ -77,7 +77,10 @@ def issue(
     """
     authority = _require(scope)
     issuer = x509.load_pem_x509_certificate(authority.certificate.encode())
-    builder = _leaf(profile, issuer, common_name, sans, public_key, now)
+    try:
+        builder = _leaf(profile, issuer, common_name, sans, public_key, now)
+    except ValueError as error:  # a name or a time that no certificate can carry
+        raise IssuingRefused(f"{profile.name}: {error}") from error
     rehearsal = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
     broken = lint(rehearsal, profile, issuer)
     if broken:

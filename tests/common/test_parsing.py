@@ -91,6 +91,19 @@ class TestRefuses:
             parse_object(raw)
         assert (caught.value.status, caught.value.code) == (400, "INVALID_FORMAT")
 
+    @pytest.mark.parametrize("raw", [b'{"a":1e999}', b'{"a":-1e999}', b'{"a":[1e400]}'])
+    def test_numbers_that_are_infinite(self, raw: bytes) -> None:
+        with pytest.raises(MalformedBody):
+            parse_object(raw)
+
+    @pytest.mark.parametrize("raw", [b'{"a":"\\ud800"}', b'{"a":["x","\\udfff"]}', b'{"\\ud800":1}'])
+    def test_halves_of_surrogate_pairs(self, raw: bytes) -> None:
+        with pytest.raises(ValidationFailed, match="half of a surrogate pair"):
+            parse_object(raw)
+
+    def test_but_not_a_whole_pair(self) -> None:
+        assert parse_object(b'{"a":"\\ud83d\\ude00"}') == {"a": "\U0001f600"}
+
     @pytest.mark.parametrize(
         ("raw", "sentence"),
         [

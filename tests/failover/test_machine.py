@@ -156,7 +156,7 @@ class TestSafetyOfTheTable:
         assert (Action.PROMOTE_PRIMARY in move.actions) == to_primary
         assert (Action.PROMOTE_DR in move.actions) == to_dr
 
-    @pytest.mark.parametrize("state", PROMOTION)
+    @pytest.mark.parametrize("state", sorted(PROMOTION))
     def test_past_the_fence_nobody_cancels(self, state: State) -> None:
         assert {move.event for move in TABLE if move.state is state} == {Event.PROMOTED, Event.DANGER}
 
@@ -223,7 +223,7 @@ class TestNextStep:
     def test_is_what_the_facts_allow(self, state: State, known: dict[str, Any], event: Event | None) -> None:
         assert next_step(facts(state, **known)) is event
 
-    @pytest.mark.parametrize("state", FENCING)
+    @pytest.mark.parametrize("state", sorted(FENCING))
     @pytest.mark.parametrize(
         ("lease_until", "acknowledged", "event"),
         [
@@ -250,7 +250,7 @@ class TestNextStep:
     def test_an_acknowledgement_promotes_nobody_outside_of_a_fence(self, state: State) -> None:
         assert next_step(facts(state, fence_acknowledged=True)) not in {Event.FENCE_ACKNOWLEDGED, Event.LEASE_RAN_OUT}
 
-    @pytest.mark.parametrize("state", FENCING)
+    @pytest.mark.parametrize("state", sorted(FENCING))
     @pytest.mark.parametrize(
         ("lease_until", "blocked_until", "event"),
         [

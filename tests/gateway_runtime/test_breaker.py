@@ -151,3 +151,13 @@ def test_of_many_threads_exactly_one_gets_the_trial() -> None:
     for thread in threads:
         thread.join(10)
     assert sorted(granted) == [False] * 15 + [True]
+
+
+def test_late_failures_of_calls_under_way_do_not_lengthen_the_pause() -> None:
+    breaker = Breaker(random.Random(1))
+    for _ in range(FAILURES_TO_OPEN):
+        breaker.failed(0.0)
+    for _ in range(20):
+        breaker.failed(1.0)
+    assert not breaker.allows(0.5)
+    assert breaker.allows(PAUSE_BASE + 0.01)

@@ -36,7 +36,7 @@ WRONG_HEADERS = [
     Spoof("sender", str(uuid.uuid4())), Spoof("environment", "PRO"), Spoof("generation", str(uuid.uuid4())),
     Spoof("method", "PUT"), Spoof("path", paths.LEASE_RENEW), Spoof("direction", "down"), Spoof("certificate", "A" * 43),
     Spoof("issued_at", int(time.time()) - 3600, "old"), Spoof("issued_at", int(time.time()) + 3600, "future"),
-    Spoof("version", "mzv-e2ee/9"),
+    Spoof("version", "mzv-e2ee/9"), Spoof("message_id", f"{uuid.UUID(int=7)}\n", "with a newline"),
 ]  # fmt: skip
 
 

@@ -14,11 +14,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 from django.db.models.functions import Now
+from msgspec import structs
 
 from common.models import AuditEntry
 from gateway_runtime.identity import Keys
 from gateways.models import BootstrapTokenRow, CertifiedKey, Gateway, GatewayCertificate
-from protocol.bootstrap_token import unpack
+from protocol import paths
+from protocol.bootstrap_token import PREFIX, unpack
 from protocol.certificates import build_csr
 from tests.conftest import Person
 from tests.fakes.gateway import FakeGateway
@@ -72,7 +74,7 @@ class TestToken:
             ({"name": "gw", "role": "boss"}, "role"), ({"name": "gw", "standby_mode": "hot"}, "standby_mode"),
             ({"name": "gw", "standby_mode": "cold"}, "standby_mode"), ({"name": "gw", "ttl_hours": 73}, "ttl_hours"),
             ({"name": "gw", "ttl_hours": 0}, "ttl_hours"), ({"name": "gw", "ttl_hours": "soon"}, "ttl_hours"),
-            ({"name": "gw", "server_names": ["a b"]}, "server_names"), ({"name": "gw", "server_names": "a"}, "server_names"),
+            *(({"name": "gw", "server_names": odd}, "server_names") for odd in (["a b"], "a", ["999.1.1.1"], ["a:b"], ["a..b"])),
         ],
     )  # fmt: skip
     def test_a_bad_wish_names_the_field_and_makes_nothing(self, admin: Person, wish: dict[str, Any], field: str) -> None:
@@ -125,6 +127,31 @@ class TestToken:
         assert refusal(answer) == (409, "TOKEN_BOUND_ELSEWHERE")
         assert variable in answer.json()["error"]
         assert BootstrapTokenRow.objects.get().used_at is None
+
+
+class TestStrangeTokens:
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"secret": "\ud800" * 43},
+            {"secret": "x" * 300},
+            {"expires": True},
+            {"urls": ["https://"]},
+            {"pin": "sha256:0\n"},
+            {"id": "nobody"},
+            {"urls": "https://a"},
+        ],
+    )
+    def test_are_refused_as_damaged_and_never_break_the_server(self, change: dict[str, Any]) -> None:
+        gateway = FakeGateway("gw-1")
+        token = gateway.new_token()
+        body = json.loads(base64.urlsafe_b64decode(token.removeprefix(PREFIX) + "=="))
+        forged = PREFIX + base64.urlsafe_b64encode(json.dumps({**body, **change}).encode()).decode().rstrip("=")
+        header = structs.replace(gateway.header(paths.REGISTER), sender=f"token:{body['id']}", certificate="", environment="")
+        wish = structs.replace(gateway.registration(token), token=forged[:2048])
+        answer = gateway.send(paths.REGISTER, wish, header=header, peer=None)
+        assert refusal(answer) == (400, "TOKEN_INVALID")
+        assert gateway.register(token).name == "gw-1"
 
 
 class TestCertificate:
@@ -239,7 +266,7 @@ class TestActingOnTheNextRequest:
         assert refusal(gateway.heartbeat()) == (403, "CERTIFICATE_EXPIRED")
 
     def test_renewal_gives_new_keys_a_certificate_and_the_old_one_goes_on(self) -> None:
-        from protocol import messages, paths
+        from protocol import messages
 
         gateway = FakeGateway("gw-1").enrol()
         fresh = Keys.generate()

@@ -80,3 +80,9 @@ class TestRules:
 
     def test_an_override_changes_only_itself(self) -> None:
         assert time_profile("standard", {"cooldown": 60}) == replace(STANDARD, cooldown=60)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 0.0, -1.0, 1e9])
+def test_a_constant_that_is_no_length_of_time_is_refused_by_name(value: float) -> None:
+    with pytest.raises(TimingError, match="lease_ttl"):
+        time_profile("standard", {"lease_ttl": value})
