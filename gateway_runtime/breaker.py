@@ -13,7 +13,8 @@ from protocol.vocabulary import BreakerState
 FAILURES_TO_OPEN = 5
 """Failures in a row after which calls pause. Loops retry with backoff, so this is a few seconds of trouble."""
 PAUSE_BASE, PAUSE_CAP = 2.0, 15.0
-"""First and longest pause in seconds. The cap bounds how late a gateway notices that the Primary is back."""
+"""First and longest pause in seconds. The cap bounds how late a gateway notices that the Primary is back; a node whose lease is
+renewed more often than that waits no longer than one renewal."""
 TRIAL_SECONDS = 15.0
 """A trial that gave no answer by then counts as lost, and another one may start."""
 
@@ -21,7 +22,8 @@ TRIAL_SECONDS = 15.0
 class Breaker:
     """Closed lets everything through, open nothing, half-open one trial. Safe to share between threads."""
 
-    def __init__(self, randomness: random.Random | None = None) -> None:
+    def __init__(self, randomness: random.Random | None = None, *, longest_pause: float = PAUSE_CAP) -> None:
+        self._longest_pause = longest_pause
         self._lock = threading.Lock()
         self._random = randomness or random.Random()  # noqa: S311  jitter, not a secret
         self._state = BreakerState.CLOSED
@@ -66,6 +68,6 @@ class Breaker:
 
     def _open(self, now: float) -> None:
         self._state = BreakerState.OPEN
-        longest = min(PAUSE_CAP, PAUSE_BASE * 2 ** min(self._openings, 10))
+        longest = min(self._longest_pause, PAUSE_BASE * 2 ** min(self._openings, 10))
         self._openings += 1
         self._wait_until = now + longest * self._random.uniform(0.5, 1.0)

@@ -24,9 +24,9 @@ log = logging.getLogger("mazevault.gateway")
 REGISTER_SECONDS = 30.0
 FINAL_CODES = frozenset({
     "TOKEN_INVALID", "TOKEN_UNKNOWN", "TOKEN_REVOKED", "TOKEN_EXPIRED", "TOKEN_USED", "TOKEN_BOUND_ELSEWHERE", "CSR_REFUSED",
-    "KEY_OF_ANOTHER", "GATEWAY_BANNED", "RESOURCE_CONFLICT", "GENERATION_REUSED", "VALIDATION_ERROR",
+    "KEY_OF_ANOTHER", "GATEWAY_BANNED", "GENERATION_REUSED", "VALIDATION_ERROR",
 })  # fmt: skip
-"""Answers that the same token will get for ever."""
+"""Answers that the same token will get for ever. A filled role is none of them: it may become free."""
 
 
 class EnrolmentImpossible(Exception):

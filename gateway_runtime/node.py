@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from gateway_runtime import lease as leases
 from gateway_runtime import state
-from gateway_runtime.breaker import Breaker
+from gateway_runtime.breaker import PAUSE_CAP, Breaker
 from gateway_runtime.lease import Fenced, Lease
 from protocol.messages import Directive, FenceOrder
 from protocol.timing import TimeProfile
@@ -56,7 +56,7 @@ class Node:
     def __init__(self, timing: TimeProfile) -> None:
         row = state.this_life()
         self.timing = timing
-        self.breaker = Breaker()
+        self.breaker = Breaker(longest_pause=min(PAUSE_CAP, timing.lease_renew))
         self._lock = threading.Condition()
         self._highest_epoch = row.highest_epoch
         self._fenced = state.fence_of(row)

@@ -37,12 +37,13 @@ from protocol.messages import (
     ReleaseLease,
     RenewLease,
 )
-from protocol.vocabulary import Assignment, LeaseVerdict
+from protocol.vocabulary import Assignment, BreakerState, LeaseVerdict
 
 log = logging.getLogger("mazevault.gateway")
 
 RETRY_BASE, RETRY_CAP = 1.0, 15.0
-"""First and longest pause in seconds after a failed call; a Primary that restarts must see no wave."""
+"""First and longest pause in seconds after a failed call; a Primary that restarts must see no wave. A loop waits no longer than
+one renewal of the lease, so that a short outage costs the active gateway its lease at most once."""
 START_JITTER = 0.5
 """Longest pause in seconds before a loop's first step."""
 STOP_SECONDS = 8.0
@@ -141,7 +142,8 @@ class Supervisor:
         return pacing.jittered(directive.next_heartbeat_seconds, 0.05, self._random)
 
     def directive_step(self) -> float:
-        wait = self.timing.directive_wait
+        # The call that tries whether the Primary is back must not wait there: every other loop waits for its end.
+        wait = self.timing.directive_wait if self.node.breaker.state is BreakerState.CLOSED else 0.0
         ask = AskDirective(after=self._settled, wait=wait)
         directive = self.channel.call(paths.DIRECTIVE, ask, Directive, timeout=wait + self.timing.round_trip_max)
         self._obey(directive)
@@ -345,7 +347,7 @@ class Supervisor:
             log.exception("%s: unexpected failure", name)
         else:
             return pause, 0
-        return pacing.backoff(attempt, RETRY_BASE, RETRY_CAP, self._random), attempt + 1
+        return pacing.backoff(attempt, RETRY_BASE, min(RETRY_CAP, self.timing.lease_renew), self._random), attempt + 1
 
 
 def _wall_clock() -> str:

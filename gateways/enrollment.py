@@ -67,7 +67,7 @@ def register(body: Register, *, address: str, now: datetime) -> Enrolled:
             return _enrol(wish, address, now)
     except IntegrityError as error:
         taken = f"the role {row.role} of {row.environment_id} is already filled; decommission that gateway first"
-        raise Conflict(taken) from error
+        raise Conflict(taken, code="ROLE_FILLED") from error
     except _ForeignKeyOnUsedToken as alarm:
         _raise_alarm(alarm, address, now)
         raise Conflict("this bootstrap token was used already, by another key", code="TOKEN_USED") from alarm

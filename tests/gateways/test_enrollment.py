@@ -89,7 +89,7 @@ class TestToken:
         old = FakeGateway("gw-npr-primary").enrol()
         new = FakeGateway("gw-npr-new")
         _, body = admin.post("gateways/bootstrap", {"name": new.name})
-        assert refusal(new.register(body["token"])) == (409, "RESOURCE_CONFLICT")
+        assert refusal(new.register(body["token"])) == (409, "ROLE_FILLED")
         assert BootstrapTokenRow.objects.get(name=new.name).used_at is None
         assert admin.post(f"gateways/{old.id}/decommission")[0] == 200
         assert new.register(body["token"]).name == new.name
