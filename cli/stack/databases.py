@@ -30,6 +30,7 @@ from cli.stack.layout import Layout, StackError, child_environment
 LONGEST_SOCKET_PATH = 90
 """Unix sockets allow 103 to 107 bytes; PostgreSQL adds its own file name."""
 START_SECONDS = 30.0
+LOCK_FILES = ("postmaster.pid", ".s.PGSQL.5432.lock")
 ABANDONED_SECONDS = 10.0
 """How long the processes of a killed PostgreSQL may take to notice and end."""
 CONNECTIONS = 200
@@ -117,20 +118,20 @@ def _start_postgres(layout: Layout, environ: Mapping[str, str], *, durable: bool
 
 
 def _wait_for_processes_of_a_killed_server(data: Path) -> None:
-    """Wait until nobody works in this data folder, then take away the lock file of a server that was killed.
+    """Wait until nobody works in this data folder, then take away the lock files of a server that was killed.
 
-    PostgreSQL keeps away while the process id in `postmaster.pid` exists, also when that is a zombie that nobody has waited for
-    or, after a reboot, somebody else. Whoever is attached to the data has it as working directory, so Linux can tell.
+    PostgreSQL keeps away while the process id in them exists, also when that is a zombie that nobody has waited for or, after a
+    reboot, somebody else. Whoever is attached to the data has it as working directory, so Linux can tell.
     """
-    lock = data / "postmaster.pid"
-    if not Path("/proc/self/cwd").exists() or not lock.exists():
+    if not Path("/proc/self/cwd").exists():
         return
     deadline = time.monotonic() + ABANDONED_SECONDS
     while pids := _processes_in(data):
         if time.monotonic() > deadline:
             raise StackError(f"PostgreSQL runs already with the data in {data} (process {pids[0]}); end it first")
         time.sleep(0.05)
-    lock.unlink(missing_ok=True)
+    for lock in LOCK_FILES:
+        (data / lock).unlink(missing_ok=True)
 
 
 def _processes_in(folder: Path) -> list[int]:

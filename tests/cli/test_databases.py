@@ -60,14 +60,14 @@ def killed(servers: Servers) -> Child:
     return postgres
 
 
-def test_a_lock_file_that_names_a_zombie_is_taken_away(servers: Servers, killed: Child) -> None:
+def test_lock_files_that_name_a_zombie_are_taken_away(servers: Servers, killed: Child) -> None:
     account = killed.account
     lent = {"user": account.uid, "group": account.gid} if account else {}
     with subprocess.Popen(["/bin/true"], **lent) as zombie:  # type: ignore[call-overload]
         while Path(f"/proc/{zombie.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z":
             time.sleep(0.01)
-        lock = _data(killed) / "postmaster.pid"
-        lock.write_text("\n".join([str(zombie.pid), *lock.read_text().splitlines()[1:]]) + "\n")
+        for lock in (_data(killed) / name for name in databases.LOCK_FILES):
+            lock.write_text("\n".join([str(zombie.pid), *lock.read_text().splitlines()[1:]]) + "\n")
         found = servers.start()
         with psycopg.connect(found.admin_url) as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
