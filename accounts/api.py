@@ -10,7 +10,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts import sessions
-from accounts.authentication import person_of, session_in
+from accounts.authentication import person_of, principal_in, session_in
 from accounts.models import User
 from accounts.sessions import LIFE, SignedIn
 from common.api import SIGNED_IN, Operation, Text, checked, rfc3339
@@ -94,7 +94,7 @@ class MyPermissions(Operation):
 
     @extend_schema(operation_id="myPermissions", responses=Permissions)
     def get(self, request: Request) -> Response:
-        return Response({"permissions": sorted(person_of(request).permissions)})
+        return Response({"permissions": sorted(principal_in(request).permissions_anywhere)})
 
 
 def user_row(user: User) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def user_row(user: User) -> dict[str, Any]:
         "email": user.email,
         "full_name": user.full_name,
         "role": user.role,
-        "must_change_passwd": False,
+        "must_change_passwd": user.must_change_password,
         "created_at": rfc3339(user.created_at),
     }
 

@@ -6,10 +6,12 @@ from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
+from accounts.access import Principal
 from accounts.models import Session, User
+from accounts.principals import principal_of
 from accounts.sessions import session_of
 from common.clock import now
-from common.errors import AuthenticationInvalid
+from common.errors import AuthenticationInvalid, PermissionRefused
 
 LONGEST_HEADER = 4096
 
@@ -25,16 +27,25 @@ def bearer_text(request: HttpRequest | Request) -> str:
     return str(token.strip())
 
 
-def user_of_bearer(request: HttpRequest) -> User:
-    """The person behind the header. Raises `AuthenticationInvalid` or `AuthenticationExpired`."""
-    return session_of(bearer_text(request), now()).user
+def principal_of_bearer(request: HttpRequest) -> Principal:
+    """Who stands behind the header. Raises `AuthenticationInvalid` or `AuthenticationExpired`."""
+    moment = now()
+    return principal_of(session_of(bearer_text(request), moment), moment)
+
+
+def principal_in(request: Request) -> Principal:
+    """Who calls, on an authenticated request."""
+    if not isinstance(request.user, Principal):
+        raise AuthenticationInvalid("nobody is signed in")
+    return request.user
 
 
 def person_of(request: Request) -> User:
-    """The signed-in person of an authenticated request."""
-    if not isinstance(request.user, User):
-        raise AuthenticationInvalid("nobody is signed in")
-    return request.user
+    """The signed-in person of an authenticated request. Raises for a service identity, which is nobody."""
+    user = session_in(request).user
+    if user is None:
+        raise PermissionRefused("this is for people; the token belongs to a service identity")
+    return user
 
 
 def session_in(request: Request) -> Session:
@@ -47,12 +58,13 @@ def session_in(request: Request) -> Session:
 class BearerAuthentication(BaseAuthentication):
     """Django REST framework's hook; `request.auth` is the session."""
 
-    def authenticate(self, request: Request) -> tuple[User, Session] | None:
+    def authenticate(self, request: Request) -> tuple[Principal, Session] | None:
         token = bearer_text(request)
         if not token:
             return None
-        session = session_of(token, now())
-        return session.user, session
+        moment = now()
+        session = session_of(token, moment)
+        return principal_of(session, moment), session
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"

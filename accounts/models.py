@@ -1,4 +1,4 @@
-"""People, their sessions and their failed sign-ins."""
+"""Organizations and what belongs to them; people, service identities and their credentials; roles and where they are held."""
 
 from __future__ import annotations
 
@@ -6,9 +6,116 @@ import uuid
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.db import models
+from django.db.models import Q
 from django.db.models.functions import Lower, Now
 
-from accounts.roles import SYSTEM_ROLES, permissions_of
+LIVING = Q(deleted_at__isnull=True)
+
+
+class Storage(models.TextChoices):
+    """Where the values of a project rest (DESIGN §10)."""
+
+    MAZEVAULT = "mazevault"
+    KEY_VAULT = "key_vault"
+
+
+class ConflictStrategy(models.TextChoices):
+    """What happens to a write whose base is not the current version (DESIGN §9)."""
+
+    MANUAL_RESOLUTION = "manual_resolution"
+    MAZEVAULT_WINS = "mazevault_wins"
+    EXTERNAL_WINS = "external_wins"
+    MOST_RECENT_WINS = "most_recent_wins"
+
+
+class StaleEpochPolicy(models.TextChoices):
+    """What happens to a quarantined write of an old epoch (reliability §5)."""
+
+    ASK = "ask"
+    DISCARD = "discard"
+    REPLAY_AS_NEW = "replay_as_new"
+
+
+class Timed(models.Model):
+    """Times every answer about the object repeats to the microsecond."""
+
+    created_at = models.DateTimeField(db_default=Now())
+    updated_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        abstract = True
+
+
+class Organization(Timed):
+    """Owner of projects and environments. A deleted one frees its name."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    name = models.CharField(max_length=200)
+    deleted_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(Lower("name"), condition=LIVING, name="one_living_organization_of_a_name")]
+
+
+class Environment(Timed):
+    """A project environment such as dev or prod; `gateway_environment` is the blast radius it is mapped to (DESIGN §2)."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    organization = models.ForeignKey(Organization, models.PROTECT, related_name="environments")
+    name = models.CharField(max_length=100)
+    slug = models.CharField(max_length=100)
+    is_production = models.BooleanField(default=False)
+    incident_auto_escalation = models.BooleanField(default=False)
+    gateway_environment = models.CharField(max_length=16)
+    deleted_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint("organization", Lower("slug"), condition=LIVING, name="one_living_environment_of_a_slug"),
+            models.UniqueConstraint("organization", Lower("name"), condition=LIVING, name="one_living_environment_of_a_name"),
+        ]
+
+
+class Project(Timed):
+    """What secrets belong to. `environment` is what the client sent, given back as it was; `default_environment` is a slug."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    organization = models.ForeignKey(Organization, models.PROTECT, related_name="projects")
+    name = models.CharField(max_length=200)
+    type = models.CharField(max_length=64, default="")
+    environment = models.CharField(max_length=100, default="")
+    default_environment = models.CharField(max_length=100, default="dev")
+    storage = models.CharField(max_length=16, choices=Storage.choices, default=Storage.MAZEVAULT)
+    conflict_strategy = models.CharField(
+        max_length=24, choices=ConflictStrategy.choices, default=ConflictStrategy.MANUAL_RESOLUTION
+    )
+    stale_epoch_policy = models.CharField(max_length=16, choices=StaleEpochPolicy.choices, default=StaleEpochPolicy.ASK)
+    max_staleness_seconds = models.IntegerField(null=True)
+    settings = models.JSONField(default=dict)
+    deleted_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint("organization", Lower("name"), condition=LIVING, name="one_living_project_of_a_name"),
+            models.CheckConstraint(
+                condition=Q(max_staleness_seconds__isnull=True) | Q(max_staleness_seconds__gt=0), name="staleness_is_positive"
+            ),
+        ]
+
+
+class Role(models.Model):
+    """A named set of permissions. System roles are made by `manage.py setup` from `accounts.roles` and never change by API."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    name = models.CharField(max_length=64)
+    display_name = models.CharField(max_length=200, default="")
+    description = models.CharField(max_length=1000, default="")
+    permissions = models.JSONField(default=list)
+    is_system_role = models.BooleanField(default=False)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(Lower("name"), name="one_role_of_a_name")]
 
 
 class UserManager(BaseUserManager["User"]):
@@ -18,13 +125,19 @@ class UserManager(BaseUserManager["User"]):
 
 
 class User(AbstractBaseUser):
-    """A person who signs in. The address is unique without regard to case among living accounts."""
+    """A person who signs in. The address is unique without regard to case among living accounts.
+
+    `role` is held everywhere and is what the client sent; further roles are `RoleGrant`s.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     email = models.EmailField(max_length=254)
     full_name = models.CharField(max_length=200, default="")
-    role = models.CharField(max_length=32, choices=[(name, name) for name in SYSTEM_ROLES], default="viewer")
+    role = models.CharField(max_length=64, default="viewer")
     is_active = models.BooleanField(default=True)
+    must_change_password = models.BooleanField(default=False)
+    sso_provider = models.CharField(max_length=32, default="")
+    sso_external_id = models.CharField(max_length=128, default="")
     created_at = models.DateTimeField(db_default=Now())
     deleted_at = models.DateTimeField(null=True)
 
@@ -33,24 +146,120 @@ class User(AbstractBaseUser):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(Lower("email"), condition=models.Q(deleted_at__isnull=True), name="one_account_of_an_address")
+            models.UniqueConstraint(Lower("email"), condition=LIVING, name="one_account_of_an_address"),
+            models.UniqueConstraint(
+                fields=["sso_provider", "sso_external_id"],
+                condition=LIVING & ~Q(sso_external_id=""),
+                name="one_account_of_an_external_identity",
+            ),
         ]
 
-    @property
-    def permissions(self) -> frozenset[str]:
-        return permissions_of([self.role])
+
+class ServiceIdentity(Timed):
+    """Software that signs in with `client_id` and `client_secret`. Only the secret's hash is kept."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    display_name = models.CharField(max_length=200)
+    description = models.CharField(max_length=1000, default="")
+    owner_email = models.CharField(max_length=254)
+    client_id = models.CharField(max_length=64, unique=True)
+    secret_hash = models.CharField(max_length=64)
+    status = models.CharField(max_length=16, default="active")
+    deleted_at = models.DateTimeField(null=True)
+
+
+ONE_HOLDER = Q(user__isnull=False, service__isnull=True) | Q(user__isnull=True, service__isnull=False)
+
+
+class RoleGrant(models.Model):
+    """A role held by a person or a service identity: everywhere, or where organization, project and environment say."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    user = models.ForeignKey(User, models.CASCADE, null=True, related_name="grants")
+    service = models.ForeignKey(ServiceIdentity, models.CASCADE, null=True, related_name="grants")
+    role = models.ForeignKey(Role, models.PROTECT, related_name="grants")
+    organization = models.ForeignKey(Organization, models.CASCADE, null=True, related_name="+")
+    project = models.ForeignKey(Project, models.CASCADE, null=True, related_name="+")
+    environment = models.CharField(max_length=100, default="")
+    expires_at = models.DateTimeField(null=True)
+    assigned_by_sso = models.BooleanField(default=False)
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=ONE_HOLDER, name="a_grant_has_one_holder")]
 
 
 class Session(models.Model):
-    """A bearer token that was given out. Only its hash is kept."""
+    """A bearer token that was given out at a sign-in. Only its hash is kept."""
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
-    user = models.ForeignKey(User, models.CASCADE, related_name="sessions")
+    user = models.ForeignKey(User, models.CASCADE, null=True, related_name="sessions")
+    service = models.ForeignKey(ServiceIdentity, models.CASCADE, null=True, related_name="sessions")
     token_hash = models.CharField(max_length=64, unique=True)
     address = models.CharField(max_length=64, default="")
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()
     revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=ONE_HOLDER, name="a_session_has_one_holder")]
+
+
+class ApiToken(models.Model):
+    """A long-lived bearer token a person made for software, with no more than the named scopes. Only its hash is kept."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    user = models.ForeignKey(User, models.CASCADE, null=True, related_name="api_tokens")
+    service = models.ForeignKey(ServiceIdentity, models.CASCADE, null=True, related_name="api_tokens")
+    name = models.CharField(max_length=200)
+    token_hash = models.CharField(max_length=64, unique=True)
+    scopes = models.JSONField(null=True)
+    created_at = models.DateTimeField(db_default=Now())
+    expires_at = models.DateTimeField()
+    revoked_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=ONE_HOLDER, name="a_token_has_one_holder")]
+
+
+class IdentityProvider(Timed):
+    """Where people of an organization sign in. The secret part of the configuration is sealed."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    type = models.CharField(max_length=32)
+    name = models.CharField(max_length=200)
+    config = models.JSONField(default=dict)
+    sealed_secrets = models.BinaryField(null=True)
+    sync_schedule = models.CharField(max_length=100, default="")
+    status = models.CharField(max_length=16, default="active")
+    deleted_at = models.DateTimeField(null=True)
+
+
+class GroupMapping(models.Model):
+    """An App Role value or a security group that gives a role at sign-in; both names are compared without regard to case."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    group_external_id = models.CharField(max_length=200)
+    group_display_name = models.CharField(max_length=200)
+    role = models.ForeignKey(Role, models.PROTECT, related_name="mappings")
+    provider = models.ForeignKey(IdentityProvider, models.CASCADE, null=True, related_name="mappings")
+    source = models.CharField(max_length=16, default="entra")
+    created_at = models.DateTimeField(db_default=Now())
+
+
+class ConfigTemplate(Timed):
+    """A template of an organization, for example its naming convention."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    organization = models.ForeignKey(Organization, models.CASCADE, related_name="config_templates")
+    name = models.CharField(max_length=200)
+    description = models.CharField(max_length=1000, default="")
+    format = models.CharField(max_length=64, default="")
+    template = models.TextField()
+    variables = models.JSONField(default=dict)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("organization", Lower("name"), name="one_template_of_a_name")]
 
 
 class FailedSignIn(models.Model):

@@ -41,3 +41,10 @@ SYSTEM_ROLES: Mapping[str, frozenset[str]] = {
 def permissions_of(roles: Iterable[str]) -> frozenset[str]:
     """The union of the permissions of these roles; an unknown role gives nothing."""
     return frozenset[str]().union(*(SYSTEM_ROLES.get(role, frozenset()) for role in roles))
+
+
+SECRETS_READ, SECRETS_WRITE, SECRETS_DELETE = "secrets:read", "secrets:write", "secrets:delete"
+PROJECTS_READ, PROJECTS_WRITE = "projects:read", "projects:write"
+USERS_READ, USERS_WRITE = "users:read", "users:write"
+ROLES_READ, ROLES_WRITE = "roles:read", "roles:write"
+SETTINGS_READ, SETTINGS_WRITE = "settings:read", "settings:write"

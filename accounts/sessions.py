@@ -11,9 +11,10 @@ from django.contrib.auth.hashers import check_password, make_password
 from django.db import transaction
 
 from accounts import lockout
-from accounts.models import Session, User
+from accounts.access import PrincipalKind
+from accounts.models import ApiToken, ServiceIdentity, Session, User
 from common import audit
-from common.errors import AuthenticationExpired, AuthenticationInvalid
+from common.errors import AuthenticationExpired, AuthenticationInvalid, ValidationFailed
 
 PREFIX = "mzv_"
 LIFE = timedelta(hours=24)
@@ -45,7 +46,9 @@ def sign_in(email: str, password: str, *, address: str, now: datetime) -> Signed
 
 
 def refresh(session: Session, *, address: str, now: datetime) -> SignedIn:
-    """A new token for the old one, which ends."""
+    """A new token for the old one, which ends. A service identity asks for a new one instead."""
+    if session.user is None:
+        raise ValidationFailed("only the session of a person can be refreshed; ask auth/token for a new token")
     with transaction.atomic():
         _revoke(session, now)
         opened = _open(session.user, address, now)
@@ -56,17 +59,24 @@ def refresh(session: Session, *, address: str, now: datetime) -> SignedIn:
 def sign_out(session: Session, *, address: str, now: datetime) -> None:
     with transaction.atomic():
         _revoke(session, now)
-        _audit("auth.logout", session.user, address)
+        _audit("auth.logout", session.user or session.service, address)
 
 
 def session_of(token: str, now: datetime) -> Session:
     """The living session behind a token. Raises `AuthenticationInvalid` or `AuthenticationExpired`."""
-    found = Session.objects.select_related("user").filter(token_hash=hash_token(token)).first()
-    if found is None or found.revoked_at or not found.user.is_active or found.user.deleted_at:
+    found = Session.objects.select_related("user", "service").filter(token_hash=hash_token(token)).first()
+    if found is None or found.revoked_at or not holder_lives(found):
         raise AuthenticationInvalid("this token is not valid; sign in again")
     if found.expires_at <= now:
         raise AuthenticationExpired("this token has expired; sign in again")
     return found
+
+
+def holder_lives(credential: Session | ApiToken) -> bool:
+    """Whether the person or service identity behind a session or token may still sign in."""
+    if credential.user:
+        return credential.user.is_active and credential.user.deleted_at is None
+    return credential.service is not None and credential.service.status == "active" and credential.service.deleted_at is None
 
 
 def hash_token(token: str) -> str:
@@ -107,5 +117,8 @@ def _note_failure(account: str, address: str, now: datetime) -> None:
         )
 
 
-def _audit(action: str, user: User, address: str) -> None:
-    audit.record(actor=f"user:{user.id}", action=action, entity="user", entity_id=str(user.id), address=address)
+def _audit(action: str, holder: User | ServiceIdentity | None, address: str) -> None:
+    if holder is None:
+        raise ValueError("a session has a holder")
+    kind = PrincipalKind.USER if isinstance(holder, User) else PrincipalKind.SERVICE
+    audit.record(actor=f"{kind.value}:{holder.id}", action=action, entity=kind.value, entity_id=str(holder.id), address=address)

@@ -7,10 +7,18 @@ from pathlib import Path
 
 from django.db import transaction
 
-from accounts.models import User
+from accounts.models import Role, User
+from accounts.roles import SYSTEM_ROLES
 from common import audit
 from common.files import write_private
 from common.locks import transaction_lock
+
+
+def ensure_system_roles() -> None:
+    """A row for each system role of `accounts.roles`, with the permissions it has in this release. Safe to repeat."""
+    for name, permissions in SYSTEM_ROLES.items():
+        wanted = {"permissions": sorted(permissions), "is_system_role": True, "display_name": name.replace("_", " ").capitalize()}
+        Role.objects.update_or_create(name=name, defaults=wanted)
 
 
 def ensure_admin(email: str, password_file: Path | None) -> bool:

@@ -99,9 +99,13 @@ def routes(route: str, view: Callable[..., Any], name: str) -> list[URLPattern]:
 
 
 class Operation(APIView):
-    """One path. `permissions` maps each method to the permission it needs; a method that is not named is refused."""
+    """One path. `permissions` maps each method to the permission it needs; a method that is not named is refused.
+
+    `scoped` says that the permission may be held in a part of the world only, and that the use case asks for the very place.
+    """
 
     public = False
+    scoped = False
     permissions: Mapping[str, str] = {}
     metadata_class = None
 
@@ -111,7 +115,7 @@ class Operation(APIView):
     @property
     def actor(self) -> str:
         """Who calls, as the audit names them."""
-        return f"user:{self.request.user.id}"
+        return str(getattr(self.request.user, "actor", "anonymous"))
 
     @property
     def address(self) -> str:

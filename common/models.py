@@ -29,3 +29,20 @@ class AuditLink(models.Model):
     position = models.BigIntegerField(primary_key=True)
     entry = models.OneToOneField(AuditEntry, models.PROTECT, related_name="link")
     hash = models.CharField(max_length=64)
+
+
+class Change(models.Model):
+    """That a thing changed, for readers of one scope (`common.feed`). No position yet: the sequencer has not seen it."""
+
+    id = models.BigAutoField(primary_key=True)
+    scope = models.CharField(max_length=16)
+    kind = models.CharField(max_length=16)
+    entity_id = models.UUIDField()
+    position = models.BigIntegerField(null=True, unique=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["scope", "position"], name="changes_of_a_scope"),
+            models.Index(fields=["scope", "kind", "entity_id"], name="changes_of_a_thing"),
+            models.Index(fields=["id"], condition=models.Q(position=None), name="changes_waiting"),
+        ]

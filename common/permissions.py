@@ -12,7 +12,10 @@ SIGNED_IN = "signed-in"
 
 
 class DenyUnlessDeclared(BasePermission):
-    """A view declares `public`, or `permissions` by method; whatever is not declared is refused."""
+    """A view declares `public`, or `permissions` by method; whatever is not declared is refused.
+
+    A `scoped` view lets everybody pass who has the permission somewhere; its use case asks again for the very place.
+    """
 
     def has_permission(self, request: Request, view: object) -> bool:
         if getattr(view, "public", False):
@@ -26,6 +29,7 @@ class DenyUnlessDeclared(BasePermission):
         needed = declared.get(method, "")
         if needed == SIGNED_IN:
             return True
-        if not needed or needed not in getattr(request.user, "permissions", ()):
+        held = "permissions_anywhere" if getattr(view, "scoped", False) else "permissions"
+        if not needed or needed not in getattr(request.user, held, ()):
             raise PermissionRefused(f"this needs the permission {needed or 'nobody has'}")
         return True

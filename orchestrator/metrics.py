@@ -8,7 +8,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from accounts.authentication import bearer_text, user_of_bearer
+from accounts.authentication import bearer_text, principal_of_bearer
 from accounts.roles import METRICS_READ
 from common.api import guarded
 from common.errors import AuthenticationRequired, PermissionRefused
@@ -31,5 +31,5 @@ def _require_reader(request: HttpRequest) -> None:
     expected = settings.MAZEVAULT.metrics_token
     if expected and hmac.compare_digest(presented.encode(), expected.encode()):
         return
-    if METRICS_READ not in user_of_bearer(request).permissions:
+    if METRICS_READ not in principal_of_bearer(request).permissions:
         raise PermissionRefused("reading metrics needs the permission metrics:read")

@@ -99,6 +99,16 @@ class Heartbeat(Message, frozen=True):
     tasks_failed: Count = 0
     heartbeat_failures: Count = 0
     running_effects: Count = 0
+    write_queue_bytes: Count = 0
+    replica_position: Count = 0
+    """Cursor up to which the gateway's copy is complete."""
+    replica_age_seconds: Seconds = 0
+    """Seconds since the copy was last known to be complete."""
+    replica_digest: Annotated[str, Meta(max_length=64)] = ""
+    """`protocol.replica.digest` of the copy at that position; empty when it was not computed."""
+    audit_position: Count = 0
+    """Length of the gateway's own audit chain, and its head."""
+    audit_head: Annotated[str, Meta(max_length=64)] = ""
 
 
 class FenceOrder(Message, frozen=True):
@@ -134,6 +144,8 @@ class Directive(Message, frozen=True):
     renew_certificate: bool = False
     tasks_waiting: bool = False
     primary_generation: str = ""
+    resync_replica: bool = False
+    """Fetch the whole copy again and drop what is not in it: its digest differs, or an operator accepted an older database."""
 
 
 class AskDirective(Message, frozen=True):
@@ -212,6 +224,27 @@ class TaskResults(Message, frozen=True):
 
 class TaskVerdicts(Message, frozen=True):
     verdicts: dict[str, ResultVerdict]
+
+
+class AuditRecord(Message, frozen=True):
+    """One entry of a gateway's audit chain: its exact text, its position and the hash that covers both (`common.audit`)."""
+
+    position: Count
+    text: Annotated[str, Meta(max_length=16384)]
+    hash: Annotated[str, Meta(max_length=64)]
+
+
+class AuditUpload(Message, frozen=True):
+    """The next entries of this generation's chain, in order."""
+
+    records: Annotated[list[AuditRecord], Meta(max_length=200)]
+
+
+class AuditTaken(Message, frozen=True):
+    """The Primary holds this generation's chain up to here."""
+
+    position: Count
+    hash: str
 
 
 class Acknowledged(Message, frozen=True):

@@ -100,3 +100,43 @@ class LeaseVerdict(StrEnum):
     FENCING = "fencing"
     CLOCK_SKEW = "clock_skew"
     HELD = "held"  # the Primary's database was restored; no lease until the gateways have reported
+
+
+class WriteOperation(StrEnum):
+    """What a write does to a secret. Each one makes a new version, so each can be compared, conflicted and audited."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    METADATA = "metadata"
+    ROLLBACK = "rollback"
+    ARCHIVE = "archive"
+    RESTORE = "restore"
+    DELETE = "delete"
+    PURGE = "purge"
+
+
+class WriteOutcome(StrEnum):
+    """Where a write is or how it ended (DESIGN §9); serves code, log, metric and API alike."""
+
+    QUEUED = "queued"
+    """Committed at the gateway only."""
+    RECEIVED = "received"
+    """Stored at the Primary, waiting for its turn."""
+    APPLIED = "applied"
+    SUPERSEDED = "superseded"
+    """Not applied, because the policy let the other side win."""
+    CONFLICT = "conflict"
+    """Kept for a person: its base is not the current version."""
+    QUARANTINED = "quarantined"
+    """Kept for policy or a person: it is of an old epoch or generation, or its stream contradicts itself."""
+    DEAD_LETTER = "dead_letter"
+    """Kept for a person: it cannot be applied, for a named reason."""
+    REFUSED = "refused"
+    """Answered with an error while the caller waited, so nothing was promised and nothing is kept."""
+    DUPLICATE = "duplicate"
+    """Counted when a write arrives again; the write itself keeps its first outcome."""
+
+    @property
+    def terminal(self) -> bool:
+        """The gateway may forget the write: the Primary answers for it."""
+        return self not in (WriteOutcome.QUEUED, WriteOutcome.RECEIVED)

@@ -13,6 +13,7 @@ from django.test import Client
 
 from accounts.models import Session, User
 from accounts.sessions import PREFIX, hash_token
+from accounts.setup import ensure_system_roles
 from common.clock import now
 from failover.transitions import state_of
 from gateways import generation, identity, routes
@@ -46,6 +47,7 @@ def _set_up() -> None:
     for code in codes:
         state_of(code)
     authorities.ensure_authorities(codes)
+    ensure_system_roles()
     generation.look()
     identity.ensure_keys()
 

@@ -4,3 +4,9 @@ from django.apps import AppConfig
 class VaultConfig(AppConfig):
     name = "vault"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        from common import sealing
+        from vault import encryption
+
+        sealing.register(encryption)

@@ -1,4 +1,4 @@
-"""Keys and certificate authorities at rest. Every private half is sealed (DESIGN §10)."""
+"""Keys, certificate authorities and secrets at rest. Private halves and values are sealed (DESIGN §10)."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import uuid
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
+
+from accounts.models import Environment, Project, Timed
 
 
 class KeyEncryptionKey(models.Model):
@@ -40,4 +42,76 @@ class CertificateAuthority(models.Model):
             models.UniqueConstraint(
                 fields=["scope"], condition=Q(retired_at__isnull=True), name="one_current_authority_of_a_scope"
             )
+        ]
+
+
+class SecretType(models.TextChoices):
+    PASSWORD = "password"  # noqa: S105  a kind of secret, not one
+    API_KEY = "api_key"
+    CERTIFICATE = "certificate"
+    SSH_KEY = "ssh_key"
+    GENERAL = "general"
+
+
+class SecretStatus(models.TextChoices):
+    ACTIVE = "active"
+    ARCHIVED = "archived"
+    DELETED = "deleted"
+
+
+class Secret(Timed):
+    """A named value of a project in one environment. Deleting leaves a tombstone; `version` is the newest one.
+
+    On a gateway the same row is a copy of the Primary's (`gateway_runtime.replica`).
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    project = models.ForeignKey(Project, models.PROTECT, related_name="secrets")
+    environment = models.ForeignKey(Environment, models.PROTECT, related_name="secrets")
+    key = models.CharField(max_length=255)
+    type = models.CharField(max_length=16, choices=SecretType.choices, default=SecretType.GENERAL)
+    description = models.CharField(max_length=1000, default="")
+    tags = models.JSONField(default=list)
+    metadata = models.JSONField(default=dict)
+    ttl_hours = models.IntegerField(default=0)
+    rotation = models.JSONField(null=True)
+    status = models.CharField(max_length=16, choices=SecretStatus.choices, default=SecretStatus.ACTIVE)
+    version = models.IntegerField(default=0)
+    created_by = models.CharField(max_length=64, default="")
+    archived_at = models.DateTimeField(null=True)
+    deleted_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "environment", "key"], condition=Q(deleted_at__isnull=True), name="one_living_secret_of_a_key"
+            )
+        ]
+
+
+class SecretVersion(models.Model):
+    """One state a secret was in: every update makes one, also those that change no value.
+
+    `sealed_value` is None where the value rests elsewhere (`external_version`), was destroyed, or is not held on this node.
+    `value_digest` is keyed by the environment, so that equal values can be recognised without being read.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    secret = models.ForeignKey(Secret, models.CASCADE, related_name="versions")
+    version = models.IntegerField()
+    sealed_value = models.BinaryField(null=True)
+    value_digest = models.CharField(max_length=64, default="")
+    external_version = models.CharField(max_length=200, default="")
+    operation = models.CharField(max_length=16)
+    author = models.CharField(max_length=64)
+    origin = models.CharField(max_length=64, default="primary")
+    write = models.UUIDField(null=True)
+    epoch = models.BigIntegerField(null=True)
+    reason = models.CharField(max_length=500, default="")
+    created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["secret", "version"], name="one_row_of_a_version"),
+            models.UniqueConstraint(fields=["write"], condition=Q(write__isnull=False), name="one_version_of_a_write"),
         ]

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.environment import Settings, celery_broker
 
 PRIMARY_APPS = ["orchestrator", "common", "accounts", "vault", "gateways", "failover"]
-GATEWAY_APPS = ["orchestrator", "common", "gateway_runtime"]
+GATEWAY_APPS = ["orchestrator", "common", "accounts", "vault", "gateway_runtime"]
 
 
 def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, Any]:
@@ -23,6 +23,8 @@ def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, 
         "MIDDLEWARE": ["common.middleware.ErrorShape"],
         "DATABASES": {"default": _database(node)},
         "SILENCED_SYSTEM_CHECKS": ["auth.E003"],  # an address is unique among living accounts, by a constraint of its own
+        "AUTH_USER_MODEL": "accounts.User",
+        "PASSWORD_HASHERS": ["accounts.passwords.Argon2"],
         "DEFAULT_AUTO_FIELD": "django.db.models.BigAutoField",
         "CACHES": {"default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": node.redis_url}},
         "USE_TZ": True,

@@ -21,8 +21,6 @@ globals().update(
         urls="orchestrator.urls.primary",
     )
 )
-AUTH_USER_MODEL = "accounts.User"
-PASSWORD_HASHERS = ["accounts.passwords.Argon2"]
 DATABASES = globals()["DATABASES"]
 DATABASES["default"]["OPTIONS"].pop("pool")  # tests open and close databases; a pool would hold them
 DATABASES["default"]["TEST"] = {"NAME": os.environ.get("MAZEVAULT_TEST_DB", "test_mazevault")}

@@ -14,9 +14,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import messages
+from protocol import messages, replica, writes
 from protocol.messages import Message, MessageError, decode, encode
-from protocol.vocabulary import Assignment, BreakerState, LeaseVerdict, ResultVerdict, Role, TaskOutcome
+from protocol.vocabulary import (
+    Assignment,
+    BreakerState,
+    LeaseVerdict,
+    ResultVerdict,
+    Role,
+    TaskOutcome,
+    WriteOperation,
+    WriteOutcome,
+)  # fmt: skip
 
 ID = "6f1f0f8e-6c1b-4a53-9a55-0d8f5f3f6a01"
 WHEN = "2026-11-25T09:46:40Z"
@@ -24,6 +33,20 @@ PROBE = messages.Probe(ok=True, latency_ms=1.5, detail="fine")
 OFFER = messages.OfferedTask(ID, "sync", {"rule": 1}, 7, ID, 60.0, 1)
 RESULT = messages.TaskResult(ID, ID, 7, TaskOutcome.SUCCEEDED, 0.5, "done", {"version": "a"}, False)
 FENCE, DRAIN = messages.FenceOrder(ID, 7, 2), messages.DrainOrder(ID, 7)
+AUDIT = messages.AuditRecord(3, "[]", "ab" * 32)
+WRITE = writes.QueuedWrite("{}", "{}", "salt", "signature", True)
+RECEIPT = writes.WriteReceipt(ID, WriteOutcome.CONFLICT, 4, "VERSION_CONFLICT", "version 5 is there")
+ORGANIZATION = replica.ReplicaOrganization(ID, "Bank", False, WHEN, WHEN)
+ENVIRONMENT = replica.ReplicaEnvironment(ID, ID, "Dev", "dev", False, False, WHEN, WHEN)
+PROJECT = replica.ReplicaProject(ID, ID, "pay", "", "dev", "mazevault", "manual_resolution", 60, False, WHEN, WHEN)
+VERSION = replica.ReplicaVersion(1, "create", "user:1", "primary", "", WHEN)
+SECRET = replica.ReplicaSecret(
+    ID, ID, ID, "db/password", "password", "", ["x"], {"a": "b"}, 0, None, "active", 1, "value", "user:1", WHEN, WHEN, None, None,
+    [VERSION],
+)  # fmt: skip
+GRANT = replica.ReplicaGrant(["secrets:read"], ID, ID, "dev", WHEN)
+TOKEN = replica.ReplicaToken("ab" * 32, WHEN, ["secrets:read"])
+PRINCIPAL = replica.ReplicaPrincipal(ID, "user", "a@example.com", [GRANT], [TOKEN])
 SAMPLES: tuple[Message, ...] = (
     messages.Register("mzvb1.x", "csr", "csr", "key", "key", ID, "1.0.0", "gw-npr-primary", "NPR", "primary"),
     messages.Registered(ID, "gw-npr-primary", "NPR", Role.PRIMARY, "pem", "pem", "pem", 60.0),
@@ -50,6 +73,25 @@ SAMPLES: tuple[Message, ...] = (
     messages.TaskResults([RESULT]),
     messages.TaskVerdicts({ID: ResultVerdict.REJECTED_STALE_EPOCH}),
     messages.Acknowledged("no such order"),
+    AUDIT,
+    messages.AuditUpload([AUDIT]),
+    messages.AuditTaken(3, "ab" * 32),
+    WRITE,
+    writes.WriteBatch([WRITE], [ID], True),
+    RECEIPT,
+    writes.WriteReceipts([RECEIPT], 2.0),
+    writes.WriteHead(ID, "NPR", ID, ID, 7, 41, "", WriteOperation.UPDATE, ID, ID, ID, "db/password", 3, "user:1", WHEN, "ab" * 32),
+    writes.WriteBody("value", 24, {"a": "b"}, "password", "text", ["x"], {"enabled": True}, 2, "because"),
+    replica.AskChanges(12, ID, 200),
+    ORGANIZATION,
+    ENVIRONMENT,
+    PROJECT,
+    VERSION,
+    SECRET,
+    GRANT,
+    TOKEN,
+    PRINCIPAL,
+    replica.Changes(ID, 12, 13, True, [ORGANIZATION], [ENVIRONMENT], [PROJECT], [SECRET], [PRINCIPAL]),
 )  # fmt: skip
 BY_KIND = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: type(sample).__name__)
 

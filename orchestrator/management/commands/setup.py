@@ -7,7 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from accounts.setup import ensure_admin
+from accounts.setup import ensure_admin, ensure_system_roles
 from common.files import write_private
 from failover.transitions import state_of
 from gateways import generation, identity, routes
@@ -24,6 +24,7 @@ class Command(BaseCommand):
         for code in node.gateway_environments:
             state_of(code)
         authorities.ensure_authorities(node.gateway_environments)
+        ensure_system_roles()
         generation.look()
         identity.ensure_keys()
         ensure_server_certificate(node.tls_directory)

@@ -1,0 +1,53 @@
+"""Rows turned into principals: who a person or a service identity is and all they may do. Reads only."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from django.db.models import QuerySet
+
+from accounts.access import EVERYWHERE, Grant, Principal, PrincipalKind, Scope, limited
+from accounts.models import ApiToken, RoleGrant, ServiceIdentity, Session, User
+from accounts.roles import permissions_of
+
+
+def principal_of(credential: Session | ApiToken, now: datetime) -> Principal:
+    """Who holds a session or token. A token carries no more than its scopes."""
+    if credential.user is not None:
+        found = principal_of_user(credential.user, now)
+    elif credential.service is not None:
+        found = principal_of_service(credential.service, now)
+    else:
+        raise ValueError("a credential has a holder")
+    scopes = credential.scopes if isinstance(credential, ApiToken) else None
+    return replace(found, grants=limited(found.grants, scopes))
+
+
+def principal_of_user(user: User, now: datetime) -> Principal:
+    """The person with the role of their account everywhere, and their further grants where those say."""
+    everywhere = Grant(permissions_of([user.role]), EVERYWHERE)
+    grants = (everywhere, *_grants(RoleGrant.objects.filter(user=user)))
+    return Principal(PrincipalKind.USER, str(user.id), user.email, grants, now)
+
+
+def principal_of_service(service: ServiceIdentity, now: datetime) -> Principal:
+    """The service identity with its grants; it has no role of its own."""
+    return Principal(
+        PrincipalKind.SERVICE, str(service.id), service.display_name, _grants(RoleGrant.objects.filter(service=service)), now
+    )
+
+
+def _grants(rows: QuerySet[RoleGrant]) -> tuple[Grant, ...]:
+    return tuple(
+        Grant(
+            frozenset(row.role.permissions),
+            Scope(
+                organization=str(row.organization_id or ""),
+                project=str(row.project_id or ""),
+                environment=row.environment.lower(),
+            ),
+            row.expires_at,
+        )
+        for row in rows.select_related("role")
+    )

@@ -1,0 +1,63 @@
+"""What changed lately, in an order that readers can follow with a cursor: one entry for each thing in each scope.
+
+A row is written with the change it tells of and has no position yet. One sequencer gives positions to committed rows only, so a
+reader who has seen position n has seen everything below n, whatever transactions were under way. An older entry of the same
+thing goes away when a newer one gets its position, so reading from 0 visits everything once.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+
+from django.db import connection, transaction
+from django.db.models import Max
+
+from common.locks import try_transaction_lock
+from common.models import Change
+
+_PLACE = """
+WITH last AS (SELECT coalesce(max(position), 0) AS position FROM common_change),
+     waiting AS (SELECT id, row_number() OVER (ORDER BY id) AS place
+                   FROM (SELECT id FROM common_change WHERE position IS NULL ORDER BY id LIMIT %s) AS some)
+UPDATE common_change SET position = last.position + waiting.place FROM last, waiting WHERE common_change.id = waiting.id
+"""
+_FORGET_OLDER = """
+DELETE FROM common_change AS older USING common_change AS newer
+ WHERE newer.position > %s AND older.position < newer.position
+   AND (older.scope, older.kind, older.entity_id) = (newer.scope, newer.kind, newer.entity_id)
+"""
+
+
+def note(scopes: Iterable[str], kind: str, entity_id: uuid.UUID) -> None:
+    """Say that this thing changed, for the readers of these scopes. Raises `RuntimeError` outside of a transaction."""
+    if not connection.in_atomic_block:
+        raise RuntimeError("a change is noted in the transaction that makes it")
+    Change.objects.bulk_create([Change(scope=scope, kind=kind, entity_id=entity_id) for scope in sorted(set(scopes))])
+
+
+def place_pending(batch: int = 2000) -> int:
+    """Give the next committed rows their positions. One process at a time; returns how many were placed."""
+    with transaction.atomic():
+        if not Change.objects.filter(position=None).exists() or not try_transaction_lock("change-feed"):
+            return 0
+        before = head_of_all()
+        with connection.cursor() as cursor:
+            cursor.execute(_PLACE, [batch])
+            placed: int = cursor.rowcount
+            cursor.execute(_FORGET_OLDER, [before])
+    return placed
+
+
+def changes_after(scope: str, position: int, limit: int) -> list[Change]:
+    """The next entries of a scope in order, at most `limit` of them."""
+    return list(Change.objects.filter(scope=scope, position__gt=position).order_by("position")[:limit])
+
+
+def head(scope: str) -> int:
+    """The newest position of a scope; 0 when nothing was ever noted."""
+    return Change.objects.filter(scope=scope).aggregate(at=Max("position"))["at"] or 0
+
+
+def head_of_all() -> int:
+    return Change.objects.aggregate(at=Max("position"))["at"] or 0

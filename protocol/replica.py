@@ -1,0 +1,148 @@
+"""A gateway's copy of its environment: how it is sent, and how it is compared without sending it (anti-entropy).
+
+One fingerprint a thing, one digest for all. Values do not enter: a value belongs to its version, and who changes one changes the
+version. Principals stay out, since their credentials expire by themselves.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from protocol.messages import Count, Identifier, Message
+
+
+class AskChanges(Message, frozen=True):
+    """The next changes after a cursor. `generation` is the Primary's one the cursor belongs to; empty at first."""
+
+    after: Count
+    generation: Annotated[str, Meta(max_length=36)] = ""
+    limit: Annotated[int, Meta(ge=1, le=500)] = 200
+
+
+class ReplicaOrganization(Message, frozen=True):
+    id: Identifier
+    name: str
+    deleted: bool
+    created_at: str
+    updated_at: str
+
+
+class ReplicaEnvironment(Message, frozen=True):
+    id: Identifier
+    organization: Identifier
+    name: str
+    slug: str
+    is_production: bool
+    deleted: bool
+    created_at: str
+    updated_at: str
+
+
+class ReplicaProject(Message, frozen=True):
+    id: Identifier
+    organization: Identifier
+    name: str
+    type: str
+    default_environment: str
+    storage: str
+    conflict_strategy: str
+    max_staleness_seconds: int | None
+    deleted: bool
+    created_at: str
+    updated_at: str
+
+
+class ReplicaVersion(Message, frozen=True):
+    """A version without its value."""
+
+    version: Count
+    operation: str
+    author: str
+    origin: str
+    reason: str
+    created_at: str
+
+
+class ReplicaSecret(Message, frozen=True):
+    """A secret with its newest value; `value` is None for tombstones and where the value rests elsewhere."""
+
+    id: Identifier
+    project: Identifier
+    environment: Identifier
+    key: str
+    type: str
+    description: str
+    tags: list[str]
+    metadata: dict[str, str]
+    ttl_hours: int
+    rotation: dict[str, Any] | None
+    status: str
+    version: Count
+    value: str | None
+    created_by: str
+    created_at: str
+    updated_at: str
+    archived_at: str | None
+    deleted_at: str | None
+    versions: list[ReplicaVersion]
+
+
+class ReplicaGrant(Message, frozen=True):
+    """Permissions in one scope (`accounts.access.Grant`); empty parts stand for all."""
+
+    permissions: list[str]
+    organization: str = ""
+    project: str = ""
+    environment: str = ""
+    expires_at: str | None = None
+
+
+class ReplicaToken(Message, frozen=True):
+    """A credential of a principal: its hash, its end, and the permissions it is limited to (None: not limited)."""
+
+    hash: str
+    expires_at: str
+    scopes: list[str] | None = None
+
+
+class ReplicaPrincipal(Message, frozen=True):
+    """Somebody with a grant in this gateway environment; without grants or tokens it is to be forgotten."""
+
+    id: Identifier
+    kind: str
+    name: str
+    grants: list[ReplicaGrant]
+    tokens: list[ReplicaToken]
+
+
+class Changes(Message, frozen=True):
+    """Things that changed, as they are now, up to `position`. `more`: ask again at once. `head` is the newest position."""
+
+    generation: Identifier
+    position: Count
+    head: Count
+    more: bool
+    organizations: list[ReplicaOrganization] = []
+    environments: list[ReplicaEnvironment] = []
+    projects: list[ReplicaProject] = []
+    secrets: list[ReplicaSecret] = []
+    principals: list[ReplicaPrincipal] = []
+
+
+Compared = ReplicaOrganization | ReplicaEnvironment | ReplicaProject | ReplicaSecret
+
+
+def fingerprint(record: Compared) -> str:
+    """SHA-256 (hex) of a record without its value."""
+    bare = msgspec.structs.replace(record, value=None) if isinstance(record, ReplicaSecret) else record
+    return hashlib.sha256(type(record).__name__.encode() + b"\0" + msgspec.json.encode(bare, order="deterministic")).hexdigest()
+
+
+def digest(fingerprints: Iterable[str]) -> str:
+    """SHA-256 (hex) over all fingerprints, whatever their order."""
+    return hashlib.sha256("\n".join(sorted(fingerprints)).encode()).hexdigest()
