@@ -41,7 +41,7 @@ ENVIRONMENT = replica.ReplicaEnvironment(ID, ID, "Dev", "dev", False, False, WHE
 PROJECT = replica.ReplicaProject(ID, ID, "pay", "", "dev", "mazevault", "manual_resolution", 60, False, WHEN, WHEN)
 VERSION = replica.ReplicaVersion(1, "create", "user:1", "primary", "", WHEN)
 SECRET = replica.ReplicaSecret(
-    ID, ID, ID, "db/password", "password", "", ["x"], {"a": "b"}, 0, None, "active", 1, "value", "user:1", WHEN, WHEN, None, None,
+    ID, ID, ID, "db/password", "password", "", ["x"], {"a": "b"}, 0, {"enabled": True}, "active", 1, "value", "user:1", WHEN, WHEN, WHEN, WHEN,
     [VERSION],
 )  # fmt: skip
 GRANT = replica.ReplicaGrant(["secrets:read"], ID, ID, "dev", WHEN)
@@ -80,7 +80,7 @@ SAMPLES: tuple[Message, ...] = (
     writes.WriteBatch([WRITE], [ID], True),
     RECEIPT,
     writes.WriteReceipts([RECEIPT], 2.0),
-    writes.WriteHead(ID, "NPR", ID, ID, 7, 41, "", WriteOperation.UPDATE, ID, ID, ID, "db/password", 3, "user:1", WHEN, "ab" * 32),
+    writes.WriteHead(ID, "NPR", ID, ID, 7, 41, "", WriteOperation.UPDATE, ID, ID, ID, "db", 3, "user:1", WHEN, "ab" * 32),
     writes.WriteBody("value", 24, {"a": "b"}, "password", "text", ["x"], {"enabled": True}, 2, "because"),
     replica.AskChanges(12, ID, 200),
     ORGANIZATION,
