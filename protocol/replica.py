@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from enum import StrEnum
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
 from protocol.messages import Count, Identifier, Message
+
+
+class ReplicaKind(StrEnum):
+    """The things a copy is made of, as the change feed names them."""
+
+    ORGANIZATION = "organization"
+    ENVIRONMENT = "environment"
+    PROJECT = "project"
+    SECRET = "secret"  # noqa: S105  a kind of thing, not one
+    PRINCIPAL = "principal"
 
 
 class AskChanges(Message, frozen=True):

@@ -41,8 +41,8 @@ ENVIRONMENT = replica.ReplicaEnvironment(ID, ID, "Dev", "dev", False, False, WHE
 PROJECT = replica.ReplicaProject(ID, ID, "pay", "", "dev", "mazevault", "manual_resolution", 60, False, WHEN, WHEN)
 VERSION = replica.ReplicaVersion(1, "create", "user:1", "primary", "", WHEN)
 SECRET = replica.ReplicaSecret(
-    ID, ID, ID, "db/password", "password", "", ["x"], {"a": "b"}, 0, {"enabled": True}, "active", 1, "value", "user:1", WHEN, WHEN, WHEN, WHEN,
-    [VERSION],
+    ID, ID, ID, "db/password", "password", "", ["x"], {"a": "b"}, 0, {"enabled": True}, "active", 1, "value", "user:1",
+    WHEN, WHEN, WHEN, WHEN, [VERSION],
 )  # fmt: skip
 GRANT = replica.ReplicaGrant(["secrets:read"], ID, ID, "dev", WHEN)
 TOKEN = replica.ReplicaToken("ab" * 32, WHEN, ["secrets:read"])

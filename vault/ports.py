@@ -1,0 +1,98 @@
+"""What the secrets API needs of the node it runs on. The Primary and a gateway each bring their own; the views know neither.
+
+A change is the same thing everywhere: a person's request at the Primary, a request at a gateway, a queued write that arrives.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from accounts.access import Principal
+from accounts.models import Project
+from common.errors import Conflict
+from protocol.vocabulary import WriteOperation, WriteOutcome
+from protocol.writes import WriteBody
+from vault.models import Secret
+
+
+@dataclass(frozen=True)
+class SecretChange:
+    """One wish to change one secret. For a creation `secret` is the id the new one gets.
+
+    `base_version` is the version the wish was made on; None means whatever is there.
+    """
+
+    operation: WriteOperation
+    secret: uuid.UUID
+    project: uuid.UUID
+    environment: uuid.UUID
+    key: str
+    base_version: int | None
+    body: WriteBody
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a change came from. `node` is `primary` or `gateway:<id>`; `write` and `epoch` are those of a gateway's write."""
+
+    actor: str
+    address: str = ""
+    node: str = "primary"
+    write: uuid.UUID | None = None
+    epoch: int | None = None
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A change that was made: the secret after it. `changed` is False when the wish was fulfilled already."""
+
+    secret: Secret
+    version: int
+    changed: bool = True
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a node says about a change: applied with the secret, or queued with the id of the write that can be followed."""
+
+    outcome: WriteOutcome
+    write: uuid.UUID | None
+    secret: Secret | None
+    version: int
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """Since when what this node holds of a project is known to be complete, and whether that is too long ago to trust blindly."""
+
+    as_of: datetime
+    stale: bool
+
+
+class VersionConflict(Conflict):
+    """The secret is not in the version the change was made on."""
+
+    default_code = "VERSION_CONFLICT"
+
+    def __init__(self, current: int, base: int) -> None:
+        super().__init__(f"base_version: the secret is in version {current}, not {base}; read it again and repeat the change")
+        self.current = current
+
+
+class SecretNode(Protocol):
+    """The node behind the secrets API."""
+
+    def admit(self) -> None:
+        """Raise `Unavailable` with code NOT_ACTIVE when this node serves no secrets now (a standby, a fenced gateway)."""
+
+    def freshness(self, project: Project) -> Freshness | None:
+        """None where this node is the source. Raises `Unavailable` (STALE) beyond the project's maximum staleness."""
+
+    def pending(self, secret: uuid.UUID) -> uuid.UUID | None:
+        """Id of the newest write to this secret that is accepted here and not applied yet."""
+
+    def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
+        """Make the change or promise it. Raises the errors of `vault.secrets.apply_change`; what it raised is not promised."""
