@@ -7,6 +7,8 @@ from orchestrator.health import PrimaryHealth, primary_root
 from orchestrator.metrics import primary_metrics
 from orchestrator.openapi import openapi_document
 from orchestrator.reference import reference_asset, reference_page
+from vault.node import PrimaryNode
+from vault.urls import secret_routes
 
 urlpatterns = [
     path("", primary_root, name="root"),
@@ -18,6 +20,7 @@ urlpatterns = [
     path("api/v1/", include("accounts.urls")),
     path("api/v1/", include("gateways.urls")),
     path("api/v1/", include("failover.urls")),
+    path("api/v1/", include(secret_routes(PrimaryNode()))),
 ]
 
 handler400 = "common.api.handler400"
