@@ -53,7 +53,7 @@ class Login(Operation):
     @extend_schema(operation_id="login", request=Credentials, responses=TokenAnswer, auth=[])
     def post(self, request: Request) -> Response:
         wish = checked(Credentials, request.data)
-        return Response(_answer(sessions.sign_in(wish["email"], wish["password"], address=self.address, now=now())))
+        return Response(token_answer(sessions.sign_in(wish["email"], wish["password"], address=self.address, now=now())))
 
 
 class Refresh(Operation):
@@ -63,7 +63,7 @@ class Refresh(Operation):
 
     @extend_schema(operation_id="refreshToken", request=None, responses=TokenAnswer)
     def post(self, request: Request) -> Response:
-        return Response(_answer(sessions.refresh(session_in(request), address=self.address, now=now())))
+        return Response(token_answer(sessions.refresh(session_in(request), address=self.address, now=now())))
 
 
 class Logout(Operation):
@@ -108,7 +108,7 @@ def user_row(user: User) -> dict[str, Any]:
     }
 
 
-def _answer(opened: SignedIn) -> dict[str, Any]:
+def token_answer(opened: SignedIn) -> dict[str, Any]:
     return {
         "token": opened.token,
         "access_token": opened.token,

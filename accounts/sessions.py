@@ -12,7 +12,7 @@ from django.db import transaction
 
 from accounts import lockout
 from accounts.access import PrincipalKind
-from accounts.models import ApiToken, ServiceIdentity, Session, User
+from accounts.models import ApiToken, EntraSession, ServiceIdentity, Session, User
 from common import audit
 from common.errors import AuthenticationExpired, AuthenticationInvalid, ValidationFailed
 
@@ -43,6 +43,11 @@ def sign_in(email: str, password: str, *, address: str, now: datetime) -> Signed
         _audit("auth.login.success", user, address)
         User.objects.filter(pk=user.pk).update(last_login=now)
     return opened
+
+
+def open_for(user: User, address: str, now: datetime) -> SignedIn:
+    """A session for somebody who proved elsewhere who they are. The caller writes the audit entry in the same transaction."""
+    return _open(user, address, now)
 
 
 def refresh(session: Session, *, address: str, now: datetime) -> SignedIn:
@@ -93,6 +98,7 @@ def _open(user: User, address: str, now: datetime) -> SignedIn:
 def _revoke(session: Session, now: datetime) -> None:
     if not Session.objects.filter(pk=session.pk, revoked_at__isnull=True).update(revoked_at=now):
         raise AuthenticationInvalid("this token is not valid; sign in again")
+    EntraSession.objects.filter(session=session).delete()
 
 
 def _password_fits(user: User | None, password: str) -> bool:

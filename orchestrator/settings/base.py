@@ -73,7 +73,10 @@ def _logging(node: Settings) -> dict[str, Any]:
 
 def _rest_framework() -> dict[str, Any]:
     return {
-        "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.BearerAuthentication"],
+        "DEFAULT_AUTHENTICATION_CLASSES": [
+            "accounts.authentication.BearerAuthentication",
+            "accounts.cookies.CookieAuthentication",
+        ],
         "DEFAULT_PERMISSION_CLASSES": ["common.permissions.DenyUnlessDeclared"],
         "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
         "DEFAULT_PARSER_CLASSES": ["common.parsing.StrictJSONParser"],

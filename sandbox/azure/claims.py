@@ -59,7 +59,7 @@ def _roles_and_groups(world: World, user: User) -> dict[str, Any]:
     if world.faults.groups_claim_missing or not world.directory.registration.groups_claim:
         return {"roles": roles} if roles else {}
     if world.faults.emit_as_roles:
-        return {"roles": roles + groups} if roles + groups else {}
+        return {"roles": groups} if groups else {}  # App Roles do not appear beside them
     found: dict[str, Any] = {"roles": roles} if roles else {}
     if len(groups) > GROUPS_IN_A_TOKEN or world.faults.group_overage:
         endpoint = f"https://graph.windows.net/{world.directory.tenant_id}/users/{user.oid}/getMemberObjects"

@@ -30,10 +30,10 @@ def member_of(world: World, request: Request) -> Answer:
     return _page(world, request, [DIRECTORY_ROLE, *(_shown(group, scopes) for group in groups)])
 
 
-def transitive_groups(world: World, request: Request) -> Answer:
-    """Groups only, nested ones too: what the `groups` claim of a token holds."""
+def transitive_member_of(world: World, request: Request) -> Answer:
+    """Nested groups too: of these the `groups` claim of a token holds the ids."""
     user, scopes = _caller(world, request, "User.Read", "GroupMember.Read.All")
-    return _page(world, request, [_shown(group, scopes) for group in world.directory.all_groups_of(user)])
+    return _page(world, request, [DIRECTORY_ROLE, *(_shown(group, scopes) for group in world.directory.all_groups_of(user))])
 
 
 def member_groups(world: World, request: Request) -> Answer:
@@ -51,7 +51,7 @@ def member_groups(world: World, request: Request) -> Answer:
 ROUTES = (
     Route("GET", "/v1.0/me", me),
     Route("GET", "/v1.0/me/memberOf", member_of),
-    Route("GET", "/v1.0/me/transitiveMemberOf/microsoft.graph.group", transitive_groups),
+    Route("GET", "/v1.0/me/transitiveMemberOf", transitive_member_of),
     Route("POST", "/v1.0/me/getMemberGroups", member_groups),
 )
 

@@ -1,35 +1,18 @@
-"""One running sandbox for all tests of this folder, put back to its seeded state before each, and msal as its client."""
+"""msal as the sandbox's client."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import httpx
 import msal
 import pytest
 import requests
 
 from sandbox.azure.directory import CLIENT_ID, DEFAULT_REDIRECT_URI, TENANT_ID
-from sandbox.azure.server import Sandbox, running
-from tests.fakes.browser import Browser, trusting, values_of
-
-
-@pytest.fixture(scope="session")
-def one_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    with running(tmp_path_factory.mktemp("sandbox")) as sandbox:
-        yield sandbox
-
-
-@pytest.fixture
-def sandbox(one_sandbox: Sandbox) -> Sandbox:
-    one_sandbox.world.reset()
-    return one_sandbox
-
-
-@pytest.fixture
-def secret(sandbox: Sandbox) -> str:
-    return (sandbox.ca_file.parent / "client-secret").read_text().strip()
+from sandbox.azure.server import Sandbox
+from tests.fakes.azure import browser, control, one_sandbox, sandbox, secret  # noqa: F401
+from tests.fakes.browser import Browser, values_of
 
 
 @pytest.fixture
@@ -47,17 +30,6 @@ def application(sandbox: Sandbox, secret: str) -> Callable[..., msal.Confidentia
         return msal.ConfidentialClientApplication(**{**settings, **more})
 
     return make
-
-
-@pytest.fixture
-def browser(sandbox: Sandbox) -> Browser:
-    return Browser(sandbox.ca_file)
-
-
-@pytest.fixture
-def control(sandbox: Sandbox) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=f"{sandbox.base_url}/_control", verify=trusting(sandbox.ca_file)) as client:
-        yield client
 
 
 @pytest.fixture
