@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from http.cookies import SimpleCookie
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -147,7 +148,7 @@ def test_a_cookie_alone_changes_nothing(node: Node, browser: Browser) -> None:
 
 def test_a_sign_in_comes_back_once(node: Node, browser: Browser) -> None:
     values = values_of(browser.pick(node.begin(), "ada.admin@bank.example"))
-    cookies = node.client.cookies.copy()
+    cookies = SimpleCookie(node.client.cookies.output(header="", sep=";"))
     assert node.come_back(values).status_code == 200
     node.client.cookies = cookies
     replay = node.come_back(values)
@@ -170,7 +171,7 @@ def test_two_tabs_of_one_browser_do_not_disturb_each_other(node: Node, browser: 
     first, second = node.begin(), node.begin()
     for url in (second, first):
         values = values_of(browser.pick(url, "ada.admin@bank.example"))
-        cookies = node.client.cookies.copy()
+        cookies = SimpleCookie(node.client.cookies.output(header="", sep=";"))
         assert node.come_back(values).status_code == 200
         node.client.cookies = cookies
 
