@@ -84,6 +84,13 @@ def check(session: Session, now: datetime) -> list[Checked]:
     return [_checked(entra(), session, resource, now) for resource in RESOURCES]
 
 
+def standing(user: User) -> tuple[tuple[str, ...], int]:
+    """The roles that mappings gave at the last sign-in, and how many mappings there are."""
+    mapped = GroupMapping.objects.filter(source=PROVIDER)
+    held = RoleGrant.objects.filter(user=user, assigned_by_sso=True, role__in=mapped.values("role"))
+    return tuple(held.order_by("role__name").values_list("role__name", flat=True)), mapped.count()
+
+
 @lru_cache(maxsize=4)
 def _adapter(own: EntraSettings) -> Entra:
     return Entra(own)

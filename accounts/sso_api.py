@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 from accounts import attempts, cookies, sso
 from accounts.api import TokenAnswer, token_answer
-from accounts.authentication import session_in
+from accounts.authentication import person_of, session_in
 from common.api import SIGNED_IN, Operation, translate
 from common.clock import now
 from common.errors import MazeVaultError, ValidationFailed
@@ -45,6 +45,8 @@ class CheckedResource(serializers.Serializer):
 class CheckAnswer(serializers.Serializer):
     user = serializers.CharField()
     role = serializers.CharField()
+    mapped_roles = serializers.ListField(child=serializers.CharField(), help_text="given by mappings at the last sign-in")
+    mappings = serializers.IntegerField(help_text="how many there are")
     resources = CheckedResource(many=True)
 
 
@@ -96,23 +98,19 @@ class EntraCheck(Operation):
 
     @extend_schema(operation_id="entraCheck", responses=CheckAnswer)
     def get(self, request: Request) -> Response:
-        session = session_in(request)
-        rows = sso.check(session, now())
-        user = session.user
-        return Response({
-            "user": user.email if user else "",
-            "role": user.role if user else "",
-            "resources": [
-                {
-                    "resource": row.resource,
-                    "ok": row.error is None,
-                    "code": row.error.code if row.error else "",
-                    "error": row.error.sentence if row.error else "",
-                    "details": (row.error.details or "") if row.error else "",
-                }
-                for row in rows
-            ],
-        })  # fmt: skip
+        person, session = person_of(request), session_in(request)
+        rows = [_checked_row(row) for row in sso.check(session, now())]
+        roles, mappings = sso.standing(person)
+        return Response(
+            {"user": person.email, "role": person.role, "mapped_roles": list(roles), "mappings": mappings, "resources": rows}
+        )
+
+
+def _checked_row(row: sso.Checked) -> dict[str, Any]:
+    if row.error is None:
+        return {"resource": row.resource, "ok": True, "code": "", "error": "", "details": ""}
+    error = row.error
+    return {"resource": row.resource, "ok": False, "code": error.code, "error": error.sentence, "details": error.details or ""}
 
 
 def prefers_html(request: Request) -> bool:

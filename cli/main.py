@@ -94,6 +94,21 @@ def restart(name: str) -> None:
     _tell("restart", name)
 
 
+@app.command()
+def doctor(
+    output: Annotated[str, typer.Option("--output", "-o", help="text or json")] = "text",
+    sign_in_as: Annotated[str, typer.Option("--as", help="sign in at the sandbox as this user, for the last checks")] = "",
+    url: Annotated[str, typer.Option(help="of the Primary; otherwise the stack that runs here")] = "",
+    ca_file: Annotated[str, typer.Option(help="what the Primary's certificate is checked with")] = "",
+) -> None:
+    """Check sign-in with Entra step by step. Exit status 1 when something is wrong; each finding names cause, fix and owner."""
+    options = {"--url": url, "--ca-file": ca_file, "--as": sign_in_as}
+    more = [word for name, value in options.items() if value for word in (name, value)]
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])])
+    command = [sys.executable, "-m", "cli.doctor", "-o", output, *more]
+    raise typer.Exit(subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False).returncode)
+
+
 def _up_here(layout: Layout) -> None:
     began = time.monotonic()
     asked = stop_on_signals()

@@ -120,7 +120,7 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         log_level=environ.get("LOG_LEVEL", "info").upper(),
         failpoint=environ.get("MAZEVAULT_FAILPOINT", ""),
         run_migrations=_flag(environ, "RUN_MIGRATIONS", default=False),
-        entra=_entra(environ, base_url),
+        entra=entra_settings(environ, base_url),
         gateway=_gateway(environ) if chosen == "gateway" else None,
     )
 
@@ -261,7 +261,7 @@ def _gateway(environ: Mapping[str, str]) -> GatewaySettings:
     )
 
 
-def _entra(environ: Mapping[str, str], base_url: str) -> EntraSettings:
+def entra_settings(environ: Mapping[str, str], base_url: str) -> EntraSettings:
     """The Entra group. What is only needed for the sign-in is only demanded when ENTRA_ENABLED is true."""
     enabled = _flag(environ, "ENTRA_ENABLED", default=False)
     client_id = environ.get("ENTRA_CLIENT_ID", "").strip()

@@ -16,20 +16,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cli.stack import children, control, databases
+from cli.stack import children, control, databases, sandbox
 from cli.stack.children import Child
 from cli.stack.control import Command
 from cli.stack.databases import Databases
 from cli.stack.layout import ADMIN_EMAIL, ROOT, GatewaySpec, Layout, StackError, child_environment
 from cli.stack.primary_client import PrimaryClient, PrimaryError
+from cli.stack.sandbox import SANDBOX
 from common.files import write_private
-from sandbox.azure.directory import CLIENT_ID, TENANT_ID
 
 START_SECONDS = 90.0
 """How long one node may take to listen, and the whole fleet to become ready."""
-PRIMARY, SANDBOX = "primary", "sandbox"
+PRIMARY = "primary"
 BACKGROUND = ("worker", "beat")
-CALLBACK = "/api/v1/auth/sso/entra/callback"
 
 Say = Callable[[str], None]
 
@@ -38,8 +37,8 @@ class Stack:
     """One stack: `up`, then `watch` until told to stop, then `down`."""
 
     def __init__(self, layout: Layout, environ: Mapping[str, str], say: Say, *, durable: bool = True,
-                 sandbox: bool = True) -> None:  # fmt: skip
-        self.layout, self._environ, self._say, self._durable, self._sandbox = layout, environ, say, durable, sandbox
+                 azure: bool = True) -> None:  # fmt: skip
+        self.layout, self._environ, self._say, self._durable, self._sandbox = layout, environ, say, durable, azure
         self.children: dict[str, Child] = {}
         self._databases: Databases | None = None
         self._commands: queue.Queue[Command] = queue.Queue()
@@ -152,29 +151,7 @@ class Stack:
 
     def _entra_environment(self, base_url: str) -> dict[str, str]:
         """Sign-in through the caller's own tenant when they name one, else through the sandbox, else not at all."""
-        if self._environ.get("ENTRA_TENANT_ID"):
-            return {name: value for name, value in self._environ.items() if name.startswith(("ENTRA_", "AZURE_"))}
-        if not self._sandbox:
-            return {}
-        folder = self.layout.node(SANDBOX)
-        return {
-            "ENTRA_ENABLED": "true",
-            "ENTRA_TENANT_ID": TENANT_ID,
-            "ENTRA_CLIENT_ID": CLIENT_ID,
-            "ENTRA_CLIENT_SECRET_FILE": str(self.layout.secret(SANDBOX, "client-secret")),
-            "ENTRA_REDIRECT_URI": f"{base_url}{CALLBACK}",
-            "ENTRA_AUTHORITY_HOST": self.layout.sandbox_url,
-            "ENTRA_INSTANCE_DISCOVERY": "false",
-            "AZURE_GRAPH_ENDPOINT": self.layout.sandbox_url,
-            "AZURE_CA_BUNDLE": str(folder / "ca.crt"),
-        }
-
-    def _sandbox_command(self) -> list[str]:
-        self.layout.secret(SANDBOX, "client-secret")
-        urls = [self.layout.primary_url, *(spec.url for spec in self.layout.gateways)]
-        known = [word for url in urls for word in ("--redirect-uri", f"{url}{CALLBACK}")]
-        own = ["--port", str(self.layout.sandbox_port), "--dir", str(self.layout.node(SANDBOX)), *known]
-        return [sys.executable, "-m", "sandbox.azure", *own]
+        return sandbox.own_tenant(self._environ) or (sandbox.entra_environment(self.layout, base_url) if self._sandbox else {})
 
     def _gateway_environment(self, spec: GatewaySpec) -> dict[str, str]:
         state = self.layout.node(spec.name) / "gateway-state.json"
@@ -207,7 +184,7 @@ class Stack:
     def _new_child(self, name: str, more: Mapping[str, str]) -> Child:
         log = self.layout.logs / f"{name}.log"
         if name == SANDBOX:
-            return Child(name, self._sandbox_command(), child_environment(self._environ), log, ROOT)
+            return Child(name, sandbox.command(self.layout), child_environment(self._environ), log, ROOT)
         python = sys.executable
         celery = [python, "-m", "celery", "-A", "orchestrator.celery"]
         schedule = str(self.layout.node(PRIMARY) / "beat-schedule")
@@ -340,12 +317,12 @@ class Stack:
 
 @contextlib.contextmanager
 def throwaway(say: Say = lambda _line: None, *, time_profile: str = "short",
-              environ: Mapping[str, str] | None = None, sandbox: bool = False) -> Iterator[Stack]:  # fmt: skip
+              environ: Mapping[str, str] | None = None, azure: bool = False) -> Iterator[Stack]:  # fmt: skip
     """A stack with its own data and free ports that leaves nothing behind. For demos and journeys."""
     folder = Path(tempfile.mkdtemp(prefix="mazevault-"))
     layout = Layout(var=folder, port_base=free_port_base(), time_profile=time_profile)
     own = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
-    stack = Stack(layout, {**own, **(environ or {})}, say, durable=False, sandbox=sandbox)
+    stack = Stack(layout, {**own, **(environ or {})}, say, durable=False, azure=azure)
     try:
         stack.up()
         yield stack

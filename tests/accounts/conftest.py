@@ -12,31 +12,9 @@ from django.test import Client, override_settings
 
 from accounts.entra_settings import CALLBACK_PATH, EntraSettings
 from accounts.models import GroupMapping, Role
-from sandbox.azure.directory import CLIENT_ID, DEFAULT_REDIRECT_URI, TENANT_ID
-from sandbox.azure.server import Sandbox
-from tests.fakes.azure import browser, control, one_sandbox, sandbox, secret  # noqa: F401
 from tests.fakes.browser import Browser, values_of
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-
-
-@pytest.fixture
-def entra_settings(sandbox: Sandbox, secret: str) -> EntraSettings:
-    return EntraSettings(
-        enabled=True,
-        tenant_id=TENANT_ID,
-        client_id=CLIENT_ID,
-        client_secret=secret,
-        redirect_uri=DEFAULT_REDIRECT_URI,
-        scopes=("openid", "profile", "email", f"{CLIENT_ID}/.default"),
-        auto_create_users=True,
-        default_role="viewer",
-        authority_host=sandbox.base_url,
-        instance_discovery=False,
-        graph_endpoint=sandbox.base_url,
-        ca_bundle=sandbox.ca_file,
-        frontend_url="https://localhost:8443/ui/",
-    )
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import requests
 
 from sandbox.azure.directory import CLIENT_ID, DEFAULT_REDIRECT_URI, TENANT_ID
 from sandbox.azure.server import Sandbox
-from tests.fakes.azure import browser, control, one_sandbox, sandbox, secret  # noqa: F401
 from tests.fakes.browser import Browser, values_of
 
 
