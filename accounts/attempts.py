@@ -6,15 +6,16 @@ import hmac
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from django.db import transaction
+
+from accounts import resting
 from accounts.models import EntraSession, SignInAttempt
 from accounts.sessions import hash_token
-from common import sealing
 from common.errors import AuthenticationInvalid, TooManyRequests
 
 LIFE = timedelta(minutes=10)
 MOST_AT_ONE_ADDRESS = 60
 """Begun and not yet forgotten; an office behind one address signs in, a script that fills the table does not."""
-SCOPE, TABLE = "accounts", "sign_in_attempt"
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ def begin(state: str, flow: str, browser: str, *, address: str, now: datetime) -
     attempt = SignInAttempt(
         state_hash=hash_token(state), browser_hash=hash_token(browser), address=address, created_at=now, expires_at=now + LIFE
     )
-    attempt.sealed_flow = sealing.sealer().seal(SCOPE, TABLE, str(attempt.id), 1, flow.encode())
-    attempt.save()
+    with transaction.atomic():
+        attempt.sealed_flow = resting.sealed(resting.attempt(attempt), flow)
+        attempt.save(force_insert=True)
 
 
 def finish(state: str, browser: str, now: datetime) -> Attempt:
@@ -47,7 +49,7 @@ def finish(state: str, browser: str, now: datetime) -> Attempt:
         raise _refused("this sign-in took too long", "SSO_EXPIRED")
     if not SignInAttempt.objects.filter(pk=found.pk, used_at__isnull=True).update(used_at=now):
         raise _refused("this sign-in was finished already", "SSO_REPLAYED")
-    return Attempt(sealing.sealer().open_sealed(SCOPE, TABLE, str(found.id), 1, bytes(found.sealed_flow)).decode())
+    return Attempt(resting.opened(resting.attempt(found), found.sealed_flow))
 
 
 def prune(now: datetime) -> int:

@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
+from accounts import resting
 from accounts.entra import Entra, EntraError, ResourceToken, Tokens
 from accounts.models import EntraSession, OboToken, Session, User
 from accounts.sessions import holder_lives
-from common import audit, sealing
+from common import audit
 from common.errors import AuthenticationExpired, AuthenticationInvalid, PermissionRefused
 
-SCOPE, SESSIONS, TOKENS = "accounts", "entra_session", "obo_token"
 SPARE = timedelta(minutes=2)
 """A token that ends sooner is not given out: the call it is for may take that long."""
 GONE = frozenset({50057})
@@ -29,8 +29,9 @@ ENDED = frozenset({50173, 700082, 70008, 50013, 50076, 50079})
 def remember(session: Session, tokens: Tokens, now: datetime) -> None:
     """Keep the tokens of a sign-in with its session."""
     row = EntraSession(session=session, expires_at=session.expires_at)
-    row.sealed_tokens = _sealed(row, tokens, now)
-    row.save(force_insert=True)
+    with transaction.atomic():
+        row.sealed_tokens = _sealed(row, tokens, now)
+        row.save(force_insert=True)
 
 
 def token_for(entra: Entra, session: Session, resource: str, now: datetime) -> ResourceToken:
@@ -41,17 +42,17 @@ def token_for(entra: Entra, session: Session, resource: str, now: datetime) -> R
     row = _row_of(session, now)
     kept = OboToken.objects.filter(session=row, resource=resource, expires_at__gt=now + SPARE).first()
     if kept:
-        value = sealing.sealer().open_sealed(SCOPE, TOKENS, _place(row, resource), 1, bytes(kept.sealed_token)).decode()
-        return ResourceToken(value, kept.expires_at - now)
+        return ResourceToken(resting.opened(resting.obo_token(kept), kept.sealed_token), kept.expires_at - now)
     try:
         made = entra.on_behalf_of(_assertion(entra, row, now), f"{resource}/.default")
     except EntraError as error:
         _heed(error, session, now)
         raise
-    sealed = sealing.sealer().seal(SCOPE, TOKENS, _place(row, resource), 1, made.value.encode())
-    OboToken.objects.update_or_create(
-        session=row, resource=resource, defaults={"sealed_token": sealed, "expires_at": now + made.lives}
-    )
+    with transaction.atomic():
+        sealed = resting.sealed(resting.obo_token(OboToken(session=row, resource=resource)), made.value)
+        OboToken.objects.update_or_create(
+            session=row, resource=resource, defaults={"sealed_token": sealed, "expires_at": now + made.lives}
+        )
     return made
 
 
@@ -69,25 +70,22 @@ def _row_of(session: Session, now: datetime) -> EntraSession:
 
 def _assertion(entra: Entra, row: EntraSession, now: datetime) -> str:
     """The user's token for this application, renewed when it is about to end."""
-    opened = json.loads(sealing.sealer().open_sealed(SCOPE, SESSIONS, str(row.session_id), row.version, bytes(row.sealed_tokens)))
+    opened = json.loads(resting.opened(resting.entra_session(row), row.sealed_tokens))
     if datetime.fromisoformat(opened["until"]) > now + SPARE:
         return str(opened["access"])
     if not opened["refresh"]:
         raise AuthenticationExpired("the session at Entra has ended; sign in again", code="ENTRA_ASSERTION_EXPIRED")
     tokens = entra.renewed(opened["refresh"])
     read, row.version = row.version, row.version + 1
-    row.sealed_tokens = _sealed(row, tokens, now)
-    EntraSession.objects.filter(pk=row.pk, version=read).update(version=row.version, sealed_tokens=row.sealed_tokens)
+    with transaction.atomic():
+        row.sealed_tokens = _sealed(row, tokens, now)
+        EntraSession.objects.filter(pk=row.pk, version=read).update(version=row.version, sealed_tokens=row.sealed_tokens)
     return tokens.access
 
 
 def _sealed(row: EntraSession, tokens: Tokens, now: datetime) -> bytes:
     body = {"access": tokens.access, "refresh": tokens.refresh, "until": (now + tokens.lives).isoformat()}
-    return sealing.sealer().seal(SCOPE, SESSIONS, str(row.session_id), row.version, json.dumps(body).encode())
-
-
-def _place(row: EntraSession, resource: str) -> str:
-    return f"{row.session_id}/{resource}"
+    return resting.sealed(resting.entra_session(row), json.dumps(body))
 
 
 def _heed(error: EntraError, session: Session, now: datetime) -> None:
