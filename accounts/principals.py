@@ -43,11 +43,16 @@ def _grants(rows: QuerySet[RoleGrant]) -> tuple[Grant, ...]:
         Grant(
             frozenset(row.role.permissions),
             Scope(
-                organization=str(row.organization_id or ""),
+                organization=_organization_of(row),
                 project=str(row.project_id or ""),
                 environment=row.environment.lower(),
             ),
             row.expires_at,
         )
-        for row in rows.select_related("role")
+        for row in rows.select_related("role", "project")
     )
+
+
+def _organization_of(row: RoleGrant) -> str:
+    """A grant in a project is one in its organization, whatever the row says."""
+    return str((row.project.organization_id if row.project else row.organization_id) or "")

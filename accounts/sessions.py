@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from django.contrib.auth.hashers import check_password, make_password
 from django.db import transaction
 
-from accounts import lockout
+from accounts import changes, lockout
 from accounts.access import PrincipalKind
 from accounts.models import ApiToken, ServiceIdentity, Session, User
 from common import audit
@@ -38,9 +38,14 @@ def sign_in(email: str, password: str, *, address: str, now: datetime) -> Signed
         _note_failure(account, address, now)
         raise AuthenticationInvalid(_WRONG)
     lockout.forget(account, address)
+    return open_session(user, address=address, now=now)
+
+
+def open_session(user: User, *, address: str, now: datetime, action: str = "auth.login.success") -> SignedIn:
+    """A new session of somebody who has proved who they are, by password or elsewhere."""
     with transaction.atomic():
         opened = _open(user, address, now)
-        _audit("auth.login.success", user, address)
+        _audit(action, user, address)
         User.objects.filter(pk=user.pk).update(last_login=now)
     return opened
 
@@ -87,12 +92,14 @@ def hash_token(token: str) -> str:
 def _open(user: User, address: str, now: datetime) -> SignedIn:
     token = PREFIX + secrets.token_urlsafe(32)
     session = Session.objects.create(user=user, token_hash=hash_token(token), address=address, expires_at=now + LIFE)
+    changes.credential_changed(session)
     return SignedIn(user, session, token)
 
 
 def _revoke(session: Session, now: datetime) -> None:
     if not Session.objects.filter(pk=session.pk, revoked_at__isnull=True).update(revoked_at=now):
         raise AuthenticationInvalid("this token is not valid; sign in again")
+    changes.credential_changed(session)
 
 
 def _password_fits(user: User | None, password: str) -> bool:
