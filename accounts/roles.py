@@ -45,6 +45,11 @@ MEMBER, VIEWER = "member", "viewer"
 """`member` is what existing clients call an account without further rights; it is a viewer."""
 
 
+def permissions_of_account(role: str) -> frozenset[str]:
+    """What the role of an account gives everywhere."""
+    return permissions_of([VIEWER if role == MEMBER else role])
+
+
 def permissions_of(roles: Iterable[str]) -> frozenset[str]:
     """The union of the permissions of these roles; an unknown role gives nothing."""
     return frozenset[str]().union(*(SYSTEM_ROLES.get(role, frozenset()) for role in roles))

@@ -10,9 +10,9 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import environments, organizations, projects
+from accounts import config_templates, environments, organizations, projects
 from accounts.fields import Flag, Id, Name, Texts, Whole, Words
-from accounts.models import ConflictStrategy, Environment, Organization, Project, StaleEpochPolicy, Storage
+from accounts.models import ConfigTemplate, ConflictStrategy, Environment, Organization, Project, StaleEpochPolicy, Storage
 from accounts.operations import Signed
 from accounts.roles import PROJECTS_READ, PROJECTS_WRITE, SETTINGS_WRITE
 from accounts.scoping import organization_seen, project_seen, visible_organizations, visible_projects
@@ -104,6 +104,26 @@ class SettingsRow(serializers.Serializer):
     owner_email = serializers.CharField()
     sync_enabled = serializers.BooleanField(allow_null=True)
     sync_interval_minutes = serializers.IntegerField(allow_null=True)
+
+
+class TemplateWish(serializers.Serializer):
+    name = Name()
+    description = Words(required=False)
+    format = Words(required=False, max_length=64)
+    template = Words(max_length=65_536)
+    variables = serializers.DictField(required=False)
+
+
+class TemplateRow(serializers.Serializer):
+    id = serializers.UUIDField()
+    organization_id = serializers.UUIDField()
+    name = serializers.CharField()
+    description = serializers.CharField()
+    format = serializers.CharField()
+    template = serializers.CharField()
+    variables = serializers.DictField()
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
 
 
 class Organizations(Signed):
@@ -225,6 +245,38 @@ class ProjectSettings(Signed):
         return Response(projects.settings_of(projects.set_settings(identifier, wish, self.by)))
 
 
+class Templates(Signed):
+    """Add a config template to an organization, or list its templates."""
+
+    permissions = {"POST": SETTINGS_WRITE, "GET": PROJECTS_READ}
+
+    @extend_schema(operation_id="createConfigTemplate", request=TemplateWish, responses={201: TemplateRow})
+    def post(self, request: Request, organization: uuid.UUID) -> Response:
+        wish = checked(TemplateWish, request.data)
+        return Response(template_row(config_templates.create(organization, wish, self.by)), status=201)
+
+    @extend_schema(operation_id="listConfigTemplates", responses=TemplateRow(many=True))
+    def get(self, request: Request, organization: uuid.UUID) -> Response:
+        seen = organization_seen(self.by.principal, organization)
+        return Response([template_row(row) for row in seen.config_templates.order_by("created_at", "id")])
+
+
+class TemplateOne(Signed):
+    """One config template of an organization."""
+
+    permissions = {"PUT": SETTINGS_WRITE, "DELETE": SETTINGS_WRITE}
+
+    @extend_schema(operation_id="replaceConfigTemplate", request=TemplateWish, responses=TemplateRow)
+    def put(self, request: Request, organization: uuid.UUID, identifier: uuid.UUID) -> Response:
+        wish = checked(TemplateWish, request.data)
+        return Response(template_row(config_templates.replace(organization, identifier, wish, self.by)))
+
+    @extend_schema(operation_id="deleteConfigTemplate", responses={204: None})
+    def delete(self, request: Request, organization: uuid.UUID, identifier: uuid.UUID) -> Response:
+        config_templates.delete(organization, identifier, self.by)
+        return Response(status=204)
+
+
 def organization_row(organization: Organization) -> dict[str, Any]:
     return {"id": str(organization.id), "name": organization.name, **times(organization)}
 
@@ -256,6 +308,19 @@ def project_row(project: Project) -> dict[str, Any]:
         "stale_epoch_policy": project.stale_epoch_policy,
         "max_staleness_seconds": project.max_staleness_seconds,
         **times(project),
+    }
+
+
+def template_row(template: ConfigTemplate) -> dict[str, Any]:
+    return {
+        "id": str(template.id),
+        "organization_id": str(template.organization_id),
+        "name": template.name,
+        "description": template.description,
+        "format": template.format,
+        "template": template.template,
+        "variables": template.variables,
+        **times(template),
     }
 
 
