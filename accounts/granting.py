@@ -17,7 +17,7 @@ from accounts.changes import By
 from accounts.models import Organization, Project, Role, RoleGrant, ServiceIdentity, User
 from accounts.principals import grant_of
 from accounts.roles import ADMIN, ROLES_READ, ROLES_WRITE
-from accounts.scoping import absent, environment_named, organization_seen, project_seen, require
+from accounts.scoping import absent, environment_named, organization_seen, project_seen
 from common.errors import PermissionRefused, ValidationFailed
 
 
@@ -80,7 +80,8 @@ def require_grantable(
     granter: Principal, role: str, permissions: frozenset[str], place: Scope, until: datetime | None = None
 ) -> None:
     """Raise `PermissionRefused` unless the granter may grant in this place and holds all of it there, and for as long."""
-    require(granter, ROLES_WRITE, place, readable=ROLES_READ)
+    if not granter.may(ROLES_WRITE, place):
+        raise PermissionRefused(f"this needs the permission {ROLES_WRITE} in this place")
     lasting = [grant for grant in granter.living() if _outlasts(grant, until)]
     held = frozenset[str]().union(*(grant.permissions for grant in lasting if grant.covers(place)))
     missing = sorted(permissions - held)

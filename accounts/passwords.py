@@ -17,6 +17,8 @@ from common.errors import ValidationFailed
 
 SHORTEST = 15
 LONGEST = 1024
+FEW = 3
+"""So many different characters around a word do not hide it."""
 _PRODUCT = "mazevault"
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm", "abcdefghijklmnopqrstuvwxyz", "01234567890")
 _LEET = str.maketrans("@4310$5", "aaeioss")
@@ -56,8 +58,9 @@ def _without(plain: str, words: list[str]) -> str:
 def _is_common(plain: str) -> bool:
     """Whether it is a common password, a repetition, or a row of the keyboard, also behind digits and look-alikes."""
     for form in (plain, plain.translate(_LEET)):
-        letters = re.sub(r"[^a-z]", "", form)
-        for text in (form, letters) if len(letters) > len(form) / 2 else (form,):
+        letters, others = re.sub(r"[^a-z]", "", form), set(re.sub(r"[a-z]", "", form))
+        mostly_letters = len(letters) > len(form) / 2 or len(others) <= FEW
+        for text in (form, letters) if mostly_letters else (form,):
             unit = _unit(text)
             if text in _common() or unit in _common() or len(unit) <= 5 or _is_run(text):
                 return True

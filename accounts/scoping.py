@@ -10,7 +10,7 @@ import uuid
 
 from django.db.models import Q, QuerySet
 
-from accounts.access import Principal, Scope
+from accounts.access import EVERYWHERE, Principal, Scope
 from accounts.models import Environment, Organization, Project
 from accounts.roles import PROJECTS_READ
 from common.errors import NotFound, PermissionRefused
@@ -20,7 +20,7 @@ def require(principal: Principal, permission: str, place: Scope, *, readable: st
     """Raise `NotFound` when they may not even read (`readable`) in this place, `PermissionRefused` when they may only read."""
     if principal.may(permission, place):
         return
-    if not principal.may_within(readable, place):
+    if place != EVERYWHERE and not principal.may_within(readable, place):
         raise absent(what)
     raise PermissionRefused(f"this needs the permission {permission} here")
 

@@ -15,6 +15,7 @@ urlpatterns = [
     *routes("api/v1/openapi.json", openapi_document, "openapi"),
     *root_urlpatterns,
     path("api/v1/", include("accounts.urls")),
+    path("api/v1/", include("integrations.urls")),
     path("api/v1/", include("gateways.urls")),
     path("api/v1/", include("failover.urls")),
 ]
