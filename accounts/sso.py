@@ -109,14 +109,9 @@ def _come_in(person: Person, groups: tuple[str, ...], tokens: Tokens, *, address
     with transaction.atomic():
         transaction_lock(f"entra-account:{person.external_id}")  # two tabs of a newcomer make one account
         user = _account(person, address)
-        roles = _give_roles(user, (*person.app_roles, *groups), address)
-        opened = sessions.open_for(user, address, now)
+        _give_roles(user, (*person.app_roles, *groups), address)
+        opened = sessions.open_session(user, address=address, now=now, action="sso_login")
         obo.remember(opened.session, tokens, now)
-        User.objects.filter(pk=user.pk).update(last_login=now)
-        audit.record(
-            actor=f"user:{user.id}", action="sso_login", entity="user", entity_id=str(user.id), address=address,
-            details={"provider": PROVIDER, "roles": list(roles), "groups": len(groups), "overage": person.overage},
-        )  # fmt: skip
     return opened
 
 
@@ -165,7 +160,7 @@ def _made(person: Person, address: str) -> User:
     return user
 
 
-def _give_roles(user: User, identifiers: tuple[str, ...], address: str) -> tuple[str, ...]:
+def _give_roles(user: User, identifiers: tuple[str, ...], address: str) -> None:
     """Hold exactly the roles the mappings give now. Roles given by hand stay."""
     mappings = GroupMapping.objects.filter(source=PROVIDER).select_related("role")
     rows = [MappingRow(row.group_external_id, row.group_display_name, row.role.name) for row in mappings]
@@ -180,7 +175,6 @@ def _give_roles(user: User, identifiers: tuple[str, ...], address: str) -> tuple
         User.objects.filter(pk=user.pk).update(role=shown)
         user.role = shown
         _audit_user("sso_role_sync", user, address, {"before": sorted(held), "after": list(wanted)})
-    return wanted
 
 
 def _checked(adapter: Entra, session: Session, resource: str, now: datetime) -> Checked:

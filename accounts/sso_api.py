@@ -13,7 +13,7 @@ from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import attempts, cookies, sso
+from accounts import attempts, browser, cookies, sso
 from accounts.api import TokenAnswer, token_answer
 from accounts.authentication import person_of, session_in
 from common.api import SIGNED_IN, Operation, translate
@@ -79,7 +79,7 @@ class EntraCallback(Operation):
         response: HttpResponse = Response(token_answer(opened))
         if prefers_html(request):
             response = HttpResponseRedirect(settings.MAZEVAULT.entra.frontend_url)
-            cookies.give_session(response, opened, moment)
+            browser.give(response, opened)
         cookies.forget_browser(response)
         response["Referrer-Policy"] = "no-referrer"
         return response

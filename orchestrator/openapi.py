@@ -36,17 +36,6 @@ class BearerScheme(OpenApiAuthenticationExtension):
         return {"type": "http", "scheme": "bearer", "description": "a token of POST /api/v1/auth/login"}
 
 
-class CookieScheme(OpenApiAuthenticationExtension):
-    """How a browser proves who it is."""
-
-    target_class = "accounts.cookies.CookieAuthentication"
-    name = "cookie"
-
-    def get_security_definition(self, auto_schema: object) -> dict[str, str]:
-        about = "set by the sign-in with Entra; unsafe methods also need the header X-CSRF-Token"
-        return {"type": "apiKey", "in": "cookie", "name": "__Host-mazevault", "description": about}
-
-
 def one_form_of_each_path(endpoints: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Describe each path once, in its form without trailing slash."""
     return [endpoint for endpoint in endpoints if not endpoint[0].endswith("/")]

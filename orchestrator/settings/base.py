@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.environment import Settings, celery_broker
 
-PRIMARY_APPS = ["orchestrator", "common", "accounts", "vault", "gateways", "failover"]
+PRIMARY_APPS = ["orchestrator", "common", "accounts", "vault", "integrations", "gateways", "failover"]
 GATEWAY_APPS = ["orchestrator", "common", "accounts", "vault", "gateway_runtime"]
 
 
@@ -73,10 +73,7 @@ def _logging(node: Settings) -> dict[str, Any]:
 
 def _rest_framework() -> dict[str, Any]:
     return {
-        "DEFAULT_AUTHENTICATION_CLASSES": [
-            "accounts.authentication.BearerAuthentication",
-            "accounts.cookies.CookieAuthentication",
-        ],
+        "DEFAULT_AUTHENTICATION_CLASSES": ["accounts.authentication.BearerAuthentication"],
         "DEFAULT_PERMISSION_CLASSES": ["common.permissions.DenyUnlessDeclared"],
         "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
         "DEFAULT_PARSER_CLASSES": ["common.parsing.StrictJSONParser"],
