@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from cli.demos.story import Broken, Story, profile_name
 from cli.stack.layout import StackError
 from cli.stack.observer import Observer
 from cli.stack.primary_client import PrimaryClient, PrimaryError
@@ -21,29 +22,15 @@ PROMISES: dict[str, float] = {"unplanned": 55.0, "planned": 5.0}
 """Longest times in seconds from the accepted request to the new gateway's first effect, and of nobody active."""
 
 
-class Broken(Exception):
-    """A promise did not hold."""
-
-
-class Story:
-    """Says each line with the seconds since the beginning."""
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-
-    def say(self, line: str) -> None:
-        print(f"[{time.monotonic() - self._began:6.1f} s] {line}", flush=True)
-
-
 def main() -> int:
     story, asked = Story(), stop_on_signals()
-    timing = PROFILES[_profile()]
+    timing = PROFILES[profile_name()]
     story.say(
         f"time profile {timing.name}: heartbeat {timing.heartbeat_interval:g} s, lease {timing.lease_ttl:g} s "
         "(MAZEVAULT_TIME_PROFILE=standard for the real ones)"
     )
     try:
-        with throwaway(story.say, time_profile=_profile()) as stack, stack.client() as primary:
+        with throwaway(story.say, time_profile=profile_name()) as stack, stack.client() as primary:
             specs = [spec for spec in stack.layout.gateways if spec.environment == "NPR"]
             with Observer(stack.layout, specs) as observer:
                 summary = _tell(stack, primary, observer, story, asked)
@@ -156,13 +143,6 @@ class _Until:
 def _hold(true: bool, otherwise: str) -> None:
     if not true:
         raise Broken(otherwise)
-
-
-def _profile() -> str:
-    name = os.environ.get("MAZEVAULT_TIME_PROFILE") or "short"
-    if name not in PROFILES:
-        raise SystemExit(f"MAZEVAULT_TIME_PROFILE is {name!r}; set it to {' or '.join(PROFILES)}")
-    return name
 
 
 if __name__ == "__main__":

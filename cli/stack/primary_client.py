@@ -12,13 +12,18 @@ import httpx
 
 
 class PrimaryError(Exception):
-    """The Primary did not answer, or answered no; the sentence is its own."""
+    """The Primary did not answer (`status` is None), or answered no; the sentence is its own."""
+
+    def __init__(self, sentence: str, status: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
 
 
 class PrimaryClient:
     """Signed in as the administrator for as long as the block lasts."""
 
     def __init__(self, url: str, ca_file: Path, email: str, password_file: Path, timeout: float = 15.0) -> None:
+        self.token = ""
         self._credentials = (email, password_file)
         context = ssl.create_default_context(cafile=str(ca_file))
         self._http = httpx.Client(base_url=f"{url}/api/v1/", verify=context, timeout=timeout, trust_env=False)
@@ -26,7 +31,8 @@ class PrimaryClient:
     def __enter__(self) -> PrimaryClient:
         email, password_file = self._credentials
         answer = self.post("auth/login", {"email": email, "password": password_file.read_text().strip()})
-        self._http.headers["Authorization"] = f"Bearer {answer['token']}"
+        self.token = str(answer["token"])
+        self._http.headers["Authorization"] = f"Bearer {self.token}"
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -39,6 +45,9 @@ class PrimaryClient:
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
         return self._call("POST", path, body)
+
+    def put(self, path: str, body: dict[str, Any]) -> Any:
+        return self._call("PUT", path, body)
 
     def raw(self, method: str, path: str, body: dict[str, Any] | None = None) -> httpx.Response:
         """The answer as it is, whatever its status. Raises `PrimaryError` only when there is none."""
@@ -54,5 +63,5 @@ class PrimaryClient:
                 sentence = answer.json()["error"]
             except (ValueError, KeyError, TypeError):
                 sentence = answer.text[:200]
-            raise PrimaryError(f"{method} {path}: {answer.status_code} {sentence}")
+            raise PrimaryError(f"{method} {path}: {answer.status_code} {sentence}", answer.status_code)
         return answer.json() if answer.content else None

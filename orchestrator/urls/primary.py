@@ -7,6 +7,9 @@ from common.api import routes
 from orchestrator.health import PrimaryHealth, primary_root
 from orchestrator.metrics import primary_metrics
 from orchestrator.openapi import openapi_document
+from orchestrator.reference import reference_asset, reference_page
+from vault.node import PrimaryNode
+from vault.urls import secret_routes
 
 urlpatterns = [
     path("", primary_root, name="root"),
@@ -14,10 +17,13 @@ urlpatterns = [
     *routes("api/v1/health", PrimaryHealth.as_view(), "health"),
     *routes("api/v1/openapi.json", openapi_document, "openapi"),
     *root_urlpatterns,
+    *routes("api/v1/docs", reference_page, "docs"),
+    *routes("api/v1/docs/<str:name>", reference_asset, "docs-asset"),
     path("api/v1/", include("accounts.urls")),
     path("api/v1/", include("integrations.urls")),
     path("api/v1/", include("gateways.urls")),
     path("api/v1/", include("failover.urls")),
+    path("api/v1/", include(secret_routes(PrimaryNode()))),
 ]
 
 handler400 = "common.api.handler400"
