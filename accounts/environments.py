@@ -56,8 +56,11 @@ def change(organization_id: uuid.UUID, identifier: uuid.UUID, wish: Mapping[str,
         former = environment.gateway_environment
         wanted = {**wish, "gateway_environment": gateway_environment_for(wish.get("is_production", environment.is_production))}
         names = changes.altered(environment, wanted if "is_production" in wish else dict(wish))
-        if former != environment.gateway_environment and holds_secrets(environment):
-            raise Conflict("is_production: secrets live in this environment, so it cannot move to another gateway environment")
+        if former != environment.gateway_environment and holds_values(environment):
+            raise Conflict(
+                "is_production: values rest here, also those of deleted secrets, sealed for this gateway environment; "
+                "make a new environment"
+            )
         if names:
             with changes.unique("an environment of this name"):
                 environment.updated_at = Now()
@@ -94,6 +97,11 @@ def gateway_environment_for(is_production: bool) -> str:
 def holds_secrets(environment: Environment) -> bool:
     """Whether a living project has a living secret here. The vault lies above this app and hangs on by its foreign key."""
     return environment.secrets.filter(deleted_at=None, project__deleted_at=None).exists()
+
+
+def holds_values(environment: Environment) -> bool:
+    """Whether anything here is sealed for its gateway environment, deleted secrets that can be restored included."""
+    return holds_secrets(environment) or environment.secrets.filter(versions__sealed_value__isnull=False).exists()
 
 
 def slug_of(name: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 from uuid import UUID
 
-from common.sealing import sealer
+from common.sealing import Place, sealer
 
 _SECRET_NAME = re.compile(
     r"(^|_)(secret|password|passphrase|pat|token|private_key|api_?key|access_key|account_key|connection_string|credentials?|sas)$"
@@ -42,9 +42,13 @@ def secrets_of(row: Configured, scope: str) -> dict[str, Any]:
     """The secret parts by their dotted names, for the code that signs in with them."""
     if not row.sealed_secrets:
         return {}
-    sealed = bytes(row.sealed_secrets)
-    opened: dict[str, Any] = json.loads(sealer().open_sealed(scope, _table(row), str(row.id), row.secrets_version, sealed))
+    opened: dict[str, Any] = json.loads(sealer().open_sealed(*place(row, scope), bytes(row.sealed_secrets)))
     return opened
+
+
+def place(row: Configured, scope: str) -> Place:
+    """What the secret parts are sealed for; the version grows with each change, so an older state put back does not open."""
+    return scope, str(type(row)._meta.db_table), str(row.id), row.secrets_version  # type: ignore[attr-defined]
 
 
 def split(config: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -68,8 +72,4 @@ def is_secret(name: str) -> bool:
 
 
 def _seal(row: Configured, scope: str, kept: Mapping[str, Any]) -> bytes:
-    return sealer().seal(scope, _table(row), str(row.id), row.secrets_version, json.dumps(kept, sort_keys=True).encode())
-
-
-def _table(row: Configured) -> str:
-    return str(type(row)._meta.db_table)  # type: ignore[attr-defined]
+    return sealer().seal(*place(row, scope), json.dumps(kept, sort_keys=True).encode())

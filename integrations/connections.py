@@ -18,6 +18,7 @@ from accounts.models import Environment, Project
 from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
 from accounts.scoping import absent, environment_named, place_of, project_for, require, visible_projects
 from common.errors import ValidationFailed
+from common.sealing import Place
 from integrations import rules
 from integrations.models import Integration
 
@@ -67,6 +68,11 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
         rules.end_all(integration, by, now)
         Integration.objects.filter(id=integration.id).update(deleted_at=now, sealed_secrets=None)
         _record(by, "integration.deleted", integration)
+
+
+def place(integration: Integration) -> Place:
+    """What the secrets of an integration are sealed for."""
+    return sealed_config.place(integration, integration.sealed_under)
 
 
 def integrations_of(project: Project) -> QuerySet[Integration]:

@@ -10,7 +10,7 @@ import pytest
 from accounts.models import Environment, Organization, Project, Role, RoleGrant, User
 from common.models import AuditEntry, Change
 from tests.conftest import Person
-from vault.models import Secret
+from vault.models import Secret, SecretVersion
 
 pytestmark = pytest.mark.usefixtures("primary")
 
@@ -81,7 +81,10 @@ def test_an_environment_with_secrets_keeps_its_radius_and_stays(admin: Person, b
     status, body = admin.patch(path, {"is_production": True})
     assert status == 409 and body["error"].startswith("is_production:")
     assert admin.delete(path)[0] == 409
+    SecretVersion.objects.create(secret=secret, version=1, sealed_value=b"x", operation="create", author="x")
     Secret.objects.filter(id=secret.id).update(deleted_at=dev.created_at)
+    assert admin.patch(path, {"is_production": True})[0] == 409, "it can be restored, and is sealed for the former environment"
+    SecretVersion.objects.update(sealed_value=None)
     assert admin.patch(path, {"is_production": True})[1]["gateway_environment"] == "PRO"
     assert admin.delete(path)[0] == 204
 
