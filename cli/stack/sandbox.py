@@ -6,10 +6,12 @@ import sys
 from collections.abc import Mapping
 
 from cli.stack.layout import Layout
-from sandbox.azure.directory import CLIENT_ID, TENANT_ID
+from sandbox.azure.directory import CLIENT_ID, TENANT_ID, identifier
 
 SANDBOX = "sandbox"
 CALLBACK = "/api/v1/auth/sso/entra/callback"
+MAPPINGS = (("APP_MZV_PRO_ADMIN", "admin"), ("APP_MZV_PRO_AUDITOR", "auditor"), (identifier("GRP_MZV_PAYMENTS"), "user"))
+"""Which role here an App Role or group of the sandbox gives, on a stack without any mapping of its own."""
 
 
 def command(layout: Layout) -> list[str]:

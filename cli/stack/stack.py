@@ -70,6 +70,8 @@ class Stack:
             self._start(spec.name)
         self._say("waiting until all gateways are registered and the active ones hold their lease")
         self._wait_until_ready()
+        if self._sandbox and not sandbox.own_tenant(self._environ):
+            self._map_the_cast()
         self._write_run_file()
 
     def watch(self, should_stop: Callable[[], bool]) -> None:
@@ -268,6 +270,15 @@ class Stack:
                 failing = [check["sentence"] for check in plan["checks"] if not check["passed"]]
                 return f"{code} could not be moved: {'; '.join(failing)}"
         return ""
+
+    def _map_the_cast(self) -> None:
+        """Let the sandbox's App Roles and a group give roles here, unless somebody made mappings already."""
+        with self.client() as primary:
+            if primary.get("rbac/mappings"):
+                return
+            roles = {row["name"]: row["id"] for row in primary.get("rbac/roles")}
+            for name, role in sandbox.MAPPINGS:
+                primary.post("rbac/mappings", {"group_name": name, "role_id": roles[role]})
 
     def _refuse_ended(self, deadline: float, sentence: str, needed: Iterable[Child] | None = None) -> None:
         for child in self.children.values() if needed is None else needed:

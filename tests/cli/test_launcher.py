@@ -117,6 +117,10 @@ def _the_sandbox_answers_as_the_primarys_tenant(home: Home, found: dict[str, Any
     url = f"{found['sandbox_url']}/{TENANT_ID}/v2.0/.well-known/openid-configuration"
     assert httpx.get(url, verify=trusted).json()["issuer"] == f"{found['sandbox_url']}/{TENANT_ID}/v2.0"
     assert (home.var / "sandbox" / "client-secret").stat().st_mode & 0o077 == 0
+    examined = home.run("doctor", "--as", "ada.admin@bank.example")
+    assert examined.returncode == 0, examined.stdout + examined.stderr
+    assert "sign-in: as ada.admin@bank.example, role admin" in examined.stdout
+    assert "admin out of 3 mappings" in examined.stdout
 
 
 def _starts_again_quickly_and_status_says_what_is_wrong(home: Home) -> None:
