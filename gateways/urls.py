@@ -23,6 +23,8 @@ urlpatterns = [
     *routes(_relative(paths.TASK_CLAIM), machine_api.claim_tasks, "task-claim"),
     *routes(_relative(paths.TASK_RESULTS), machine_api.task_results, "task-results"),
     *routes(_relative(paths.RENEW), machine_api.renew, "certificate-renew"),
+    *routes(_relative(paths.WRITES), machine_api.take_writes, "channel-writes"),
+    *routes(_relative(paths.CHANGES), machine_api.give_changes, "channel-changes"),
     *routes("gateways", api.Gateways.as_view(), "gateways"),
     *routes("gateways/<str:identifier>", api.GatewayOne.as_view(), "gateway"),
     *routes("gateways/<str:identifier>/ban", api.Ban.as_view(), "gateway-ban"),

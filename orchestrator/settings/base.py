@@ -32,7 +32,7 @@ def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, 
         "USE_I18N": False,
         "APPEND_SLASH": False,
         "TEMPLATES": [],
-        "DATA_UPLOAD_MAX_MEMORY_SIZE": 1024 * 1024,
+        "DATA_UPLOAD_MAX_MEMORY_SIZE": 2 * 1024 * 1024,  # a sealed message (protocol.envelope); bodies of the API are limited by their parser
         "LOGGING": _logging(node),
         "REST_FRAMEWORK": _rest_framework(),
         "SPECTACULAR_SETTINGS": {
