@@ -6,6 +6,7 @@ AES-256-GCM throughout. The additional data names table, row, scope and version,
 from __future__ import annotations
 
 import hashlib
+import hmac
 import os
 import uuid
 from functools import lru_cache
@@ -51,6 +52,12 @@ def open_sealed(scope: str, table: str, row: str, version: int, sealed: bytes) -
         return _decrypt(data_key, sealed[head + WRAPPED :], place)
     except InvalidTag:
         raise SealBroken(f"the sealed value does not belong to {table}, row {row}, version {version} of {scope}") from None
+
+
+def keyed_digest(scope: str, plaintext: bytes) -> str:
+    """HMAC-SHA256 (hex) under the current key of the scope: equal values are equal, and nobody without the key can try values."""
+    _, wrapping_key = _current_key(scope)
+    return hmac.new(hmac.digest(wrapping_key, b"value digest", "sha256"), plaintext, hashlib.sha256).hexdigest()
 
 
 def forget_keys() -> None:

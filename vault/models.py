@@ -57,6 +57,9 @@ class SecretStatus(models.TextChoices):
     ACTIVE = "active"
     ARCHIVED = "archived"
     DELETED = "deleted"
+    """A tombstone that can be restored."""
+    PURGED = "purged"
+    """A tombstone that holds nothing any more."""
 
 
 class Secret(Timed):

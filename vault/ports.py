@@ -78,7 +78,8 @@ class VersionConflict(Conflict):
     default_code = "VERSION_CONFLICT"
 
     def __init__(self, current: int, base: int) -> None:
-        super().__init__(f"base_version: the secret is in version {current}, not {base}; read it again and repeat the change")
+        sentence = f"base_version: the secret is in version {current}, not {base}; read it again and repeat the change"
+        super().__init__(sentence, extra={"current_version": current})
         self.current = current
 
 

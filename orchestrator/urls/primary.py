@@ -6,6 +6,8 @@ from common.api import routes
 from orchestrator.health import PrimaryHealth, primary_root
 from orchestrator.metrics import primary_metrics
 from orchestrator.openapi import openapi_document
+from vault.node import PrimaryNode
+from vault.urls import secret_routes
 
 urlpatterns = [
     path("", primary_root, name="root"),
@@ -15,6 +17,7 @@ urlpatterns = [
     path("api/v1/", include("accounts.urls")),
     path("api/v1/", include("gateways.urls")),
     path("api/v1/", include("failover.urls")),
+    path("api/v1/", include(secret_routes(PrimaryNode()))),
 ]
 
 handler400 = "common.api.handler400"

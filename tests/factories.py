@@ -1,0 +1,55 @@
+"""Rows that tests need around the thing they test."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from accounts.access import EVERYWHERE, Grant, Principal, PrincipalKind, Scope
+from accounts.models import Environment, Organization, Project, Role, RoleGrant, Session, User
+from accounts.roles import permissions_of
+from accounts.sessions import PREFIX, hash_token
+from common.clock import now
+from tests.conftest import Person
+
+STANDARD = (("Development", "dev", "NPR"), ("Staging", "staging", "NPR"), ("QA", "qa", "NPR"), ("Production", "prod", "PRO"))
+
+
+def organization(name: str = "Bank") -> Organization:
+    """An organization with the four standard environments."""
+    made = Organization.objects.create(name=name)
+    for title, slug, code in STANDARD:
+        environment(made, title, slug, code)
+    return made
+
+
+def environment(owner: Organization, name: str, slug: str, code: str = "NPR") -> Environment:
+    return Environment.objects.create(
+        organization=owner, name=name, slug=slug, gateway_environment=code, is_production=code == "PRO"
+    )
+
+
+def project(owner: Organization | None = None, name: str = "payments", **more: Any) -> Project:
+    return Project.objects.create(organization=owner or organization(), name=name, **more)
+
+
+def environment_of(owner: Project, slug: str = "dev") -> Environment:
+    return Environment.objects.get(organization=owner.organization, slug=slug)
+
+
+def principal(role: str = "admin", scope: Scope = EVERYWHERE, name: str = "ann") -> Principal:
+    """Somebody with a role in one scope, without an account."""
+    return Principal(PrincipalKind.USER, f"{name}-id", name, (Grant(permissions_of([role]), scope),), now())
+
+
+def member(role: str, *, name: str = "", organization: Organization | None = None, project: Project | None = None,
+           environment: str = "") -> Person:  # fmt: skip
+    """Somebody signed in who holds a role in one place only; elsewhere they are a viewer. Needs the system roles."""
+    called = name or f"{role}-{User.objects.count()}"
+    user = User.objects.create(email=f"{called}@example.com", full_name=called, role="viewer", password="!")
+    RoleGrant.objects.create(
+        user=user, role=Role.objects.get(name=role), organization=organization, project=project, environment=environment
+    )
+    token = f"{PREFIX}{called}-token"
+    Session.objects.create(user=user, token_hash=hash_token(token), expires_at=now() + timedelta(hours=1), address="127.0.0.1")
+    return Person(token)

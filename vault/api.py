@@ -1,0 +1,384 @@
+"""The secrets API, the same on the Primary and on a gateway: the node behind it decides whether a change is applied or queued."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+from django.db import transaction
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.authentication import principal_in
+from accounts.roles import SECRETS_DELETE, SECRETS_READ, SECRETS_WRITE
+from common.api import Operation, Text, checked
+from common.clock import now
+from common.errors import NotFound, ValidationFailed
+from protocol.vocabulary import WriteOperation, WriteOutcome
+from protocol.writes import WriteBody
+from vault import rules, secrets, selectors
+from vault.models import Secret, SecretStatus
+from vault.ports import SecretChange, SecretNode, Written
+
+_ETAG = re.compile(r'^(?:W/)?"?(\d{1,10})"?$', re.ASCII)
+_VERSION = re.compile(r"^\d{1,10}$", re.ASCII)
+LONGEST_IDEMPOTENCY_KEY = 200
+
+
+class Whole(serializers.IntegerField):
+    """A JSON integer and nothing else: the framework's own field takes texts and fractions too."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if type(data) is not int:
+            raise serializers.ValidationError("must be a whole number")
+        return data
+
+
+class Words(Text):
+    """A text that is taken as it is, blanks and all; how long it may be is said by `vault.rules`."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**{"trim_whitespace": False, "allow_blank": True, **more})
+
+
+class Fields(serializers.Serializer):
+    """What may be changed with or without the value. Limits: `vault.rules`."""
+
+    ttl_hours = Whole(required=False, allow_null=True, help_text="0 for no end")
+    metadata = serializers.DictField(child=Words(), required=False, allow_null=True)
+    type = Words(required=False, allow_null=True, help_text="password, api_key, certificate, ssh_key or general")
+    description = Words(required=False, allow_null=True)
+    tags = serializers.ListField(child=Words(), required=False, allow_null=True)
+    rotation = serializers.DictField(required=False, allow_null=True)
+    change_reason = Words(required=False, allow_null=True)
+    base_version = Whole(required=False, allow_null=True, help_text="the version this change is made on, like If-Match")
+
+
+class CreateWish(Fields):
+    project_id = Text()
+    key = Words(required=False)
+    name = Words(required=False, help_text="another word for key")
+    value = Words()
+    environment = Words(required=False, allow_null=True, help_text="name or slug; the project's default when left out")
+
+
+class UpdateWish(Fields):
+    """A new value. `ttl_hours` and `metadata` are replaced too: left out they become 0 and empty. PATCH keeps them."""
+
+    value = Words()
+
+
+class ChangeWish(serializers.Serializer):
+    change_reason = Words(required=False, allow_null=True)
+    base_version = Whole(required=False, allow_null=True)
+
+
+class RollbackWish(ChangeWish):
+    version = Whole()
+
+
+class SecretRow(serializers.Serializer):
+    id = serializers.UUIDField()
+    project_id = serializers.UUIDField()
+    organization_id = serializers.UUIDField()
+    environment = serializers.CharField(help_text="slug")
+    key = serializers.CharField()
+    type = serializers.CharField()
+    description = serializers.CharField()
+    tags = serializers.ListField(child=serializers.CharField())
+    ttl_hours = serializers.IntegerField()
+    metadata = serializers.DictField(child=serializers.CharField())
+    rotation = serializers.DictField(allow_null=True)
+    storage = serializers.CharField(help_text="where the values of the project rest")
+    version = serializers.IntegerField()
+    status = serializers.CharField(help_text="active, archived or deleted")
+    created_by = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField(allow_null=True)
+    as_of = serializers.DateTimeField(allow_null=True, help_text="how old a gateway's copy is; null at the Primary")
+    stale = serializers.BooleanField()
+    pending_write = serializers.UUIDField(allow_null=True, help_text="a write accepted here and not applied yet")
+
+
+class SecretWithValue(SecretRow):
+    value = serializers.CharField()
+
+
+class VersionRow(serializers.Serializer):
+    version = serializers.IntegerField()
+    current = serializers.BooleanField()
+    operation = serializers.CharField()
+    created_by = serializers.CharField()
+    origin = serializers.CharField(help_text="primary, or the gateway the change came through")
+    change_reason = serializers.CharField()
+    created_at = serializers.DateTimeField()
+
+
+class VersionWithValue(VersionRow):
+    id = serializers.UUIDField()
+    key = serializers.CharField()
+    value = serializers.CharField()
+
+
+class QueuedRow(serializers.Serializer):
+    """Committed at the gateway, not applied yet."""
+
+    durability = serializers.CharField(help_text="gateway")
+    id = serializers.UUIDField(help_text="of the write")
+    status = serializers.CharField()
+    status_url = serializers.CharField()
+    secret_id = serializers.UUIDField()
+
+
+class SecretOperation(Operation):
+    """A path of the secrets API on one node."""
+
+    scoped = True
+    node: SecretNode | None = None
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        super().initial(request, *args, **kwargs)
+        self.here.admit()
+
+    @property
+    def here(self) -> SecretNode:
+        if self.node is None:
+            raise TypeError("the route names no node")
+        return self.node
+
+    def row(self, secret: Secret, value: str | None = None) -> dict[str, Any]:
+        return selectors.secret_row(secret, self.here.freshness(secret.project), self.here.pending(secret.id), value)
+
+    def opened(self, secret: Secret) -> Response:
+        """The secret with its value, once the audit entry of this read is committed (I17)."""
+        self.here.freshness(secret.project)  # refuses what is too old before anything is opened
+        with transaction.atomic():
+            value = secrets.reveal(secret, None, actor=self.actor, address=self.address)
+        return self.tagged(self.row(secret, value))
+
+    def tagged(self, row: dict[str, Any], status: int = 200) -> Response:
+        return Response(row, status=status, headers={"ETag": f'"{row["version"]}"'})
+
+    def write(self, change: SecretChange) -> Written:
+        key = self.request.headers.get("Idempotency-Key", "")
+        if len(key) > LONGEST_IDEMPOTENCY_KEY:
+            raise ValidationFailed(f"Idempotency-Key: must have at most {LONGEST_IDEMPOTENCY_KEY} characters")
+        return self.here.write(change, principal_in(self.request), address=self.address, idempotency_key=key, now=now())
+
+    def change(self, secret: Secret, operation: WriteOperation, body: WriteBody, base: int | None) -> Written:
+        return self.write(SecretChange(operation, secret.id, secret.project_id, secret.environment_id, secret.key, base, body))
+
+    def answer(self, written: Written, secret: uuid.UUID, *, status: int = 200, value: str | None = None) -> Response:
+        """The secret after an applied change, or where to follow a queued one."""
+        if written.outcome is not WriteOutcome.APPLIED or written.secret is None:
+            return _queued(written, secret)
+        return self.tagged(self.row(written.secret, value), status)
+
+    def base(self, wish: dict[str, Any]) -> int | None:
+        """The version the change was made on, from `If-Match` or the body. None: whatever is there."""
+        said = self.request.headers.get("If-Match", "").strip()
+        found = _ETAG.match(said)
+        if said not in ("", "*") and not found:
+            raise ValidationFailed('If-Match: must be a version such as "3"')
+        header = int(found.group(1)) if found else None
+        body: int | None = wish.get("base_version")
+        if header is not None and body is not None and header != body:
+            raise ValidationFailed(f"base_version: is {body}, but If-Match says {header}; send one of them")
+        return body if header is None else header
+
+
+class Secrets(SecretOperation):
+    """Create a secret; find one by project and key; list a project's."""
+
+    permissions = {"GET": SECRETS_READ, "POST": SECRETS_WRITE}
+
+    @extend_schema(operation_id="createSecret", request=CreateWish, responses={201: SecretRow, 202: QueuedRow})
+    def post(self, request: Request) -> Response:
+        wish = checked(CreateWish, request.data)
+        key = wish.get("key") or wish.get("name")
+        if not key:
+            raise ValidationFailed("key: is required")
+        project = selectors.project_for(principal_in(request), wish["project_id"], SECRETS_WRITE)
+        environment = selectors.environment_of(project, wish.get("environment") or "")
+        identifier = uuid.uuid4()
+        body = _body(wish, value=wish["value"])
+        change = SecretChange(WriteOperation.CREATE, identifier, project.id, environment.id, key, self.base(wish), body)
+        return self.answer(self.write(change), identifier, status=201)
+
+    @extend_schema(
+        operation_id="listSecrets",
+        parameters=[
+            OpenApiParameter("project_id", required=True),
+            OpenApiParameter("key", description="with it the answer is one object with its value"),
+            OpenApiParameter("environment", description="name or slug"),
+            OpenApiParameter("status", description="active, archived, deleted or all; for lists"),
+        ],
+        responses=SecretRow(many=True),
+    )
+    def get(self, request: Request) -> Response:
+        caller, asked = principal_in(request), request.query_params
+        if not asked.get("project_id"):
+            raise ValidationFailed("project_id: is required")
+        project = selectors.project_for(caller, asked["project_id"])
+        environment = asked.get("environment", "")
+        if "key" in asked:
+            return self.opened(selectors.secret_of_key(caller, project, asked["key"], environment))
+        fresh = self.here.freshness(project)
+        found = selectors.secrets_of(caller, project, environment, asked.get("status", "active"))
+        return Response([selectors.secret_row(row, fresh, self.here.pending(row.id)) for row in found])
+
+
+class SecretOne(SecretOperation):
+    """Read, change or delete one secret."""
+
+    permissions = {"GET": SECRETS_READ, "PUT": SECRETS_WRITE, "PATCH": SECRETS_WRITE, "DELETE": SECRETS_DELETE}
+
+    @extend_schema(operation_id="getSecret", responses=SecretWithValue)
+    def get(self, request: Request, identifier: str) -> Response:
+        return self.opened(selectors.secret_for(principal_in(request), identifier))
+
+    @extend_schema(operation_id="updateSecret", request=UpdateWish, responses={200: SecretWithValue, 202: QueuedRow})
+    def put(self, request: Request, identifier: str) -> Response:
+        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_WRITE)
+        wish = checked(UpdateWish, request.data)
+        replaced = {**wish, "ttl_hours": wish.get("ttl_hours") or 0, "metadata": wish.get("metadata") or {}}
+        written = self.change(secret, WriteOperation.UPDATE, _body(replaced, value=wish["value"]), self.base(wish))
+        return self.answer(written, secret.id, value=wish["value"])
+
+    @extend_schema(operation_id="changeSecret", request=Fields, responses={200: SecretRow, 202: QueuedRow})
+    def patch(self, request: Request, identifier: str) -> Response:
+        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_WRITE)
+        wish = checked(Fields, request.data)
+        if "value" in request.data:
+            raise ValidationFailed("value: PATCH changes what stands beside the value; send a new value with PUT")
+        return self.answer(self.change(secret, WriteOperation.METADATA, _body(wish), self.base(wish)), secret.id)
+
+    @extend_schema(operation_id="deleteSecret", request=None, responses={204: None, 202: QueuedRow})
+    def delete(self, request: Request, identifier: str) -> Response:
+        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_DELETE)
+        written = self.change(secret, WriteOperation.DELETE, WriteBody(), self.base({}))
+        return _gone(written, secret.id)
+
+
+class SecretPermanent(SecretOperation):
+    """Destroy a deleted or archived secret for good: its values and metadata. A tombstone stays."""
+
+    permissions = {"DELETE": SECRETS_DELETE}
+
+    @extend_schema(operation_id="purgeSecret", request=None, responses={204: None, 202: QueuedRow})
+    def delete(self, request: Request, identifier: str) -> Response:
+        statuses = (*selectors.SHOWN, SecretStatus.DELETED)
+        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_DELETE, statuses)
+        written = self.change(secret, WriteOperation.PURGE, WriteBody(), self.base({}))
+        return _gone(written, secret.id)
+
+
+class SecretVersions(SecretOperation):
+    """All versions of a secret, newest first, without their values."""
+
+    permissions = {"GET": SECRETS_READ}
+
+    @extend_schema(operation_id="listSecretVersions", responses=VersionRow(many=True))
+    def get(self, request: Request, identifier: str) -> Response:
+        secret = selectors.secret_for(principal_in(request), identifier)
+        self.here.freshness(secret.project)
+        return Response([selectors.version_row(row, secret.version) for row in selectors.versions_of(secret)])
+
+
+class SecretVersionOne(SecretOperation):
+    """The value a secret had in one version."""
+
+    permissions = {"GET": SECRETS_READ}
+
+    @extend_schema(operation_id="getSecretVersion", responses=VersionWithValue)
+    def get(self, request: Request, identifier: str, number: str) -> Response:
+        secret = selectors.secret_for(principal_in(request), identifier)
+        self.here.freshness(secret.project)
+        wanted = int(number) if _VERSION.match(number) else 0
+        row = secret.versions.filter(version=wanted).first() if wanted <= rules.NEWEST_VERSION else None
+        if row is None:
+            raise NotFound("there is no such version of this secret")
+        with transaction.atomic():
+            value = secrets.reveal(secret, row.version, actor=self.actor, address=self.address)
+        shown = {"id": str(secret.id), "key": secret.key, **selectors.version_row(row, secret.version), "value": value}
+        return self.tagged(shown)
+
+
+class SecretRollback(SecretOperation):
+    """Make a new version with the value of an old one."""
+
+    permissions = {"POST": SECRETS_WRITE}
+
+    @extend_schema(operation_id="rollbackSecret", request=RollbackWish, responses={200: SecretRow, 202: QueuedRow})
+    def post(self, request: Request, identifier: str) -> Response:
+        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_WRITE)
+        wish = checked(RollbackWish, request.data)
+        body = WriteBody(rollback_to=wish["version"], reason=wish.get("change_reason") or "")
+        return self.answer(self.change(secret, WriteOperation.ROLLBACK, body, self.base(wish)), secret.id)
+
+
+class _StatusChange(SecretOperation):
+    operation: WriteOperation
+    statuses: tuple[str, ...] = selectors.SHOWN
+
+    def make(self, request: Request, identifier: str) -> Response:
+        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_WRITE, self.statuses)
+        wish = checked(ChangeWish, request.data)
+        body = WriteBody(reason=wish.get("change_reason") or "")
+        return self.answer(self.change(secret, self.operation, body, self.base(wish)), secret.id)
+
+
+class SecretArchive(_StatusChange):
+    """Take a secret out of use: found by id only, refused for changes, until it is restored."""
+
+    permissions = {"POST": SECRETS_WRITE}
+    operation = WriteOperation.ARCHIVE
+
+    @extend_schema(operation_id="archiveSecret", request=ChangeWish, responses={200: SecretRow, 202: QueuedRow})
+    def post(self, request: Request, identifier: str) -> Response:
+        return self.make(request, identifier)
+
+
+class SecretRestore(_StatusChange):
+    """Put an archived or deleted secret back into use."""
+
+    permissions = {"POST": SECRETS_WRITE}
+    operation = WriteOperation.RESTORE
+    statuses = (*selectors.SHOWN, SecretStatus.DELETED)
+
+    @extend_schema(operation_id="restoreSecret", request=ChangeWish, responses={200: SecretRow, 202: QueuedRow})
+    def post(self, request: Request, identifier: str) -> Response:
+        return self.make(request, identifier)
+
+
+def _body(wish: dict[str, Any], value: str | None = None) -> WriteBody:
+    kind = wish.get("type")
+    return WriteBody(
+        value=value,
+        ttl_hours=wish.get("ttl_hours"),
+        metadata=wish.get("metadata"),
+        type="general" if kind == "generic" else kind,  # the word of an older guide
+        description=wish.get("description"),
+        tags=wish.get("tags"),
+        rotation=wish.get("rotation"),
+        reason=wish.get("change_reason") or "",
+    )
+
+
+def _gone(written: Written, secret: uuid.UUID) -> Response:
+    return Response(status=204) if written.outcome is WriteOutcome.APPLIED else _queued(written, secret)
+
+
+def _queued(written: Written, secret: uuid.UUID) -> Response:
+    row = {
+        "durability": "gateway",
+        "id": str(written.write),
+        "status": written.outcome.value,
+        "status_url": f"/api/v1/writes/{written.write}",
+        "secret_id": str(secret),
+    }
+    return Response(row, status=202)

@@ -1,0 +1,222 @@
+"""Changing secrets, and giving out their values. One road for every change: a person's, a gateway's, a queued write's.
+
+Each function runs in its caller's transaction; the audit entry commits with what it tells of.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from django.db import IntegrityError, connection, transaction
+
+from accounts.access import Principal
+from accounts.models import Environment, Project, Storage
+from common import audit, feed
+from common.errors import Conflict, NotFound, ValidationFailed
+from protocol.replica import ReplicaKind
+from protocol.vocabulary import WriteOperation
+from protocol.writes import WriteBody
+from vault import rules, values
+from vault.models import Secret, SecretStatus, SecretVersion
+from vault.ports import Applied, Origin, SecretChange, VersionConflict
+
+ACTIONS = {
+    WriteOperation.CREATE: "secret.created",
+    WriteOperation.UPDATE: "secret.updated",
+    WriteOperation.METADATA: "secret.updated",
+    WriteOperation.ROLLBACK: "secret.version.rollback",
+    WriteOperation.ARCHIVE: "secret.archived",
+    WriteOperation.RESTORE: "secret.restored",
+    WriteOperation.DELETE: "secret.deleted",
+    WriteOperation.PURGE: "secret.purged",
+}
+"""How the audit names each operation."""
+_SEALS = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE, WriteOperation.ROLLBACK})
+_FIELDS = ("ttl_hours", "metadata", "type", "description", "tags", "rotation")
+
+
+def apply_change(change: SecretChange, origin: Origin, caller: Principal | None, now: datetime) -> Applied:
+    """Make one change and its new version. `caller` None is the system itself, which may everything.
+
+    Raises `ValidationFailed`, `NotFound` (also where the caller may not read), `PermissionRefused`, `VersionConflict`, or
+    `Conflict` with code DUPLICATE_NAME, SECRET_ARCHIVED, SECRET_IN_USE or STORAGE_NOT_AVAILABLE.
+    """
+    rules.refuse_malformed(change)
+    if change.operation is WriteOperation.CREATE:
+        return _create(change, origin, caller, now)
+    secret = _locked(change)
+    rules.refuse_unless_allowed(caller, change.operation, rules.place_of(secret.project, secret.environment))
+    if change.base_version is not None and change.base_version != secret.version:
+        raise VersionConflict(secret.version, change.base_version)
+    if rules.fulfilled(change.operation, secret.status):
+        return Applied(secret, secret.version, changed=False)
+    return _make(secret, change, origin, now)
+
+
+def reveal(secret: Secret, version: int | None, *, actor: str, address: str) -> str:
+    """The value the secret had in `version` (None: has now), with the audit entry that must commit before it leaves (I17).
+
+    Raises `Conflict` with code VALUE_NOT_HELD where this node has none.
+    """
+    row = values.holding(secret, version)
+    if row is None:
+        raise Conflict("the value of this version is not held on this node; ask the Primary for it", code="VALUE_NOT_HELD")
+    text = values.open_value(secret, row)
+    shown = secret.version if version is None else version
+    _audit("secret.read", secret, actor, address, {"version": shown, **_where(secret)})
+    return text
+
+
+def _create(change: SecretChange, origin: Origin, caller: Principal | None, now: datetime) -> Applied:
+    project, environment = _target(change)
+    rules.refuse_unless_allowed(caller, change.operation, rules.place_of(project, environment), rules.PROJECT_ABSENT)
+    if change.base_version:
+        raise VersionConflict(0, change.base_version)
+    secret = Secret(
+        id=change.secret, project=project, environment=environment, key=change.key, created_by=origin.actor,
+        created_at=now, updated_at=now,
+    )  # fmt: skip
+    return _make(secret, change, origin, now)
+
+
+def _target(change: SecretChange) -> tuple[Project, Environment]:
+    """Project and environment of a creation. The project stays locked against deletion until the transaction ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM accounts_project WHERE id = %s FOR SHARE", [change.project])
+    project = Project.objects.filter(id=change.project, deleted_at=None).first()
+    if project is None:
+        raise NotFound(rules.PROJECT_ABSENT, code="PROJECT_NOT_FOUND")
+    environment = Environment.objects.filter(
+        id=change.environment, organization_id=project.organization_id, deleted_at=None
+    ).first()
+    if environment is None:
+        raise ValidationFailed("environment: the project's organization has no such environment")
+    return project, environment
+
+
+def _locked(change: SecretChange) -> Secret:
+    """The secret, nobody else's to change until the transaction ends. A change names its place, and it must be the very one."""
+    secret = (
+        Secret.objects.select_for_update(of=("self",), no_key=True)
+        .select_related("project", "environment")
+        .filter(id=change.secret, project_id=change.project, environment_id=change.environment)
+        .first()
+    )
+    if secret is None or secret.project.deleted_at or secret.environment.deleted_at:
+        raise NotFound(rules.ABSENT)
+    return secret
+
+
+def _make(secret: Secret, change: SecretChange, origin: Origin, now: datetime) -> Applied:
+    value = _value_after(secret, change)
+    secret.version += 1
+    secret.updated_at = now
+    _take_fields(secret, change.body)
+    _take_status(secret, change.operation, now)
+    _save(secret, change.operation)
+    _add_version(secret, change, origin, value, now)
+    if change.operation is WriteOperation.PURGE:
+        secret.versions.update(sealed_value=None, value_digest="", external_version="")
+    details = {"version": secret.version, **_where(secret), **_circumstances(change, origin)}
+    _audit(ACTIONS[change.operation], secret, origin.actor, origin.address, details)
+    feed.note([values.scope_of(secret)], ReplicaKind.SECRET, secret.id)
+    return Applied(secret, secret.version)
+
+
+def _value_after(secret: Secret, change: SecretChange) -> str | None:
+    """The value to seal for the new version; None when the change repeats the one before."""
+    if change.operation not in _SEALS:
+        return None
+    _refuse_foreign_storage(secret)
+    if change.operation is not WriteOperation.ROLLBACK:
+        return change.body.value
+    wanted = change.body.rollback_to or 0
+    if wanted >= secret.version:
+        raise ValidationFailed(f"version: must be one before the current version {secret.version}")
+    row = values.holding(secret, wanted)
+    if row is None:
+        raise ValidationFailed(f"version: the value of version {wanted} is not held here")
+    return values.open_value(secret, row)
+
+
+def _refuse_foreign_storage(secret: Secret) -> None:
+    if secret.project.storage != Storage.MAZEVAULT:
+        raise Conflict(
+            f"storage: values of this project rest in {secret.project.storage}, which this node cannot write to",
+            code="STORAGE_NOT_AVAILABLE",
+        )
+
+
+def _take_fields(secret: Secret, body: WriteBody) -> None:
+    for name in _FIELDS:
+        wished = getattr(body, name)
+        if wished is not None:
+            setattr(secret, name, wished)
+
+
+def _take_status(secret: Secret, operation: WriteOperation, now: datetime) -> None:
+    if operation is WriteOperation.ARCHIVE:
+        secret.status, secret.archived_at = SecretStatus.ARCHIVED, now
+    elif operation is WriteOperation.RESTORE:
+        secret.status, secret.archived_at, secret.deleted_at = SecretStatus.ACTIVE, None, None
+    elif operation is WriteOperation.DELETE:
+        secret.status, secret.deleted_at = SecretStatus.DELETED, now
+    elif operation is WriteOperation.PURGE:
+        secret.status, secret.deleted_at = SecretStatus.PURGED, secret.deleted_at or now
+        secret.metadata, secret.tags, secret.description, secret.rotation, secret.ttl_hours = {}, [], "", None, 0
+
+
+def _save(secret: Secret, operation: WriteOperation) -> None:
+    """Only a new or restored secret can find its key taken; nothing else pays for a savepoint."""
+    if operation not in (WriteOperation.CREATE, WriteOperation.RESTORE):
+        secret.save(force_update=True)
+        return
+    try:
+        with transaction.atomic():
+            secret.save(force_insert=operation is WriteOperation.CREATE)
+    except IntegrityError as error:
+        raise Conflict(
+            f"key: a secret {secret.key!r} already exists in {secret.environment.slug} of this project", code="DUPLICATE_NAME"
+        ) from error
+
+
+def _add_version(secret: Secret, change: SecretChange, origin: Origin, value: str | None, now: datetime) -> None:
+    SecretVersion.objects.create(
+        id=uuid.uuid4(),
+        secret=secret,
+        version=secret.version,
+        sealed_value=None if value is None else values.seal_value(secret, secret.version, value),
+        value_digest="" if value is None else values.digest_of(secret, value),
+        operation=change.operation.value,
+        author=origin.actor,
+        origin=origin.node,
+        write=origin.write,
+        epoch=origin.epoch,
+        reason=change.body.reason,
+        created_at=now,
+    )
+
+
+def _where(secret: Secret) -> dict[str, Any]:
+    return {"key": secret.key, "project": str(secret.project_id), "environment": secret.environment.slug}
+
+
+def _circumstances(change: SecretChange, origin: Origin) -> dict[str, Any]:
+    """What the audit says beside the place: names of fields and origins, never their content."""
+    said: dict[str, Any] = {"fields": [name for name in ("value", *_FIELDS) if getattr(change.body, name) is not None]}
+    if change.body.rollback_to:
+        said["rollback_to"] = change.body.rollback_to
+    if change.body.reason:
+        said["reason"] = change.body.reason
+    if origin.write:
+        said |= {"node": origin.node, "write": str(origin.write), "epoch": origin.epoch}
+    return said
+
+
+def _audit(action: str, secret: Secret, actor: str, address: str, details: dict[str, Any]) -> None:
+    audit.record(
+        actor=actor, action=action, entity="secret", entity_id=str(secret.id), environment=values.scope_of(secret),
+        address=address, details=details,
+    )  # fmt: skip
