@@ -51,7 +51,7 @@ class _Page:
         self.size += size
         return True
 
-    def of(self, kind: type[Record]) -> list:  # type: ignore[type-arg]
+    def of(self, kind: type[Record]) -> list:
         return [record for record in self.records.values() if isinstance(record, kind)]
 
 

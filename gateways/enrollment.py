@@ -231,9 +231,7 @@ def _gateway_row(wish: _Wish, now: datetime) -> tuple[Gateway, bool]:
 def _begin_life(gateway: Gateway, now: datetime) -> None:
     """Keep the key of every generation, so that writes of an earlier one can still be proven (DESIGN §9)."""
     GatewayLife.objects.filter(gateway=gateway, ended_at=None).update(ended_at=now)
-    GatewayLife.objects.create(
-        gateway=gateway, generation=gateway.generation, signing_key=gateway.signing_key, began_at=now
-    )
+    GatewayLife.objects.create(gateway=gateway, generation=gateway.generation, signing_key=gateway.signing_key, began_at=now)
 
 
 def _certify(gateway: Gateway, client: CsrFacts, server: CsrFacts, now: datetime) -> GatewayCertificate:

@@ -169,9 +169,7 @@ def _found_meanwhile(desk: _Desk, write: QueuedWrite, head: WriteHead, row: Rece
     if twin is not None:
         desk.known[twin.id] = twin
         return twin
-    other = ReceivedWrite.objects.get(
-        gateway_id=row.gateway_id, generation=row.generation, sequence=row.sequence, in_stream=True
-    )
+    other = ReceivedWrite.objects.get(gateway_id=row.gateway_id, generation=row.generation, sequence=row.sequence, in_stream=True)
     sentence = f"another write came with the sequence number {head.sequence} of this stream before"
     return _keep_contradiction(desk, write, head, "SEQUENCE_REUSED", sentence, str(other.id))
 
@@ -231,7 +229,7 @@ def _take_again(desk: _Desk, row: ReceivedWrite, write: QueuedWrite, wrong: _Wro
 
 
 def _keep_forged(desk: _Desk, write: QueuedWrite, code: str, sentence: str) -> ReceivedWrite:
-    """Evidence of a write nobody is known to have made: no content, and under an id of its own, so that it takes no one's place."""
+    """Evidence of a write nobody is known to have made: without content, under an id of its own, in nobody's place."""
     row = ReceivedWrite(
         id=_evidence_id(write), gateway=desk.gateway, environment_id=desk.gateway.environment_id,
         generation=desk.gateway.generation, epoch=0, sequence=0, in_stream=False, claimed_id=_claimed(write), operation="",
@@ -241,9 +239,7 @@ def _keep_forged(desk: _Desk, write: QueuedWrite, code: str, sentence: str) -> R
     return _keep(desk, row, WriteOutcome.DEAD_LETTER, code, sentence)
 
 
-def _keep_contradiction(
-    desk: _Desk, write: QueuedWrite, head: WriteHead, code: str, sentence: str, other: str
-) -> ReceivedWrite:
+def _keep_contradiction(desk: _Desk, write: QueuedWrite, head: WriteHead, code: str, sentence: str, other: str) -> ReceivedWrite:
     """A genuine write that says otherwise than an earlier one: kept with its content for a person, beside the stream."""
     row = _row_of(desk, write, head, waits=False)
     row.in_stream = False

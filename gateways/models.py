@@ -56,7 +56,7 @@ class Gateway(models.Model):
 
 
 class GatewayLife(models.Model):
-    """One generation of a gateway and the key it signs writes with, kept after its end: old writes may still arrive (DESIGN §9)."""
+    """One generation of a gateway and the key it signs writes with, kept after its end: old writes may arrive (DESIGN §9)."""
 
     gateway = models.ForeignKey(Gateway, models.CASCADE, related_name="lives")
     generation = models.UUIDField()
@@ -329,7 +329,9 @@ class ReceivedWrite(models.Model):
         ]
         indexes = [
             models.Index(fields=["gateway", "generation", "sequence"], condition=Q(outcome="received"), name="writes_waiting"),
-            models.Index(fields=["gateway", "secret", "sequence"], condition=Q(outcome="received"), name="writes_waiting_of_secret"),
+            models.Index(
+                fields=["gateway", "secret", "sequence"], condition=Q(outcome="received"), name="writes_waiting_by_secret"
+            ),
             models.Index(fields=["previous"], condition=Q(outcome="received"), name="writes_waiting_for_another"),
             models.Index(
                 fields=["environment", "outcome"],
@@ -352,7 +354,7 @@ class WriteTally(models.Model):
 
 
 class LossManifest(models.Model):
-    """What a gateway that was replaced without its consent may have taken with it (DESIGN §8); closed when it is all accounted for.
+    """What a gateway that was replaced without its consent may have taken with it, until it is accounted for (DESIGN §8).
 
     `reported_depth` and `last_sequence` are what it last said of its queue, in `generation`.
     """

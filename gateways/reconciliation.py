@@ -37,7 +37,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Decision:
-    """`base` is the version to apply on (None: whatever is there). `as_new`: a change of the current epoch, not of the write's."""
+    """`base` is the version to apply on (None: whatever is there). `as_new`: as a change of the current epoch."""
 
     verdict: Verdict
     code: str = ""

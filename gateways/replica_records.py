@@ -37,7 +37,7 @@ VERSIONS_SHOWN = 100
 """Newest versions of a secret that a copy lists; the Primary lists them all."""
 VALUED = (SecretStatus.ACTIVE, SecretStatus.ARCHIVED)
 """A tombstone's value stays at the Primary."""
-SECRET_PERMISSIONS = "secrets:"
+SECRET_PERMISSIONS = "secrets:"  # noqa: S105  how permissions on secrets begin
 
 Thing = tuple[ReplicaKind, uuid.UUID]
 Record = ReplicaOrganization | ReplicaEnvironment | ReplicaProject | ReplicaSecret | ReplicaPrincipal
@@ -69,7 +69,8 @@ def load(code: str, things: Iterable[Thing], moment: datetime, *, with_values: b
     wanted[ReplicaKind.ENVIRONMENT] |= {secret.environment_id for secret in secrets}
     projects = list(_projects(code, wanted[ReplicaKind.PROJECT]))
     environments = list(Environment.objects.filter(id__in=wanted[ReplicaKind.ENVIRONMENT], gateway_environment=code))
-    wanted[ReplicaKind.ORGANIZATION] |= {one.organization_id for one in [*projects, *environments]}
+    wanted[ReplicaKind.ORGANIZATION] |= {project.organization_id for project in projects}
+    wanted[ReplicaKind.ORGANIZATION] |= {environment.organization_id for environment in environments}
     for organization in _organizations(code, wanted[ReplicaKind.ORGANIZATION]):
         records.by_thing[ReplicaKind.ORGANIZATION, organization.id] = _organization_record(organization)
     _add_environments(records, environments)

@@ -1,4 +1,4 @@
-"""The copies gateways hold: are they of this database, are they the same, and the order to read everything again (DESIGN §9, I4)."""
+"""The copies gateways hold: whether they are of this database and the same, and the order to read them again (DESIGN §9, I4)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def order_resync_of_all(code: str, moment: datetime, why: str) -> None:
 
 
 def note_reading(gateway: Gateway, ask: AskChanges, generation: str, moment: datetime) -> None:
-    """A page is asked for. From 0 it begins what was ordered; with a cursor of another life of this database it must begin anew."""
+    """A page is asked for. From 0 it begins what was ordered; a cursor of another life of this database must begin anew."""
     if ask.after == 0:
         GatewayStatus.objects.filter(gateway=gateway, resync_ordered_at__isnull=False, resync_begun_at=None).update(
             resync_begun_at=moment

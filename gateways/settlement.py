@@ -193,7 +193,7 @@ def _facts(row: ReceivedWrite, scene: Scene, caller_waits: bool) -> Facts:
         previous=_previous_facts(row),
         policy=_policy(place),
         place_exists=place is not None,
-        key_taken=place is not None and operation is WriteOperation.CREATE and _key_is_taken(row),
+        key_taken=place is not None and operation is WriteOperation.CREATE and _key_is_taken(row.key, place),
         actor_allowed=place is not None and _is_allowed(scene.principal(row.actor), operation, place),
         earlier_waits=_earlier_waits(row),
         clock_trusted=abs(skew) <= TRUSTED_SKEW_SECONDS and accepted is not None and _is_past(accepted, row.received_at),
@@ -212,7 +212,7 @@ def _route_facts(route: Route, gateway: Gateway) -> RouteFacts:
 
 def _secret_facts(row: ReceivedWrite, place: tuple[Project, Environment] | None) -> SecretFacts | None:
     """The secret, locked until the transaction ends, in exactly the place the write names."""
-    if place is None:
+    if place is None or row.secret is None:
         return None
     found = (
         Secret.objects.select_for_update(no_key=True)
@@ -244,9 +244,8 @@ def _policy(place: tuple[Project, Environment] | None) -> PolicyFacts:
     return PolicyFacts(project.conflict_strategy, project.stale_epoch_policy, environment.is_production)
 
 
-def _key_is_taken(row: ReceivedWrite) -> bool:
-    living = Secret.objects.filter(project_id=row.project, environment_id=row.project_environment, key=row.key, deleted_at=None)
-    return living.exists()
+def _key_is_taken(key: str, place: tuple[Project, Environment]) -> bool:
+    return Secret.objects.filter(project=place[0], environment=place[1], key=key, deleted_at=None).exists()
 
 
 def _is_allowed(principal: Principal | None, operation: WriteOperation, place: tuple[Project, Environment]) -> bool:
@@ -320,7 +319,9 @@ def _try_again(row: ReceivedWrite, error: Exception, scene: Scene) -> None:
     row.attempts += 1
     log.error("write %s could not be settled (attempt %s of %s): %s", row.id, row.attempts, ATTEMPTS, _name(error))
     if row.attempts >= ATTEMPTS:
-        finish(row, WriteOutcome.DEAD_LETTER, scene, code="ATTEMPTS_EXHAUSTED", detail=f"it failed {ATTEMPTS} times: {_name(error)}")
+        finish(
+            row, WriteOutcome.DEAD_LETTER, scene, code="ATTEMPTS_EXHAUSTED", detail=f"it failed {ATTEMPTS} times: {_name(error)}"
+        )
         return
     row.not_before = scene.now + min(RETRY_BASE * 2 ** (row.attempts - 1), RETRY_CAP)
     row.code, row.detail = "TRYING_AGAIN", f"attempt {row.attempts} of {ATTEMPTS} failed: {_name(error)}"
