@@ -133,7 +133,7 @@ def settle(row: ReceivedWrite, scene: Scene, *, caller_waits: bool = False) -> W
 
 
 def change_of(row: ReceivedWrite, base: int | None) -> SecretChange:
-    """The write as a change of a secret. Raises `BodyGone` when its content was wiped."""
+    """The write as a change of a secret. Raises `BodyUnusable`."""
     assert row.secret and row.project and row.project_environment  # noqa: S101  a write in its stream names all three
     return SecretChange(
         WriteOperation(row.operation), row.secret, row.project, row.project_environment, row.key, base, open_body(row)

@@ -1,7 +1,7 @@
 """Routes of this app: people's API, and the machine channel at the paths of `protocol.paths`."""
 
 from common.api import routes
-from gateways import api, machine_api
+from gateways import api, machine_api, writes_api
 from protocol import paths
 
 
@@ -32,6 +32,12 @@ urlpatterns = [
     *routes("gateways/<str:identifier>/drain", api.Drain.as_view(), "gateway-drain"),
     *routes("gateways/<str:identifier>/decommission", api.Decommission.as_view(), "gateway-decommission"),
     *routes("admin/gateway-health", api.GatewayHealth.as_view(), "gateway-health"),
+    *routes("admin/writes", writes_api.Writes.as_view(), "received-writes"),
+    *routes("admin/writes/resolve", writes_api.WritesResolve.as_view(), "received-writes-resolve"),
+    *routes("admin/writes/<str:identifier>", writes_api.WriteOne.as_view(), "received-write"),
+    *routes("admin/writes/<str:identifier>/preview", writes_api.WritePreview.as_view(), "received-write-preview"),
+    *routes("admin/writes/<str:identifier>/resolve", writes_api.WriteResolve.as_view(), "received-write-resolve"),
+    *routes("writes/<str:identifier>", writes_api.OwnWrite.as_view(), "own-write"),
     *routes("admin/tasks", api.Tasks.as_view(), "tasks"),
     *routes("admin/tasks/<str:identifier>", api.TaskOne.as_view(), "task"),
 ]

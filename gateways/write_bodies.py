@@ -13,8 +13,8 @@ from vault import encryption
 TABLE = "gateways_receivedwrite"
 
 
-class BodyGone(Exception):
-    """The content was wiped when the write was settled."""
+class BodyUnusable(Exception):
+    """The content was wiped when the write was settled, or never had the form of one."""
 
 
 def seal_body(environment: str, row: uuid.UUID, body: str, salt: str) -> bytes:
@@ -23,9 +23,12 @@ def seal_body(environment: str, row: uuid.UUID, body: str, salt: str) -> bytes:
 
 
 def open_body(row: ReceivedWrite) -> WriteBody:
-    """The content again. Raises `BodyGone`, or `encryption.SealBroken` when the row was changed in the database."""
+    """The content again. Raises `BodyUnusable`, or `encryption.SealBroken` when the row was changed in the database."""
     if row.sealed_body is None:
-        raise BodyGone("the content of this write was wiped when it was settled")
+        raise BodyUnusable("the content of this write was wiped when it was settled")
     plain = encryption.open_sealed(row.environment_id, TABLE, str(row.id), 1, bytes(row.sealed_body))
     text, _ = msgspec.json.decode(plain, type=tuple[str, str])
-    return msgspec.json.decode(text, type=WriteBody)
+    try:
+        return msgspec.json.decode(text, type=WriteBody)
+    except msgspec.DecodeError:
+        raise BodyUnusable("the content of this write has not the form of one") from None
