@@ -99,9 +99,7 @@ def preview(identifier: uuid.UUID, caller: Principal) -> dict[str, Any]:
     row = ReceivedWrite.objects.select_related("gateway").filter(id=identifier).first()
     if row is None:
         raise NotFound(ABSENT)
-    current = Secret.objects.select_related("project", "environment").filter(
-        id=row.secret, environment__gateway_environment=row.environment_id
-    ).first()  # fmt: skip
+    current = _secret_of(row)
     return {
         "current": _current_row(current) if current else None,
         "values": _compared(row, current, caller),
@@ -138,6 +136,8 @@ def _refuse_unless_allowed(row: ReceivedWrite, caller: Principal) -> None:
 
 def _scope_of(row: ReceivedWrite) -> Scope:
     """The place a write is about, also when it does not live any more."""
+    if row.project is None or row.project_environment is None:
+        return EVERYWHERE
     environment = Environment.objects.filter(id=row.project_environment, gateway_environment=row.environment_id).first()
     project = Project.objects.filter(id=row.project).first()
     if environment is None or project is None or environment.organization_id != project.organization_id:
@@ -169,7 +169,6 @@ def _retry(row: ReceivedWrite, now: datetime) -> None:
                        code="SYNC_CONFLICT")  # fmt: skip
     row.outcome, row.code, row.detail, row.attempts = WriteOutcome.RECEIVED.value, "", "", 0
     row.promised, row.not_before, row.settled_at, row.settled_by = True, now, None, ""
-    row.received_at = max(row.received_at, now)  # it waits for its predecessor from now on
     row.save()
 
 
@@ -178,6 +177,13 @@ def _resolved(row: ReceivedWrite, resolution: str, caller: Principal, address: s
         return Resolved(resolve(row.id, resolution, caller, address=address, now=now))
     except MazeVaultError as refused:
         return Resolved(row, refused)
+
+
+def _secret_of(row: ReceivedWrite) -> Secret | None:
+    if row.secret is None:
+        return None
+    rows = Secret.objects.select_related("project", "environment")
+    return rows.filter(id=row.secret, environment__gateway_environment=row.environment_id).first()
 
 
 def _current_row(secret: Secret) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import BooleanField, ExpressionWrapper, Q
 
 from common.api import rfc3339
 from common.errors import NotFound, ValidationFailed
@@ -23,9 +23,7 @@ MANIFESTS_SHOWN = 50
 
 def write_rows(wanted: Mapping[str, str]) -> list[dict[str, Any]]:
     """The newest writes that fit; without an outcome those that wait for a person."""
-    return [
-        write_row(row) for row in _fitting(wanted).select_related("gateway").order_by("-received_at", "-sequence")[:WRITES_SHOWN]
-    ]
+    return [write_row(row) for row in _fitting(wanted).order_by("-received_at", "-sequence")[:WRITES_SHOWN]]
 
 
 def unresolved_ids(wanted: Mapping[str, str], limit: int) -> list[uuid.UUID]:
@@ -34,16 +32,16 @@ def unresolved_ids(wanted: Mapping[str, str], limit: int) -> list[uuid.UUID]:
     return list(waiting.order_by("received_at", "sequence").values_list("id", flat=True)[:limit])
 
 
-def write_of(identifier: uuid.UUID) -> ReceivedWrite:
+def write_of(identifier: uuid.UUID) -> Any:
     """The write with this id, or the evidence that came under it. Raises `NotFound`."""
-    rows = ReceivedWrite.objects.select_related("gateway").defer("head")
+    rows = _rows()
     found = rows.filter(id=identifier).first() or rows.filter(claimed_id=identifier).order_by("received_at").first()
     if found is None:
         raise NotFound(ABSENT)
     return found
 
 
-def write_row(row: ReceivedWrite) -> dict[str, Any]:
+def write_row(row: Any) -> dict[str, Any]:
     return {
         "id": str(row.id),
         "environment": row.environment_id,
@@ -69,7 +67,7 @@ def write_row(row: ReceivedWrite) -> dict[str, Any]:
         "detail": row.detail,
         "attempts": row.attempts,
         "resolution": row.resolution or None,
-        "content_kept": row.sealed_body is not None,
+        "content_kept": row.content_kept,
         "accepted_at": row.accepted_at,
         "received_at": rfc3339(row.received_at),
         "settled_at": rfc3339(row.settled_at),
@@ -123,8 +121,14 @@ def _loss_row(row: ReceivedWrite) -> dict[str, Any]:
     }
 
 
-def _fitting(wanted: Mapping[str, str]) -> QuerySet[ReceivedWrite]:
-    rows = ReceivedWrite.objects.defer("head")
+def _rows() -> Any:
+    """Writes with whether their content is still there, but without it."""
+    kept = ExpressionWrapper(Q(sealed_body__isnull=False), output_field=BooleanField())
+    return ReceivedWrite.objects.select_related("gateway").annotate(content_kept=kept).defer("head", "sealed_body")
+
+
+def _fitting(wanted: Mapping[str, str]) -> Any:
+    rows = _rows()
     outcome = wanted.get("outcome", "")
     if outcome:
         rows = rows.filter(outcome=_outcome(outcome))

@@ -563,7 +563,7 @@ def test_no_content_of_a_write_rests_in_plain_text(desk: Desk) -> None:
 
 
 def test_the_head_names_are_those_of_the_row(desk: Desk) -> None:
-    """Every field of the signed head that decides something is a column, so that no decision reads an unsigned copy of another."""
+    """Every field of the signed head that decides something is a column, so decisions read what was signed."""
     write = desk.write(desk.secret())
     desk.active.upload(write)
     row, head = row_of(write), msgspec.json.decode(write.head, type=WriteHead)
