@@ -56,7 +56,7 @@ def _measure() -> dict[str, object]:
         "raw_upserts_per_second": upsert,
         "secret_read": reads,
         "raw_indexed_select": selects,
-        "method": f"{WRITES} signed writes to {SECRETS} secrets in batches of {BATCH}, one process; upserts of the same number in "
+        "method": f"{WRITES} signed writes to {SECRETS} secrets in batches of {BATCH}, one process; as many upserts in "
         f"transactions of {BATCH} rows; {READS} reads through the API's views, each with its committed audit entry",
     }
 
@@ -98,7 +98,7 @@ def _cast() -> dict[str, Any]:
     assert Organization.objects.count() == 0
     project = factories.project()
     dev = factories.environment_of(project, "dev")
-    writer = User.objects.create(email="writer@example.com", full_name="Writer", role="secret_manager", password="!")
+    writer = User.objects.create(email="writer@example.com", full_name="Writer", role="secret_manager", password="!")  # noqa: S106
     from django.db import transaction
 
     for number in range(SECRETS):

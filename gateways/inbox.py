@@ -105,6 +105,7 @@ def settle_now(identifiers: Iterable[uuid.UUID], *, callers_wait: bool = False) 
             scene = Scene.open(environment, database_now())
             row = ReceivedWrite.objects.select_for_update().filter(id=identifier, outcome=WriteOutcome.RECEIVED).first()
             if row is not None:
+                scene.prepare([row])
                 _settle_for_its_caller(row, scene, callers_wait)
                 scene.close()
             reach("inbox:settled:before-commit")
@@ -116,7 +117,7 @@ def _settle_for_its_caller(row: ReceivedWrite, scene: Scene, callers_wait: bool)
     if row.outcome == WriteOutcome.RECEIVED and not row.promised:
         # The answer will be "received", and upon that the gateway promises it: nobody may refuse it any more.
         row.promised = True
-        row.save(update_fields=["promised"])
+        scene.changed[row.id] = row
 
 
 def _desk_for(gateway: Gateway, writes: Sequence[QueuedWrite], now: datetime) -> _Desk:
@@ -337,6 +338,7 @@ def _settle_group(environment: str, gateway: uuid.UUID, generation: uuid.UUID) -
             gateway_id=gateway, generation=generation, outcome=WriteOutcome.RECEIVED, not_before__lte=scene.now
         )
         rows = list(due.order_by("sequence")[:GROUP])
+        scene.prepare(rows)
         for row in rows:
             settle(row, scene)
         scene.close()

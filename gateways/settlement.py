@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.db import DatabaseError, DataError, IntegrityError, connection, transaction
 from django.utils.dateparse import parse_datetime
@@ -54,6 +56,12 @@ KEPT = (WriteOutcome.CONFLICT, WriteOutcome.QUARANTINED, WriteOutcome.DEAD_LETTE
 """Outcomes that wait for a person, with their content."""
 
 _SHARE_ROUTE = "SELECT 1 FROM gateways_route WHERE environment_id = %s FOR KEY SHARE"
+_STORE = """
+UPDATE gateways_receivedwrite
+   SET outcome = %s, version = %s, code = %s, detail = %s, attempts = %s, not_before = %s, settled_at = %s, settled_by = %s,
+       resolution = %s, promised = %s, sealed_body = CASE WHEN %s THEN sealed_body END
+ WHERE id = %s
+"""
 _WAKE_FOLLOWERS = """
 UPDATE gateways_receivedwrite SET not_before = %s
  WHERE id IN (SELECT id FROM gateways_receivedwrite
@@ -65,16 +73,26 @@ ON CONFLICT (environment_id, outcome) DO UPDATE SET total = gateways_writetally.
 """
 
 
+Place = tuple[Project, Environment]
+
+
 @dataclass
 class Scene:
-    """What the writes of one transaction have in common: an environment, its locked route, who is who. Lives no longer."""
+    """What the writes of one transaction have in common: an environment, its locked route, who is who, what is where.
+
+    Lives no longer than the transaction: everything in it is locked, or was read after the locks were taken.
+    """
 
     environment: str
     now: datetime
     route: Route
     gateways: dict[uuid.UUID, tuple[Gateway, float]] = field(default_factory=dict)
     principals: dict[str, Principal | None] = field(default_factory=dict)
-    places: dict[tuple[uuid.UUID, uuid.UUID], tuple[Project, Environment] | None] = field(default_factory=dict)
+    places: dict[tuple[uuid.UUID, uuid.UUID], Place | None] = field(default_factory=dict)
+    secrets: dict[uuid.UUID, Secret | None] = field(default_factory=dict)
+    writes: dict[uuid.UUID, ReceivedWrite] = field(default_factory=dict)
+    waiting: dict[uuid.UUID, set[tuple[int, uuid.UUID]]] = field(default_factory=dict)
+    changed: dict[uuid.UUID, ReceivedWrite] = field(default_factory=dict)
     settled: list[uuid.UUID] = field(default_factory=list)
     tally: Counter[str] = field(default_factory=Counter)
 
@@ -85,9 +103,22 @@ class Scene:
             cursor.execute(_SHARE_ROUTE, [environment])
         return Scene(environment, now, Route.objects.get(environment_id=environment))
 
+    def prepare(self, rows: Sequence[ReceivedWrite]) -> None:
+        """Lock the secrets of these locked writes, and read what came before each, in a few queries for all of them."""
+        self._lock_secrets({row.secret for row in rows if row.secret and row.secret not in self.secrets})
+        self.writes |= {row.id: row for row in rows}
+        unread = {row.previous for row in rows if row.previous} - self.writes.keys()
+        named = ReceivedWrite.objects.filter(id__in=unread, environment_id=self.environment).defer("sealed_body", "head")
+        self.writes |= {row.id: row for row in named}
+        streams = {(row.gateway_id, row.generation) for row in rows}
+        for gateway, generation in streams:
+            self._read_waiting(gateway, generation, {row.secret for row in rows if row.secret})
+
     def close(self) -> None:
-        """Wake what waited for the settled writes and count; last, since the counters are everybody's."""
+        """Store what became of the writes, wake what waited for them and count; last, since the counters are everybody's."""
         with connection.cursor() as cursor:
+            if self.changed:
+                cursor.executemany(_STORE, [_stored(row) for row in self.changed.values()])
             if self.settled:
                 cursor.execute(_WAKE_FOLLOWERS, [self.now, self.settled, self.now])
             for outcome, count in sorted(self.tally.items()):
@@ -106,7 +137,7 @@ class Scene:
             self.principals[actor] = principal_named(actor, self.now)
         return self.principals[actor]
 
-    def place(self, row: ReceivedWrite) -> tuple[Project, Environment] | None:
+    def place(self, row: ReceivedWrite) -> Place | None:
         """Project and project environment of a write, if both live, belong together and are of this gateway environment (I13)."""
         if row.project is None or row.project_environment is None:
             return None
@@ -115,6 +146,41 @@ class Scene:
             self.places[key] = _place(self.environment, *key)
         return self.places[key]
 
+    def secret(self, row: ReceivedWrite) -> Secret | None:
+        """The secret, locked until the transaction ends, if it is in exactly the place the write names."""
+        if row.secret is None:
+            return None
+        if row.secret not in self.secrets:
+            self._lock_secrets({row.secret})
+        found = self.secrets[row.secret]
+        named = (row.project, row.project_environment)
+        return found if found and (found.project_id, found.environment_id) == named else None
+
+    def forget_secret(self, row: ReceivedWrite) -> None:
+        """What was done to it was taken back, so the object is not what is stored."""
+        if row.secret:
+            self.secrets.pop(row.secret, None)
+
+    def earlier_waits(self, row: ReceivedWrite) -> bool:
+        """Whether an earlier write of the stream to the same secret is open, even when this one does not name it."""
+        waiting = self.waiting.get(row.secret, set()) if row.secret else set()
+        return any(sequence < row.sequence for sequence, _ in waiting)
+
+    def _lock_secrets(self, identifiers: set[uuid.UUID]) -> None:
+        if not identifiers:
+            return
+        rows = Secret.objects.select_for_update(of=("self",), no_key=True).select_related("project", "environment")
+        found = rows.filter(id__in=identifiers, environment__gateway_environment=self.environment).order_by("id")
+        self.secrets |= {**dict.fromkeys(identifiers), **{secret.id: secret for secret in found}}
+
+    def _read_waiting(self, gateway: uuid.UUID, generation: uuid.UUID, secrets: set[uuid.UUID]) -> None:
+        open_rows = ReceivedWrite.objects.filter(
+            gateway_id=gateway, generation=generation, secret__in=secrets, outcome=WriteOutcome.RECEIVED, in_stream=True
+        )
+        for secret, sequence, identifier in open_rows.values_list("secret", "sequence", "id"):
+            if secret:
+                self.waiting.setdefault(secret, set()).add((sequence, identifier))
+
 
 def settle(row: ReceivedWrite, scene: Scene, *, caller_waits: bool = False) -> WriteOutcome:
     """Decide on a locked row and carry it out. One write's trouble is its own: it is counted against it and nothing rises."""
@@ -122,12 +188,15 @@ def settle(row: ReceivedWrite, scene: Scene, *, caller_waits: bool = False) -> W
         with transaction.atomic():
             _carry_out(row, decide(_facts(row, scene, caller_waits)), scene, caller_waits)
     except MazeVaultError as refused:
+        scene.forget_secret(row)
         _take_refusal(row, refused, scene, caller_waits)
     except (DataError, IntegrityError) as error:
+        scene.forget_secret(row)
         finish(row, WriteOutcome.DEAD_LETTER, scene, code="NOT_STORABLE", detail=f"the database refuses it: {_name(error)}")
     except Exception as error:  # a poison item must not stop the others, whatever is wrong with it
         if isinstance(error, DatabaseError) and connection.connection is not None and connection.connection.closed:
             raise
+        scene.forget_secret(row)
         _try_again(row, error, scene)
     return WriteOutcome(row.outcome)
 
@@ -144,19 +213,21 @@ def finish(
     row: ReceivedWrite, outcome: WriteOutcome, scene: Scene, *, version: int = 0, code: str = "", detail: str = "",
     by: str = "system", resolution: str = "",
 ) -> None:  # fmt: skip
-    """Store how a write ended. Content stays only where a person may still decide; everything but an applied write is audited,
-    since an applied one is audited as the change it made."""
+    """Note how a write ended; the scene stores it when it closes. Content stays only where a person may still decide.
+
+    Everything but an applied write is audited here; an applied one is audited as the change it made.
+    """
+    if outcome is not WriteOutcome.APPLIED:
+        tell(row, f"gateway.write.{outcome.value}", actor=by, severity=_severity(outcome), code=code)
     row.outcome, row.version, row.code, row.detail = outcome.value, version, code, detail[:500]
     row.settled_at, row.settled_by, row.resolution = scene.now, by, resolution
     if outcome not in KEPT or resolution == "discard":
         row.sealed_body = None
-    row.save(update_fields=[
-        "outcome", "version", "code", "detail", "settled_at", "settled_by", "resolution", "sealed_body", "attempts",
-    ])  # fmt: skip
-    if outcome is not WriteOutcome.APPLIED:
-        tell(row, f"gateway.write.{outcome.value}", actor=by, severity=_severity(outcome))
+    scene.changed[row.id] = row
     scene.settled.append(row.id)
     scene.tally[outcome.value] += 1
+    if row.secret:
+        scene.waiting.get(row.secret, set()).discard((row.sequence, row.id))
 
 
 def tell(row: ReceivedWrite, action: str, *, actor: str, severity: audit.Severity, address: str = "", **more: object) -> None:
@@ -189,13 +260,13 @@ def _facts(row: ReceivedWrite, scene: Scene, caller_waits: bool) -> Facts:
             names_previous=row.previous is not None,
         ),
         route=_route_facts(scene.route, gateway),
-        secret=_secret_facts(row, place),
-        previous=_previous_facts(row),
+        secret=_secret_facts(scene.secret(row)) if place else None,
+        previous=_previous_facts(row, scene),
         policy=_policy(place),
         place_exists=place is not None,
         key_taken=place is not None and operation is WriteOperation.CREATE and _key_is_taken(row.key, place),
         actor_allowed=place is not None and _is_allowed(scene.principal(row.actor), operation, place),
-        earlier_waits=_earlier_waits(row),
+        earlier_waits=scene.earlier_waits(row),
         clock_trusted=abs(skew) <= TRUSTED_SKEW_SECONDS and accepted is not None and _is_past(accepted, row.received_at),
     )
 
@@ -210,26 +281,14 @@ def _route_facts(route: Route, gateway: Gateway) -> RouteFacts:
     )
 
 
-def _secret_facts(row: ReceivedWrite, place: tuple[Project, Environment] | None) -> SecretFacts | None:
-    """The secret, locked until the transaction ends, in exactly the place the write names."""
-    if place is None or row.secret is None:
+def _secret_facts(secret: Secret | None) -> SecretFacts | None:
+    if secret is None:
         return None
-    found = (
-        Secret.objects.select_for_update(no_key=True)
-        .filter(id=row.secret, project=place[0], environment=place[1])
-        .values_list("version", "updated_at", "status")
-        .first()
-    )
-    if found is None:
-        return None
-    version, changed_at, status = found
-    return SecretFacts(version, changed_at, living=status == SecretStatus.ACTIVE)
+    return SecretFacts(secret.version, secret.updated_at, living=secret.status == SecretStatus.ACTIVE)
 
 
-def _previous_facts(row: ReceivedWrite) -> PreviousFacts | None:
-    if row.previous is None:
-        return None
-    found = ReceivedWrite.objects.filter(id=row.previous, environment_id=row.environment_id).defer("sealed_body", "head").first()
+def _previous_facts(row: ReceivedWrite, scene: Scene) -> PreviousFacts | None:
+    found = scene.writes.get(row.previous) if row.previous else None
     if found is None:
         return None
     same = (found.gateway_id, found.secret) == (row.gateway_id, row.secret) and found.in_stream
@@ -237,30 +296,22 @@ def _previous_facts(row: ReceivedWrite) -> PreviousFacts | None:
     return PreviousFacts(WriteOutcome(found.outcome), found.version, same_stream=same and earlier)
 
 
-def _policy(place: tuple[Project, Environment] | None) -> PolicyFacts:
+def _policy(place: Place | None) -> PolicyFacts:
     if place is None:
         return PolicyFacts()
     project, environment = place
     return PolicyFacts(project.conflict_strategy, project.stale_epoch_policy, environment.is_production)
 
 
-def _key_is_taken(key: str, place: tuple[Project, Environment]) -> bool:
+def _key_is_taken(key: str, place: Place) -> bool:
     return Secret.objects.filter(project=place[0], environment=place[1], key=key, deleted_at=None).exists()
 
 
-def _is_allowed(principal: Principal | None, operation: WriteOperation, place: tuple[Project, Environment]) -> bool:
+def _is_allowed(principal: Principal | None, operation: WriteOperation, place: Place) -> bool:
     return principal is not None and principal.may(rules.NEEDED[operation], rules.place_of(*place))
 
 
-def _earlier_waits(row: ReceivedWrite) -> bool:
-    """Whether an earlier write of the stream to the same secret is open, even when this one does not name it."""
-    return ReceivedWrite.objects.filter(
-        gateway_id=row.gateway_id, generation=row.generation, secret=row.secret, sequence__lt=row.sequence,
-        outcome=WriteOutcome.RECEIVED, in_stream=True,
-    ).exists()  # fmt: skip
-
-
-def _place(code: str, project_id: uuid.UUID, environment_id: uuid.UUID) -> tuple[Project, Environment] | None:
+def _place(code: str, project_id: uuid.UUID, environment_id: uuid.UUID) -> Place | None:
     environment = Environment.objects.filter(id=environment_id, gateway_environment=code, deleted_at=None).first()
     project = Project.objects.filter(id=project_id, deleted_at=None, organization__deleted_at=None).first()
     if environment is None or project is None or project.organization_id != environment.organization_id:
@@ -295,7 +346,9 @@ def _apply(row: ReceivedWrite, decision: Decision, scene: Scene) -> None:
     """Through the one road every change takes. A replayed write of the past is a change of the present that names it (I3)."""
     epoch = scene.route.epoch if decision.as_new else row.epoch
     origin = Origin(actor=row.actor, node=f"gateway:{row.gateway_id}", write=row.id, epoch=epoch)
-    applied = apply_change(change_of(row, decision.base), origin, scene.principal(row.actor), scene.now)
+    caller, held = scene.principal(row.actor), scene.secret(row)
+    applied = apply_change(change_of(row, decision.base), origin, caller, scene.now, held=held)
+    scene.secrets[applied.secret.id] = applied.secret
     if decision.as_new:
         tell(row, "gateway.write.replayed", actor="policy", severity=audit.Severity.WARNING, as_epoch=epoch)
     finish(row, WriteOutcome.APPLIED, scene, version=applied.version, resolution=("replay" if decision.as_new else ""))
@@ -306,7 +359,7 @@ def _wait(row: ReceivedWrite, decision: Decision, scene: Scene) -> None:
     waited = (scene.now - row.received_at).total_seconds()
     row.not_before = scene.now + timedelta(seconds=min(max(waited / 4, SHORTEST_WAIT), LONGEST_WAIT))
     row.code, row.detail = decision.code, decision.sentence[:500]
-    row.save(update_fields=["not_before", "code", "detail"])
+    scene.changed[row.id] = row
 
 
 def _take_refusal(row: ReceivedWrite, refused: MazeVaultError, scene: Scene, caller_waits: bool) -> None:
@@ -325,7 +378,14 @@ def _try_again(row: ReceivedWrite, error: Exception, scene: Scene) -> None:
         return
     row.not_before = scene.now + min(RETRY_BASE * 2 ** (row.attempts - 1), RETRY_CAP)
     row.code, row.detail = "TRYING_AGAIN", f"attempt {row.attempts} of {ATTEMPTS} failed: {_name(error)}"
-    row.save(update_fields=["attempts", "not_before", "code", "detail"])
+    scene.changed[row.id] = row
+
+
+def _stored(row: ReceivedWrite) -> list[Any]:
+    return [
+        row.outcome, row.version, row.code, row.detail, row.attempts, row.not_before, row.settled_at, row.settled_by,
+        row.resolution, row.promised, row.sealed_body is not None, row.id,
+    ]  # fmt: skip
 
 
 def _name(error: Exception) -> str:

@@ -155,7 +155,7 @@ def _apply(row: ReceivedWrite, scene: Scene, caller: Principal, address: str, ba
         change = change_of(row, base)
     except (BodyUnusable, SealBroken) as error:
         raise Conflict(f"this write cannot be applied: {error}", code="SYNC_CONFLICT") from error
-    return apply_change(change, origin, caller, scene.now)
+    return apply_change(change, origin, caller, scene.now, held=scene.secret(row))
 
 
 def _discard(row: ReceivedWrite, caller: Principal, now: datetime) -> None:
