@@ -13,16 +13,19 @@ import pytest
 from django.db import connection, transaction
 
 from accounts.models import Environment, Project
+from common.clock import now
 from common.models import AuditEntry
 from tests import factories
 from tests.conftest import Person
+from vault import node
 from vault import secrets as use_cases
 from vault.models import Secret, SecretVersion
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 FIELDS = {
     "id", "project_id", "organization_id", "environment", "key", "type", "description", "tags", "ttl_hours", "metadata",
-    "rotation", "storage", "version", "status", "created_by", "created_at", "updated_at", "expires_at", "as_of", "stale", "pending_write",
+    "rotation", "storage", "version", "status", "created_by", "created_at", "updated_at", "expires_at", "as_of", "stale",
+    "pending_write",
 }  # fmt: skip
 
 
@@ -283,8 +286,10 @@ class TestCompareAndSet:
         send(admin, "put", path, {"value": "second"})
         headers = {"If-Match": how["header"]} if "header" in how else {}
         body = {"base_version": how["body"]} if "body" in how else {}
-        calls = [("put", path, {"value": "x"}), ("patch", path, {"tags": []}), ("post", f"{path}/rollback", {"version": 1}),
-                 ("post", f"{path}/archive", {})]  # fmt: skip
+        calls: list[Any] = [
+            ("put", path, {"value": "x"}), ("patch", path, {"tags": []}),
+            ("post", f"{path}/rollback", {"version": 1}), ("post", f"{path}/archive", {}),
+        ]  # fmt: skip
         calls += [("delete", path, None)] if headers else []
         for method, where, wish in calls:
             status, answer = send(admin, method, where, None if wish is None else {**wish, **body}, **headers)
@@ -306,6 +311,61 @@ class TestCompareAndSet:
         path = f"/api/v1/secrets/{create(admin, project)['id']}"
         answer = admin.client.put(path, data={"value": "x"}, content_type="application/json", headers=admin.headers)
         assert answer["ETag"] == '"2"' == admin.client.get(path, headers=admin.headers)["ETag"]
+
+
+class TestRepeated:
+    """`Idempotency-Key`: a request whose answer was lost is sent again."""
+
+    def test_a_repeated_creation_makes_one_secret(self, admin: Person, project: Project) -> None:
+        wish = {"project_id": str(project.id), "key": "db", "value": "x"}
+        first = send(admin, "post", "secrets", wish, **{"Idempotency-Key": "k1"})
+        assert first[0] == 201
+        assert send(admin, "post", "secrets", wish, **{"Idempotency-Key": "k1"}) == first
+        assert Secret.objects.count() == SecretVersion.objects.count() == 1
+
+    def test_a_repeated_update_makes_one_version(self, admin: Person, project: Project) -> None:
+        path = f"secrets/{create(admin, project)['id']}"
+        answers = [send(admin, "put", path, {"value": "x"}, **{"Idempotency-Key": "k"}) for _ in range(3)]
+        assert answers[0] == answers[1] == answers[2] and answers[0][1]["version"] == 2
+
+    def test_a_repeated_update_does_not_pass_its_value_off_as_the_newer_one(self, admin: Person, project: Project) -> None:
+        path = f"secrets/{create(admin, project)['id']}"
+        send(admin, "put", path, {"value": "x"}, **{"Idempotency-Key": "k"})
+        send(admin, "put", path, {"value": "y"})
+        status, row = send(admin, "put", path, {"value": "x"}, **{"Idempotency-Key": "k"})
+        assert (status, row["version"], "value" in row) == (200, 3, False)
+        assert admin.get(path)[1]["value"] == "y"
+
+    @pytest.mark.parametrize("other", [{"value": "y"}, {"value": "x", "ttl_hours": 1}, {"value": "x", "base_version": 1}])
+    def test_another_request_under_the_same_key_is_refused(self, admin: Person, project: Project, other: dict[str, Any]) -> None:
+        path = f"secrets/{create(admin, project)['id']}"
+        send(admin, "put", path, {"value": "x"}, **{"Idempotency-Key": "k"})
+        status, body = send(admin, "put", path, other, **{"Idempotency-Key": "k"})
+        assert (status, body["code"]) == (409, "IDEMPOTENCY_MISMATCH")
+        assert admin.get(path)[1]["version"] == 2
+
+    def test_a_refused_request_keeps_no_key(self, admin: Person, project: Project) -> None:
+        path = f"secrets/{create(admin, project)['id']}"
+        headers = {"Idempotency-Key": "k"}
+        assert send(admin, "put", path, {"value": "x", "base_version": 9}, **headers)[0] == 409
+        assert send(admin, "put", path, {"value": "x", "base_version": 1}, **headers)[0] == 200
+
+    def test_keys_of_two_callers_are_two_keys(self, admin: Person, project: Project) -> None:
+        path = f"secrets/{create(admin, project)['id']}"
+        colleague = factories.member("project_admin", project=project)
+        send(admin, "put", path, {"value": "x"}, **{"Idempotency-Key": "k"})
+        assert send(colleague, "put", path, {"value": "y"}, **{"Idempotency-Key": "k"})[1]["version"] == 3
+
+    def test_a_key_is_forgotten_after_a_day(self, admin: Person, project: Project) -> None:
+        path = f"secrets/{create(admin, project)['id']}"
+        send(admin, "put", path, {"value": "x"}, **{"Idempotency-Key": "k"})
+        assert node.forget_answered(now() + timedelta(hours=23)) == 0
+        assert node.forget_answered(now() + timedelta(hours=25)) == 1
+        assert send(admin, "put", path, {"value": "x"}, **{"Idempotency-Key": "k"})[1]["version"] == 3
+
+    def test_a_key_that_is_too_long_is_refused(self, admin: Person, project: Project) -> None:
+        path = f"secrets/{create(admin, project)['id']}"
+        assert send(admin, "put", path, {"value": "x"}, **{"Idempotency-Key": "k" * 201})[0] == 400
 
 
 WRONG = [
@@ -477,6 +537,12 @@ class TestAtOnce:
         )
         assert sorted(body["version"] for _, body in answers) == list(range(2, 10))
 
+    def test_a_request_repeated_at_once_is_made_once(self, committed_primary: None, admin: Person) -> None:
+        wish = {"project_id": str(factories.project().id), "key": "db", "value": "x"}
+        again = lambda: send(self.client(admin), "post", "secrets", wish, **{"Idempotency-Key": "k"})  # noqa: E731
+        answers = self.at_once(*[again] * 6)
+        assert {(status, body["id"]) for status, body in answers} == {(201, str(Secret.objects.get().id))}
+
     def test_of_many_creations_of_one_key_exactly_one_wins(self, committed_primary: None, admin: Person) -> None:
         wish = {"project_id": str(factories.project().id), "key": "db", "value": "x"}
         answers = self.at_once(*(lambda: self.client(admin).post("secrets", wish) for _ in range(6)))
@@ -488,8 +554,8 @@ class TestAtOnce:
         with ThreadPoolExecutor(1) as pool:
             with transaction.atomic():
                 Project.objects.filter(pk=project.pk).update(deleted_at="2026-01-01T00:00:00Z")
-                late = pool.submit(lambda: (self.client(admin).post("secrets", wish), connection.close())[0])
+                late = pool.submit(self.at_once, lambda: self.client(admin).post("secrets", wish))
                 with pytest.raises(TimeoutError):
                     late.result(timeout=0.7)
-            assert late.result(timeout=30)[0] == 404
+            assert late.result(timeout=30)[0][0] == 404
         assert not Secret.objects.exists()

@@ -98,7 +98,8 @@ STEP = st.tuples(
 def body_for(operation: WriteOperation, value: str, metadata: dict[str, str], old: int) -> dict[str, Any]:
     if operation in rules.CARRIES_VALUE:
         return {"value": value, "metadata": metadata}
-    return {W.METADATA: {"metadata": metadata}, W.ROLLBACK: {"rollback_to": old}}.get(operation, {})
+    bodies: dict[WriteOperation, dict[str, Any]] = {W.METADATA: {"metadata": metadata}, W.ROLLBACK: {"rollback_to": old}}
+    return bodies.get(operation, {})
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
