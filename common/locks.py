@@ -18,6 +18,12 @@ def transaction_lock(name: str) -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [lock_number(name)])
 
 
+def shared_transaction_lock(name: str) -> None:
+    """Hold the lock together with others who share it, until the transaction ends; who wants it alone waits for all of them."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [lock_number(name)])
+
+
 def try_transaction_lock(name: str) -> bool:
     """Take the lock until the transaction ends, or return False at once when somebody else holds it."""
     with connection.cursor() as cursor:

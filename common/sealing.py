@@ -5,7 +5,12 @@ The vault registers itself when its app is ready, so nothing here knows how valu
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+Place = tuple[str, str, str, int]
+"""Scope, table, row and version a value is sealed for."""
 
 
 class Sealer(Protocol):
@@ -16,7 +21,34 @@ class Sealer(Protocol):
     def open_sealed(self, scope: str, table: str, row: str, version: int, sealed: bytes) -> bytes: ...
 
 
+@dataclass(frozen=True)
+class SealedColumn:
+    """A column that holds sealed values, so that a new key can be given to all of them (`vault.keys`).
+
+    `model` is Django's label. `place` tells from a row what its value is sealed for; `related` names what it looks at beside the
+    row. `keyed` gives further columns whose content depends on the key, from the row and the opened value.
+    """
+
+    model: str
+    column: str
+    place: Callable[[Any], Place]
+    related: tuple[str, ...] = ()
+    keyed: Callable[[Any, bytes], dict[str, object]] = field(default=lambda _row, _plaintext: {})
+
+
 _sealers: list[Sealer] = []
+_columns: dict[tuple[str, str], SealedColumn] = {}
+
+
+def register_column(column: SealedColumn) -> None:
+    """Called by the app that owns the table, when it is ready. A column that is not known here would lose its values with the
+    first rotation of a key, so a test compares this register with all models."""
+    _columns[column.model, column.column] = column
+
+
+def columns() -> list[SealedColumn]:
+    """All registered columns, in a fixed order."""
+    return [_columns[name] for name in sorted(_columns)]
 
 
 def register(sealer: Sealer) -> None:

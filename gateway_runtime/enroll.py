@@ -36,7 +36,7 @@ class EnrolmentImpossible(Exception):
 def stored_identity() -> Identity | None:
     """The identity of the state file if it belongs to this database and no newer token was given; else None."""
     node, gateway = settings.MAZEVAULT, settings.MAZEVAULT.own_gateway
-    found = identities.load(gateway.state_file, node.master_key)
+    found = identities.load(gateway.state_file, node.master_key, *node.former_master_keys)
     if found is None:
         return None
     token = _token(gateway.bootstrap_token) if gateway.bootstrap_token else None
@@ -120,7 +120,7 @@ def _draft_path() -> Path:
 def _draft(token: BootstrapToken) -> Identity:
     """Keys and generation of a registration under way; the same ones again after a crash with the same token."""
     node = settings.MAZEVAULT
-    found = identities.load(_draft_path(), node.master_key)
+    found = identities.load(_draft_path(), node.master_key, *node.former_master_keys)
     if found and found.token_id == token.id and found.generation == state.this_life().generation:
         return found
     generation: uuid.UUID = state.begin_new_life()

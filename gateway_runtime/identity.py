@@ -6,6 +6,7 @@ only and are replaced in one step.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import uuid
 from dataclasses import asdict, dataclass, field, replace
@@ -60,19 +61,22 @@ class Identity:
     keys: Keys = field(repr=False)
 
 
-def load(path: Path, master_key: bytes) -> Identity | None:
-    """The stored identity, or None when the gateway never registered. Raises `StateFileBroken` for a damaged file."""
+def load(path: Path, master_key: bytes, *former: bytes) -> Identity | None:
+    """The stored identity, or None when the gateway never registered. Raises `StateFileBroken` for a damaged file.
+
+    A file that opens with a former master key only is written anew under the current one.
+    """
     try:
         text = path.read_text()
     except FileNotFoundError:
         return None
+    for key in former:
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found = _parse(text, key)
+            store(path, found, master_key)
+            return found
     try:
-        stored = json.loads(text)
-        keys = {name: _open_key(pem, master_key) for name, pem in stored.pop("keys").items()}
-        stored.pop("format")
-        stored["generation"] = uuid.UUID(stored["generation"])
-        stored["urls"] = tuple(stored["urls"])
-        return Identity(**stored, keys=Keys(**keys))
+        return _parse(text, master_key)
     except (ValueError, KeyError, TypeError) as error:
         raise StateFileBroken(
             f"the state file {path} cannot be read with this MAZEVAULT_MASTER_KEY ({type(error).__name__}); restore the file "
@@ -103,6 +107,15 @@ def key_password(master_key: bytes) -> bytes:
     """The password of the key files, derived from the master key (RFC 5869)."""
     derive = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=b"mazevault gateway state file v1")
     return derive.derive(master_key).hex().encode()
+
+
+def _parse(text: str, master_key: bytes) -> Identity:
+    stored = json.loads(text)
+    keys = {name: _open_key(pem, master_key) for name, pem in stored.pop("keys").items()}
+    stored.pop("format")
+    stored["generation"] = uuid.UUID(stored["generation"])
+    stored["urls"] = tuple(stored["urls"])
+    return Identity(**stored, keys=Keys(**keys))
 
 
 def _seal_key(key, master_key: bytes) -> str:  # type: ignore[no-untyped-def]

@@ -16,6 +16,7 @@ from django.db.models import Max
 
 from common.clock import now as clock_now
 from common.locks import transaction_lock
+from common.sealing import Place
 from gateways.models import PrimaryKeyPair, PrimaryNode
 from protocol.envelope import RecipientKey, encode_public_key, key_id, sign_recipients
 from vault import authorities
@@ -77,6 +78,11 @@ def recipient_key(kid: str) -> X25519PrivateKey | None:
     return X25519PrivateKey.from_private_bytes(_unsealed(row)) if row else None
 
 
+def place(row: PrimaryKeyPair) -> Place:
+    """What the private half is sealed for."""
+    return "platform", TABLE, str(row.id), 1
+
+
 def primary_generation() -> uuid.UUID:
     return PrimaryNode.objects.get(id=1).generation
 
@@ -112,4 +118,4 @@ def _signing_row() -> PrimaryKeyPair:
 
 
 def _unsealed(row: PrimaryKeyPair) -> bytes:
-    return open_sealed("platform", TABLE, str(row.id), 1, bytes(row.sealed_private_key))
+    return open_sealed(*place(row), bytes(row.sealed_private_key))

@@ -34,7 +34,12 @@ app.conf.update(
             "schedule": 300.0,
             "options": {"expires": 300},
         },
+        "forget-answered-requests": {
+            "task": "vault.jobs.forget_answered_requests",
+            "schedule": 300.0,
+            "options": {"expires": 300},
+        },
         "chain-audit": {"task": "gateways.jobs.chain_audit", "schedule": 1.0, "options": {"expires": 1}},
     },
 )
-app.autodiscover_tasks(["accounts", "gateways", "failover"], related_name="jobs")
+app.autodiscover_tasks(["accounts", "vault", "gateways", "failover"], related_name="jobs")

@@ -45,6 +45,7 @@ class Settings:
     database: Mapping[str, object] = field(repr=False)
     redis_url: str = field(repr=False)
     master_key: bytes = field(repr=False)
+    previous_master_key: bytes | None = field(repr=False)
     session_secret: str = field(repr=False)
     listen_host: str
     listen_port: int
@@ -66,6 +67,11 @@ class Settings:
     failpoint: str
     run_migrations: bool
     gateway: GatewaySettings | None
+
+    @property
+    def former_master_keys(self) -> tuple[bytes, ...]:
+        """The master key before the current one, while it is being replaced."""
+        return (self.previous_master_key,) if self.previous_master_key else ()
 
     @property
     def own_gateway(self) -> GatewaySettings:
@@ -90,6 +96,7 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         database=_database(environ),
         redis_url=_secret(environ, "REDIS_URL") or "redis://127.0.0.1:6379/0",
         master_key=_master_key(environ),
+        previous_master_key=_previous_master_key(environ),
         session_secret=_session_secret(environ),
         listen_host=host,
         listen_port=port,
@@ -136,18 +143,28 @@ def _secret(environ: Mapping[str, str], name: str) -> str:
 
 
 def _master_key(environ: Mapping[str, str]) -> bytes:
-    text = _secret(environ, "MAZEVAULT_MASTER_KEY").removeprefix("base64:")
+    text = _secret(environ, "MAZEVAULT_MASTER_KEY")
     if not text:
         raise EnvironmentMistake(
             "MAZEVAULT_MASTER_KEY is missing; set it (or MAZEVAULT_MASTER_KEY_FILE) to 32 random bytes in base64, "
             "for example the output of: openssl rand -base64 32"
         )
+    return _key("MAZEVAULT_MASTER_KEY", text)
+
+
+def _previous_master_key(environ: Mapping[str, str]) -> bytes | None:
+    """The other master key while one replaces the other."""
+    text = _secret(environ, "MAZEVAULT_MASTER_KEY_PREVIOUS")
+    return _key("MAZEVAULT_MASTER_KEY_PREVIOUS", text) if text else None
+
+
+def _key(variable: str, text: str) -> bytes:
     try:
-        key = base64.b64decode(text, validate=True)
+        key = base64.b64decode(text.removeprefix("base64:"), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise EnvironmentMistake("MAZEVAULT_MASTER_KEY is not base64; it must hold 32 random bytes in base64") from error
+        raise EnvironmentMistake(f"{variable} is not base64; it must hold 32 random bytes in base64") from error
     if len(key) != 32:
-        raise EnvironmentMistake(f"MAZEVAULT_MASTER_KEY holds {len(key)} bytes; it must hold exactly 32")
+        raise EnvironmentMistake(f"{variable} holds {len(key)} bytes; it must hold exactly 32")
     return key
 
 

@@ -7,6 +7,8 @@ class VaultConfig(AppConfig):
 
     def ready(self) -> None:
         from common import sealing
-        from vault import encryption
+        from vault import encryption, resting
 
         sealing.register(encryption)
+        for column in resting.COLUMNS:
+            sealing.register_column(column)

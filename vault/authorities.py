@@ -118,6 +118,11 @@ def remove_root_key() -> None:
     CertificateAuthority.objects.filter(scope=ROOT, retired_at__isnull=True).update(sealed_key=None)
 
 
+def seal_scope(scope: str) -> str:
+    """The root rests under the platform's key, an intermediate under its own environment's."""
+    return "platform" if scope == ROOT else scope
+
+
 def _create_root() -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     name = _name("MazeVault Root CA")
@@ -205,22 +210,17 @@ def _store(scope: str, certificate: x509.Certificate, key: ec.EllipticCurvePriva
         id=identifier,
         scope=scope,
         certificate=certificate.public_bytes(serialization.Encoding.PEM).decode(),
-        sealed_key=seal(_seal_scope(scope), TABLE, str(identifier), 1, private),
+        sealed_key=seal(seal_scope(scope), TABLE, str(identifier), 1, private),
     )
 
 
 def _private_key(row: CertificateAuthority) -> ec.EllipticCurvePrivateKey:
     if row.sealed_key is None:
         raise RootKeyAbsent(f"the key of the {row.scope} authority was removed; bring it back to go on")
-    der = open_sealed(_seal_scope(row.scope), TABLE, str(row.id), 1, bytes(row.sealed_key))
+    der = open_sealed(seal_scope(row.scope), TABLE, str(row.id), 1, bytes(row.sealed_key))
     key = serialization.load_der_private_key(der, None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)  # noqa: S101  only such keys are stored
     return key
-
-
-def _seal_scope(scope: str) -> str:
-    """The root rests under the platform's key, an intermediate under its own environment's."""
-    return "platform" if scope == ROOT else scope
 
 
 def _current(scope: str) -> CertificateAuthority | None:

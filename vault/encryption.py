@@ -14,9 +14,9 @@ from functools import lru_cache
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 
-from common.locks import transaction_lock
+from common.locks import shared_transaction_lock, transaction_lock
 from vault.models import KeyEncryptionKey
 
 FORMAT = b"\x01"
@@ -33,7 +33,14 @@ class MasterKeyMismatch(Exception):
 
 
 def seal(scope: str, table: str, row: str, version: int, plaintext: bytes) -> bytes:
-    """Seal a value for exactly this place. The result names the key it needs: format, key id, wrapped data key, ciphertext."""
+    """Seal a value for exactly this place. The result names the key it needs: format, key id, wrapped data key, ciphertext.
+
+    Runs in the transaction that stores the value, and raises `RuntimeError` outside of one: until it ends no key of this scope
+    can be retired, so a value under a retired key is never stored late.
+    """
+    if not connection.in_atomic_block:
+        raise RuntimeError("a value is sealed in the transaction that stores it")
+    shared_transaction_lock(lock_of(scope))
     key_id, wrapping_key = _current_key(scope)
     place = _place(scope, table, row, version)
     data_key = AESGCM.generate_key(256)
@@ -46,12 +53,17 @@ def open_sealed(scope: str, table: str, row: str, version: int, sealed: bytes) -
     if len(sealed) < head + WRAPPED + NONCE + TAG or sealed[:1] != FORMAT:
         raise SealBroken("the sealed value is damaged")
     place = _place(scope, table, row, version)
-    wrapping_key = _key_by_id(scope, uuid.UUID(bytes=sealed[1:head]), _master_key_id(), settings.MAZEVAULT.master_key)
+    wrapping_key = _key_by_id(scope, uuid.UUID(bytes=sealed[1:head]), master_keys())
     try:
         data_key = _decrypt(wrapping_key, sealed[head : head + WRAPPED], b"data-key|" + place)
         return _decrypt(data_key, sealed[head + WRAPPED :], place)
     except InvalidTag:
         raise SealBroken(f"the sealed value does not belong to {table}, row {row}, version {version} of {scope}") from None
+
+
+def key_named_by(sealed: bytes) -> uuid.UUID:
+    """The id of the key a sealed value needs."""
+    return uuid.UUID(bytes=sealed[1 : 1 + 16])
 
 
 def keyed_digest(scope: str, plaintext: bytes) -> str:
@@ -65,40 +77,68 @@ def forget_keys() -> None:
     _key_by_id.cache_clear()
 
 
-def _current_key(scope: str) -> tuple[uuid.UUID, bytes]:
-    row = KeyEncryptionKey.objects.filter(scope=scope, retired_at__isnull=True).first() or _create_key(scope)
-    return row.id, _key_by_id(scope, row.id, _master_key_id(), settings.MAZEVAULT.master_key)
+def create_key(scope: str) -> KeyEncryptionKey:
+    """A fresh current key of the scope, wrapped by the current master key."""
+    identifier = uuid.uuid4()
+    wrapped = wrap(scope, identifier, AESGCM.generate_key(256))
+    return KeyEncryptionKey.objects.create(
+        id=identifier, scope=scope, wrapped=wrapped, master_key_id=master_key_id(settings.MAZEVAULT.master_key)
+    )
 
 
-def _create_key(scope: str) -> KeyEncryptionKey:
-    with transaction.atomic():
-        transaction_lock(f"key-of-scope:{scope}")
-        found = KeyEncryptionKey.objects.filter(scope=scope, retired_at__isnull=True).first()
-        if found:
-            return found
-        identifier = uuid.uuid4()
-        wrapped = _encrypt(settings.MAZEVAULT.master_key, AESGCM.generate_key(256), _key_place(scope, identifier))
-        return KeyEncryptionKey.objects.create(id=identifier, scope=scope, wrapped=wrapped, master_key_id=_master_key_id())
+def wrap(scope: str, identifier: uuid.UUID, key: bytes) -> bytes:
+    """A scope's key under the current master key."""
+    return _encrypt(settings.MAZEVAULT.master_key, key, _key_place(scope, identifier))
 
 
-@lru_cache(maxsize=256)
-def _key_by_id(scope: str, identifier: uuid.UUID, master_key_id: str, master_key: bytes) -> bytes:
-    row = KeyEncryptionKey.objects.filter(id=identifier, scope=scope).first()
-    if row is None:
-        raise SealBroken(f"the sealed value names a key that does not belong to {scope}")
-    if row.master_key_id != master_key_id:
+def unwrap(row: KeyEncryptionKey) -> bytes:
+    """A scope's key, under whichever master key this process knows. Raises `MasterKeyMismatch` or `SealBroken`."""
+    master = {master_key_id(key): key for key in master_keys()}.get(row.master_key_id)
+    if master is None:
         raise MasterKeyMismatch(
             "this database was sealed under another master key; set MAZEVAULT_MASTER_KEY (or MAZEVAULT_MASTER_KEY_FILE) "
             "to the one it was created with"
         )
     try:
-        return _decrypt(master_key, bytes(row.wrapped), _key_place(scope, identifier))
+        return _decrypt(master, bytes(row.wrapped), _key_place(row.scope, row.id))
     except InvalidTag:
-        raise SealBroken(f"the key of {scope} was changed in the database") from None
+        raise SealBroken(f"the key of {row.scope} was changed in the database") from None
 
 
-def _master_key_id() -> str:
-    return hashlib.sha256(b"mazevault master key id|" + settings.MAZEVAULT.master_key).hexdigest()[:32]
+def master_keys() -> tuple[bytes, ...]:
+    """The current master key and, while it is being changed, the one before."""
+    node = settings.MAZEVAULT
+    return (node.master_key, *node.former_master_keys)
+
+
+def master_key_id(key: bytes) -> str:
+    """How rows name the master key that wraps them; tells nothing of the key."""
+    return hashlib.sha256(b"mazevault master key id|" + key).hexdigest()[:32]
+
+
+def lock_of(scope: str) -> str:
+    """Shared by all who seal in a scope, taken alone to change its current key."""
+    return f"sealing:{scope}"
+
+
+def _current_key(scope: str) -> tuple[uuid.UUID, bytes]:
+    row = KeyEncryptionKey.objects.filter(scope=scope, retired_at__isnull=True).first() or _first_key(scope)
+    return row.id, _key_by_id(scope, row.id, master_keys())
+
+
+def _first_key(scope: str) -> KeyEncryptionKey:
+    with transaction.atomic():
+        transaction_lock(f"key-of-scope:{scope}")
+        return KeyEncryptionKey.objects.filter(scope=scope, retired_at__isnull=True).first() or create_key(scope)
+
+
+@lru_cache(maxsize=256)
+def _key_by_id(scope: str, identifier: uuid.UUID, _masters: tuple[bytes, ...]) -> bytes:
+    """The masters are part of the question: another master key must not be answered from memory."""
+    row = KeyEncryptionKey.objects.filter(id=identifier, scope=scope).first()
+    if row is None:
+        raise SealBroken(f"the sealed value names a key that does not belong to {scope}")
+    return unwrap(row)
 
 
 def _place(scope: str, table: str, row: str, version: int) -> bytes:

@@ -86,9 +86,10 @@ def _create(change: SecretChange, origin: Origin, caller: Principal | None, now:
 
 
 def _target(change: SecretChange) -> tuple[Project, Environment]:
-    """Project and environment of a creation. The project stays locked against deletion until the transaction ends."""
+    """Project and environment of a creation. Both stay locked against deletion until the transaction ends."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1 FROM accounts_project WHERE id = %s FOR SHARE", [change.project])
+        cursor.execute("SELECT 1 FROM accounts_environment WHERE id = %s FOR SHARE", [change.environment])
     project = Project.objects.filter(id=change.project, deleted_at=None).first()
     if project is None:
         raise NotFound(rules.PROJECT_ABSENT, code="PROJECT_NOT_FOUND")
