@@ -19,6 +19,7 @@ COPY accounts accounts
 COPY vault vault
 COPY gateways gateways
 COPY gateway_runtime gateway_runtime
+COPY integrations integrations
 COPY failover failover
 ENV PATH=/opt/mazevault/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001

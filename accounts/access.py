@@ -49,6 +49,15 @@ class Grant:
         )
         return all(not mine or mine == theirs for mine, theirs in named)
 
+    def touches(self, place: Scope) -> bool:
+        """Whether this grant counts in the place or in some part of it: one for a project environment touches the project."""
+        named = (
+            (self.scope.organization, place.organization),
+            (self.scope.project, place.project),
+            (self.scope.environment, place.environment),
+        )
+        return all(not mine or not theirs or mine == theirs for mine, theirs in named)
+
 
 @dataclass(frozen=True)
 class Principal:
@@ -69,20 +78,29 @@ class Principal:
     @property
     def permissions(self) -> frozenset[str]:
         """What they may do everywhere."""
-        return _union(grant for grant in self._living() if grant.scope == EVERYWHERE)
+        return _union(grant for grant in self.living() if grant.scope == EVERYWHERE)
 
     @property
     def permissions_anywhere(self) -> frozenset[str]:
         """What they may do in at least one place; the place itself is asked with `may`."""
-        return _union(self._living())
+        return _union(self.living())
 
     def may(self, permission: str, place: Scope) -> bool:
         return permission in self.permissions_in(place)
 
-    def permissions_in(self, place: Scope) -> frozenset[str]:
-        return _union(grant for grant in self._living() if grant.covers(place))
+    def may_within(self, permission: str, place: Scope) -> bool:
+        """Whether they hold the permission in the place or in some part of it; enough to know that the place exists."""
+        return any(permission in grant.permissions and grant.touches(place) for grant in self.living())
 
-    def _living(self) -> Iterable[Grant]:
+    def permissions_in(self, place: Scope) -> frozenset[str]:
+        return _union(grant for grant in self.living() if grant.covers(place))
+
+    def scopes_of(self, permission: str) -> tuple[Scope, ...]:
+        """All the scopes in which they hold a permission."""
+        return tuple(grant.scope for grant in self.living() if permission in grant.permissions)
+
+    def living(self) -> Iterable[Grant]:
+        """The grants that have not expired."""
         return (grant for grant in self.grants if grant.lives(self.moment))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from drf_spectacular.utils import extend_schema
@@ -9,9 +10,11 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import sessions
-from accounts.authentication import person_of, principal_in, session_in
-from accounts.models import User
+from accounts import browser, people, sessions
+from accounts.access import Grant
+from accounts.authentication import bearer_text, person_of, principal_in, session_in
+from accounts.fields import Flag
+from accounts.models import Session, User
 from accounts.sessions import LIFE, SignedIn
 from common.api import SIGNED_IN, Operation, Text, checked, rfc3339
 from common.clock import now
@@ -20,6 +23,7 @@ from common.clock import now
 class Credentials(serializers.Serializer):
     email = Text(max_length=254)
     password = Text(max_length=1024, trim_whitespace=False)
+    cookie = Flag(required=False, help_text="true: the session goes into a cookie of the browser, and no token is in the answer")
 
 
 class UserRow(serializers.Serializer):
@@ -40,8 +44,38 @@ class TokenAnswer(serializers.Serializer):
     user = UserRow()
 
 
-class Permissions(serializers.Serializer):
+class BrowserAnswer(serializers.Serializer):
+    csrf_token = serializers.CharField(help_text="to send as X-CSRF-Token with every change")
+    expires_at = serializers.DateTimeField()
+    user = UserRow()
+
+
+class PlaceRow(serializers.Serializer):
+    organization_id = serializers.UUIDField(allow_null=True)
+    project_id = serializers.UUIDField(allow_null=True)
+    environment = serializers.CharField(allow_null=True)
+    expires_at = serializers.DateTimeField(allow_null=True)
     permissions = serializers.ListField(child=serializers.CharField())
+
+
+class Permissions(serializers.Serializer):
+    permissions = serializers.ListField(child=serializers.CharField(), help_text="held in at least one place")
+    everywhere = serializers.ListField(child=serializers.CharField())
+    places = PlaceRow(many=True)
+
+
+class SessionRow(serializers.Serializer):
+    id = serializers.UUIDField()
+    address = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField()
+    last_used_at = serializers.DateTimeField(allow_null=True, help_text="exact to five minutes")
+    current = serializers.BooleanField()
+
+
+class PasswordChange(serializers.Serializer):
+    current_password = Text(max_length=1024, trim_whitespace=False)
+    new_password = Text(max_length=4096, trim_whitespace=False)
 
 
 class Login(Operation):
@@ -53,7 +87,8 @@ class Login(Operation):
     @extend_schema(operation_id="login", request=Credentials, responses=TokenAnswer, auth=[])
     def post(self, request: Request) -> Response:
         wish = checked(Credentials, request.data)
-        return Response(_answer(sessions.sign_in(wish["email"], wish["password"], address=self.address, now=now())))
+        opened = sessions.sign_in(wish["email"], wish["password"], address=self.address, now=now())
+        return _browser_response(opened) if wish.get("cookie") else Response(_answer(opened))
 
 
 class Refresh(Operation):
@@ -63,7 +98,8 @@ class Refresh(Operation):
 
     @extend_schema(operation_id="refreshToken", request=None, responses=TokenAnswer)
     def post(self, request: Request) -> Response:
-        return Response(_answer(sessions.refresh(session_in(request), address=self.address, now=now())))
+        opened = sessions.refresh(session_in(request), address=self.address, now=now())
+        return Response(_answer(opened)) if bearer_text(request) else _browser_response(opened)
 
 
 class Logout(Operation):
@@ -74,6 +110,55 @@ class Logout(Operation):
     @extend_schema(operation_id="logout", request=None, responses={204: None})
     def post(self, request: Request) -> Response:
         sessions.sign_out(session_in(request), address=self.address, now=now())
+        response = Response(status=204)
+        if not bearer_text(request):
+            browser.take(response)
+        return response
+
+
+class BrowserSession(Operation):
+    """What a page needs of the session in its cookie."""
+
+    permissions = {"GET": SIGNED_IN}
+
+    @extend_schema(operation_id="browserSession", responses=BrowserAnswer)
+    def get(self, request: Request) -> Response:
+        return Response(_browser_answer(session_in(request), person_of(request)))
+
+
+class Sessions(Operation):
+    """Your living sessions, the newest first."""
+
+    permissions = {"GET": SIGNED_IN}
+
+    @extend_schema(operation_id="listSessions", responses=SessionRow(many=True))
+    def get(self, request: Request) -> Response:
+        current = session_in(request)
+        return Response([_session_row(row, current) for row in sessions.sessions_of(current, now())])
+
+
+class SessionOne(Operation):
+    """End one of your sessions at once."""
+
+    permissions = {"DELETE": SIGNED_IN}
+
+    @extend_schema(operation_id="revokeSession", responses={204: None})
+    def delete(self, request: Request, identifier: uuid.UUID) -> Response:
+        sessions.revoke_one(session_in(request), identifier, address=self.address, now=now())
+        return Response(status=204)
+
+
+class Password(Operation):
+    """Change your password; your other sessions end."""
+
+    permissions = {"POST": SIGNED_IN}
+
+    @extend_schema(operation_id="changePassword", request=PasswordChange, responses={204: None})
+    def post(self, request: Request) -> Response:
+        wish = checked(PasswordChange, request.data)
+        people.change_password(
+            session_in(request), wish["current_password"], wish["new_password"], address=self.address, now=now()
+        )
         return Response(status=204)
 
 
@@ -94,7 +179,14 @@ class MyPermissions(Operation):
 
     @extend_schema(operation_id="myPermissions", responses=Permissions)
     def get(self, request: Request) -> Response:
-        return Response({"permissions": sorted(principal_in(request).permissions_anywhere)})
+        principal = principal_in(request)
+        return Response(
+            {
+                "permissions": sorted(principal.permissions_anywhere),
+                "everywhere": sorted(principal.permissions),
+                "places": [place_row(grant) for grant in principal.living()],
+            }
+        )
 
 
 def user_row(user: User) -> dict[str, Any]:
@@ -105,6 +197,42 @@ def user_row(user: User) -> dict[str, Any]:
         "role": user.role,
         "must_change_passwd": user.must_change_password,
         "created_at": rfc3339(user.created_at),
+    }
+
+
+def place_row(grant: Grant) -> dict[str, Any]:
+    """What is held in one scope; a null part stands for all."""
+    return {
+        "organization_id": grant.scope.organization or None,
+        "project_id": grant.scope.project or None,
+        "environment": grant.scope.environment or None,
+        "expires_at": rfc3339(grant.expires_at),
+        "permissions": sorted(grant.permissions),
+    }
+
+
+def _session_row(row: Session, current: Session) -> dict[str, Any]:
+    return {
+        "id": str(row.id),
+        "address": row.address,
+        "created_at": rfc3339(row.created_at),
+        "expires_at": rfc3339(row.expires_at),
+        "last_used_at": rfc3339(row.last_used_at),
+        "current": row.id == current.id,
+    }
+
+
+def _browser_response(opened: SignedIn) -> Response:
+    response = Response(_browser_answer(opened.session, opened.user))
+    browser.give(response, opened)
+    return response
+
+
+def _browser_answer(session: Session, user: User) -> dict[str, Any]:
+    return {
+        "csrf_token": browser.csrf_token(session),
+        "expires_at": rfc3339(session.expires_at),
+        "user": user_row(user),
     }
 
 

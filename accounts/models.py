@@ -172,7 +172,10 @@ ONE_HOLDER = Q(user__isnull=False, service__isnull=True) | Q(user__isnull=True, 
 
 
 class RoleGrant(models.Model):
-    """A role held by a person or a service identity: everywhere, or where organization, project and environment say."""
+    """A role held by a person or a service identity: everywhere, or where organization, project and environment say.
+
+    `environment` is a slug; `environment_given` is what the client sent for it, given back as it was.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     user = models.ForeignKey(User, models.CASCADE, null=True, related_name="grants")
@@ -181,12 +184,20 @@ class RoleGrant(models.Model):
     organization = models.ForeignKey(Organization, models.CASCADE, null=True, related_name="+")
     project = models.ForeignKey(Project, models.CASCADE, null=True, related_name="+")
     environment = models.CharField(max_length=100, default="")
+    environment_given = models.CharField(max_length=100, default="")
     expires_at = models.DateTimeField(null=True)
     assigned_by_sso = models.BooleanField(default=False)
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:
-        constraints = [models.CheckConstraint(condition=ONE_HOLDER, name="a_grant_has_one_holder")]
+        constraints = [
+            models.CheckConstraint(condition=ONE_HOLDER, name="a_grant_has_one_holder"),
+            models.UniqueConstraint(
+                fields=["user", "service", "role", "organization", "project", "environment", "assigned_by_sso"],
+                nulls_distinct=False,
+                name="one_grant_of_a_role_in_a_place",
+            ),
+        ]
 
 
 class Session(models.Model):
@@ -199,6 +210,7 @@ class Session(models.Model):
     address = models.CharField(max_length=64, default="")
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()
+    last_used_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -216,6 +228,7 @@ class ApiToken(models.Model):
     scopes = models.JSONField(null=True)
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()
+    last_used_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -230,6 +243,7 @@ class IdentityProvider(Timed):
     name = models.CharField(max_length=200)
     config = models.JSONField(default=dict)
     sealed_secrets = models.BinaryField(null=True)
+    secrets_version = models.IntegerField(default=0)
     sync_schedule = models.CharField(max_length=100, default="")
     status = models.CharField(max_length=16, default="active")
     deleted_at = models.DateTimeField(null=True)
@@ -245,6 +259,13 @@ class GroupMapping(models.Model):
     provider = models.ForeignKey(IdentityProvider, models.CASCADE, null=True, related_name="mappings")
     source = models.CharField(max_length=16, default="entra")
     created_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                Lower("group_external_id"), "role", "provider", nulls_distinct=False, name="one_mapping_of_a_group_to_a_role"
+            )
+        ]
 
 
 class ConfigTemplate(Timed):
@@ -272,3 +293,16 @@ class FailedSignIn(models.Model):
 
     class Meta:
         indexes = [models.Index(fields=["account", "at"], name="failed_sign_ins_of_an_account")]
+
+
+class RateCount(models.Model):
+    """How often something was done in one minute. `key` is a hash; `minute` counts from 1970."""
+
+    id = models.BigAutoField(primary_key=True)
+    key = models.CharField(max_length=64)
+    minute = models.BigIntegerField()
+    count = models.BigIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["key", "minute"], name="one_count_of_a_minute")]
+        indexes = [models.Index(fields=["minute"], name="counts_of_a_minute")]

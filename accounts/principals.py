@@ -10,7 +10,7 @@ from django.db.models import QuerySet
 
 from accounts.access import EVERYWHERE, Grant, Principal, PrincipalKind, Scope, limited
 from accounts.models import ApiToken, RoleGrant, ServiceIdentity, Session, User
-from accounts.roles import permissions_of
+from accounts.roles import permissions_of_account
 
 
 def principal_of(credential: Session | ApiToken, now: datetime) -> Principal:
@@ -27,7 +27,7 @@ def principal_of(credential: Session | ApiToken, now: datetime) -> Principal:
 
 def principal_of_user(user: User, now: datetime) -> Principal:
     """The person with the role of their account everywhere, and their further grants where those say."""
-    everywhere = Grant(permissions_of([user.role]), EVERYWHERE)
+    everywhere = Grant(permissions_of_account(user.role), EVERYWHERE)
     grants = (everywhere, *_grants(RoleGrant.objects.filter(user=user)))
     return Principal(PrincipalKind.USER, str(user.id), user.email, grants, now)
 
@@ -39,19 +39,14 @@ def principal_of_service(service: ServiceIdentity, now: datetime) -> Principal:
     )
 
 
+def grant_of(row: RoleGrant) -> Grant:
+    """What a row gives where. Its role and project should be loaded with it."""
+    place = Scope(_organization_of(row), str(row.project_id or ""), row.environment.lower())
+    return Grant(frozenset(row.role.permissions), place, row.expires_at)
+
+
 def _grants(rows: QuerySet[RoleGrant]) -> tuple[Grant, ...]:
-    return tuple(
-        Grant(
-            frozenset(row.role.permissions),
-            Scope(
-                organization=str(row.organization_id or ""),
-                project=str(row.project_id or ""),
-                environment=row.environment.lower(),
-            ),
-            row.expires_at,
-        )
-        for row in rows.select_related("role")
-    )
+    return tuple(grant_of(row) for row in rows.select_related("role", "project"))
 
 
 def principal_named(actor: str, now: datetime) -> Principal | None:
@@ -68,3 +63,8 @@ def principal_named(actor: str, now: datetime) -> Principal | None:
         service = ServiceIdentity.objects.filter(id=identifier, status="active", deleted_at=None).first()
         return principal_of_service(service, now) if service else None
     return None
+
+
+def _organization_of(row: RoleGrant) -> str:
+    """A grant in a project is one in its organization, whatever the row says."""
+    return str((row.project.organization_id if row.project else row.organization_id) or "")

@@ -20,22 +20,34 @@ _PROJECTS = frozenset({"projects:read"})
 _FLEET = frozenset({GATEWAY_ADMIN, GATEWAY_READ, FAILOVER_FORCE, METRICS_READ, "agent:admin"})
 _PEOPLE = frozenset({"users:read", "users:write", "roles:read", "roles:write", "settings:read", "settings:write"})
 
-SYSTEM_ROLES: Mapping[str, frozenset[str]] = {
+_LIMITED: Mapping[str, frozenset[str]] = {
     "viewer": frozenset({"dashboard:read"}),
     "user": frozenset({"dashboard:read", "secrets:read", "secrets:write", "certificates:request"}) | _PROJECTS,
     "finance": frozenset({"dashboard:read", "billing:read"}),
     "auditor": frozenset({"dashboard:read", AUDIT_READ, "users:read", "deployments:read", "compliance:read", GATEWAY_READ}),
-    "certificate_manager": frozenset({"dashboard:read"}) | _PROJECTS | _CERTIFICATES,
+    "certificate_manager": frozenset({"dashboard:read", "certificates:request"}) | _PROJECTS | _CERTIFICATES,
     "secret_manager": frozenset({"dashboard:read"}) | _PROJECTS | _SECRETS,
     "ssh_admin": frozenset({"dashboard:read", "ssh:read", "ssh:write"}) | _PROJECTS,
-    "project_admin": frozenset({"dashboard:read", "projects:write"}) | _PROJECTS | _SECRETS | _CERTIFICATES,
-    "admin": frozenset({"dashboard:read", "projects:write", AUDIT_READ, "billing:read", "compliance:read"})
+    "project_admin": frozenset({"dashboard:read", "projects:write", "certificates:request"})
     | _PROJECTS
     | _SECRETS
-    | _CERTIFICATES
-    | _FLEET
-    | _PEOPLE,
+    | _CERTIFICATES,
 }
+ADMIN = "admin"
+SYSTEM_ROLES: Mapping[str, frozenset[str]] = {
+    **_LIMITED,
+    ADMIN: frozenset[str]().union(_FLEET, _PEOPLE, *_LIMITED.values()),
+}
+"""An administrator holds whatever any role holds; nobody could give a role away otherwise."""
+KNOWN_PERMISSIONS = frozenset[str]().union(*SYSTEM_ROLES.values())
+"""What an own role and an API token may name."""
+MEMBER, VIEWER = "member", "viewer"
+"""`member` is what existing clients call an account without further rights; it is a viewer."""
+
+
+def permissions_of_account(role: str) -> frozenset[str]:
+    """What the role of an account gives everywhere."""
+    return permissions_of([VIEWER if role == MEMBER else role])
 
 
 def permissions_of(roles: Iterable[str]) -> frozenset[str]:

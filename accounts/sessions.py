@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import secrets
+import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.contrib.auth.hashers import check_password, make_password
 from django.db import transaction
+from django.db.models import QuerySet
 
-from accounts import lockout
+from accounts import changes, lockout, passwords, rates
 from accounts.access import PrincipalKind
 from accounts.models import ApiToken, ServiceIdentity, Session, User
 from common import audit
-from common.errors import AuthenticationExpired, AuthenticationInvalid, ValidationFailed
+from common.errors import AuthenticationExpired, AuthenticationInvalid, NotFound, ValidationFailed
 
 PREFIX = "mzv_"
+SEEN_EVERY = timedelta(minutes=5)
+"""How exact `last_used_at` is; a write for each call would cost more than the call."""
 LIFE = timedelta(hours=24)
 _WRONG = "the email address or the password is wrong"
 _DECOY: list[str] = []
@@ -32,17 +37,61 @@ class SignedIn:
 def sign_in(email: str, password: str, *, address: str, now: datetime) -> SignedIn:
     """Check a password and open a session. One sentence for every failure, and about the same time."""
     account = email.strip().lower()
+    rates.count_sign_in(account, address, now)
     lockout.refuse_when_locked(account, address, now)
     user = User.objects.by_email(account)
     if not _password_fits(user, password) or user is None or not user.is_active:
         _note_failure(account, address, now)
         raise AuthenticationInvalid(_WRONG)
     lockout.forget(account, address)
+    return open_session(user, address=address, now=now)
+
+
+def open_session(user: User, *, address: str, now: datetime, action: str = "auth.login.success") -> SignedIn:
+    """A new session of somebody who has proved who they are, by password or elsewhere."""
     with transaction.atomic():
         opened = _open(user, address, now)
-        _audit("auth.login.success", user, address)
+        _audit(action, user, address)
         User.objects.filter(pk=user.pk).update(last_login=now)
     return opened
+
+
+def sign_in_service(client_id: str, client_secret: str, *, address: str, now: datetime) -> tuple[Session, str]:
+    """A session of a service identity and its token (`client_credentials`). One sentence for every failure."""
+    rates.count_call(f"client|{client_id}|{address}", now)
+    service = ServiceIdentity.objects.filter(client_id=client_id, deleted_at=None).first()
+    given = hash_token(client_secret)
+    if service is None or not hmac.compare_digest(given, service.secret_hash) or service.status != "active":
+        _note_refusal(client_id, "service", address)
+        raise AuthenticationInvalid("client_id or client_secret is wrong")
+    token = PREFIX + secrets.token_urlsafe(32)
+    with transaction.atomic():
+        session = Session.objects.create(service=service, token_hash=hash_token(token), address=address, expires_at=now + LIFE)
+        _audit("auth.login.success", service, address)
+        changes.credential_changed(session)
+    return session, token
+
+
+def sessions_of(session: Session, now: datetime) -> QuerySet[Session]:
+    """The living sessions of the same person or service identity."""
+    mine = Session.objects.filter(user=session.user, service=session.service, revoked_at=None, expires_at__gt=now)
+    return mine.order_by("-created_at", "id")
+
+
+def revoke_one(session: Session, identifier: uuid.UUID, *, address: str, now: datetime) -> None:
+    """End one of one's own sessions at once. Somebody else's is not there."""
+    with transaction.atomic():
+        found = sessions_of(session, now).filter(id=identifier).first()
+        if found is None:
+            raise NotFound("there is no session with this id")
+        _revoke(found, now)
+        _audit("auth.session.revoked", session.user or session.service, address)
+
+
+def note_use(credential: Session | ApiToken, now: datetime) -> None:
+    """Remember when it was last used, exact to a few minutes."""
+    if credential.last_used_at is None or credential.last_used_at < now - SEEN_EVERY:
+        type(credential).objects.filter(pk=credential.pk).update(last_used_at=now)
 
 
 def refresh(session: Session, *, address: str, now: datetime) -> SignedIn:
@@ -87,12 +136,14 @@ def hash_token(token: str) -> str:
 def _open(user: User, address: str, now: datetime) -> SignedIn:
     token = PREFIX + secrets.token_urlsafe(32)
     session = Session.objects.create(user=user, token_hash=hash_token(token), address=address, expires_at=now + LIFE)
+    changes.credential_changed(session)
     return SignedIn(user, session, token)
 
 
 def _revoke(session: Session, now: datetime) -> None:
     if not Session.objects.filter(pk=session.pk, revoked_at__isnull=True).update(revoked_at=now):
         raise AuthenticationInvalid("this token is not valid; sign in again")
+    changes.credential_changed(session)
 
 
 def _password_fits(user: User | None, password: str) -> bool:
@@ -101,17 +152,23 @@ def _password_fits(user: User | None, password: str) -> bool:
             _DECOY.append(make_password(secrets.token_urlsafe(16)))
         check_password(password, _DECOY[0])
         return False
-    return user.check_password(password)
+    return user.check_password(passwords.normalized(password))
 
 
 def _note_failure(account: str, address: str, now: datetime) -> None:
     with transaction.atomic():
         lockout.note_failure(account[:254], address, now)
+        _note_refusal(account, "account", address)
+
+
+def _note_refusal(name: str, entity: str, address: str) -> None:
+    """The name is a hash: people type passwords into the wrong field."""
+    with transaction.atomic():
         audit.record(
             actor="anonymous",
             action="auth.login.failure",
-            entity="account",
-            entity_id=hashlib.sha256(account.encode()).hexdigest(),
+            entity=entity,
+            entity_id=hashlib.sha256(name.encode()).hexdigest(),
             severity=audit.Severity.WARNING,
             address=address,
         )

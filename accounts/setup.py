@@ -7,7 +7,8 @@ from pathlib import Path
 
 from django.db import transaction
 
-from accounts.models import Role, User
+from accounts import changes
+from accounts.models import Role, RoleGrant, User
 from accounts.roles import SYSTEM_ROLES
 from common import audit
 from common.files import write_private
@@ -16,9 +17,14 @@ from common.locks import transaction_lock
 
 def ensure_system_roles() -> None:
     """A row for each system role of `accounts.roles`, with the permissions it has in this release. Safe to repeat."""
-    for name, permissions in SYSTEM_ROLES.items():
-        wanted = {"permissions": sorted(permissions), "is_system_role": True, "display_name": name.replace("_", " ").capitalize()}
-        Role.objects.update_or_create(name=name, defaults=wanted)
+    with transaction.atomic():
+        transaction_lock("system-roles")
+        former = dict(Role.objects.filter(is_system_role=True).values_list("name", "permissions"))
+        for name, permissions in SYSTEM_ROLES.items():
+            wanted = {"permissions": sorted(permissions), "is_system_role": True, "display_name": _title(name)}
+            Role.objects.update_or_create(name=name, defaults=wanted)
+            if former.get(name, wanted["permissions"]) != wanted["permissions"]:
+                _say_to_gateways(name)
 
 
 def ensure_admin(email: str, password_file: Path | None) -> bool:
@@ -37,5 +43,18 @@ def ensure_admin(email: str, password_file: Path | None) -> bool:
         user.set_password(password)
         user.save()
         audit.record(actor="system", action="user.created", entity="user", entity_id=str(user.id), details={"role": "admin"})
+        changes.principal_changed(user)
         write_private(password_file, password + "\n")
     return True
+
+
+def _say_to_gateways(role: str) -> None:
+    """A new release gave a system role other permissions: everybody who holds it changed."""
+    for user in User.objects.filter(role=role, deleted_at=None):
+        changes.principal_changed(user)
+    for user_id, service_id in RoleGrant.objects.filter(role__name=role).values_list("user_id", "service_id"):
+        changes.principal_changed(user_id or service_id)
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()

@@ -43,6 +43,8 @@ def error_response(error: MazeVaultError) -> JsonResponse:
     response = JsonResponse({**body, **error.extra}, status=error.status)
     if error.retry_after is not None:
         response["Retry-After"] = str(max(1, round(error.retry_after)))
+    for name, value in error.headers.items():
+        response[name] = value
     if error.status == 401:
         response["WWW-Authenticate"] = "Bearer"
     return response

@@ -26,6 +26,7 @@ class MazeVaultError(Exception):
         self.details = details
         self.retry_after = retry_after
         self.extra = extra or {}
+        self.headers: dict[str, str] = {}
 
 
 class ValidationFailed(MazeVaultError):

@@ -20,6 +20,8 @@ class ErrorShape:
         if "\0" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
             return error_response(MalformedBody("a NUL byte is not allowed in a path or query"))
         response = self._get_response(request)
+        for name, value in getattr(request, "response_headers", {}).items():
+            response.setdefault(name, value)
         response.setdefault("X-Content-Type-Options", "nosniff")
         response.setdefault("Cache-Control", "no-store")
         if "Content-Length" not in response and not response.streaming:

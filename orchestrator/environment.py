@@ -59,7 +59,10 @@ class Settings:
     threads: int
     timing: TimeProfile
     default_gateway_environment: str
+    production_gateway_environment: str
     gateway_environments: tuple[str, ...]
+    sign_ins_per_minute: int
+    calls_per_minute: int
     advertised_urls: tuple[str, ...]
     admin_email: str
     admin_password_file: Path | None
@@ -110,7 +113,10 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         threads=_whole(environ, "MAZEVAULT_THREADS", default=32, low=4, high=512),
         timing=_timing(environ),
         default_gateway_environment=environ.get("MAZEVAULT_DEFAULT_GATEWAY_ENVIRONMENT", "NPR").upper(),
+        production_gateway_environment=environ.get("MAZEVAULT_PRODUCTION_GATEWAY_ENVIRONMENT", "PRO").upper(),
         gateway_environments=_names(environ.get("MAZEVAULT_GATEWAY_ENVIRONMENTS", "NPR,PRO").upper()),
+        sign_ins_per_minute=_whole(environ, "MAZEVAULT_SIGN_IN_RATE_LIMIT", default=10, low=1, high=10_000),
+        calls_per_minute=_whole(environ, "MAZEVAULT_API_RATE_LIMIT", default=6000, low=60, high=10_000_000),
         advertised_urls=_names(environ.get("MAZEVAULT_ADVERTISED_URLS") or base_url),
         admin_email=environ.get("MAZEVAULT_ADMIN_EMAIL", "admin@mazevault.com"),
         admin_password_file=_path(environ, "MAZEVAULT_ADMIN_PASSWORD_FILE"),

@@ -12,6 +12,7 @@ from django.db import connection
 from django.test import Client
 
 from accounts.models import Session, User
+from accounts.organizations import ensure_default_organization
 from accounts.sessions import PREFIX, hash_token
 from accounts.setup import ensure_system_roles
 from common.clock import now
@@ -48,6 +49,7 @@ def _set_up() -> None:
         state_of(code)
     authorities.ensure_authorities(codes)
     ensure_system_roles()
+    ensure_default_organization()
     generation.look()
     identity.ensure_keys()
 
@@ -65,6 +67,12 @@ class Person:
 
     def post(self, path: str, body: Any = None) -> tuple[int, Any]:
         return self.call("post", path, data="" if body is None else body, content_type="application/json")
+
+    def put(self, path: str, body: Any = None) -> tuple[int, Any]:
+        return self.call("put", path, data="" if body is None else body, content_type="application/json")
+
+    def patch(self, path: str, body: Any = None) -> tuple[int, Any]:
+        return self.call("patch", path, data="" if body is None else body, content_type="application/json")
 
     def delete(self, path: str) -> tuple[int, Any]:
         return self.call("delete", path)

@@ -21,7 +21,7 @@ def _authority(row: CertificateAuthority) -> Place:
 
 
 def _provider(row: IdentityProvider) -> Place:
-    return "platform", "accounts_identityprovider", str(row.id), 1
+    return "platform", "accounts_identityprovider", str(row.id), row.secrets_version
 
 
 COLUMNS = (

@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.environment import Settings, celery_broker
 from protocol.envelope import MAX_WIRE_BYTES
 
-PRIMARY_APPS = ["orchestrator", "common", "accounts", "vault", "gateways", "failover"]
+PRIMARY_APPS = ["orchestrator", "common", "accounts", "vault", "integrations", "gateways", "failover"]
 GATEWAY_APPS = ["orchestrator", "common", "accounts", "vault", "gateway_runtime"]
 
 

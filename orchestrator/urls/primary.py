@@ -2,6 +2,7 @@
 
 from django.urls import include, path
 
+from accounts.urls import root_urlpatterns
 from common.api import routes
 from orchestrator.health import PrimaryHealth, primary_root
 from orchestrator.metrics import primary_metrics
@@ -15,9 +16,11 @@ urlpatterns = [
     *routes("metrics", primary_metrics, "metrics"),
     *routes("api/v1/health", PrimaryHealth.as_view(), "health"),
     *routes("api/v1/openapi.json", openapi_document, "openapi"),
+    *root_urlpatterns,
     *routes("api/v1/docs", reference_page, "docs"),
     *routes("api/v1/docs/<str:name>", reference_asset, "docs-asset"),
     path("api/v1/", include("accounts.urls")),
+    path("api/v1/", include("integrations.urls")),
     path("api/v1/", include("gateways.urls")),
     path("api/v1/", include("failover.urls")),
     path("api/v1/", include(secret_routes(PrimaryNode()))),

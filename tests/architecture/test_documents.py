@@ -31,7 +31,17 @@ def test_the_readme_lists_exactly_the_variables_the_code_reads() -> None:
 def test_no_other_file_of_the_nodes_reads_the_environment() -> None:
     files = ("environment", "mode", "celery", "wsgi", "settings/test", "settings/primary", "settings/gateway")
     allowed = {f"orchestrator/{name}.py" for name in files}
-    packages = ("orchestrator", "protocol", "common", "accounts", "vault", "gateways", "gateway_runtime", "failover")
+    packages = (
+        "orchestrator",
+        "protocol",
+        "common",
+        "accounts",
+        "vault",
+        "integrations",
+        "gateways",
+        "gateway_runtime",
+        "failover",
+    )
     found = {
         str(path.relative_to(ROOT))
         for package in packages

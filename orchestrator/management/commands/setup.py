@@ -7,6 +7,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
+from accounts.organizations import ensure_default_organization
 from accounts.setup import ensure_admin, ensure_system_roles
 from common.files import write_private
 from failover.transitions import state_of
@@ -25,6 +26,7 @@ class Command(BaseCommand):
             state_of(code)
         authorities.ensure_authorities(node.gateway_environments)
         ensure_system_roles()
+        ensure_default_organization()
         generation.look()
         identity.ensure_keys()
         ensure_server_certificate(node.tls_directory)

@@ -1,0 +1,136 @@
+"""Reading the audit trail: for everything, for one project, and by search (client-api B.2, B.3). Newest first, bare arrays."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+from django.db.models import Q, QuerySet
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.fields import Moment, Whole
+from accounts.operations import Signed
+from accounts.roles import AUDIT_READ
+from accounts.scoping import absent, place_of, require, visible_projects
+from common.api import Text, checked, rfc3339
+from common.errors import ValidationFailed
+from common.models import AuditEntry
+
+SHOWN, MOST_SHOWN, FURTHEST = 100, 1000, 10_000_000
+PAGE = [OpenApiParameter("limit", int), OpenApiParameter("offset", int)]
+
+
+class AuditRow(serializers.Serializer):
+    id = serializers.CharField()
+    user_id = serializers.CharField(help_text="of the person or service identity; empty for the product itself")
+    project_id = serializers.CharField()
+    action = serializers.CharField()
+    entity_type = serializers.CharField()
+    entity_id = serializers.CharField()
+    ip_address = serializers.CharField()
+    severity = serializers.CharField()
+    details = serializers.CharField(help_text="`event_data` as text")
+    created_at = serializers.DateTimeField()
+    event_data = serializers.DictField()
+
+
+class SearchWish(serializers.Serializer):
+    start_date = Moment(required=False, allow_null=True)
+    end_date = Moment(required=False, allow_null=True)
+    user_id = Text(required=False, allow_blank=True, max_length=64)
+    action = Text(required=False, allow_blank=True, max_length=64)
+    entity_type = Text(required=False, allow_blank=True, max_length=32)
+    severity = Text(required=False, allow_blank=True, max_length=8)
+    ip_address = Text(required=False, allow_blank=True, max_length=64)
+    limit = Whole(required=False, min_value=1, max_value=MOST_SHOWN)
+    offset = Whole(required=False, min_value=0, max_value=FURTHEST)
+
+
+class AuditLogs(Signed):
+    """The newest entries of the whole trail."""
+
+    scoped = False
+    permissions = {"GET": AUDIT_READ}
+
+    @extend_schema(operation_id="listAuditLogs", parameters=PAGE, responses=AuditRow(many=True))
+    def get(self, request: Request) -> Response:
+        return Response(_page(AuditEntry.objects.all(), request))
+
+
+class ProjectAuditLogs(Signed):
+    """The newest entries about one project and what is in it."""
+
+    permissions = {"GET": AUDIT_READ}
+
+    @extend_schema(operation_id="listProjectAuditLogs", parameters=PAGE, responses=AuditRow(many=True))
+    def get(self, request: Request, identifier: uuid.UUID) -> Response:
+        project = visible_projects(self.by.principal, AUDIT_READ).filter(id=identifier).first()
+        if project is None:
+            raise absent("project")
+        require(self.by.principal, AUDIT_READ, place_of(project), readable=AUDIT_READ, what="project")
+        about = Q(entity="project", entity_id=str(identifier)) | Q(details__project_id=str(identifier))
+        return Response(_page(AuditEntry.objects.filter(about), request))
+
+
+class AuditSearch(Signed):
+    """Entries by time, actor, action, kind of thing, severity and address."""
+
+    scoped = False
+    permissions = {"POST": AUDIT_READ}
+
+    @extend_schema(operation_id="searchAuditLogs", request=SearchWish, responses=AuditRow(many=True))
+    def post(self, request: Request) -> Response:
+        wish = checked(SearchWish, request.data)
+        return Response(_rows(_found(wish), wish.get("limit", SHOWN), wish.get("offset", 0)))
+
+
+def audit_row(entry: AuditEntry) -> dict[str, Any]:
+    """An entry in the form of existing clients; times and ids are texts."""
+    kind, _, holder = entry.actor.partition(":")
+    return {
+        "id": str(entry.id),
+        "user_id": holder if kind in ("user", "service") else "",
+        "project_id": str(entry.details.get("project_id") or ""),
+        "action": entry.action,
+        "entity_type": entry.entity,
+        "entity_id": entry.entity_id,
+        "ip_address": entry.address,
+        "severity": entry.severity,
+        "details": json.dumps(entry.details, sort_keys=True, ensure_ascii=False),
+        "created_at": rfc3339(entry.at),
+        "event_data": entry.details,
+    }
+
+
+def _found(wish: dict[str, Any]) -> QuerySet[AuditEntry]:
+    exact = {"action": "action", "entity_type": "entity", "severity": "severity", "ip_address": "address"}
+    found = AuditEntry.objects.filter(**{column: wish[name] for name, column in exact.items() if wish.get(name)})
+    if wish.get("user_id"):
+        found = found.filter(actor__in=[f"user:{wish['user_id']}", f"service:{wish['user_id']}"])
+    if wish.get("start_date"):
+        found = found.filter(at__gte=wish["start_date"])
+    if wish.get("end_date"):
+        found = found.filter(at__lte=wish["end_date"])
+    return found
+
+
+def _page(found: QuerySet[AuditEntry], request: Request) -> list[dict[str, Any]]:
+    limit = _number(request, "limit", SHOWN, 1, MOST_SHOWN)
+    return _rows(found, limit, _number(request, "offset", 0, 0, FURTHEST))
+
+
+def _rows(found: QuerySet[AuditEntry], limit: int, offset: int) -> list[dict[str, Any]]:
+    return [audit_row(entry) for entry in found.order_by("-id")[offset : offset + limit]]
+
+
+def _number(request: Request, name: str, default: int, low: int, high: int) -> int:
+    text = request.query_params.get(name, "")
+    if not text:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 12) or not low <= int(text) <= high:
+        raise ValidationFailed(f"{name}: must be a whole number from {low} to {high}")
+    return int(text)

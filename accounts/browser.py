@@ -1,0 +1,52 @@
+"""The browser's session: the opaque token in a cookie that scripts cannot read, and a second proof for every change (DESIGN §5).
+
+The cookie alone changes nothing: an unsafe method also needs the header X-CSRF-Token with a text that is bound to the session and
+that only a page of ours can learn, from the answer of the sign-in or from GET auth/session.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from datetime import datetime
+
+from django.conf import settings
+from django.http import HttpResponseBase
+from rest_framework.request import Request
+
+from accounts.models import Session
+from accounts.sessions import LIFE, SignedIn, session_of
+from common.errors import PermissionRefused
+
+COOKIE = "__Host-mazevault"
+HEADER = "HTTP_X_CSRF_TOKEN"
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+
+
+def give(response: HttpResponseBase, opened: SignedIn) -> None:
+    """Put the session into the browser."""
+    response.set_cookie(
+        COOKIE, opened.token, max_age=int(LIFE.total_seconds()), path="/", secure=True, httponly=True, samesite="Strict"
+    )
+
+
+def take(response: HttpResponseBase) -> None:
+    """Take the session out of the browser."""
+    response.delete_cookie(COOKIE, path="/", samesite="Strict")
+
+
+def session_in_cookie(request: Request, now: datetime) -> Session | None:
+    """The living session of the cookie, or None without a cookie. Raises `PermissionRefused` for a change without its proof."""
+    token = request.COOKIES.get(COOKIE, "")
+    if not token:
+        return None
+    session = session_of(token, now)
+    presented = str(request.META.get(HEADER, ""))
+    if request.method not in SAFE_METHODS and not hmac.compare_digest(presented.encode(), csrf_token(session).encode()):
+        raise PermissionRefused("the header X-CSRF-Token is missing or wrong; GET auth/session says it", code="CSRF_INVALID")
+    return session
+
+
+def csrf_token(session: Session) -> str:
+    """The proof of this session. It tells nothing of the session's token."""
+    return hmac.new(str(settings.SECRET_KEY).encode(), b"csrf|" + session.token_hash.encode(), hashlib.sha256).hexdigest()

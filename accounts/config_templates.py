@@ -1,0 +1,62 @@
+"""Config templates of an organization, for example its naming convention."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import transaction
+from django.db.models.functions import Now
+
+from accounts import changes
+from accounts.changes import By
+from accounts.models import ConfigTemplate
+from accounts.roles import SETTINGS_WRITE
+from accounts.scoping import absent, organization_for
+
+_EMPTY: Mapping[str, Any] = {"description": "", "format": "", "variables": {}}
+
+
+def create(organization_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> ConfigTemplate:
+    organization = organization_for(by.principal, organization_id, SETTINGS_WRITE)
+    with transaction.atomic():
+        with changes.unique("a template of this name"):
+            template = ConfigTemplate.objects.create(organization=organization, **{**_EMPTY, **wish})
+        _record(by, "system.config.created", template)
+    template.refresh_from_db()
+    return template
+
+
+def replace(organization_id: uuid.UUID, identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> ConfigTemplate:
+    """Make it what the wish says; the same wish again changes nothing."""
+    with transaction.atomic():
+        template = _locked(organization_id, identifier, by)
+        names = changes.altered(template, {**_EMPTY, **wish})
+        if names:
+            with changes.unique("a template of this name"):
+                template.updated_at = Now()
+                template.save(update_fields=[*names, "updated_at"])
+            _record(by, "system.config.changed", template)
+    template.refresh_from_db()
+    return template
+
+
+def delete(organization_id: uuid.UUID, identifier: uuid.UUID, by: By) -> None:
+    with transaction.atomic():
+        template = _locked(organization_id, identifier, by)
+        _record(by, "system.config.deleted", template)
+        template.delete()
+
+
+def _locked(organization_id: uuid.UUID, identifier: uuid.UUID, by: By) -> ConfigTemplate:
+    organization = organization_for(by.principal, organization_id, SETTINGS_WRITE)
+    found = ConfigTemplate.objects.select_for_update().filter(organization=organization, id=identifier).first()
+    if found is None:
+        raise absent("config template")
+    return found
+
+
+def _record(by: By, action: str, template: ConfigTemplate) -> None:
+    details = {"name": template.name, "organization_id": template.organization_id}
+    changes.record(by, action, "config_template", template.id, details)

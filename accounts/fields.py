@@ -1,0 +1,95 @@
+"""Strict fields of request bodies: the framework's own ones take `"5"` for a number and `1` for true."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from datetime import datetime
+from typing import Any
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from common.api import Text
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})")
+
+
+class Name(Text):
+    """One line that is given back exactly as it came, so nothing is trimmed: spaces at an end are refused."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"trim_whitespace": False, "max_length": 200, **options})
+
+    def to_internal_value(self, data: Any) -> str:
+        text = super().to_internal_value(data)
+        if text != text.strip():
+            raise serializers.ValidationError("must not begin or end with spaces")
+        if _CONTROL.search(text):
+            raise serializers.ValidationError("must be one line without control characters")
+        return text
+
+
+class Words(Text):
+    """Free text that is given back exactly as it came; may be empty."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"trim_whitespace": False, "max_length": 1000, "allow_blank": True, **options})
+
+
+@extend_schema_field(OpenApiTypes.INT)
+class Whole(serializers.IntegerField):
+    """A JSON integer."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if not isinstance(data, int) or isinstance(data, bool):
+            raise serializers.ValidationError("must be a whole number")
+        return int(data)
+
+
+@extend_schema_field(OpenApiTypes.BOOL)
+class Flag(serializers.BooleanField):
+    """JSON true or false."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            raise serializers.ValidationError("must be true or false")
+        return data
+
+
+@extend_schema_field(OpenApiTypes.UUID)
+class Id(Text):
+    """A UUID; an empty text counts as absent, as some clients write it."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        text = super().to_internal_value(data)
+        if not text:
+            return None
+        try:
+            return uuid.UUID(text)
+        except ValueError:
+            raise serializers.ValidationError("must be a UUID") from None
+
+
+@extend_schema_field(OpenApiTypes.DATETIME)
+class Moment(Text):
+    """An RFC 3339 time with its zone."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        text = super().to_internal_value(data)
+        try:
+            found = datetime.fromisoformat(text.upper()) if _RFC3339.fullmatch(text) else None
+        except ValueError:
+            found = None
+        if found is None:
+            raise serializers.ValidationError("must be a time such as 2027-01-31T12:00:00Z")
+        return found
+
+
+class Texts(serializers.ListField):
+    """A list of short texts."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"child": Name(), "max_length": 200, **options})

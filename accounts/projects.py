@@ -1,0 +1,116 @@
+"""Projects of an organization and their settings. Deleting one hides everything in it and frees its name."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+from django.db.models.functions import Now
+
+from accounts import changes, organizations
+from accounts.changes import By
+from accounts.models import Environment, Project
+from accounts.roles import PROJECTS_WRITE
+from accounts.scoping import environment_named, project_for
+from common.errors import Conflict, ValidationFailed
+
+KEPT_WHEN_ABSENT = ("storage", "conflict_strategy", "stale_epoch_policy", "max_staleness_seconds")
+"""Existing clients do not know these, so their PUT must not reset them."""
+NO_SETTINGS: Mapping[str, Any] = {
+    "retention_days": 0,
+    "notification_webhooks": None,
+    "slack_channel": "",
+    "tags": None,
+    "owner_email": "",
+    "sync_enabled": None,
+    "sync_interval_minutes": None,
+}
+
+
+def create(wish: Mapping[str, Any], by: By) -> Project:
+    """A new project. Raises `Conflict` when its organization has a living one of that name."""
+    fields = dict(wish)
+    with transaction.atomic():
+        found = organizations.chosen_for_projects(by.principal, fields.pop("organization_id", None))
+        organization = organizations.locked(found)
+        fields["default_environment"] = _default_environment(organization.id, fields.get("environment", ""))
+        with changes.unique("a project of this name"):
+            project = Project.objects.create(organization=organization, **fields)
+        _record(by, "project.created", project)
+    project.refresh_from_db()
+    return project
+
+
+def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> Project:
+    """Make it what the wish says. An absent type or environment is an empty one; the same wish again changes nothing."""
+    with transaction.atomic():
+        project = _locked(by, identifier)
+        if wish.get("organization_id") not in (None, project.organization_id):
+            raise ValidationFailed("organization_id: a project stays in its organization; make a new project there")
+        wanted = {"name": wish["name"], "type": wish.get("type", ""), "environment": wish.get("environment", "")}
+        if wanted["environment"] != project.environment:
+            wanted["default_environment"] = _default_environment(project.organization_id, wanted["environment"])
+        names = changes.altered(project, {**wanted, **{name: wish[name] for name in KEPT_WHEN_ABSENT if name in wish}})
+        if names:
+            with changes.unique("a project of this name"):
+                _save(project, names)
+            _record(by, "project.updated", project, names)
+    project.refresh_from_db()
+    return project
+
+
+def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
+    """End it, with everything in it."""
+    with transaction.atomic():
+        project = _locked(by, identifier)
+        Project.objects.filter(id=project.id).update(deleted_at=now, updated_at=Now())
+        _record(by, "project.deleted", project)
+
+
+def set_settings(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> Project:
+    """Replace the settings; what the wish leaves out is unset."""
+    with transaction.atomic():
+        project = _locked(by, identifier)
+        if changes.altered(project, {"settings": {**NO_SETTINGS, **wish}}):
+            Project.objects.filter(id=project.id).update(settings=project.settings)
+            changes.record(by, "project.settings.changed", "project", project.id, {"project_id": project.id})
+    return project
+
+
+def settings_of(project: Project) -> dict[str, Any]:
+    """All settings; what was never set has its empty form."""
+    return {"project_id": str(project.id), **NO_SETTINGS, **project.settings}
+
+
+def _default_environment(organization_id: uuid.UUID, text: str) -> str:
+    """The slug of the environment the text names, else dev, else the first one of the organization."""
+    named = environment_named(organization_id, text) or environment_named(organization_id, "dev")
+    found = named or Environment.objects.filter(organization_id=organization_id, deleted_at=None).order_by("created_at").first()
+    return found.slug if found else ""
+
+
+def _locked(by: By, identifier: uuid.UUID) -> Project:
+    seen = project_for(by.principal, identifier, PROJECTS_WRITE)
+    found = Project.objects.select_for_update().filter(id=seen.id, deleted_at=None).first()
+    if found is None:
+        raise Conflict("the project was deleted meanwhile")
+    return found
+
+
+def _save(project: Project, names: list[str]) -> None:
+    project.updated_at = Now()
+    project.save(update_fields=[*names, "updated_at"])
+
+
+def _record(by: By, action: str, project: Project, fields: Sequence[str] = ()) -> None:
+    details = {
+        "name": project.name,
+        "project_id": project.id,
+        "organization_id": project.organization_id,
+        "fields": sorted(fields),
+    }
+    changes.record(by, action, "project", project.id, details)
+    changes.project_changed(project)

@@ -1,0 +1,95 @@
+"""API tokens: made by their holder, limited to scopes, expiring, revocable at once. Only the hash is kept."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from django.db import transaction
+from django.db.models import QuerySet
+
+from accounts import changes
+from accounts.changes import By
+from accounts.durations import go_duration
+from accounts.models import ApiToken, Session
+from accounts.roles import KNOWN_PERMISSIONS
+from accounts.scoping import absent
+from accounts.sessions import hash_token, holder_lives
+from common.errors import AuthenticationExpired, AuthenticationInvalid, ValidationFailed
+
+PREFIX = "mzvt_"
+LONGEST_LIFE = timedelta(days=366)
+
+
+def create(
+    credential: Session | ApiToken, name: str, scopes: Sequence[str] | None, duration: str, by: By, now: datetime
+) -> tuple[ApiToken, str]:
+    """A new token of the caller and its text, which is shown once. It can do no more than its scopes and its holder."""
+    _refuse_wide_scopes(credential, scopes, by)
+    expires_at = now + _life(duration)
+    text = PREFIX + secrets.token_urlsafe(32)
+    with transaction.atomic():
+        row = ApiToken.objects.create(
+            user=credential.user,
+            service=credential.service,
+            name=name,
+            token_hash=hash_token(text),
+            scopes=None if scopes is None else list(scopes),
+            expires_at=expires_at,
+        )
+        changes.record(by, "auth.token.created", "token", row.id, {"name": name, "scopes": row.scopes})
+        changes.credential_changed(row)
+    row.refresh_from_db()
+    return row, text
+
+
+def tokens_of(credential: Session | ApiToken) -> QuerySet[ApiToken]:
+    """The living tokens of the caller."""
+    mine = ApiToken.objects.filter(user=credential.user, service=credential.service, revoked_at=None)
+    return mine.order_by("created_at", "id")
+
+
+def revoke(credential: Session | ApiToken, identifier: uuid.UUID, by: By, now: datetime) -> None:
+    """End one of the caller's tokens at once. Somebody else's is not there."""
+    with transaction.atomic():
+        row = tokens_of(credential).select_for_update().filter(id=identifier).first()
+        if row is None:
+            raise absent("token")
+        ApiToken.objects.filter(id=row.id).update(revoked_at=now)
+        changes.record(by, "auth.token.revoked", "token", row.id, {"name": row.name})
+        changes.credential_changed(row)
+
+
+def token_of(text: str, now: datetime) -> ApiToken:
+    """The living token of this text. Raises `AuthenticationInvalid` or `AuthenticationExpired`."""
+    found = ApiToken.objects.select_related("user", "service").filter(token_hash=hash_token(text)).first()
+    if found is None or found.revoked_at or not holder_lives(found):
+        raise AuthenticationInvalid("this token is not valid; ask its holder for a new one")
+    if found.expires_at <= now:
+        raise AuthenticationExpired("this token has expired; ask its holder for a new one")
+    return found
+
+
+def _refuse_wide_scopes(credential: Session | ApiToken, scopes: Sequence[str] | None, by: By) -> None:
+    if scopes is None:
+        if isinstance(credential, ApiToken) and credential.scopes is not None:
+            raise ValidationFailed("scopes: name them; the token you use is limited, so it makes limited tokens only")
+        return
+    unknown = sorted(set(scopes) - KNOWN_PERMISSIONS)
+    if unknown:
+        raise ValidationFailed(f"scopes: there is no permission {unknown[0]}")
+    missing = sorted(set(scopes) - by.principal.permissions_anywhere)
+    if missing:
+        raise ValidationFailed(f"scopes: you do not hold {missing[0]} anywhere, so a token of yours cannot either")
+
+
+def _life(duration: str) -> timedelta:
+    try:
+        life = go_duration(duration)
+    except ValueError:
+        raise ValidationFailed("duration: must be a positive duration such as 24h, 720h or 1h30m") from None
+    if life > LONGEST_LIFE:
+        raise ValidationFailed(f"duration: must be at most {LONGEST_LIFE.days * 24}h")
+    return life

@@ -1,0 +1,175 @@
+"""Integrations and sync rules of a project. Views parse, call, render (client-api B.1)."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.fields import Id, Name, Words
+from accounts.models import ConflictStrategy
+from accounts.operations import Signed
+from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
+from accounts.scoping import project_seen
+from accounts.tenancy_api import times
+from common.api import checked
+from common.clock import now
+from integrations import connections, rules
+from integrations.models import Integration, SyncDirection, SyncMode, SyncRule
+
+
+class IntegrationChange(serializers.Serializer):
+    name = Name()
+    type = Name(max_length=64)
+    provider = Name(max_length=64)
+    config = serializers.DictField(required=False, allow_null=True)
+
+
+class IntegrationWish(IntegrationChange):
+    environment = Words(required=False, max_length=100, help_text="name or slug of an environment of the organization")
+
+
+class IntegrationRow(serializers.Serializer):
+    id = serializers.UUIDField()
+    project_id = serializers.UUIDField()
+    name = serializers.CharField()
+    type = serializers.CharField()
+    provider = serializers.CharField()
+    environment = serializers.CharField(help_text="as the client sent it")
+    config = serializers.DictField(help_text="without its secrets, which are never given back")
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+
+class RuleWish(serializers.Serializer):
+    name = Name()
+    integration_id = Id()
+    project_id = Id(required=False, allow_null=True, allow_blank=True)
+    target_environment = Words(required=False, max_length=100)
+    source_path = Words(required=False)
+    key_transform_template = Words(required=False, max_length=500)
+    conflict_strategy = serializers.ChoiceField(
+        ConflictStrategy.choices, required=False, allow_blank=True, help_text="never applies to production environments"
+    )
+    sync_direction = serializers.ChoiceField(SyncDirection.choices, required=False, allow_blank=True)
+    sync_mode = serializers.ChoiceField(SyncMode.choices, required=False, allow_blank=True)
+
+
+class RuleRow(serializers.Serializer):
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    integration_id = serializers.UUIDField()
+    project_id = serializers.UUIDField()
+    target_environment = serializers.CharField()
+    source_path = serializers.CharField()
+    key_transform_template = serializers.CharField()
+    conflict_strategy = serializers.CharField()
+    effective_conflict_strategy = serializers.CharField(help_text="what counts in the target environment")
+    sync_direction = serializers.CharField()
+    sync_mode = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+
+class RuleList(serializers.Serializer):
+    rules = RuleRow(many=True)
+
+
+class Integrations(Signed):
+    """Connect a project to an outside system, or list its integrations."""
+
+    permissions = {"POST": PROJECTS_WRITE, "GET": PROJECTS_READ}
+
+    @extend_schema(operation_id="createIntegration", request=IntegrationWish, responses={201: IntegrationRow})
+    def post(self, request: Request, project: uuid.UUID) -> Response:
+        wish = checked(IntegrationWish, request.data)
+        return Response(integration_row(connections.create(project, wish, self.by)), status=201)
+
+    @extend_schema(operation_id="listIntegrations", responses=IntegrationRow(many=True))
+    def get(self, request: Request, project: uuid.UUID) -> Response:
+        seen = project_seen(self.by.principal, project)
+        return Response([integration_row(row) for row in connections.integrations_of(seen)])
+
+
+class IntegrationOne(Signed):
+    """One integration; a secret that PUT leaves out of the configuration is kept."""
+
+    permissions = {"GET": PROJECTS_READ, "PUT": PROJECTS_WRITE, "DELETE": PROJECTS_WRITE}
+
+    @extend_schema(operation_id="getIntegration", responses=IntegrationRow)
+    def get(self, request: Request, identifier: uuid.UUID) -> Response:
+        return Response(integration_row(connections.integration_seen(self.by.principal, identifier)))
+
+    @extend_schema(operation_id="replaceIntegration", request=IntegrationChange, responses=IntegrationRow)
+    def put(self, request: Request, identifier: uuid.UUID) -> Response:
+        wish = checked(IntegrationChange, request.data)
+        return Response(integration_row(connections.replace(identifier, wish, self.by)))
+
+    @extend_schema(operation_id="deleteIntegration", responses={204: None})
+    def delete(self, request: Request, identifier: uuid.UUID) -> Response:
+        connections.delete(identifier, self.by, now())
+        return Response(status=204)
+
+
+class SyncRules(Signed):
+    """Add a sync rule to a project, or list its rules."""
+
+    permissions = {"POST": PROJECTS_WRITE, "GET": PROJECTS_READ}
+
+    @extend_schema(operation_id="createSyncRule", request=RuleWish, responses={201: RuleRow})
+    def post(self, request: Request, project: uuid.UUID) -> Response:
+        return Response(rule_row(rules.create(project, checked(RuleWish, request.data), self.by)), status=201)
+
+    @extend_schema(operation_id="listSyncRules", responses=RuleList)
+    def get(self, request: Request, project: uuid.UUID) -> Response:
+        seen = project_seen(self.by.principal, project)
+        return Response({"rules": [rule_row(row) for row in rules.rules_of(seen)]})
+
+
+class SyncRuleOne(Signed):
+    """One sync rule."""
+
+    permissions = {"PUT": PROJECTS_WRITE, "DELETE": PROJECTS_WRITE}
+
+    @extend_schema(operation_id="replaceSyncRule", request=RuleWish, responses=RuleRow)
+    def put(self, request: Request, identifier: uuid.UUID) -> Response:
+        return Response(rule_row(rules.replace(identifier, checked(RuleWish, request.data), self.by)))
+
+    @extend_schema(operation_id="deleteSyncRule", responses={204: None})
+    def delete(self, request: Request, identifier: uuid.UUID) -> Response:
+        rules.delete(identifier, self.by, now())
+        return Response(status=204)
+
+
+def integration_row(integration: Integration) -> dict[str, Any]:
+    return {
+        "id": str(integration.id),
+        "project_id": str(integration.project_id),
+        "name": integration.name,
+        "type": integration.type,
+        "provider": integration.provider,
+        "environment": integration.environment_given,
+        "config": integration.config,
+        **times(integration),
+    }
+
+
+def rule_row(rule: SyncRule) -> dict[str, Any]:
+    return {
+        "id": str(rule.id),
+        "name": rule.name,
+        "integration_id": str(rule.integration_id),
+        "project_id": str(rule.project_id),
+        "target_environment": rule.target_environment,
+        "source_path": rule.source_path,
+        "key_transform_template": rule.key_transform_template,
+        "conflict_strategy": rule.conflict_strategy,
+        "effective_conflict_strategy": rules.strategy_that_counts(rule),
+        "sync_direction": rule.sync_direction,
+        "sync_mode": rule.sync_mode,
+        **times(rule),
+    }

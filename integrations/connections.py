@@ -1,0 +1,112 @@
+"""Integrations of a project as stored objects: made, replaced, deleted. The secret parts of a configuration are sealed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+from django.db.models import QuerySet
+from django.db.models.functions import Now
+
+from accounts import changes, sealed_config
+from accounts.access import Principal
+from accounts.changes import By
+from accounts.models import Environment, Project
+from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
+from accounts.scoping import absent, environment_named, place_of, project_for, require, visible_projects
+from common.errors import ValidationFailed
+from common.sealing import Place
+from integrations import rules
+from integrations.models import Integration
+
+SEALED_WITHOUT_ENVIRONMENT = "platform"
+
+
+def create(project_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integration:
+    """Connect a project. Raises `Conflict` when the project has one of this name in this environment."""
+    with transaction.atomic():
+        project = project_for(by.principal, project_id, PROJECTS_WRITE)
+        environment = _environment(project, wish.get("environment", ""))
+        integration = Integration(
+            project=project,
+            environment=environment,
+            environment_given=wish.get("environment", ""),
+            sealed_under=environment.gateway_environment if environment else SEALED_WITHOUT_ENVIRONMENT,
+            **{name: wish[name] for name in ("name", "type", "provider")},
+        )
+        sealed_config.put(integration, integration.sealed_under, wish.get("config") or {})
+        with changes.unique("an integration of this name"):
+            integration.save(force_insert=True)
+        _record(by, "integration.created", integration)
+    integration.refresh_from_db()
+    return integration
+
+
+def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integration:
+    """Make it what the wish says; its environment stays, and so does a secret that the wish leaves out."""
+    with transaction.atomic():
+        integration = _locked(identifier, by)
+        names = changes.altered(integration, {name: wish[name] for name in ("name", "type", "provider")})
+        if sealed_config.put(integration, integration.sealed_under, wish.get("config") or {}):
+            names += ["config", "sealed_secrets", "secrets_version"]
+        if names:
+            integration.updated_at = Now()
+            with changes.unique("an integration of this name"):
+                integration.save(update_fields=[*names, "updated_at"])
+            _record(by, "integration.updated", integration)
+    integration.refresh_from_db()
+    return integration
+
+
+def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
+    """End it, with the sync rules that use it; its secrets are wiped."""
+    with transaction.atomic():
+        integration = _locked(identifier, by)
+        rules.end_all(integration, by, now)
+        Integration.objects.filter(id=integration.id).update(deleted_at=now, sealed_secrets=None)
+        _record(by, "integration.deleted", integration)
+
+
+def place(integration: Integration) -> Place:
+    """What the secrets of an integration are sealed for."""
+    return sealed_config.place(integration, integration.sealed_under)
+
+
+def integrations_of(project: Project) -> QuerySet[Integration]:
+    return project.integrations.filter(deleted_at=None).order_by("created_at", "id")
+
+
+def integration_seen(principal: Principal, identifier: uuid.UUID) -> Integration:
+    """A living integration of a project they may see. Raises `NotFound`."""
+    return _seen(Integration.objects.all(), principal, identifier)
+
+
+def _seen(rows: QuerySet[Integration], principal: Principal, identifier: uuid.UUID) -> Integration:
+    theirs = rows.filter(deleted_at=None, project__in=visible_projects(principal)).select_related("project")
+    found = theirs.filter(id=identifier).first()
+    if found is None:
+        raise absent("integration")
+    return found
+
+
+def _locked(identifier: uuid.UUID, by: By) -> Integration:
+    found = _seen(Integration.objects.select_for_update(of=("self",)), by.principal, identifier)
+    require(by.principal, PROJECTS_WRITE, place_of(found.project), readable=PROJECTS_READ, what="integration")
+    return found
+
+
+def _environment(project: Project, text: str) -> Environment | None:
+    if not text:
+        return None
+    found = environment_named(project.organization_id, text)
+    if found is None:
+        raise ValidationFailed("environment: the organization has no environment of this name or slug")
+    return found
+
+
+def _record(by: By, action: str, integration: Integration) -> None:
+    details = {"name": integration.name, "provider": integration.provider, "project_id": integration.project_id}
+    changes.record(by, action, "integration", integration.id, details)

@@ -1,0 +1,111 @@
+"""Sync rules of a project as stored objects: made, replaced, deleted."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from django.db import transaction
+from django.db.models import QuerySet
+from django.db.models.functions import Now
+
+from accounts import changes
+from accounts.changes import By
+from accounts.models import ConflictStrategy, Project
+from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
+from accounts.scoping import absent, environment_named, place_of, project_for, require, visible_projects
+from common.errors import ValidationFailed
+from integrations.models import Integration, SyncDirection, SyncMode, SyncRule
+
+PLACEHOLDERS = frozenset({"key", "environment"})
+WHEN_ABSENT: Mapping[str, Any] = {
+    "target_environment": "",
+    "source_path": "",
+    "key_transform_template": "",
+    "conflict_strategy": ConflictStrategy.MANUAL_RESOLUTION,
+    "sync_direction": SyncDirection.PULL,
+    "sync_mode": SyncMode.INCREMENTAL,
+}
+_PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}")
+
+
+def create(project_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> SyncRule:
+    """Add a rule. Raises `Conflict` when the project has one of this name."""
+    with transaction.atomic():
+        project = project_for(by.principal, project_id, PROJECTS_WRITE)
+        fields = _fields(project, wish)
+        with changes.unique("a sync rule of this name"):
+            rule = SyncRule.objects.create(project=project, **fields)
+        _record(by, "sync_rule.created", rule)
+    rule.refresh_from_db()
+    return rule
+
+
+def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> SyncRule:
+    """Make it what the wish says; the same wish again changes nothing."""
+    with transaction.atomic():
+        rule = _locked(identifier, by)
+        names = changes.altered(rule, _fields(rule.project, wish))
+        if names:
+            rule.updated_at = Now()
+            with changes.unique("a sync rule of this name"):
+                rule.save(update_fields=[*names, "updated_at"])
+            _record(by, "sync_rule.updated", rule)
+    rule.refresh_from_db()
+    return rule
+
+
+def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
+    with transaction.atomic():
+        _end(_locked(identifier, by), by, now)
+
+
+def end_all(integration: Integration, by: By, now: datetime) -> None:
+    """End the rules that use an integration; part of its deletion."""
+    for rule in SyncRule.objects.select_for_update().filter(integration=integration, deleted_at=None):
+        _end(rule, by, now)
+
+
+def rules_of(project: Project) -> QuerySet[SyncRule]:
+    return project.sync_rules.filter(deleted_at=None).order_by("created_at", "id")
+
+
+def strategy_that_counts(rule: SyncRule) -> str:
+    """What happens on a conflict in the rule's target: in production a person decides, whatever the rule says."""
+    target = environment_named(rule.project.organization_id, rule.target_environment) if rule.target_environment else None
+    return ConflictStrategy.MANUAL_RESOLUTION.value if target and target.is_production else rule.conflict_strategy
+
+
+def _fields(project: Project, wish: Mapping[str, Any]) -> dict[str, Any]:
+    if wish.get("project_id") not in (None, project.id):
+        raise ValidationFailed("project_id: is another project than the one in the path")
+    integration = Integration.objects.filter(project=project, deleted_at=None, id=wish["integration_id"]).first()
+    if integration is None:
+        raise ValidationFailed("integration_id: the project has no integration with this id")
+    unknown = set(_PLACEHOLDER.findall(wish.get("key_transform_template", ""))) - PLACEHOLDERS
+    if unknown:
+        raise ValidationFailed("key_transform_template: the only placeholders are {{key}} and {{environment}}")
+    given = {name: wish[name] for name in WHEN_ABSENT if wish.get(name)}
+    return {**WHEN_ABSENT, **given, "name": wish["name"], "integration": integration}
+
+
+def _end(rule: SyncRule, by: By, now: datetime) -> None:
+    SyncRule.objects.filter(id=rule.id).update(deleted_at=now)
+    _record(by, "sync_rule.deleted", rule)
+
+
+def _locked(identifier: uuid.UUID, by: By) -> SyncRule:
+    rows = SyncRule.objects.select_for_update(of=("self",)).select_related("project", "integration")
+    found = rows.filter(id=identifier, deleted_at=None, project__in=visible_projects(by.principal)).first()
+    if found is None:
+        raise absent("sync rule")
+    require(by.principal, PROJECTS_WRITE, place_of(found.project), readable=PROJECTS_READ, what="sync rule")
+    return found
+
+
+def _record(by: By, action: str, rule: SyncRule) -> None:
+    details = {"name": rule.name, "integration_id": rule.integration_id, "project_id": rule.project_id}
+    changes.record(by, action, "sync_rule", rule.id, details)

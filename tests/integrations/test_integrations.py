@@ -1,0 +1,125 @@
+"""Integrations and sync rules as stored objects: secrets stay in, foreign things stay out, production keeps its own rule."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from accounts import sealed_config
+from accounts.models import Role, RoleGrant, User
+from common.models import AuditEntry
+from integrations.models import Integration
+from tests.conftest import Person
+
+pytestmark = pytest.mark.usefixtures("primary")
+
+
+@pytest.fixture
+def project(admin: Person) -> dict[str, Any]:
+    row: dict[str, Any] = admin.post("projects", {"name": "payments"})[1]
+    return row
+
+
+@pytest.fixture
+def integration(admin: Person, project: dict[str, Any]) -> dict[str, Any]:
+    config = {"azure_org": "acme", "azure_pat": "pat-of-acme"}
+    wish = {"name": "devops", "type": "gitops", "provider": "azure_devops", "environment": "prod", "config": config}
+    row: dict[str, Any] = admin.post(f"projects/{project['id']}/integrations", wish)[1]
+    return row
+
+
+def test_secrets_of_a_configuration_rest_sealed_under_the_environment_and_never_come_back(
+    admin: Person, integration: dict[str, Any]
+) -> None:
+    assert integration["config"] == {"azure_org": "acme"}
+    row = Integration.objects.get()
+    assert row.sealed_under == "PRO" and b"pat-of-acme" not in bytes(row.sealed_secrets)
+    assert sealed_config.secrets_of(row, "PRO") == {"azure_pat": "pat-of-acme"}
+    trail = str(list(AuditEntry.objects.values()))
+    assert "pat-of-acme" not in trail + str(admin.get(f"projects/integrations/{integration['id']}"))
+
+
+def test_a_put_without_the_secret_keeps_it_and_one_with_it_replaces_it(admin: Person, integration: dict[str, Any]) -> None:
+    path = f"projects/integrations/{integration['id']}"
+    wish = {"name": "devops", "type": "gitops", "provider": "azure_devops", "config": {"azure_org": "other"}}
+    assert admin.put(path, wish)[1]["config"] == {"azure_org": "other"}
+    assert sealed_config.secrets_of(Integration.objects.get(), "PRO") == {"azure_pat": "pat-of-acme"}
+    admin.put(path, {**wish, "config": {"azure_pat": "new"}})
+    assert sealed_config.secrets_of(Integration.objects.get(), "PRO") == {"azure_pat": "new"}
+
+
+def test_a_sealed_value_of_an_older_state_does_not_open(admin: Person, integration: dict[str, Any]) -> None:
+    old = bytes(Integration.objects.get().sealed_secrets)
+    wish = {"name": "devops", "type": "gitops", "provider": "azure_devops", "config": {"azure_pat": "new"}}
+    admin.put(f"projects/integrations/{integration['id']}", wish)
+    row = Integration.objects.get()
+    row.sealed_secrets = old
+    with pytest.raises(Exception, match="does not belong"):
+        sealed_config.secrets_of(row, "PRO")
+
+
+def test_deleting_wipes_the_secret_and_ends_its_rules(
+    admin: Person, project: dict[str, Any], integration: dict[str, Any]
+) -> None:
+    admin.post(f"projects/{project['id']}/sync-rules", {"name": "r", "integration_id": integration["id"]})
+    assert admin.delete(f"projects/integrations/{integration['id']}")[0] == 204
+    assert Integration.objects.get().sealed_secrets is None
+    assert admin.get(f"projects/{project['id']}/sync-rules") == (200, {"rules": []})
+    assert AuditEntry.objects.filter(action="sync_rule.deleted").count() == 1
+
+
+def test_in_production_a_person_decides_whatever_the_rule_says(
+    admin: Person, project: dict[str, Any], integration: dict[str, Any]
+) -> None:
+    path, wish = (
+        f"projects/{project['id']}/sync-rules",
+        {"integration_id": integration["id"], "conflict_strategy": "external_wins"},
+    )
+    counted = {
+        name: admin.post(path, {**wish, "name": name, "target_environment": name})[1]["effective_conflict_strategy"]
+        for name in ("dev", "prod")
+    }
+    assert counted == {"dev": "external_wins", "prod": "manual_resolution"}
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [({"integration_id": str(uuid.uuid4())}, "integration_id"), ({"project_id": str(uuid.uuid4())}, "project_id"),
+     ({"conflict_strategy": "coin"}, "conflict_strategy"), ({"sync_direction": "up"}, "sync_direction"),
+     ({"sync_mode": "some"}, "sync_mode"), ({"key_transform_template": "{{user}}"}, "key_transform_template")],
+)  # fmt: skip
+def test_a_rule_that_makes_no_sense_is_refused(
+    admin: Person, project: dict[str, Any], integration: dict[str, Any], change: dict[str, Any], field: str
+) -> None:
+    wish = {"name": "r", "integration_id": integration["id"], **change}
+    status, body = admin.post(f"projects/{project['id']}/sync-rules", wish)
+    assert status == 400 and body["error"].startswith(f"{field}:")
+
+
+def test_an_integration_of_another_project_serves_no_rule_here(admin: Person, integration: dict[str, Any]) -> None:
+    other = admin.post("projects", {"name": "other"})[1]
+    assert admin.post(f"projects/{other['id']}/sync-rules", {"name": "r", "integration_id": integration["id"]})[0] == 400
+
+
+def test_foreign_and_absent_integrations_and_rules_look_the_same(
+    admin: Person, project: dict[str, Any], integration: dict[str, Any], person: Any
+) -> None:
+    rule = admin.post(f"projects/{project['id']}/sync-rules", {"name": "r", "integration_id": integration["id"]})[1]
+    bank = admin.post("organizations", {"name": "Bank"})[1]
+    stranger = person("viewer")
+    role = Role.objects.get(name="admin")
+    RoleGrant.objects.create(user=User.objects.get(email="viewer@example.com"), role=role, organization_id=bank["id"])
+    wishes = {
+        "integrations": {"name": "x", "type": "t", "provider": "p"},
+        "sync-rules": {"name": "x", "integration_id": bank["id"]},
+    }
+    for kind, identifier in (("integrations", integration["id"]), ("sync-rules", rule["id"])):
+        for method in ("get", "put", "delete"):
+            theirs, none = (
+                stranger.call(method, f"/api/v1/projects/{kind}/{one}", data=wishes[kind], content_type="application/json")
+                for one in (identifier, str(uuid.uuid4()))
+            )
+            assert theirs == none and theirs[0] in (404, 405), (kind, method, theirs)
+        assert stranger.get(f"projects/{project['id']}/{kind}")[0] == 404
