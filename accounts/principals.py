@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from datetime import datetime
 
@@ -46,6 +47,22 @@ def grant_of(row: RoleGrant) -> Grant:
 
 def _grants(rows: QuerySet[RoleGrant]) -> tuple[Grant, ...]:
     return tuple(grant_of(row) for row in rows.select_related("role", "project"))
+
+
+def principal_named(actor: str, now: datetime) -> Principal | None:
+    """The living person or service identity the audit names so (`Principal.actor`), with all they may do now; None for others."""
+    kind, _, text = actor.partition(":")
+    try:
+        identifier = uuid.UUID(text)
+    except ValueError:
+        return None
+    if kind == PrincipalKind.USER.value:
+        user = User.objects.filter(id=identifier, is_active=True, deleted_at=None).first()
+        return principal_of_user(user, now) if user else None
+    if kind == PrincipalKind.SERVICE.value:
+        service = ServiceIdentity.objects.filter(id=identifier, status="active", deleted_at=None).first()
+        return principal_of_service(service, now) if service else None
+    return None
 
 
 def _organization_of(row: RoleGrant) -> str:

@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks import channel, stack
+from benchmarks import channel, reconcile, stack
 
 BENCHMARKS: dict[str, Callable[[], dict[str, object]]] = {
     "envelope": channel.envelope,
+    "reconcile": reconcile.reconcile,
     "stack": stack.stack,
 }
 

@@ -14,6 +14,7 @@ from common.api import Operation as ApiOperation
 from common.api import Text, checked
 from failover import operations, selectors
 from failover.operations import Asked, Wish
+from gateways import write_selectors
 from gateways.models import Route
 from gateways.routes import environment_of
 
@@ -76,9 +77,49 @@ class StatusRow(serializers.Serializer):
     lease_until = serializers.DateTimeField(allow_null=True)
     switched_at = serializers.DateTimeField(allow_null=True)
     requires_plan = serializers.BooleanField()
+    loss_manifest_open = serializers.BooleanField(help_text="writes of a lost gateway are not accounted for yet")
     hold_reason = serializers.CharField()
     operation = OperationRow(allow_null=True)
     last_operation = OperationRow(allow_null=True)
+
+
+class LossWriteRow(serializers.Serializer):
+    id = serializers.UUIDField()
+    sequence = serializers.IntegerField()
+    secret_id = serializers.UUIDField(allow_null=True)
+    key = serializers.CharField()
+    operation = serializers.CharField()
+    base_version = serializers.IntegerField(allow_null=True)
+    author = serializers.CharField()
+    body_digest = serializers.CharField()
+    outcome = serializers.CharField()
+    resolution = serializers.CharField(allow_null=True)
+    received_at = serializers.DateTimeField()
+
+
+class LossManifestRow(serializers.Serializer):
+    id = serializers.UUIDField()
+    environment = serializers.CharField()
+    operation = serializers.UUIDField(allow_null=True)
+    gateway = serializers.CharField()
+    epoch = serializers.IntegerField()
+    open = serializers.BooleanField()
+    opened_at = serializers.DateTimeField()
+    closed_at = serializers.DateTimeField(allow_null=True)
+    closed_by = serializers.CharField(allow_null=True)
+    closed_reason = serializers.CharField()
+    reported_at = serializers.DateTimeField(allow_null=True)
+    reported_depth = serializers.IntegerField(help_text="queued writes in its last heartbeat before it was replaced")
+    last_sequence = serializers.IntegerField()
+    arrived = serializers.IntegerField()
+    unresolved = serializers.IntegerField()
+    missing = serializers.IntegerField(help_text="writes it had accepted that have never arrived")
+    writes = LossWriteRow(many=True)
+
+
+class AcceptLossWish(serializers.Serializer):
+    confirm = Text(max_length=32, help_text="the environment's code, typed by the person who accepts the loss")
+    reason = Text(max_length=500)
 
 
 class CheckRow(serializers.Serializer):
@@ -202,6 +243,29 @@ class Resume(ApiOperation):
         wish = checked(ResumeWish, request.data)
         operations.resume(code, wish["gateway"], wish["confirm"], Asked(self.actor, self.address, wish["reason"]))
         return Response(selectors.status_row(environment_of(code).code))
+
+
+class LossManifests(ApiOperation):
+    """What gateways that were replaced without their consent may have taken with them, newest first."""
+
+    permissions = {"GET": GATEWAY_READ}
+
+    @extend_schema(operation_id="lossManifests", responses=LossManifestRow(many=True))
+    def get(self, request: Request, code: str) -> Response:
+        return Response(write_selectors.manifest_rows(environment_of(code).code))
+
+
+class AcceptLoss(ApiOperation):
+    """Close a loss manifest although writes are missing, because their gateway will never return. Needs a reason."""
+
+    permissions = {"POST": FAILOVER_FORCE}
+
+    @extend_schema(operation_id="acceptLoss", request=AcceptLossWish, responses=LossManifestRow(many=True))
+    def post(self, request: Request, code: str, identifier: str) -> Response:
+        wish = checked(AcceptLossWish, request.data)
+        environment = environment_of(code).code
+        operations.accept_loss(environment, identifier, wish["confirm"], Asked(self.actor, self.address, wish["reason"]))
+        return Response(write_selectors.manifest_rows(environment))
 
 
 class History(ApiOperation):

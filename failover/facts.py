@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from django.conf import settings
@@ -9,9 +10,10 @@ from django.conf import settings
 from failover import preflight
 from failover.kinds import KINDS, Kind
 from failover.preflight import Check, Estimate, MoveFacts, SideFacts
+from gateways import losses
 from gateways.heartbeats import judge
-from gateways.models import Gateway, Route
-from protocol.vocabulary import StandbyMode
+from gateways.models import Gateway, ReceivedWrite, Route
+from protocol.vocabulary import StandbyMode, WriteOutcome
 
 
 def living_gateway(code: str, role: str) -> Gateway | None:
@@ -27,7 +29,7 @@ def move_facts(kind: Kind, route: Route, moment: datetime) -> MoveFacts:
     moved_before = route.epoch > 1 and route.switched_at is not None
     return MoveFacts(
         source=_side(route.active_gateway, moment) if route.active_gateway else None,
-        target=_side(target, moment) if target else None,
+        target=_with_writes(_side(target, moment), target, route) if target else None,
         target_role=kind.target_role,
         since_switch=(moment - route.switched_at).total_seconds() if moved_before and route.switched_at else None,
         lease_seconds=left,
@@ -41,6 +43,15 @@ def checks_of(kind: Kind, facts: MoveFacts) -> list[Check]:
 
 def estimate_of(facts: MoveFacts) -> Estimate:
     return preflight.estimate(facts, settings.MAZEVAULT.timing)
+
+
+def _with_writes(side: SideFacts, gateway: Gateway, route: Route) -> SideFacts:
+    """What the inbox holds of a gateway that is to become active."""
+    open_writes = losses.unresolved(ReceivedWrite.objects.filter(gateway=gateway)).exclude(outcome=WriteOutcome.DEAD_LETTER)
+    dead = ReceivedWrite.objects.filter(gateway=gateway, outcome=WriteOutcome.DEAD_LETTER, resolution="")
+    if route.switched_at:
+        dead = dead.filter(settled_at__gte=route.switched_at)
+    return replace(side, unresolved_writes=open_writes.count(), recent_dead_letters=dead.count())
 
 
 def _side(gateway: Gateway, moment: datetime) -> SideFacts:

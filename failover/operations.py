@@ -22,7 +22,7 @@ from failover.models import EnvironmentState, Operation, Plan
 from failover.preflight import Check, Level
 from failover.selectors import operation_row
 from failover.transitions import Step, carry_out, open_operation, state_of
-from gateways import routes
+from gateways import losses, routes
 from gateways.models import Gateway, Route
 from protocol.vocabulary import Role
 
@@ -157,6 +157,17 @@ def resume(code: str, gateway_name: str, confirm: str, asked: Asked) -> Environm
         carry_out(Step(route, state, None, require_move(State.HOLD, event), asked.actor, asked.reason))
         routes.block_lease(route, until)
     return state
+
+
+def accept_loss(code: str, identifier: str, confirm: str, asked: Asked) -> None:
+    """Close a loss manifest of a gateway that will never return. Raises `Conflict` while writes of it wait for a decision."""
+    environment = routes.environment_of(code)
+    _require_confirmation(environment.code, confirm, asked)
+    try:
+        wanted = uuid.UUID(identifier)
+    except ValueError:
+        raise NotFound("there is no such loss manifest of this environment") from None
+    losses.accept_loss(environment.code, wanted, actor=asked.actor, address=asked.address, reason=asked.reason)
 
 
 def _kind(name: str) -> Kind:

@@ -49,6 +49,10 @@ class SideFacts:
     queue_oldest: float
     key_vault: bool | None
     cold: bool = False
+    unresolved_writes: int = 0
+    """Writes of its earlier life that are at the Primary and neither applied nor decided."""
+    recent_dead_letters: int = 0
+    """Writes of it that could not be applied, not decided on, younger than the last move."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,13 @@ def failback_checks(facts: MoveFacts, timing: TimeProfile) -> list[Check]:
     return [
         *_target_basics(target, timing.standby_fresh_age, "bring the primary gateway back and wait for its heartbeat"),
         _score(target, Level.HARD),
-        Check("target_queue", Level.HARD, target.queue_depth == 0,
-              f"{target.queue_depth} writes of its earlier life wait at {target.name}",
-              "let it upload them before it becomes active again"),
+        Check("target_queue", Level.HARD, target.queue_depth == 0 and target.unresolved_writes == 0,
+              f"{target.queue_depth} writes of its earlier life wait at {target.name} and {target.unresolved_writes} here for "
+              "a decision",
+              "let it upload them and resolve them in GET admin/writes before it becomes active again"),
+        Check("target_dead_letters", Level.WAIVABLE, target.recent_dead_letters == 0,
+              f"{target.recent_dead_letters} writes of {target.name} could not be applied since the last move",
+              "look at them in GET admin/writes?outcome=dead_letter; retry or discard them"),
         Check("target_stable", Level.WAIVABLE, stable,
               f"{target.name} has been well for {target.good_beats} heartbeats and {target.stable_for:.0f} s",
               f"wait for {STABLE_BEATS} good heartbeats over {timing.failback_stable:g} s"),

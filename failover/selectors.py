@@ -12,7 +12,7 @@ from failover.facts import living_gateway
 from failover.machine import FENCING, State, fence_ends_at
 from failover.models import EnvironmentState, Operation, Plan, Transition
 from failover.transitions import open_operation, state_of
-from gateways.models import Gateway, Route
+from gateways.models import Gateway, LossManifest, Route
 from protocol.vocabulary import Role
 
 HISTORY_LENGTH = 200
@@ -35,6 +35,7 @@ def status_row(code: str) -> dict[str, Any]:
         "lease_until": rfc3339(route.lease_until),
         "switched_at": rfc3339(route.switched_at),
         "requires_plan": route.environment.requires_plan,
+        "loss_manifest_open": LossManifest.objects.filter(environment_id=code, closed_at=None).exists(),
         "hold_reason": state.hold_reason,
         "operation": operation_row(operation, route) if operation else None,
         "last_operation": _last_operation(code, route),

@@ -17,7 +17,7 @@ from common.errors import Conflict
 from failover.facts import living_gateway
 from failover.machine import FENCING, Action, Event, Move, State
 from failover.models import EnvironmentState, Operation, Transition
-from gateways import dispatch, routes
+from gateways import dispatch, losses, replicas, routes
 from gateways.models import Gateway, GatewayStatus, Route
 from protocol.vocabulary import Role
 
@@ -116,6 +116,8 @@ def _promote(step: Step, role: Role) -> None:
     fresh = Gateway.objects.select_for_update().get(pk=target.pk)
     if fresh.banned_at or fresh.decommissioned_at:
         raise Conflict(f"{fresh.name} was banned or decommissioned meanwhile")
+    if step.route.active_gateway_id != fresh.id:
+        losses.open_manifest(step.route, step.operation.id if step.operation else None, step.moment)
     routes.promote(step.route, fresh, step.operation.id if step.operation else None)
     dispatch.orphan_tasks_of_past_epochs(step.route.environment_id, step.route.epoch, step.moment)
 
@@ -125,6 +127,7 @@ def _lift_hold(step: Step) -> None:
     seen = GatewayStatus.objects.filter(gateway__environment_id=code).values_list("highest_epoch", flat=True)
     routes.lift_freeze(step.route, max([step.route.epoch, *seen]))
     step.state.hold_reason = ""
+    replicas.order_resync_of_all(code, step.moment, "an operator resumed the environment")
 
 
 def _close(step: Step, outcome: str) -> None:

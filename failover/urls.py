@@ -11,5 +11,7 @@ urlpatterns = [
     *routes("admin/failover/<str:code>/cancel", api.Cancel.as_view(), "failover-cancel"),
     *routes("admin/failover/<str:code>/force", api.Force.as_view(), "failover-force"),
     *routes("admin/failover/<str:code>/resume", api.Resume.as_view(), "failover-resume"),
+    *routes("admin/failover/<str:code>/loss-manifest", api.LossManifests.as_view(), "loss-manifests"),
+    *routes("admin/failover/<str:code>/loss-manifest/<str:identifier>/accept", api.AcceptLoss.as_view(), "loss-accept"),
     *routes("admin/failover/<str:code>/history", api.History.as_view(), "failover-history"),
 ]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import hmac
 import json
+from collections.abc import Iterator
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from common.api import guarded
+from common.clock import now
 from common.errors import AuthenticationRequired
-from gateway_runtime import current, probes
+from gateway_runtime import current, probes, replica, write_queue
+from gateway_runtime.models import WriteTally
 from gateway_runtime.supervisor import Supervisor, days_left
 
 PREFIX = "mazevault_gateway_"
@@ -73,6 +76,24 @@ class _NodeCollector(Collector):
         )  # fmt: skip
         for name, text, value in values:
             yield GaugeMetricFamily(PREFIX + name, text, value=value)
+        yield from _queue_metrics()
+
+
+def _queue_metrics() -> Iterator[Metric]:
+    moment = now()
+    queue, copy = write_queue.depth(), replica.report(moment)
+    values = (
+        ("write_queue_size", "Writes accepted here that have not ended", queue.writes),
+        ("write_queue_oldest_seconds", "Age of the oldest of them", queue.oldest_seconds(moment)),
+        ("write_queue_bytes", "Bytes of their contents", queue.size),
+        ("replica_age_seconds", "Seconds since the copy of the environment was known to be complete; -1 for never", copy.age),
+    )
+    for name, text, value in values:
+        yield GaugeMetricFamily(PREFIX + name, text, value=value)
+    writes = CounterMetricFamily(PREFIX + "writes", "Writes by what became of them; queued is a promise", labels=["outcome"])
+    for row in WriteTally.objects.order_by("outcome"):
+        writes.add_metric([row.outcome], row.total)
+    yield writes
 
 
 def _standing(supervisor: Supervisor | None) -> dict[str, object]:

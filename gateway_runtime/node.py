@@ -62,6 +62,7 @@ class Node:
         self._fenced = state.fence_of(row)
         self._lease: Lease | None = None
         self._directive: Directive | None = None
+        self._committed_assignment = (row.assigned_role, row.assigned_epoch)
         self._running = 0
         # Calls of the process before us, and calls that ended without an answer, may still land until their deadline.
         self._unseen_until = boottime() + timing.effect_deadline if state.open_effects() else 0.0
@@ -87,6 +88,7 @@ class Node:
             self._directive = directive
             if directive.assigned_role not in (Assignment.ACTIVE, Assignment.DRAINING):
                 self._drop_lease(f"the Primary assigns the role {directive.assigned_role.value}")
+            self._commit_assignment(directive)
         return True
 
     def learn_epoch(self, epoch: int) -> bool:
@@ -212,6 +214,12 @@ class Node:
                 running_effects=self._count_running(),
                 serving=left > 0,
             )
+
+    def _commit_assignment(self, directive: Directive) -> None:
+        assignment = (directive.assigned_role.value, directive.epoch)
+        if assignment != self._committed_assignment:
+            state.commit_assignment(directive.assigned_role, directive.epoch)
+            self._committed_assignment = assignment
 
     def _count_running(self) -> int:
         return self._running + (boottime() < self._unseen_until)

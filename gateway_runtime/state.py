@@ -12,6 +12,7 @@ from django.db.models import F
 from common.direct import open_connection
 from gateway_runtime.lease import Fenced
 from gateway_runtime.models import Effect, NodeState
+from protocol.vocabulary import Assignment
 
 SEQUENCE_BLOCK = 1000
 """Sequence numbers are reserved in blocks, so that one commit serves many messages and a crash only leaves a gap."""
@@ -42,12 +43,32 @@ def this_life() -> NodeState:
 
 
 def begin_new_life() -> uuid.UUID:
-    """A new generation for a new enrolment: epochs, fence and sequence start afresh."""
+    """A new generation for a new enrolment: epochs, fence and sequences start afresh, and the copy is read anew.
+
+    Open writes of the old generation stay in the queue as they were signed; the Primary decides what becomes of them.
+    """
     generation = uuid.uuid4()
-    fresh = {"generation": generation, "highest_epoch": 0, "fenced_operation": None, "fenced_epoch": None, "fenced_number": 0,
-             "next_sequence": 1}  # fmt: skip
-    NodeState.objects.update_or_create(id=1, defaults=fresh)
+    this_life()
+    NodeState.objects.filter(id=1).update(
+        generation=generation, life=F("life") + 1, highest_epoch=0, assigned_role="", assigned_epoch=0, fenced_operation=None,
+        fenced_epoch=None, fenced_number=0, next_sequence=1, write_sequence=0, replica_generation="", replica_position=0,
+        replica_complete_at=None, replica_round=F("replica_round") + 1, replica_resyncing=True,
+    )  # fmt: skip
     return generation
+
+
+def standing_of(row: NodeState) -> Assignment:
+    """What this gateway is for people who read and write secrets: by its last directive, whether it is cut off or not."""
+    if row.fenced_epoch is not None and row.fenced_epoch >= row.assigned_epoch:
+        return Assignment.FENCED
+    if not row.assigned_role or row.assigned_epoch < row.highest_epoch:
+        return Assignment.STANDBY
+    return Assignment(row.assigned_role)
+
+
+def commit_assignment(role: Assignment, epoch: int) -> None:
+    """Remember what the Primary assigned, for a restart while it is away. Who accepts a write looks under the row's lock."""
+    NodeState.objects.filter(id=1).update(assigned_role=role.value, assigned_epoch=epoch)
 
 
 def fence_of(row: NodeState) -> Fenced | None:

@@ -18,12 +18,16 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 
-from gateway_runtime import enroll, pacing, probes, work
+from common import audit
+from common.clock import now as clock_now
+from gateway_runtime import enroll, pacing, probes, replica, state, work, write_queue
 from gateway_runtime import identity as identities
 from gateway_runtime.client import CallsPaused, Channel, PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.identity import Identity
 from gateway_runtime.node import Node, boottime
+from gateway_runtime.replica import Pulled
 from gateway_runtime.state import OneProcess, Sequences
+from gateway_runtime.uploads import Uploader
 from protocol import paths
 from protocol.messages import (
     Acknowledged,
@@ -54,6 +58,11 @@ REFUSED_PAUSE = 10.0
 UNSETTLED_PAUSE = 0.2
 """Pause in seconds before an order that is not carried out yet is looked at again."""
 
+AUDIT_PAUSE = 0.5
+"""Pause in seconds between two rounds of chaining audit entries; an entry waits at most a second for its place (DESIGN §10)."""
+RESYNC_AGAIN_BEATS = 3
+"""An order to read the copy again that still stands so many heartbeats after it was followed is a new order."""
+
 Step = Callable[[], float]
 """One step of a loop; returns the pause in seconds until the next one."""
 
@@ -70,6 +79,10 @@ class Supervisor:
         self.wake_heartbeat = threading.Event()
         self.wake_lease = threading.Event()
         self.wake_tasks = threading.Event()
+        self.wake_replica = threading.Event()
+        self.wake_uploads = threading.Event()
+        self.uploader = Uploader(self.timing.replica_poll)
+        self._resynced_at = float("-inf")
         self.threads: list[threading.Thread] = []
         self.renewed: Callable[[Identity], None] = lambda _identity: None
         self._order_lock = threading.Lock()
@@ -113,6 +126,9 @@ class Supervisor:
             ("lease", self.lease_step, self.wake_lease),
             ("tasks", self.task_step, self.wake_tasks),
             ("renewal", self.renewal_step, None),
+            ("replica", self.replica_step, self.wake_replica),
+            ("uploads", self.upload_step, self.wake_uploads),
+            ("audit-chain", self.audit_step, None),
         )
         for name, step, wake in loops:
             thread = threading.Thread(target=self._loop, args=(name, step, wake), name=name, daemon=True)
@@ -124,7 +140,7 @@ class Supervisor:
         """Stop acting, give the lease back, end the loops. The next gateway need not wait for the lease to run out."""
         deadline = time.monotonic() + STOP_SECONDS
         self.stop.set()
-        for event in (self.wake_heartbeat, self.wake_lease, self.wake_tasks):
+        for event in (self.wake_heartbeat, self.wake_lease, self.wake_tasks, self.wake_replica, self.wake_uploads):
             event.set()
         epoch, ended = self.node.stop_acting(min(self.timing.effect_deadline, STOP_SECONDS / 2))
         if epoch and ended:
@@ -167,14 +183,27 @@ class Supervisor:
     def renewal_step(self) -> float:
         directive = self.node.directive
         if directive is not None and directive.renew_certificate:
-            self._use(enroll.renew(self._known(), self.channel))
+            self._use(enroll.renew(self.known_identity(), self.channel))
             log.info("certificate renewed, valid until %s", self.certificate_expires_at().isoformat())
         return pacing.jittered(self.timing.heartbeat_interval, 0.2, self._random)
 
-    def certificate_expires_at(self) -> datetime:
-        return x509.load_pem_x509_certificate(self._known().certificate.encode()).not_valid_after_utc
+    def replica_step(self) -> float:
+        self._follow_resync_order()
+        pulled = replica.pull(self.channel, self.known_identity().environment)
+        return 0.0 if pulled is Pulled.MORE else pacing.jittered(self.timing.replica_poll, 0.1, self._random)
 
-    def _known(self) -> Identity:
+    def upload_step(self) -> float:
+        return self.uploader.step(self.channel)
+
+    def audit_step(self) -> float:
+        """Chain what was written here. Its upload to the Primary belongs to the step after it."""
+        return 0.0 if audit.chain_pending() else AUDIT_PAUSE
+
+    def certificate_expires_at(self) -> datetime:
+        return x509.load_pem_x509_certificate(self.known_identity().certificate.encode()).not_valid_after_utc
+
+    def known_identity(self) -> Identity:
+        """Who this gateway is. Raises `RuntimeError` before it is registered."""
         if self.identity is None:
             raise RuntimeError("this gateway is not registered yet")
         return self.identity
@@ -228,6 +257,17 @@ class Supervisor:
         if directive.tasks_waiting:
             self.wake_tasks.set()
 
+    def _follow_resync_order(self) -> None:
+        """Begin the copy anew once for each order, which stands in every directive until a heartbeat has shown the new copy."""
+        directive = self.node.directive
+        if directive is None or not directive.resync_replica:
+            self._resynced_at = float("-inf")
+            return
+        repeat = RESYNC_AGAIN_BEATS * self.timing.heartbeat_interval
+        if time.monotonic() - self._resynced_at > repeat and not state.this_life().replica_resyncing:
+            replica.begin_resync()
+            self._resynced_at = time.monotonic()
+
     def _tell_a_change(self, directive: Directive) -> None:
         """A new assignment shows in the fleet's table at once, not a heartbeat later."""
         assignment = (directive.assigned_role, directive.epoch)
@@ -247,7 +287,9 @@ class Supervisor:
             return False
         self.channel.call(
             paths.FENCE_ACKNOWLEDGE,
-            FenceAcknowledged(operation=order.operation, epoch=order.epoch),
+            FenceAcknowledged(
+                operation=order.operation, epoch=order.epoch, write_queue_last_sequence=state.this_life().write_sequence
+            ),  # the fence is committed, so no later number can be of its epoch
             Acknowledged,
             timeout=self.timing.round_trip_max,
         )
@@ -258,19 +300,19 @@ class Supervisor:
     def _report_drain(self, directive: Directive) -> bool:
         """Tell what still runs here. True once nothing does."""
         assert directive.drain is not None  # noqa: S101  the caller looked
-        running = self.node.running_effects()
+        running, waiting = self.node.running_effects(), write_queue.depth().writes
         self.channel.call(
             paths.DRAIN_REPORT,
             DrainReport(
                 operation=directive.drain.operation,
                 epoch=directive.drain.epoch,
-                write_queue_depth=0,
+                write_queue_depth=waiting,
                 running_tasks=running,
             ),
             Acknowledged,
             timeout=self.timing.round_trip_max,
         )
-        return running == 0
+        return running == 0 and waiting == 0
 
     def _renew_lease(self) -> None:
         epoch = self.node.standing().epoch
@@ -299,7 +341,8 @@ class Supervisor:
             log.warning("the lease could not be given back and runs out by itself: %s", error)
 
     def _report(self) -> Heartbeat:
-        standing = self.node.standing()
+        standing, moment = self.node.standing(), clock_now()
+        queue, copy = write_queue.depth(), replica.report(moment)
         return Heartbeat(
             version=settings.MAZEVAULT.version,
             reported_role=standing.role,
@@ -316,6 +359,13 @@ class Supervisor:
             tasks_failed=self.node.tasks_failed,
             heartbeat_failures=self.node.heartbeat_failures,
             running_effects=standing.running_effects,
+            write_queue_depth=queue.writes,
+            write_queue_oldest_seconds=queue.oldest_seconds(moment),
+            write_queue_last_sequence=state.this_life().write_sequence,
+            write_queue_bytes=queue.size,
+            replica_position=copy.position,
+            replica_age_seconds=max(0.0, copy.age),
+            replica_digest=copy.digest,
         )
 
     def _loop(self, name: str, step: Step, wake: threading.Event | None) -> None:

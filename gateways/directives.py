@@ -16,7 +16,7 @@ from django.db import connection
 
 from common.clock import now as clock_now
 from common.direct import open_connection
-from gateways.models import Gateway, GatewayCertificate, Route, Task
+from gateways.models import Gateway, GatewayCertificate, GatewayStatus, PrimaryNode, Route, Task
 from gateways.routes import DIRECTIVE_CHANNEL
 from protocol.messages import Directive, DrainOrder, FenceOrder
 from protocol.vocabulary import Assignment, Role, TaskState
@@ -42,6 +42,8 @@ def directive_for(gateway: Gateway) -> Directive:
         drain=_drain_order(gateway, route),
         renew_certificate=_renewal_is_due(gateway),
         tasks_waiting=polls_tasks(gateway, route) and _tasks_wait(gateway),
+        primary_generation=_generation(),
+        resync_replica=_resync_is_due(gateway),
     )
     revision = hashlib.sha256(msgspec.json.encode(plain)).hexdigest()[:32]
     return msgspec.structs.replace(plain, revision=revision)
@@ -89,6 +91,17 @@ def _tasks_wait(gateway: Gateway) -> bool:
     return Task.objects.filter(
         environment_id=gateway.environment_id, state=TaskState.PENDING, not_before__lte=clock_now()
     ).exists()
+
+
+def _generation() -> str:
+    """Identity of this life of the Primary's database, so that a gateway knows which one its cursor belongs to."""
+    found = PrimaryNode.objects.filter(id=1).values_list("generation", flat=True).first()
+    return str(found or "")
+
+
+def _resync_is_due(gateway: Gateway) -> bool:
+    """Ordered and not begun: once it has asked for the first page again the order is in its hands."""
+    return GatewayStatus.objects.filter(gateway=gateway, resync_ordered_at__isnull=False, resync_begun_at=None).exists()
 
 
 class WaitingRoom:

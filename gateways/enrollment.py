@@ -15,7 +15,15 @@ from django.db import IntegrityError, transaction
 from common import audit
 from common.errors import Conflict, MazeVaultError, PermissionRefused, ValidationFailed
 from gateways import routes
-from gateways.models import BootstrapTokenRow, CertifiedKey, Gateway, GatewayCertificate, GatewayStatus, Route
+from gateways.models import (
+    BootstrapTokenRow,
+    CertifiedKey,
+    Gateway,
+    GatewayCertificate,
+    GatewayLife,
+    GatewayStatus,
+    Route,
+)
 from protocol.bootstrap_token import BootstrapToken, BootstrapTokenError, hash_secret, unpack
 from protocol.certificates import CsrFacts, CsrRefused, inspect_csr
 from protocol.envelope import EnvelopeRefused, decode_encryption_key, decode_signing_key
@@ -167,6 +175,7 @@ def _consume(wish: _Wish, now: datetime) -> bool:
 def _enrol(wish: _Wish, address: str, now: datetime) -> Enrolled:
     gateway, reborn = _gateway_row(wish, now)
     certificate = _certify(gateway, wish.client, wish.server, now)
+    _begin_life(gateway, now)
     BootstrapTokenRow.objects.filter(pk=wish.row.pk).update(gateway=gateway)
     GatewayStatus.objects.get_or_create(gateway=gateway)
     audit.record(
@@ -217,6 +226,12 @@ def _gateway_row(wish: _Wish, now: datetime) -> tuple[Gateway, bool]:
         setattr(existing, name, value)
     existing.save()
     return existing, True
+
+
+def _begin_life(gateway: Gateway, now: datetime) -> None:
+    """Keep the key of every generation, so that writes of an earlier one can still be proven (DESIGN §9)."""
+    GatewayLife.objects.filter(gateway=gateway, ended_at=None).update(ended_at=now)
+    GatewayLife.objects.create(gateway=gateway, generation=gateway.generation, signing_key=gateway.signing_key, began_at=now)
 
 
 def _certify(gateway: Gateway, client: CsrFacts, server: CsrFacts, now: datetime) -> GatewayCertificate:

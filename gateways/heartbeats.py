@@ -14,10 +14,9 @@ from django.db import transaction
 from django.db.models import Count, Q
 from django.utils.dateparse import parse_datetime
 
-from common import audit
 from common.clock import now as clock_now
 from common.errors import ValidationFailed
-from gateways import health, routes
+from gateways import health, losses, replicas, routes
 from gateways.models import Gateway, GatewayCertificate, GatewayStatus, Route, Task
 from protocol.messages import Heartbeat
 from protocol.vocabulary import Assignment, HealthLabel, TaskState
@@ -56,10 +55,21 @@ def take_heartbeat(gateway: Gateway, beat: Heartbeat, moment: datetime) -> None:
         status.consecutive_failures = 0
         status.highest_epoch = max(status.highest_epoch, beat.epoch)
         _relabel(status, judge_facts(gateway, status, moment), moment)
+        replicas.take_position(gateway, status, beat, moment)
         status.save()
         if gateway.version != beat.version:
             Gateway.objects.filter(pk=gateway.pk).update(version=beat.version)
-        _refuse_a_higher_epoch(gateway, beat.epoch)
+        refuse_a_higher_epoch(gateway, beat.epoch)
+    replicas.compare(gateway, beat, moment)
+    losses.close_finished(gateway.environment_id)
+
+
+def refuse_a_higher_epoch(gateway: Gateway, epoch: int) -> None:
+    """A gateway that has seen a later epoch than ours proves that this database is older than the world: freeze (I4)."""
+    route = Route.objects.filter(environment_id=gateway.environment_id).first()
+    if route is not None and epoch > route.epoch:
+        sentence = f"{gateway.name} has seen epoch {epoch}, but this Primary knows only {route.epoch}: its database is older"
+        routes.freeze_because(gateway, sentence, {"reported_epoch": epoch, "known_epoch": route.epoch})
 
 
 def judge(gateway: Gateway, moment: datetime) -> Judged:
@@ -150,24 +160,6 @@ def _relabel(status: GatewayStatus, facts: health.HealthFacts, moment: datetime)
     good = result.score >= health.RECOVERED_SCORE
     status.good_in_row = status.good_in_row + 1 if good else 0
     status.stable_since = (status.stable_since or moment) if good else None
-
-
-def _refuse_a_higher_epoch(gateway: Gateway, epoch: int) -> None:
-    route = Route.objects.filter(environment_id=gateway.environment_id).first()
-    if route is None or epoch <= route.epoch:
-        return
-    sentence = f"{gateway.name} has seen epoch {epoch}, but this Primary knows only {route.epoch}: its database is older"
-    if routes.freeze(gateway.environment_id, sentence):
-        audit.record(
-            actor=f"gateway:{gateway.id}",
-            action="failover.frozen",
-            entity="environment",
-            entity_id=gateway.environment_id,
-            severity=audit.Severity.CRITICAL,
-            environment=gateway.environment_id,
-            details={"reported_epoch": epoch, "known_epoch": route.epoch},
-        )
-        log.error("environment %s is frozen: %s", gateway.environment_id, sentence)
 
 
 def _task_counts(gateway: Gateway, moment: datetime) -> tuple[int, int]:

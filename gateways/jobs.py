@@ -8,7 +8,7 @@ from celery import shared_task
 
 from common import audit
 from common.clock import now as clock_now
-from gateways import dispatch, heartbeats, identity
+from gateways import dispatch, heartbeats, identity, inbox
 from gateways.models import MessageReceipt
 
 RECEIPT_LIFE = timedelta(minutes=15)
@@ -23,6 +23,12 @@ def judge_gateways() -> int:
 @shared_task
 def sweep_tasks() -> int:
     return dispatch.sweep(clock_now())
+
+
+@shared_task
+def reconcile_writes() -> int:
+    """Settle received writes; the rows say which, and the same pass runs in every Primary process."""
+    return inbox.apply_pending()
 
 
 @shared_task

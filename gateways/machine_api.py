@@ -8,9 +8,10 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from common.api import client_address, guarded
+from common.clock import database_now
 from common.clock import now as clock_now
 from common.errors import MethodNotAllowed
-from gateways import directives, dispatch, enrollment, heartbeats, identity, routes
+from gateways import changes, directives, dispatch, enrollment, heartbeats, identity, inbox, routes
 from gateways.channel import Call, channel, open_registration, sealed_answer
 from protocol.messages import (
     Acknowledged,
@@ -30,7 +31,9 @@ from protocol.messages import (
     TaskResults,
     TaskVerdicts,
 )
+from protocol.replica import AskChanges, Changes
 from protocol.vocabulary import Role
+from protocol.writes import WriteBatch, WriteReceipts
 from vault import authorities
 
 
@@ -129,3 +132,13 @@ def renew(call: Call, body: Renew) -> Renewed:
         chain=authorities.chain(call.gateway.environment_id),
         server_certificate=certificate.server_pem,
     )
+
+
+@channel(WriteBatch)
+def take_writes(call: Call, body: WriteBatch) -> WriteReceipts:
+    return inbox.take_batch(call.gateway, body, database_now())
+
+
+@channel(AskChanges)
+def give_changes(call: Call, body: AskChanges) -> Changes:
+    return changes.take_changes(call.gateway, body, call.now)

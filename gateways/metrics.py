@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from django.db.models import Count, Min
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from common.clock import now as clock_now
 from gateways.dispatch import DURATION_BUCKETS
 from gateways.heartbeats import judge
-from gateways.models import DurationTally, Gateway, Route, TaskTally
-from protocol.vocabulary import Role
+from gateways.models import DurationTally, Gateway, GatewayEnvironment, ReceivedWrite, Route, TaskTally, WriteTally
+from gateways.settlement import KEPT
+from protocol.vocabulary import Role, WriteOutcome
 
+OPEN = (WriteOutcome.RECEIVED, *KEPT)
 LABELS = ["gateway", "environment", "role"]
 HEALTH_SCORE = "mazevault_gateway_health_score"
 HEARTBEAT_AGE = "mazevault_gateway_heartbeat_age_seconds"
 FAILOVER_ACTIVE = "mazevault_gateway_failover_active"
 TASKS = "mazevault_gateway_tasks"  # the exposition format adds _total to a counter's name
+WRITES = "mazevault_gateway_writes"
+WRITES_OPEN = "mazevault_gateway_writes_open"
+WRITES_OPEN_OLDEST = "mazevault_gateway_writes_open_oldest_seconds"
 TASK_DURATION = "mazevault_gateway_task_duration_seconds"
 
 
@@ -29,6 +35,8 @@ class FleetCollector(Collector):
         yield _failover()
         yield _tasks()
         yield _durations()
+        yield _writes()
+        yield from _open_writes()
 
 
 def _health() -> Iterator[Metric]:
@@ -58,6 +66,32 @@ def _tasks() -> Metric:
     for tally in TaskTally.objects.order_by("environment_id", "status"):
         tasks.add_metric([tally.environment_id, tally.status], tally.total)
     return tasks
+
+
+def _writes() -> Metric:
+    """A counter by outcome; what arrives again is counted as a duplicate."""
+    family = CounterMetricFamily(WRITES, "Writes of gateways by environment and outcome", labels=["environment", "outcome"])
+    for tally in WriteTally.objects.order_by("environment_id", "outcome"):
+        family.add_metric([tally.environment_id, tally.outcome], tally.total)
+    return family
+
+
+def _open_writes() -> Iterator[Metric]:
+    """Writes that wait for their turn or for a person, and how long the oldest one of an environment has waited."""
+    count = GaugeMetricFamily(WRITES_OPEN, "Writes not settled by environment and outcome", labels=["environment", "outcome"])
+    age = GaugeMetricFamily(WRITES_OPEN_OLDEST, "Age of the oldest write not settled", labels=["environment"])
+    moment = clock_now()
+    rows = ReceivedWrite.objects.filter(outcome__in=OPEN, resolution="").values_list("environment_id", "outcome")
+    found = {
+        (code, outcome): (number, oldest) for code, outcome, number, oldest in rows.annotate(Count("id"), Min("received_at"))
+    }
+    for code in GatewayEnvironment.objects.order_by("code").values_list("code", flat=True):
+        oldest = [found[code, outcome][1] for outcome in OPEN if (code, outcome) in found]
+        age.add_metric([code], max(0.0, (moment - min(oldest)).total_seconds()) if oldest else 0.0)
+        for outcome in OPEN:
+            count.add_metric([code, outcome.value], found.get((code, outcome), (0, None))[0])
+    yield count
+    yield age
 
 
 def _durations() -> Metric:

@@ -1,4 +1,4 @@
-"""Facts of the fleet and the constraints that hold them: environments, gateways, certificates, tokens, routes, tasks."""
+"""Facts of the fleet and the constraints that hold them: environments, gateways, certificates, tokens, routes, tasks, writes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from protocol.vocabulary import HealthLabel, Role, StandbyMode, TaskState
+from protocol.vocabulary import HealthLabel, Role, StandbyMode, TaskState, WriteOutcome
 
 ROLES = [(role.value, role.value) for role in Role]
 
@@ -53,6 +53,19 @@ class Gateway(models.Model):
                 name="one_live_gateway_in_a_role",
             ),
         ]
+
+
+class GatewayLife(models.Model):
+    """One generation of a gateway and the key it signs writes with, kept after its end: old writes may arrive (DESIGN §9)."""
+
+    gateway = models.ForeignKey(Gateway, models.CASCADE, related_name="lives")
+    generation = models.UUIDField()
+    signing_key = models.CharField(max_length=64)
+    began_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["gateway", "generation"], name="one_life_of_a_generation")]
 
 
 class CertifiedKey(models.Model):
@@ -155,6 +168,9 @@ class GatewayStatus(models.Model):
     judged_at = models.DateTimeField(null=True)
     watched_since = models.DateTimeField(null=True)
     """Nobody listened before this moment: silence is counted from here."""
+    resync_ordered_at = models.DateTimeField(null=True)
+    resync_begun_at = models.DateTimeField(null=True)
+    resync_ended_at = models.DateTimeField(null=True)
 
 
 class Route(models.Model):
@@ -263,3 +279,114 @@ class DurationTally(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["gateway", "upper_bound"], name="one_tally_of_a_bucket")]
+
+
+class ReceivedWrite(models.Model):
+    """A write of a gateway as it arrived, and what became of it (DESIGN §9).
+
+    `head` is the exact text that was signed. Body and salt are sealed in `sealed_body` until nobody can need them any more.
+    A row outside of its stream (`in_stream` False) is evidence of a write that contradicts another one or is not genuine;
+    `claimed_id` is then the id it came with when that one is another write's. `previous` and `secret` are ids, not references:
+    what they name may not have arrived, or not exist.
+    """
+
+    id = models.UUIDField(primary_key=True)
+    gateway = models.ForeignKey(Gateway, models.PROTECT, related_name="writes")
+    environment = models.ForeignKey(GatewayEnvironment, models.PROTECT)
+    generation = models.UUIDField()
+    epoch = models.BigIntegerField()
+    sequence = models.BigIntegerField()
+    in_stream = models.BooleanField(default=True)
+    claimed_id = models.UUIDField(null=True, db_index=True)
+    previous = models.UUIDField(null=True)
+    operation = models.CharField(max_length=16)
+    secret = models.UUIDField(null=True)
+    project = models.UUIDField(null=True)
+    project_environment = models.UUIDField(null=True)
+    key = models.CharField(max_length=255)
+    base_version = models.BigIntegerField(null=True)
+    actor = models.CharField(max_length=64)
+    accepted_at = models.CharField(max_length=64)
+    head = models.TextField()
+    signature = models.CharField(max_length=128)
+    sealed_body = models.BinaryField(null=True)
+    body_digest = models.CharField(max_length=64)
+    promised = models.BooleanField()
+    outcome = models.CharField(max_length=16, default=WriteOutcome.RECEIVED.value)
+    version = models.BigIntegerField(default=0)
+    code = models.CharField(max_length=64, default="")
+    detail = models.CharField(max_length=500, default="")
+    attempts = models.IntegerField(default=0)
+    not_before = models.DateTimeField()
+    received_at = models.DateTimeField()
+    settled_at = models.DateTimeField(null=True)
+    settled_by = models.CharField(max_length=64, default="")
+    resolution = models.CharField(max_length=16, default="")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["gateway", "generation", "sequence"], condition=Q(in_stream=True), name="one_write_of_a_sequence"
+            )
+        ]
+        indexes = [
+            models.Index(fields=["gateway", "generation", "sequence"], condition=Q(outcome="received"), name="writes_waiting"),
+            models.Index(
+                fields=["gateway", "secret", "sequence"], condition=Q(outcome="received"), name="writes_waiting_by_secret"
+            ),
+            models.Index(fields=["previous"], condition=Q(outcome="received"), name="writes_waiting_for_another"),
+            models.Index(
+                fields=["environment", "outcome"],
+                condition=Q(outcome__in=["conflict", "quarantined", "dead_letter"], resolution=""),
+                name="writes_unresolved",
+            ),
+            models.Index(fields=["environment", "-received_at"], name="writes_by_age"),
+        ]
+
+
+class WriteTally(models.Model):
+    """Counters behind `mazevault_gateway_writes_total`; they only grow (DESIGN §11)."""
+
+    environment = models.ForeignKey(GatewayEnvironment, models.PROTECT)
+    outcome = models.CharField(max_length=16)
+    total = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["environment", "outcome"], name="one_tally_of_an_outcome")]
+
+
+class LossManifest(models.Model):
+    """What a gateway that was replaced without its consent may have taken with it, until it is accounted for (DESIGN §8).
+
+    `reported_depth` and `last_sequence` are what it last said of its queue, in `generation`.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    environment = models.ForeignKey(GatewayEnvironment, models.PROTECT)
+    operation = models.UUIDField(null=True)
+    gateway = models.ForeignKey(Gateway, models.PROTECT, related_name="loss_manifests")
+    generation = models.UUIDField()
+    epoch = models.BigIntegerField()
+    opened_at = models.DateTimeField()
+    closed_at = models.DateTimeField(null=True)
+    closed_by = models.CharField(max_length=64, default="")
+    closed_reason = models.CharField(max_length=500, default="")
+    reported_at = models.DateTimeField(null=True)
+    reported_depth = models.BigIntegerField(default=0)
+    last_sequence = models.BigIntegerField(default=0)
+
+    class Meta:
+        indexes = [models.Index(fields=["environment", "-opened_at"], name="losses_by_age")]
+
+
+class ToldPrincipal(models.Model):
+    """That gateways of this environment were told of a principal, so that they are told as well when it is to be forgotten.
+
+    Nobody else is ever named to them, not even by an id (I13).
+    """
+
+    environment = models.ForeignKey(GatewayEnvironment, models.CASCADE)
+    principal = models.UUIDField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["environment", "principal"], name="one_note_of_a_told_principal")]

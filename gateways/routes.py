@@ -6,7 +6,9 @@ the caller's transaction. Row order is always the route first, so two callers ca
 
 from __future__ import annotations
 
+import logging
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,10 +18,13 @@ from django.db import connection
 from django.db.models import F, Value
 from django.db.models.functions import Greatest, Now
 
+from common import audit
 from common.clock import database_now
 from common.errors import NotFound
 from gateways.models import EpochGrant, Gateway, GatewayEnvironment, Route
 from protocol.vocabulary import LeaseVerdict
+
+log = logging.getLogger("mazevault.gateways.routes")
 
 DIRECTIVE_CHANNEL = "mazevault_directive"
 """NOTIFY channel that wakes waiting directive calls; the payload is the environment's code."""
@@ -188,6 +193,21 @@ def freeze(code: str, sentence: str) -> bool:
     if changed:
         wake(code)
     return bool(changed)
+
+
+def freeze_because(gateway: Gateway, sentence: str, seen: Mapping[str, Any]) -> None:
+    """Freeze the environment of a gateway that has seen more than this Primary's database knows of (I4)."""
+    if freeze(gateway.environment_id, sentence):
+        audit.record(
+            actor=f"gateway:{gateway.id}",
+            action="failover.frozen",
+            entity="environment",
+            entity_id=gateway.environment_id,
+            severity=audit.Severity.CRITICAL,
+            environment=gateway.environment_id,
+            details=seen,
+        )
+        log.error("environment %s is frozen: %s", gateway.environment_id, sentence)
 
 
 def lift_freeze(route: Route, epoch_floor: int) -> None:

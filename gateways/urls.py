@@ -1,7 +1,7 @@
 """Routes of this app: people's API, and the machine channel at the paths of `protocol.paths`."""
 
 from common.api import routes
-from gateways import api, machine_api
+from gateways import api, machine_api, writes_api
 from protocol import paths
 
 
@@ -23,6 +23,8 @@ urlpatterns = [
     *routes(_relative(paths.TASK_CLAIM), machine_api.claim_tasks, "task-claim"),
     *routes(_relative(paths.TASK_RESULTS), machine_api.task_results, "task-results"),
     *routes(_relative(paths.RENEW), machine_api.renew, "certificate-renew"),
+    *routes(_relative(paths.WRITES), machine_api.take_writes, "channel-writes"),
+    *routes(_relative(paths.CHANGES), machine_api.give_changes, "channel-changes"),
     *routes("gateways", api.Gateways.as_view(), "gateways"),
     *routes("gateways/<str:identifier>", api.GatewayOne.as_view(), "gateway"),
     *routes("gateways/<str:identifier>/ban", api.Ban.as_view(), "gateway-ban"),
@@ -30,6 +32,12 @@ urlpatterns = [
     *routes("gateways/<str:identifier>/drain", api.Drain.as_view(), "gateway-drain"),
     *routes("gateways/<str:identifier>/decommission", api.Decommission.as_view(), "gateway-decommission"),
     *routes("admin/gateway-health", api.GatewayHealth.as_view(), "gateway-health"),
+    *routes("admin/writes", writes_api.Writes.as_view(), "received-writes"),
+    *routes("admin/writes/resolve", writes_api.WritesResolve.as_view(), "received-writes-resolve"),
+    *routes("admin/writes/<str:identifier>", writes_api.WriteOne.as_view(), "received-write"),
+    *routes("admin/writes/<str:identifier>/preview", writes_api.WritePreview.as_view(), "received-write-preview"),
+    *routes("admin/writes/<str:identifier>/resolve", writes_api.WriteResolve.as_view(), "received-write-resolve"),
+    *routes("writes/<str:identifier>", writes_api.OwnWrite.as_view(), "own-write"),
     *routes("admin/tasks", api.Tasks.as_view(), "tasks"),
     *routes("admin/tasks/<str:identifier>", api.TaskOne.as_view(), "task"),
 ]

@@ -27,13 +27,19 @@ app.conf.update(
         "drive-failovers": {"task": "failover.jobs.drive_failovers", "schedule": 1.0, "options": {"expires": 1}},
         "judge-gateways": {"task": "gateways.jobs.judge_gateways", "schedule": 5.0, "options": {"expires": 5}},
         "sweep-tasks": {"task": "gateways.jobs.sweep_tasks", "schedule": 5.0, "options": {"expires": 5}},
+        "reconcile-writes": {"task": "gateways.jobs.reconcile_writes", "schedule": 1.0, "options": {"expires": 1}},
         "tidy-channel": {"task": "gateways.jobs.tidy_channel", "schedule": 300.0, "options": {"expires": 300}},
         "forget-old-failures": {
             "task": "accounts.jobs.forget_old_failures",
             "schedule": 300.0,
             "options": {"expires": 300},
         },
+        "forget-answered-requests": {
+            "task": "vault.jobs.forget_answered_requests",
+            "schedule": 300.0,
+            "options": {"expires": 300},
+        },
         "chain-audit": {"task": "gateways.jobs.chain_audit", "schedule": 1.0, "options": {"expires": 1}},
     },
 )
-app.autodiscover_tasks(["accounts", "gateways", "failover"], related_name="jobs")
+app.autodiscover_tasks(["accounts", "vault", "gateways", "failover"], related_name="jobs")

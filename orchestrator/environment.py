@@ -35,6 +35,8 @@ class GatewaySettings:
     bootstrap_token: str = field(repr=False)
     state_file: Path
     server_names: tuple[str, ...]
+    offline_auth_max: int
+    """Seconds without the Primary after which no credential counts here any more."""
 
 
 @dataclass(frozen=True)
@@ -264,6 +266,7 @@ def _gateway(environ: Mapping[str, str]) -> GatewaySettings:
         bootstrap_token=_secret(environ, "GATEWAY_BOOTSTRAP_TOKEN").strip(),
         state_file=Path(environ.get("MAZEVAULT_GATEWAY_STATE_FILE") or "/data/gateway-state.json"),
         server_names=_names(environ.get("MAZEVAULT_SERVER_NAMES") or "localhost,127.0.0.1"),
+        offline_auth_max=_whole(environ, "OFFLINE_AUTH_MAX", default=8 * 3600, low=1, high=30 * 86400),
     )
 
 

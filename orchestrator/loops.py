@@ -18,7 +18,7 @@ from accounts.jobs import forget_old_failures
 from common import audit
 from common.clock import now
 from failover import driver
-from gateways import dispatch, generation, heartbeats, identity
+from gateways import dispatch, generation, heartbeats, identity, inbox
 from orchestrator.listener import ensure_server_certificate
 
 log = logging.getLogger("mazevault.loops")
@@ -26,6 +26,7 @@ log = logging.getLogger("mazevault.loops")
 LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("failover", driver.drive_all, 0.25),
     ("audit-chain", audit.chain_pending, 0.5),
+    ("reconcile-writes", inbox.apply_pending, 0.5),
     ("judge", lambda: heartbeats.count_missed(now()), 5.0),
     ("sweep", lambda: dispatch.sweep(now()), 5.0),
     ("generation", generation.look, 5.0),

@@ -47,6 +47,8 @@ class TimeProfile:
     """Longest wait of one directive call."""
     task_poll: float
     """Idle pause between two task claims."""
+    replica_poll: float
+    """A gateway asks this often what changed in its environment."""
     drain_limit: float
     """A drain that is not finished by then is undone."""
     cooldown: float
@@ -100,12 +102,14 @@ class TimeProfile:
 STANDARD = TimeProfile(
     name="standard", heartbeat_interval=60, heartbeat_full_age=75, heartbeat_zero_age=195, standby_fresh_age=90,
     lease_renew=15, lease_ttl=45, drift_fraction=0.01, drift_fixed=1, fence_margin=1, effect_deadline=10,
-    round_trip_max=10, directive_wait=25, task_poll=2, drain_limit=300, cooldown=900, failback_stable=300, label_dwell=120,
+    round_trip_max=10, directive_wait=25, task_poll=2, replica_poll=2, drain_limit=300, cooldown=900, failback_stable=300,
+    label_dwell=120,
 )  # fmt: skip
 SHORT = TimeProfile(
     name="short", heartbeat_interval=2, heartbeat_full_age=3.5, heartbeat_zero_age=8, standby_fresh_age=6,
     lease_renew=1, lease_ttl=5, drift_fraction=0.01, drift_fixed=0.3, fence_margin=0.3, effect_deadline=1.5,
-    round_trip_max=2, directive_wait=5, task_poll=0.3, drain_limit=20, cooldown=10, failback_stable=6, label_dwell=3,
+    round_trip_max=2, directive_wait=5, task_poll=0.3, replica_poll=0.5, drain_limit=20, cooldown=10, failback_stable=6,
+    label_dwell=3,
 )  # fmt: skip
 PROFILES: Mapping[str, TimeProfile] = {"standard": STANDARD, "short": SHORT}
 

@@ -42,14 +42,21 @@ def principal(role: str = "admin", scope: Scope = EVERYWHERE, name: str = "ann")
     return Principal(PrincipalKind.USER, f"{name}-id", name, (Grant(permissions_of([role]), scope),), now())
 
 
-def member(role: str, *, name: str = "", organization: Organization | None = None, project: Project | None = None,
-           environment: str = "") -> Person:  # fmt: skip
-    """Somebody signed in who holds a role in one place only; elsewhere they are a viewer. Needs the system roles."""
+def member(role: str, *, name: str = "", **scope: Any) -> Person:
+    """Somebody signed in who holds a role in one place only (see `grant`); elsewhere they are a viewer."""
     called = name or f"{role}-{User.objects.count()}"
     user = User.objects.create(email=f"{called}@example.com", full_name=called, role="viewer", password="!")
-    RoleGrant.objects.create(
-        user=user, role=Role.objects.get(name=role), organization=organization, project=project, environment=environment
-    )
     token = f"{PREFIX}{called}-token"
     Session.objects.create(user=user, token_hash=hash_token(token), expires_at=now() + timedelta(hours=1), address="127.0.0.1")
-    return Person(token)
+    person = Person(token)
+    grant(person, role, **scope)
+    return person
+
+
+def grant(person: Person, role: str, *, organization: Organization | None = None, project: Project | None = None,
+          environment: str = "") -> RoleGrant:  # fmt: skip
+    """One more role, held where the scope says. Needs the system roles."""
+    user = Session.objects.get(token_hash=hash_token(person.token)).user
+    return RoleGrant.objects.create(
+        user=user, role=Role.objects.get(name=role), organization=organization, project=project, environment=environment
+    )

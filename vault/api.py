@@ -176,7 +176,8 @@ class SecretOperation(Operation):
         """The secret after an applied change, or where to follow a queued one."""
         if written.outcome is not WriteOutcome.APPLIED or written.secret is None:
             return _queued(written, secret)
-        return self.tagged(self.row(written.secret, value), status)
+        mine = written.version == written.secret.version  # a repeated request may meet a newer state, whose value is not its own
+        return self.tagged(self.row(written.secret, value if mine else None), status)
 
     def base(self, wish: dict[str, Any]) -> int | None:
         """The version the change was made on, from `If-Match` or the body. None: whatever is there."""
@@ -379,6 +380,6 @@ def _queued(written: Written, secret: uuid.UUID) -> Response:
         "id": str(written.write),
         "status": written.outcome.value,
         "status_url": f"/api/v1/writes/{written.write}",
-        "secret_id": str(secret),
+        "secret_id": str(written.secret_id or secret),
     }
     return Response(row, status=202)

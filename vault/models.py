@@ -118,3 +118,21 @@ class SecretVersion(models.Model):
             models.UniqueConstraint(fields=["secret", "version"], name="one_row_of_a_version"),
             models.UniqueConstraint(fields=["write"], condition=Q(write__isnull=False), name="one_version_of_a_write"),
         ]
+
+
+class AnsweredRequest(models.Model):
+    """A change that was asked for under an `Idempotency-Key`, so that its repetition gets the same answer and changes nothing.
+
+    `digest` is keyed and covers the whole request; the request itself is not kept.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    actor = models.CharField(max_length=64)
+    key = models.CharField(max_length=200)
+    digest = models.CharField(max_length=64)
+    secret = models.ForeignKey(Secret, models.CASCADE, related_name="+")
+    version = models.IntegerField()
+    at = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["actor", "key"], name="one_answer_to_a_repeated_request")]

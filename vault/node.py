@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.utils.crypto import salted_hmac
 
 from accounts.access import Principal
 from accounts.models import Project
-from protocol.vocabulary import WriteOutcome
-from vault.ports import Freshness, Origin, SecretChange, Written
+from common.errors import Conflict
+from common.locks import transaction_lock
+from protocol.vocabulary import WriteOperation, WriteOutcome
+from protocol.writes import body_text
+from vault import rules
+from vault.models import AnsweredRequest, Secret
+from vault.ports import Applied, Freshness, Origin, SecretChange, Written
 from vault.secrets import apply_change
+
+REMEMBERED = timedelta(hours=24)
+"""How long a repeated request is recognised."""
 
 
 class PrimaryNode:
@@ -28,6 +37,44 @@ class PrimaryNode:
         return None
 
     def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
+        """With an idempotency key the same request is made once; another one under that key is IDEMPOTENCY_MISMATCH."""
         with transaction.atomic():
-            applied = apply_change(change, Origin(caller.actor, address), caller, now)
+            if idempotency_key:
+                applied = _once(change, caller, address, idempotency_key, now)
+            else:
+                applied = apply_change(change, Origin(caller.actor, address), caller, now)
         return Written(WriteOutcome.APPLIED, None, applied.secret, applied.version)
+
+
+def forget_answered(now: datetime) -> int:
+    """Drop what is too old to be repeated."""
+    dropped, _ = AnsweredRequest.objects.filter(at__lt=now - REMEMBERED).delete()
+    return dropped
+
+
+def _once(change: SecretChange, caller: Principal, address: str, key: str, now: datetime) -> Applied:
+    """Twins wait for each other, so the second one finds the answer of the first."""
+    transaction_lock(f"idempotency:{caller.actor}:{key}")
+    digest = _digest(change)
+    known = AnsweredRequest.objects.filter(actor=caller.actor, key=key).first()
+    if known is not None and known.at >= now - REMEMBERED:
+        if known.digest != digest:
+            raise Conflict("Idempotency-Key: this key was used for another request; use a new one", code="IDEMPOTENCY_MISMATCH")
+        secret = Secret.objects.select_related("project", "environment").get(id=known.secret_id)
+        rules.refuse_unless_allowed(caller, change.operation, rules.place_of(secret.project, secret.environment))
+        return Applied(secret, known.version, changed=False)
+    applied = apply_change(change, Origin(caller.actor, address), caller, now)
+    AnsweredRequest.objects.update_or_create(
+        actor=caller.actor,
+        key=key,
+        defaults={"digest": digest, "secret": applied.secret, "version": applied.version, "at": now},
+    )
+    return applied
+
+
+def _digest(change: SecretChange) -> str:
+    """Of everything that was asked for. The id of a secret to be created is ours, not the caller's."""
+    secret = "" if change.operation is WriteOperation.CREATE else str(change.secret)
+    parts = [change.operation.value, secret, str(change.project), str(change.environment), change.key, str(change.base_version)]
+    text = "\0".join([*parts, body_text(change.body)])
+    return salted_hmac("answered-request", text, algorithm="sha256").hexdigest()

@@ -56,12 +56,16 @@ class Applied:
 
 @dataclass(frozen=True)
 class Written:
-    """What a node says about a change: applied with the secret, or queued with the id of the write that can be followed."""
+    """What a node says about a change: applied with the secret, or queued with the id of the write that can be followed.
+
+    `secret_id` is given where the change does not name the secret: a creation that was repeated under its idempotency key.
+    """
 
     outcome: WriteOutcome
     write: uuid.UUID | None
     secret: Secret | None
     version: int
+    secret_id: uuid.UUID | None = None
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,12 @@ _SEALS = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE, WriteOperation
 _FIELDS = ("ttl_hours", "metadata", "type", "description", "tags", "rotation")
 
 
-def apply_change(change: SecretChange, origin: Origin, caller: Principal | None, now: datetime) -> Applied:
+def apply_change(
+    change: SecretChange, origin: Origin, caller: Principal | None, now: datetime, *, held: Secret | None = None
+) -> Applied:
     """Make one change and its new version. `caller` None is the system itself, which may everything.
+
+    `held` is the secret of the change, with its project and environment, when the caller's transaction has locked it already.
 
     Raises `ValidationFailed`, `NotFound` (also where the caller may not read), `PermissionRefused`, `VersionConflict`, or
     `Conflict` with code DUPLICATE_NAME, SECRET_ARCHIVED, SECRET_IN_USE or STORAGE_NOT_AVAILABLE.
@@ -46,7 +50,7 @@ def apply_change(change: SecretChange, origin: Origin, caller: Principal | None,
     rules.refuse_malformed(change)
     if change.operation is WriteOperation.CREATE:
         return _create(change, origin, caller, now)
-    secret = _locked(change)
+    secret = held or _locked(change)
     rules.refuse_unless_allowed(caller, change.operation, rules.place_of(secret.project, secret.environment))
     if change.base_version is not None and change.base_version != secret.version:
         raise VersionConflict(secret.version, change.base_version)
@@ -82,7 +86,7 @@ def _create(change: SecretChange, origin: Origin, caller: Principal | None, now:
 
 
 def _target(change: SecretChange) -> tuple[Project, Environment]:
-    """Project and environment of a creation. Both stay as they are until the transaction ends."""
+    """Project and environment of a creation. Both stay locked against deletion until the transaction ends."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1 FROM accounts_project WHERE id = %s FOR SHARE", [change.project])
         cursor.execute("SELECT 1 FROM accounts_environment WHERE id = %s FOR SHARE", [change.environment])

@@ -118,6 +118,19 @@ class Stack:
     def pids(self) -> dict[str, int]:
         return {name: child.pid for name, child in self.children.items() if child.pid is not None}
 
+    def attached(self, found: Mapping[str, Any]) -> Stack:
+        """The same stack as seen by another process, for what its nodes run with. `found` is what `run.json` holds."""
+        own = found["servers"]["postgres"]
+        self._databases = Databases(
+            [],
+            admin_url=own or self._environ.get("DATABASE_URL", ""),
+            redis_url=found["servers"]["valkey"] or self._environ.get("REDIS_URL", ""),
+            own_cluster=own is not None,
+        )
+        if not self._databases.admin_url:
+            raise StackError("this stack uses a database of your own; set DATABASE_URL as it was set for ./mazevault up")
+        return self
+
     def environment_of(self, name: str) -> dict[str, str]:
         """The variables one node runs with."""
         assert self._databases is not None  # noqa: S101  set by `up` before any node starts
@@ -128,6 +141,7 @@ class Stack:
             "DATABASE_URL": self._databases.url_for(spec.name if spec else "mazevault"),
             "REDIS_URL": self._databases.redis_for(self.layout.gateways.index(spec) + 1 if spec else 0),
             "MAZEVAULT_MASTER_KEY_FILE": str(self.layout.secret(node, "master.key")),
+            **self._previous_master_key(node),
             "MAZEVAULT_SESSION_SECRET_FILE": str(self.layout.secret(node, "session.secret", 48)),
             "METRICS_TOKEN_FILE": str(self.layout.secret(node, "metrics.token")),
             "MAZEVAULT_TIME_PROFILE": self.layout.time_profile,
@@ -137,6 +151,11 @@ class Stack:
         more = self._gateway_environment(spec) if spec else self._primary_environment()
         overrides = {k: v for k, v in self._environ.items() if k.startswith("MAZEVAULT_TIME_")}
         return {**common, **overrides, **more}
+
+    def _previous_master_key(self, node: str) -> dict[str, str]:
+        """An operator who changes a node's master key moves the old one here until its keys are wrapped anew."""
+        path = self.layout.node(node) / "master.key.previous"
+        return {"MAZEVAULT_MASTER_KEY_PREVIOUS_FILE": str(path)} if path.exists() else {}
 
     def _primary_environment(self) -> dict[str, str]:
         folder = self.layout.node(PRIMARY)
@@ -321,8 +340,17 @@ class Stack:
             **({"sandbox_url": self.layout.sandbox_url} if self._sandbox else {}),
             "metrics_token_file": str(self.layout.node(PRIMARY) / "metrics.token"),
             "logs": str(self.layout.logs),
+            "servers": self._servers(),
             "launcher_pid": os.getpid(),
             "pids": self.pids(),
+        }
+
+    def _servers(self) -> dict[str, str | None]:
+        """Where our own servers listen (sockets in private folders, no passwords); None for servers of the caller."""
+        names = {child.name for child in self._databases.children} if self._databases else set()
+        return {
+            "postgres": self._databases.admin_url if self._databases and "postgres" in names else None,
+            "valkey": self._databases.redis_url if self._databases and "valkey" in names else None,
         }
 
 

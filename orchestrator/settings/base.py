@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from orchestrator.environment import Settings, celery_broker
+from protocol.envelope import MAX_WIRE_BYTES
 
 PRIMARY_APPS = ["orchestrator", "common", "accounts", "vault", "integrations", "gateways", "failover"]
 GATEWAY_APPS = ["orchestrator", "common", "accounts", "vault", "gateway_runtime"]
@@ -32,7 +33,7 @@ def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, 
         "USE_I18N": False,
         "APPEND_SLASH": False,
         "TEMPLATES": [],
-        "DATA_UPLOAD_MAX_MEMORY_SIZE": 1024 * 1024,
+        "DATA_UPLOAD_MAX_MEMORY_SIZE": MAX_WIRE_BYTES,  # the parser sets a lower limit for bodies of the API
         "LOGGING": _logging(node),
         "REST_FRAMEWORK": _rest_framework(),
         "SPECTACULAR_SETTINGS": {

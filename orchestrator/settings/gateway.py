@@ -1,4 +1,4 @@
-"""Settings of a gateway: its own database, its own routes, none of the Primary's tables."""
+"""Settings of a gateway: its own database, its own routes, none of the Primary's fleet."""
 
 import os
 
@@ -8,5 +8,5 @@ from orchestrator.settings.base import GATEWAY_APPS, common_settings
 globals().update(common_settings(load(os.environ, mode="gateway"), apps=GATEWAY_APPS, urls="orchestrator.urls.gateway"))
 REST_FRAMEWORK = {
     **globals()["REST_FRAMEWORK"],
-    "DEFAULT_AUTHENTICATION_CLASSES": [],  # nothing a person may call is here yet but health, which needs none
+    "DEFAULT_AUTHENTICATION_CLASSES": ["gateway_runtime.principals.GatewayAuthentication"],
 }

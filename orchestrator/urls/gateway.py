@@ -1,14 +1,25 @@
 """Routes of a gateway."""
 
-from django.urls import path
+from django.urls import include, path
 
+from common.api import routes
+from gateway_runtime import writes_api
 from gateway_runtime.api import health, metrics, root
+from gateway_runtime.secrets_node import GatewayNode
+from vault.urls import secret_routes
 
 urlpatterns = [
     path("", root),
     path("metrics", metrics),
     path("api/v1/health", health),
     path("api/v1/health/", health),
+    path("api/v1/", include(secret_routes(GatewayNode()))),
+    *routes("api/v1/writes", writes_api.Writes.as_view(), "queued-writes"),
+    *routes("api/v1/writes/<str:identifier>", writes_api.WriteOne.as_view(), "queued-write"),
+    *routes("api/v1/auth/login", writes_api.SignIn.as_view(), "login"),
+    *routes("api/v1/auth/token", writes_api.SignIn.as_view(), "token"),
+    *routes("api/v1/auth/me", writes_api.Me.as_view(), "me"),
+    *routes("api/v1/auth/me/permissions", writes_api.MyPermissions.as_view(), "my-permissions"),
 ]
 
 handler400 = "common.api.handler400"

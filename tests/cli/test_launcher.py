@@ -99,6 +99,8 @@ def test_up_status_logs_and_down(home: Home) -> None:
     assert places == sorted(places)
     assert home.run("logs", "nobody").returncode == 1
 
+    _keys_are_rotated_while_it_runs(home)
+
     again = home.run("up", "--detach")
     assert again.returncode == 1 and "runs already" in again.stderr
     pids = home.pids()
@@ -121,6 +123,34 @@ def _the_sandbox_answers_as_the_primarys_tenant(home: Home, found: dict[str, Any
     assert examined.returncode == 0, examined.stdout + examined.stderr
     assert "sign-in: as ada.admin@bank.example, role admin" in examined.stdout
     assert "admin out of 3 mappings" in examined.stdout
+
+
+def _keys_are_rotated_while_it_runs(home: Home) -> None:
+    """First an environment's key, then the master key, the way docs/operations/keys.md says."""
+    before = json.loads(home.run("keys", "status", "-o", "json").stdout)
+    rotated = home.run("keys", "rotate", "--environment", "npr")
+    assert rotated.returncode == 0 and "1 old keys are destroyed" in rotated.stdout, rotated.stdout + rotated.stderr
+    after = json.loads(home.run("keys", "status", "-o", "json").stdout)
+    moved = {new["scope"] for old, new in zip(before["scopes"], after["scopes"], strict=True) if old["key"] != new["key"]}
+    assert moved == {"NPR"}
+
+    key = home.var / "primary" / "master.key"
+    old = key.read_text()
+    key.rename(key.with_name("master.key.previous"))
+    for name in ("primary", "worker", "beat"):
+        assert home.run("restart", name).returncode == 0
+    assert key.read_text() != old, "the launcher made a new one"
+    assert json.loads(home.run("keys", "status", "-o", "json").stdout)["wrapped_elsewhere"] == len(after["scopes"])
+    assert home.run("keys", "rotate", "--master").returncode == 0
+    key.with_name("master.key.previous").unlink()
+    for name in ("primary", "worker", "beat"):
+        assert home.run("restart", name).returncode == 0
+    found = json.loads(home.run("keys", "status", "-o", "json").stdout)
+    assert (found["wrapped_elsewhere"], found["previous_master_key_known"]) == (0, False)
+    _until_status(home, 0)
+    assert home.run("keys", "rotate").returncode == 1
+    assert "there is no node nobody" in home.run("keys", "status", "--node", "nobody").stderr
+    assert home.run("keys", "status", "--node", "gw-npr-primary").returncode == 0
 
 
 def _starts_again_quickly_and_status_says_what_is_wrong(home: Home) -> None:

@@ -60,7 +60,9 @@ class TestChecks:
         over = {(check.name, check.level) for check in failover_checks(FACTS, STANDARD)}
         back = {(check.name, check.level) for check in failback_checks(FACTS, STANDARD)}
         assert over == shared | {("target_score", WAIVABLE), ("target_key_vault", WAIVABLE)}
-        assert back == shared | {("target_score", HARD), ("target_queue", HARD), ("target_stable", WAIVABLE)}
+        assert back == shared | {
+            ("target_score", HARD), ("target_queue", HARD), ("target_dead_letters", WAIVABLE), ("target_stable", WAIVABLE),
+        }  # fmt: skip
 
     @BOTH_WAYS
     @pytest.mark.parametrize(
@@ -91,6 +93,8 @@ class TestChecks:
             ("failback", facts({"score": 0.69}), ("target_score", HARD)),
             ("failover", facts({"key_vault": False}), ("target_key_vault", WAIVABLE)),
             ("failback", facts({"queue_depth": 1}), ("target_queue", HARD)),
+            ("failback", facts({"unresolved_writes": 1}), ("target_queue", HARD)),
+            ("failback", facts({"recent_dead_letters": 1}), ("target_dead_letters", WAIVABLE)),
             ("failback", facts({"good_beats": 4}), ("target_stable", WAIVABLE)),
             ("failback", facts({"stable_for": 299.9}), ("target_stable", WAIVABLE)),
         ],

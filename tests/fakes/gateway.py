@@ -38,7 +38,20 @@ from protocol.envelope import (
     seal,
     verify,
 )
-from protocol.vocabulary import Assignment
+from protocol.replica import AskChanges, Changes
+from protocol.vocabulary import Assignment, WriteOperation
+from protocol.writes import (
+    QueuedWrite,
+    WriteBatch,
+    WriteBody,
+    WriteHead,
+    WriteReceipt,
+    WriteReceipts,
+    body_digest,
+    body_text,
+    new_salt,
+    sign,
+)
 
 
 class PeerSocket:
@@ -52,6 +65,17 @@ class PeerSocket:
         return self._der
 
 
+@dataclass(frozen=True)
+class NewSecret:
+    """A secret that does not exist yet, in the form `FakeGateway.write` takes."""
+
+    project_id: uuid.UUID
+    environment_id: uuid.UUID
+    key: str
+    id: uuid.UUID = field(default_factory=uuid.uuid4)
+    version: int | None = None
+
+
 @dataclass
 class FakeGateway:
     """One gateway. `enrol` makes it somebody; the other methods are its calls."""
@@ -62,6 +86,7 @@ class FakeGateway:
     keys: Keys = field(default_factory=Keys.generate)
     generation: uuid.UUID = field(default_factory=uuid.uuid4)
     sequence: int = 0
+    write_sequence: int = 0
     epoch: int = 0
     certificate: str = ""
     id: str = ""
@@ -135,6 +160,46 @@ class FakeGateway:
 
     def results(self, *results: messages.TaskResult) -> Any:
         return self.call(paths.TASK_RESULTS, messages.TaskResults(results=list(results)), messages.TaskVerdicts)
+
+    def write(self, secret: Any, value: str | None = None, *, promised: bool = True, body: WriteBody | None = None,
+              **head: Any) -> QueuedWrite:  # fmt: skip
+        """The next write of this gateway's stream to a secret (a row, or a `tests.fakes.gateway.NewSecret`), signed.
+
+        `head` overrides any field of the signed head; nothing is sent.
+        """
+        self.write_sequence += 1
+        carried = body or WriteBody(value=value)
+        text, salt = body_text(carried), new_salt()
+        facts: dict[str, Any] = {
+            "id": str(uuid.uuid4()), "environment": self.environment, "gateway": self.id, "generation": str(self.generation),
+            "epoch": self.epoch, "sequence": self.write_sequence, "previous": "", "operation": WriteOperation.UPDATE,
+            "secret": str(secret.id), "project": str(secret.project_id), "project_environment": str(secret.environment_id),
+            "key": secret.key, "base_version": secret.version, "actor": "user:nobody",
+            "accepted_at": datetime.now(UTC).isoformat(), "body_digest": body_digest(text, salt),
+        }  # fmt: skip
+        signed, signature = sign(WriteHead(**{**facts, **head}), self.keys.signing)
+        return QueuedWrite(head=signed, body=text, salt=salt, signature=signature, promised=promised)
+
+    def upload(self, *writes: QueuedWrite, apply_now: bool = False, ask: tuple[str, ...] = ()) -> Any:
+        """Send writes; the receipts in their order."""
+        batch = WriteBatch(writes=list(writes), ask=list(ask), apply_now=apply_now)
+        answer = self.call(paths.WRITES, batch, WriteReceipts)
+        return answer.receipts if isinstance(answer, WriteReceipts) else answer
+
+    def upload_one(self, write: QueuedWrite, *, apply_now: bool = False) -> WriteReceipt:
+        receipts = self.upload(write, apply_now=apply_now)
+        assert isinstance(receipts, list), receipts.content
+        return receipts[0]
+
+    def changes(self, after: int = 0, generation: str = "", limit: int = 200) -> Any:
+        return self.call(paths.CHANGES, AskChanges(after=after, generation=generation, limit=limit), Changes)
+
+    def all_changes(self, after: int = 0) -> list[Changes]:
+        """Every page up to the head."""
+        pages = [self.changes(after)]
+        while pages[-1].more:
+            pages.append(self.changes(pages[-1].position, pages[-1].generation))
+        return pages
 
     def take_over(self) -> messages.Directive:
         """Hear the directive and act under its epoch, as a gateway does."""

@@ -312,6 +312,36 @@ class TestAtOnce:
         for row in SecretVersion.objects.select_related("secret__environment"):
             assert values.open_value(row.secret, row)
 
+    def test_a_new_key_waits_for_values_that_were_sealed_and_not_stored_yet(self, committed_primary: None) -> None:
+        project = factories.project()
+        sealed, go_on, begun = threading.Event(), threading.Event(), threading.Event()
+        found: list[Secret] = []
+
+        def slow_writer() -> None:
+            with transaction.atomic():
+                found.append(made(project, 1))
+                sealed.set()
+                go_on.wait(30)
+            connection.close()
+
+        def begin() -> None:
+            keys.begin("NPR", "test", now())
+            begun.set()
+            connection.close()
+
+        threads = [threading.Thread(target=slow_writer), threading.Thread(target=begin)]
+        threads[0].start()
+        assert sealed.wait(30)
+        threads[1].start()
+        assert not begun.wait(0.7), "the key was retired while a value under it was not committed"
+        go_on.set()
+        for thread in threads:
+            thread.join(30)
+        for _step in keys.reseal("NPR"):
+            pass
+        keys.destroy_unused("NPR", "test")
+        assert readable() == {found[0].id: "value-1"}
+
     def test_a_process_that_is_killed_in_the_middle_is_followed_by_one_that_ends_it(self, committed_primary: None) -> None:
         project = factories.project()
         wanted = {made(project, number).id: f"value-{number}" for number in range(3)}

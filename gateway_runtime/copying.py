@@ -1,0 +1,236 @@
+"""Storing a page of changes in the gateway's own tables: the same tables as the Primary's, values sealed under keys of this node.
+
+Only the newest value of a secret is held, with its newest version; what an older version held is known at the Primary only.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from django.db.models import F, Model
+
+from accounts.models import Environment, Organization, Project
+from gateway_runtime.models import NodeState, ReplicaPrincipal, ReplicaRow, ReplicaToken
+from protocol import replica as told
+from protocol.replica import Changes, ReplicaKind
+from vault import values
+from vault.models import Secret, SecretStatus, SecretVersion
+
+_TIMES = ["created_at", "updated_at"]
+_ORGANIZATION = ["name", "deleted_at", *_TIMES]
+_ENVIRONMENT = ["organization", "name", "slug", "is_production", "gateway_environment", "deleted_at", *_TIMES]
+_PROJECT = [
+    "organization", "name", "type", "default_environment", "storage", "conflict_strategy", "max_staleness_seconds", "deleted_at",
+    *_TIMES,
+]  # fmt: skip
+_SECRET = [
+    "project", "environment", "key", "type", "description", "tags", "metadata", "ttl_hours", "rotation", "status", "version",
+    "created_by", "archived_at", "deleted_at", *_TIMES,
+]  # fmt: skip
+_VERSION = ["operation", "author", "origin", "reason", "created_at"]
+
+
+def store(page: Changes, row: NodeState, environment: str, moment: datetime) -> None:
+    """All records of a page, in the caller's transaction. Things come before what refers to them."""
+    _store_organizations(page.organizations, moment)
+    _store_environments(page.environments, environment, moment)
+    _store_projects(page.projects, moment)
+    _store_secrets(page.secrets, moment, rewrite=row.replica_resyncing)
+    _store_principals(page.principals, row.replica_round)
+    _mark(page, row.replica_round)
+
+
+def _store_organizations(records: Iterable[told.ReplicaOrganization], moment: datetime) -> None:
+    rows = [
+        Organization(id=uuid.UUID(one.id), name=one.name, deleted_at=_gone(one), **_times(one)) for one in records
+    ]  # fmt: skip
+    _make_room(Organization, {(one.name.lower(),): one.id for one in rows if not one.deleted_at}, ("name",), {}, moment)
+    _upsert(rows, _ORGANIZATION)
+
+
+def _store_environments(records: Iterable[told.ReplicaEnvironment], code: str, moment: datetime) -> None:
+    rows = [
+        Environment(
+            id=uuid.UUID(one.id), organization_id=uuid.UUID(one.organization), name=one.name, slug=one.slug,
+            is_production=one.is_production, gateway_environment=code, deleted_at=_gone(one), **_times(one),
+        )
+        for one in records
+    ]  # fmt: skip
+    living = [one for one in rows if not one.deleted_at]
+    owners = {"organization__in": {one.organization_id for one in living}}
+    for name in ("name", "slug"):
+        wanted = {(one.organization_id, getattr(one, name).lower()): one.id for one in living}
+        _make_room(Environment, wanted, ("organization_id", name), owners, moment)
+    _upsert(rows, _ENVIRONMENT)
+
+
+def _store_projects(records: Iterable[told.ReplicaProject], moment: datetime) -> None:
+    rows = [
+        Project(
+            id=uuid.UUID(one.id), organization_id=uuid.UUID(one.organization), name=one.name, type=one.type,
+            default_environment=one.default_environment, storage=one.storage, conflict_strategy=one.conflict_strategy,
+            max_staleness_seconds=one.max_staleness_seconds, deleted_at=_gone(one), **_times(one),
+        )
+        for one in records
+    ]  # fmt: skip
+    living = [one for one in rows if not one.deleted_at]
+    wanted = {(one.organization_id, one.name.lower()): one.id for one in living}
+    owners = {"organization__in": {one.organization_id for one in living}}
+    _make_room(Project, wanted, ("organization_id", "name"), owners, moment)
+    _upsert(rows, _PROJECT)
+
+
+def _store_secrets(records: list[told.ReplicaSecret], moment: datetime, *, rewrite: bool) -> None:
+    if not records:
+        return
+    rows = [_secret(one) for one in records]
+    living = [one for one in rows if not one.deleted_at]
+    wanted = {(one.project_id, one.environment_id, one.key): one.id for one in living}
+    places = {"project__in": {one.project_id for one in living}, "key__in": {one.key for one in living}}
+    _make_room(Secret, wanted, ("project_id", "environment_id", "key"), places, moment)
+    _upsert(rows, _SECRET)
+    _store_versions(records, rewrite)
+    _store_values(rows, records)
+
+
+def _secret(one: told.ReplicaSecret) -> Secret:
+    return Secret(
+        id=uuid.UUID(one.id), project_id=uuid.UUID(one.project), environment_id=uuid.UUID(one.environment), key=one.key,
+        type=one.type, description=one.description, tags=one.tags, metadata=one.metadata, ttl_hours=one.ttl_hours,
+        rotation=one.rotation, status=one.status, version=one.version, created_by=one.created_by,
+        archived_at=_moment(one.archived_at), deleted_at=_moment(one.deleted_at), **_times(one),
+    )  # fmt: skip
+
+
+def _store_versions(records: Iterable[told.ReplicaSecret], rewrite: bool) -> None:
+    """The history. A version never changes, but after a restore of the Primary a number may mean another one: `rewrite`."""
+    rows = [_version(one.id, version) for one in records for version in one.versions]
+    if rewrite:
+        SecretVersion.objects.bulk_create(
+            rows, update_conflicts=True, unique_fields=["secret", "version"], update_fields=_VERSION, batch_size=1000
+        )
+    else:
+        SecretVersion.objects.bulk_create(rows, ignore_conflicts=True, batch_size=1000)
+    SecretVersion.objects.filter(secret__in=[one.id for one in records], version__gt=F("secret__version")).delete()
+
+
+def _version(secret: str, one: told.ReplicaVersion) -> SecretVersion:
+    return SecretVersion(
+        secret_id=uuid.UUID(secret), version=one.version, operation=one.operation, author=one.author, origin=one.origin,
+        reason=one.reason, created_at=datetime.fromisoformat(one.created_at),
+    )  # fmt: skip
+
+
+def _store_values(rows: list[Secret], records: Iterable[told.ReplicaSecret]) -> None:
+    """The newest value goes with the newest version; every other one is dropped, so that none is taken for a newer one."""
+    environments = Environment.objects.in_bulk({row.environment_id for row in rows})
+    valued = []
+    for row, record in zip(rows, records, strict=True):
+        if record.value is None or not record.versions:
+            continue
+        row.environment = environments[row.environment_id]
+        newest = _version(record.id, record.versions[0])
+        newest.sealed_value = values.seal_value(row, newest.version, record.value)
+        newest.value_digest = values.digest_of(row, record.value)
+        valued.append(newest)
+    SecretVersion.objects.filter(secret__in=[row.id for row in rows], sealed_value__isnull=False).update(
+        sealed_value=None, value_digest=""
+    )
+    SecretVersion.objects.bulk_create(
+        valued, update_conflicts=True, unique_fields=["secret", "version"], update_fields=["sealed_value", "value_digest"]
+    )
+
+
+def _store_principals(records: Iterable[told.ReplicaPrincipal], round_number: int) -> None:
+    """Credentials are replaced as a whole, so that a revoked one is gone with the page that does not name it."""
+    records = list(records)
+    living = [one for one in records if one.grants and one.tokens]
+    gone = {one.id for one in records} - {one.id for one in living}
+    ReplicaToken.objects.filter(principal__in=[one.id for one in records]).delete()
+    ReplicaPrincipal.objects.filter(id__in=gone).delete()
+    rows = [
+        ReplicaPrincipal(id=uuid.UUID(one.id), kind=one.kind, name=one.name[:254], round=round_number, grants=_grants(one))
+        for one in living
+    ]
+    _upsert(rows, ["kind", "name", "grants", "round"])
+    tokens = [
+        ReplicaToken(
+            hash=token.hash, principal_id=uuid.UUID(one.id), expires_at=datetime.fromisoformat(token.expires_at),
+            scopes=token.scopes,
+        )
+        for one in living for token in one.tokens
+    ]  # fmt: skip
+    ReplicaToken.objects.bulk_create(tokens)
+
+
+def _grants(one: told.ReplicaPrincipal) -> list[dict[str, Any]]:
+    return [
+        {
+            "permissions": grant.permissions, "organization": grant.organization, "project": grant.project,
+            "environment": grant.environment, "expires_at": grant.expires_at,
+        }
+        for grant in one.grants
+    ]  # fmt: skip
+
+
+def _mark(page: Changes, round_number: int) -> None:
+    """Remember each thing as it came, for the digest and for the sweep."""
+    groups: tuple[tuple[ReplicaKind, Iterable[told.Compared]], ...] = (
+        (ReplicaKind.ORGANIZATION, page.organizations),
+        (ReplicaKind.ENVIRONMENT, page.environments),
+        (ReplicaKind.PROJECT, page.projects),
+        (ReplicaKind.SECRET, page.secrets),
+    )
+    rows = [
+        ReplicaRow(kind=kind.value, entity_id=uuid.UUID(one.id), fingerprint=told.fingerprint(one), round=round_number)
+        for kind, records in groups for one in records
+    ]  # fmt: skip
+    ReplicaRow.objects.bulk_create(
+        rows, update_conflicts=True, unique_fields=["kind", "entity_id"], update_fields=["fingerprint", "round"]
+    )
+
+
+def _make_room(
+    model: Any, wanted: Mapping[tuple[Any, ...], uuid.UUID], fields: tuple[str, ...], where: dict[str, Any], moment: datetime
+) -> None:
+    """A name that a record brings may be held here by another thing, whose own change comes later: it steps back until then.
+
+    At the Primary a name is held once at any time, so the other one has lost it already.
+    """
+    if not wanted:
+        return
+    holders = model.objects.filter(deleted_at=None, **where).values_list("id", *fields)
+    in_the_way = [
+        holder for holder, *names in holders if wanted.get(_folded(names, fields), holder) != holder
+    ]  # fmt: skip
+    if in_the_way:
+        lost: dict[str, Any] = {"status": SecretStatus.DELETED} if model is Secret else {}
+        model.objects.filter(id__in=in_the_way).update(deleted_at=moment, **lost)
+
+
+def _folded(names: Iterable[Any], fields: tuple[str, ...]) -> tuple[Any, ...]:
+    """Names are compared without regard to case; keys are not."""
+    return tuple(
+        one.lower() if field in ("name", "slug") else one for one, field in zip(names, fields, strict=True)
+    )  # fmt: skip
+
+
+def _upsert(rows: list[Any], fields: list[str]) -> None:
+    if rows:
+        model: type[Model] = type(rows[0])
+        model._default_manager.bulk_create(rows, update_conflicts=True, unique_fields=["id"], update_fields=fields)
+
+
+def _gone(one: told.ReplicaOrganization | told.ReplicaEnvironment | told.ReplicaProject) -> datetime | None:
+    return _moment(one.updated_at) if one.deleted else None
+
+
+def _times(one: Any) -> dict[str, Any]:
+    return {"created_at": datetime.fromisoformat(one.created_at), "updated_at": datetime.fromisoformat(one.updated_at)}
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

@@ -1,0 +1,166 @@
+"""Keeping the copy of the environment: pages of changes, stored as they come and sealed under keys of this node (DESIGN §9).
+
+A page and the cursor behind it commit together, so a crash repeats a page and never skips one. Reading everything again marks what
+it sees with the number of the round and drops the rest at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from django.db import transaction
+from django.db.models import F
+
+from accounts.models import Environment, Organization, Project
+from common import audit
+from common.clock import now as clock_now
+from gateway_runtime import copying, state
+from gateway_runtime.client import Channel
+from gateway_runtime.models import NodeState, ReplicaPrincipal, ReplicaRow
+from protocol import paths
+from protocol.replica import AskChanges, Changes, ReplicaKind, digest
+from vault.models import Secret
+
+log = logging.getLogger("mazevault.gateway.replica")
+
+PULL_SECONDS = 15.0
+"""Longest wait for one page."""
+_SWEPT = (
+    (ReplicaKind.SECRET, Secret),
+    (ReplicaKind.PROJECT, Project),
+    (ReplicaKind.ENVIRONMENT, Environment),
+    (ReplicaKind.ORGANIZATION, Organization),
+)
+"""What refers to others goes first."""
+_pulling = threading.Lock()
+_digests: dict[tuple[int, int], str] = {}
+"""The last digest, by round and position."""
+
+
+class Pulled(StrEnum):
+    """What came of asking for changes."""
+
+    MORE = "more"
+    COMPLETE = "complete"
+    REFUSED = "refused"
+    OUTDATED = "outdated"
+    """Somebody else moved the cursor meanwhile; nothing was stored."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a heartbeat says of the copy. `age` in seconds; -1 while it was never complete."""
+
+    position: int
+    age: float
+    digest: str
+
+
+def pull(channel: Channel, environment: str, timeout: float = PULL_SECONDS) -> Pulled:
+    """Ask for the next page of this gateway environment and store it. One at a time in this process."""
+    with _pulling:
+        asked_at, cursor = clock_now(), state.this_life()
+        ask = AskChanges(after=cursor.replica_position, generation=cursor.replica_generation)
+        return apply_page(channel.call(paths.CHANGES, ask, Changes, timeout=timeout), cursor, environment, asked_at)
+
+
+def apply_page(page: Changes, cursor: NodeState, environment: str, asked_at: datetime) -> Pulled:
+    """Store a page that was asked for at this cursor, unless it tells of a database older than what was seen already (I4)."""
+    refusal = _why_refuse(page, cursor)
+    if refusal:
+        log.error("a page of changes is refused: %s", refusal)
+        if cursor.replica_resyncing:
+            begin_resync()
+        return Pulled.REFUSED
+    with transaction.atomic():
+        row = NodeState.objects.select_for_update().get(id=1)
+        if (row.replica_round, row.replica_position) != (cursor.replica_round, cursor.replica_position):
+            return Pulled.OUTDATED
+        copying.store(page, row, environment, asked_at)
+        row.replica_generation, row.replica_position = page.generation, page.position
+        if not page.more:
+            _complete(row, asked_at)
+        row.save(update_fields=["replica_generation", "replica_position", "replica_complete_at", "replica_resyncing"])
+    return Pulled.MORE if page.more else Pulled.COMPLETE
+
+
+def begin_resync() -> None:
+    """Read everything again from the beginning. What is there goes on answering meanwhile."""
+    NodeState.objects.filter(id=1).update(
+        replica_generation="", replica_position=0, replica_round=F("replica_round") + 1, replica_resyncing=True
+    )
+    log.warning("the copy of the environment is read again from the beginning")
+
+
+def catch_up(channel: Channel, environment: str, secret: uuid.UUID, version: int, timeout: float) -> Secret | None:
+    """The copy of a secret in at least this version, asking for changes once if need be; None when it has not arrived."""
+    found = _copied(secret, version)
+    if found is None:
+        pull(channel, environment, timeout)
+        found = _copied(secret, version)
+    return found
+
+
+def report(now: datetime) -> Report:
+    """Position and digest belong together: the digest is left out when the copy moved while it was computed."""
+    row = state.this_life()
+    if row.replica_complete_at is None:
+        return Report(row.replica_position, -1.0, "")
+    age = max(0.0, (now - row.replica_complete_at).total_seconds())
+    if row.replica_resyncing:
+        return Report(row.replica_position, age, "")
+    return Report(row.replica_position, age, _digest_at(row.replica_round, row.replica_position))
+
+
+def _why_refuse(page: Changes, cursor: NodeState) -> str:
+    if cursor.replica_position == 0:
+        return ""
+    if page.generation != cursor.replica_generation:
+        return "it is of another life of the Primary's database"
+    if page.head < cursor.replica_position or page.position < cursor.replica_position:
+        return f"it ends at {page.head}, but changes up to {cursor.replica_position} were seen already"
+    return ""
+
+
+def _complete(row: NodeState, asked_at: datetime) -> None:
+    if row.replica_resyncing:
+        dropped = _sweep(row.replica_round)
+        row.replica_resyncing = False
+        audit.record(
+            actor="system", action="gateway.replica.resynced", entity="gateway", entity_id="", details={"dropped": dropped}
+        )
+        log.info("the copy was read again; %s things were dropped", dropped)
+    row.replica_complete_at = asked_at
+
+
+def _sweep(seen_in: int) -> int:
+    """Drop what this round of reading did not see."""
+    dropped = 0
+    for kind, model in _SWEPT:
+        gone = ReplicaRow.objects.filter(kind=kind.value, round__lt=seen_in)
+        model.objects.filter(id__in=list(gone.values_list("entity_id", flat=True))).delete()
+        dropped += gone.delete()[0]
+    ReplicaPrincipal.objects.filter(round__lt=seen_in).delete()
+    return dropped
+
+
+def _copied(secret: uuid.UUID, version: int) -> Secret | None:
+    return Secret.objects.select_related("project", "environment").filter(id=secret, version__gte=version).first()
+
+
+def _digest_at(round_number: int, position: int) -> str:
+    known = _digests.get((round_number, position))
+    if known is not None:
+        return known
+    computed = digest(ReplicaRow.objects.values_list("fingerprint", flat=True))
+    row = state.this_life()
+    if (row.replica_round, row.replica_position, row.replica_resyncing) != (round_number, position, False):
+        return ""
+    _digests.clear()
+    _digests[round_number, position] = computed
+    return computed

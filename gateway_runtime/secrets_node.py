@@ -1,0 +1,207 @@
+"""A gateway as the node behind the secrets API: it reads its copy, and every change goes through its queue (DESIGN §9).
+
+The answer says what is true: applied when the Primary has applied it, queued when only this gateway holds it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import NoReturn
+
+from django.conf import settings
+from django.db import connection
+
+from accounts.access import Principal
+from accounts.models import Environment, Project
+from common import errors
+from common.clock import now as clock_now
+from common.errors import Conflict, MazeVaultError, NotFound, Unavailable, ValidationFailed
+from gateway_runtime import current, replica, state, write_queue
+from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable
+from gateway_runtime.models import PendingWrite
+from gateway_runtime.state import standing_of
+from gateway_runtime.supervisor import Supervisor
+from protocol import paths
+from protocol.vocabulary import Assignment, BreakerState, WriteOperation, WriteOutcome
+from protocol.writes import WriteBatch, WriteReceipt, WriteReceipts
+from vault import rules
+from vault.models import Secret, SecretStatus
+from vault.ports import Freshness, SecretChange, Written
+
+APPLY_SECONDS = 5.0
+"""How long a caller waits for the Primary to apply a change before it is promised instead."""
+CATCH_UP_SECONDS = 3.0
+STALE_POLLS = 5
+"""A copy that was not complete for so many polls is called stale."""
+STATUS_OF_CODE = {
+    "VALIDATION_ERROR": 400, "RESOURCE_NOT_FOUND": 404, "PROJECT_NOT_FOUND": 404, "PERMISSION_DENIED": 403,
+    "ACTOR_NOT_ALLOWED": 403, "PREVIOUS_NOT_APPLIED": 409, "BASE_FROM_FUTURE": 409,
+}  # fmt: skip
+"""How a refusal of the Primary is answered; any other code is a conflict."""
+_AGAIN = 2
+"""Tries of a change that names no version: another one at the Primary may have come between the copy and now."""
+
+
+class GatewayNode:
+    """`vault.ports.SecretNode` on a gateway."""
+
+    def admit(self) -> None:
+        """The active gateway serves, also while it is cut off and while it hands over."""
+        if standing_of(state.this_life()) not in (Assignment.ACTIVE, Assignment.DRAINING):
+            raise Unavailable("this gateway is not the active one of its environment", code="NOT_ACTIVE", retry_after=5)
+
+    def freshness(self, project: Project) -> Freshness | None:
+        as_of = state.this_life().replica_complete_at
+        if as_of is None:
+            raise Unavailable(
+                "this gateway has not read its environment yet; try again", code="REPLICA_INCOMPLETE", retry_after=2
+            )
+        age, timing = (clock_now() - as_of).total_seconds(), settings.MAZEVAULT.timing
+        longest = project.max_staleness_seconds
+        if longest is not None and age > longest:
+            raise Unavailable(
+                f"the copy of this project is {age:.0f} s old and may be at most {longest} s old", code="STALE",
+                retry_after=timing.replica_poll,
+            )  # fmt: skip
+        return Freshness(as_of, stale=age > STALE_POLLS * timing.replica_poll)
+
+    def pending(self, secret: uuid.UUID) -> uuid.UUID | None:
+        found = write_queue.newest_open(secret)
+        return found.id if found else None
+
+    def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
+        """Queue the change, and have it applied at once while the Primary answers and nothing older waits for the secret."""
+        rules.refuse_malformed(change)
+        _refuse_unless_allowed(change, caller)
+        for tries_left in reversed(range(_AGAIN)):
+            accepted = write_queue.accept(
+                change, caller.actor, _supervisor().known_identity(), now=now, address=address, idempotency_key=idempotency_key
+            )  # fmt: skip
+            write = accepted.write
+            if not accepted.fresh:
+                return _as_it_stands(write, change)
+            if write.previous is not None or _supervisor().node.breaker.state is not BreakerState.CLOSED:
+                return _promised(write, change)
+            try:
+                return _apply_now(write, change)
+            except Conflict as conflict:
+                if change.base_version is not None or conflict.code != "VERSION_CONFLICT" or not tries_left:
+                    raise
+                _catch_up(change.secret, write.base_version or 0, at_least_newer=True)
+        raise AssertionError("the last try returns or raises")
+
+
+def _apply_now(write: PendingWrite, change: SecretChange) -> Written:
+    """Send this one write while its caller waits. No clear answer in time makes it a promise."""
+    receipt = _ask_to_apply(write)
+    if receipt is None or not receipt.outcome.terminal:
+        return _promised(write, change)
+    write_queue.settle([receipt], clock_now())
+    write.refresh_from_db()
+    if write.outcome == WriteOutcome.REFUSED:
+        _raise_refusal(write)
+    return _as_it_stands(write, change)
+
+
+def _ask_to_apply(write: PendingWrite) -> WriteReceipt | None:
+    batch = WriteBatch(writes=[write_queue.on_the_wire(write, promised=False)], apply_now=True)
+    _give_connection_back()
+    timeout = min(APPLY_SECONDS, settings.MAZEVAULT.timing.round_trip_max)
+    try:
+        answer = _supervisor().channel.call(paths.WRITES, batch, WriteReceipts, timeout=timeout)
+    except (PrimaryUnreachable, PrimaryRefused):
+        return None
+    return next((receipt for receipt in answer.receipts if receipt.id == str(write.id)), None)
+
+
+def _promised(write: PendingWrite, change: SecretChange) -> Written:
+    """The promise is committed before it is told. Whoever settled the write meanwhile has the last word."""
+    promised = write_queue.promise(write, clock_now())
+    _supervisor().wake_uploads.set()
+    return _as_it_stands(promised, change)
+
+
+def _as_it_stands(write: PendingWrite, change: SecretChange) -> Written:
+    outcome = WriteOutcome(write.outcome)
+    if outcome is WriteOutcome.REFUSED:
+        _raise_refusal(write)
+    if outcome is not WriteOutcome.APPLIED:
+        return Written(outcome, write.id, None, write.version, secret_id=write.secret)
+    secret = _catch_up(write.secret, write.version) or _imagined(write, change)
+    # The change is made: how old the copy of its project is may not turn the answer into an error any more.
+    secret.project.max_staleness_seconds = None
+    return Written(outcome, write.id, secret, write.version, secret_id=write.secret)
+
+
+def _catch_up(secret: uuid.UUID, version: int, *, at_least_newer: bool = False) -> Secret | None:
+    """The copy after an applied change, so that who wrote reads what they wrote, with the Primary's own times."""
+    supervisor = _supervisor()
+    wanted = version + 1 if at_least_newer else version
+    _give_connection_back()
+    try:
+        environment = supervisor.known_identity().environment
+        return replica.catch_up(supervisor.channel, environment, secret, wanted, CATCH_UP_SECONDS)
+    except (PrimaryUnreachable, PrimaryRefused):
+        return None
+    finally:
+        supervisor.wake_replica.set()
+
+
+def _imagined(write: PendingWrite, change: SecretChange) -> Secret:
+    """The secret as the change left it, while the copy is still behind: built from the wish and the version it became."""
+    secret = Secret.objects.select_related("project", "environment").filter(id=write.secret).first()
+    if secret is None:
+        secret = Secret(
+            id=write.secret, project=Project.objects.get(id=write.project),
+            environment=Environment.objects.get(id=write.environment), key=write.key, created_by=write.actor, created_at=write.accepted_at,
+        )  # fmt: skip
+    secret.version, secret.updated_at = write.version, write.accepted_at
+    for name in ("ttl_hours", "metadata", "type", "description", "tags", "rotation"):
+        wished = getattr(change.body, name)
+        if wished is not None:
+            setattr(secret, name, wished)
+    secret.status = _STATUS_AFTER.get(change.operation, secret.status)
+    return secret
+
+
+_STATUS_AFTER = {
+    WriteOperation.ARCHIVE: SecretStatus.ARCHIVED,
+    WriteOperation.RESTORE: SecretStatus.ACTIVE,
+    WriteOperation.DELETE: SecretStatus.DELETED,
+    WriteOperation.PURGE: SecretStatus.PURGED,
+}
+
+
+def _refuse_unless_allowed(change: SecretChange, caller: Principal) -> None:
+    """The same questions, the same sentences as at the Primary, asked of the copy."""
+    project = Project.objects.filter(id=change.project, deleted_at=None).first()
+    if project is None:
+        raise NotFound(rules.PROJECT_ABSENT, code="PROJECT_NOT_FOUND")
+    environment = Environment.objects.filter(
+        id=change.environment, organization_id=project.organization_id, deleted_at=None
+    ).first()
+    if environment is None:
+        raise ValidationFailed("environment: the project's organization has no such environment here")
+    absent = rules.PROJECT_ABSENT if change.operation is WriteOperation.CREATE else rules.ABSENT
+    rules.refuse_unless_allowed(caller, change.operation, rules.place_of(project, environment), absent)
+
+
+def _raise_refusal(write: PendingWrite) -> NoReturn:
+    status = STATUS_OF_CODE.get(write.code, 409)
+    kind: type[MazeVaultError] = {
+        400: errors.ValidationFailed, 403: errors.PermissionRefused, 404: errors.NotFound
+    }.get(status, Conflict)  # fmt: skip
+    raise kind(write.detail or "the Primary refused the change", code=write.code or None)
+
+
+def _give_connection_back() -> None:
+    """Who waits for the Primary holds no database connection, or a slow Primary would take them all from the other loops."""
+    if not connection.in_atomic_block:
+        connection.close()
+
+
+def _supervisor() -> Supervisor:
+    if current.supervisor is None or current.supervisor.identity is None:
+        raise Unavailable("this gateway is not registered yet", code="NOT_ACTIVE", retry_after=5)
+    return current.supervisor

@@ -1,0 +1,120 @@
+"""Pages of what changed in a gateway's environment, for the copy it holds (DESIGN §9, I13, I17).
+
+A page holds things as they are now, after everything they refer to, so that it can be stored as it comes. What leaves with a
+value is in the audit before it leaves.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from django.db import transaction
+
+from common import audit, feed
+from common.models import Change
+from gateways import replicas
+from gateways.models import Gateway, PrimaryNode, ToldPrincipal
+from gateways.replica_records import Record, Records, Thing, load
+from protocol.messages import encode
+from protocol.replica import (
+    AskChanges,
+    Changes,
+    ReplicaEnvironment,
+    ReplicaKind,
+    ReplicaOrganization,
+    ReplicaPrincipal,
+    ReplicaProject,
+    ReplicaSecret,
+)
+
+PAGE_BYTES = 1024 * 1024
+"""About the size of a page. A single thing that is larger goes alone."""
+CHUNK = 50
+"""Entries that are loaded at a time, so that a page of large values does not load five hundred of them."""
+
+
+@dataclass
+class _Page:
+    records: dict[Thing, Record] = field(default_factory=dict)
+    size: int = 0
+
+    def add(self, found: list[tuple[Thing, Record]]) -> bool:
+        """Take these records unless the page is full."""
+        fresh = [(thing, record) for thing, record in found if thing not in self.records]
+        size = sum(len(encode(record)) for _, record in fresh)
+        if self.records and self.size + size > PAGE_BYTES:
+            return False
+        self.records.update(fresh)
+        self.size += size
+        return True
+
+    def of(self, kind: type[Record]) -> list:
+        return [record for record in self.records.values() if isinstance(record, kind)]
+
+
+def take_changes(gateway: Gateway, ask: AskChanges, now: datetime) -> Changes:
+    """The next page after the gateway's cursor. `more` says that there is another one already."""
+    feed.place_pending()
+    generation = str(PrimaryNode.objects.get(id=1).generation)
+    replicas.note_reading(gateway, ask, generation, now)
+    page, position = _fill(gateway.environment_id, ask, now)
+    _answer_for(gateway, page, ask.after, position)
+    head = max(feed.head(gateway.environment_id), position if page.records else 0)
+    return Changes(
+        generation=generation, position=position, head=head, more=position < head, organizations=page.of(ReplicaOrganization),
+        environments=page.of(ReplicaEnvironment), projects=page.of(ReplicaProject), secrets=page.of(ReplicaSecret),
+        principals=page.of(ReplicaPrincipal),
+    )  # fmt: skip
+
+
+def _fill(code: str, ask: AskChanges, now: datetime) -> tuple[_Page, int]:
+    page, position, taken = _Page(), ask.after, 0
+    while taken < ask.limit:
+        entries = feed.changes_after(code, position, min(CHUNK, ask.limit - taken))
+        if not entries:
+            break
+        records = load(code, map(_thing, entries), now)
+        _remember_forgotten(code, records, entries)
+        for entry in entries:
+            if not page.add(records.with_needs(_thing(entry))):
+                return page, position
+            position, taken = entry.position or position, taken + 1
+    return page, position
+
+
+def _thing(entry: Change) -> Thing:
+    return ReplicaKind(entry.kind), entry.entity_id
+
+
+def _remember_forgotten(code: str, records: Records, entries: Iterable[Change]) -> None:
+    """A principal that was named to this environment and has nothing here any more is to be forgotten there."""
+    gone = {
+        entry.entity_id for entry in entries
+        if entry.kind == ReplicaKind.PRINCIPAL and (ReplicaKind.PRINCIPAL, entry.entity_id) not in records.by_thing
+    }  # fmt: skip
+    if not gone:
+        return
+    told = ToldPrincipal.objects.filter(environment_id=code, principal__in=gone).values_list("principal", flat=True)
+    for identifier in told:
+        empty = ReplicaPrincipal(id=str(identifier), kind="user", name="", grants=[], tokens=[])
+        records.by_thing[ReplicaKind.PRINCIPAL, identifier] = empty
+
+
+def _answer_for(gateway: Gateway, page: _Page, after: int, position: int) -> None:
+    """Commit what must be known of this page before it leaves: whose values, and whose credentials."""
+    valued = [record.id for record in page.of(ReplicaSecret) if record.value is not None]
+    named = [uuid.UUID(record.id) for record in page.of(ReplicaPrincipal) if record.tokens]
+    if not valued and not named:
+        return
+    with transaction.atomic():
+        ToldPrincipal.objects.bulk_create(
+            [ToldPrincipal(environment_id=gateway.environment_id, principal=one) for one in named], ignore_conflicts=True
+        )
+        audit.record(
+            actor=f"gateway:{gateway.id}", action="gateway.replica.sent", entity="gateway", entity_id=str(gateway.id),
+            environment=gateway.environment_id,
+            details={"secrets": valued, "principals": len(named), "after": after, "position": position},
+        )  # fmt: skip

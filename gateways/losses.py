@@ -1,0 +1,129 @@
+"""What a gateway that was replaced without its consent may have taken with it, until all of it is accounted for (DESIGN §8)."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import transaction
+from django.db.models import Q, QuerySet
+
+from common import audit
+from common.clock import database_now
+from common.errors import Conflict, NotFound
+from gateways.models import GatewayStatus, LossManifest, ReceivedWrite, Route
+from gateways.settlement import KEPT
+from protocol.vocabulary import WriteOutcome
+
+log = logging.getLogger("mazevault.gateways.losses")
+
+
+@dataclass(frozen=True)
+class Account:
+    """How far a manifest is accounted for. `missing` writes were accepted by the gateway and have never arrived."""
+
+    arrived: int
+    unresolved: int
+    missing: int
+    empty_since_return: bool
+
+    @property
+    def complete(self) -> bool:
+        return self.empty_since_return and not self.unresolved and not self.missing
+
+
+def open_manifest(route: Route, operation: uuid.UUID | None, moment: datetime) -> LossManifest | None:
+    """The active gateway is about to be replaced and has not said that it stopped: note what it last said of its queue.
+
+    Runs in the promoting transaction, before the route changes. None when it did say so, or when nobody was active.
+    """
+    lost = route.active_gateway
+    if lost is None or route.fence_acknowledged_at is not None:
+        return None
+    status = GatewayStatus.objects.filter(gateway=lost).first()
+    report = status.report if status else {}
+    manifest = LossManifest.objects.create(
+        environment_id=route.environment_id, operation=operation, gateway=lost, generation=lost.generation, epoch=route.epoch,
+        opened_at=moment, reported_at=status.heartbeat_at if status else None,
+        reported_depth=report.get("write_queue_depth", 0), last_sequence=report.get("write_queue_last_sequence", 0),
+    )  # fmt: skip
+    _tell(manifest, "failover.loss_manifest.opened", "system", {"reported_depth": manifest.reported_depth})
+    return manifest
+
+
+def close_finished(environment: str) -> int:
+    """Close the manifests of an environment that are accounted for. Returns how many; costs one query while none is open."""
+    closed = 0
+    for identifier in LossManifest.objects.filter(environment_id=environment, closed_at=None).values_list("id", flat=True):
+        with transaction.atomic():
+            manifest = LossManifest.objects.select_for_update(skip_locked=True).filter(id=identifier, closed_at=None).first()
+            if manifest and account_of(manifest).complete:
+                _close(manifest, "system", "all writes of the lost gateway have arrived and are settled")
+                closed += 1
+    return closed
+
+
+def accept_loss(environment: str, identifier: uuid.UUID, *, actor: str, address: str, reason: str) -> LossManifest:
+    """Close a manifest whose gateway will never come back with what is missing. A person answers for it."""
+    with transaction.atomic():
+        manifest = LossManifest.objects.select_for_update().filter(environment_id=environment, id=identifier).first()
+        if manifest is None:
+            raise NotFound("there is no such loss manifest of this environment")
+        if manifest.closed_at:
+            raise Conflict("this loss manifest is closed already")
+        account = account_of(manifest)
+        if account.unresolved:
+            raise Conflict(f"{account.unresolved} writes of it wait for a decision; resolve them first", code="SYNC_CONFLICT")
+        _close(manifest, actor, reason, address, severity=audit.Severity.CRITICAL)
+    return manifest
+
+
+def account_of(manifest: LossManifest) -> Account:
+    """What has arrived of a manifest, and what has not. Reads only."""
+    writes = writes_of(manifest)
+    in_stream = ReceivedWrite.objects.filter(
+        gateway_id=manifest.gateway_id, generation=manifest.generation, in_stream=True, sequence__lte=manifest.last_sequence
+    )
+    status = GatewayStatus.objects.filter(gateway_id=manifest.gateway_id).first()
+    back = status is not None and status.heartbeat_at is not None and status.heartbeat_at > manifest.opened_at
+    return Account(
+        arrived=writes.count(),
+        unresolved=unresolved(writes).count(),
+        missing=manifest.last_sequence - in_stream.count(),
+        empty_since_return=back and (status.report if status else {}).get("write_queue_depth", 0) == 0,
+    )
+
+
+def writes_of(manifest: LossManifest) -> QuerySet[ReceivedWrite]:
+    """The writes of the lost gateway and of its time that arrived after it was replaced."""
+    return ReceivedWrite.objects.filter(
+        gateway_id=manifest.gateway_id, epoch__lte=manifest.epoch, received_at__gte=manifest.opened_at
+    ).exclude(operation="")
+
+
+def unresolved(writes: QuerySet[ReceivedWrite]) -> QuerySet[ReceivedWrite]:
+    """Those that are not settled, or wait for a person."""
+    return writes.filter(Q(outcome=WriteOutcome.RECEIVED) | Q(outcome__in=KEPT, resolution=""))
+
+
+def _close(
+    manifest: LossManifest, by: str, reason: str, address: str = "", severity: audit.Severity = audit.Severity.WARNING
+) -> None:
+    manifest.closed_at, manifest.closed_by, manifest.closed_reason = database_now(), by, reason
+    manifest.save()
+    missing = account_of(manifest).missing
+    _tell(manifest, "failover.loss_manifest.closed", by, {"reason": reason, "missing": missing}, address, severity)
+
+
+def _tell(
+    manifest: LossManifest, action: str, actor: str, details: dict[str, object], address: str = "",
+    severity: audit.Severity = audit.Severity.WARNING,
+) -> None:  # fmt: skip
+    audit.record(
+        actor=actor, action=action, entity="loss-manifest", entity_id=str(manifest.id), severity=severity,
+        environment=manifest.environment_id, address=address,
+        details={"gateway": manifest.gateway.name, "epoch": manifest.epoch, "last_sequence": manifest.last_sequence, **details},
+    )  # fmt: skip
+    log.warning("%s: %s (%s, epoch %s)", manifest.environment_id, action, manifest.gateway.name, manifest.epoch)

@@ -1,0 +1,250 @@
+"""What a gateway's copy is made of, as it is now: records of one gateway environment and of nothing else (I13).
+
+The environment is a condition of every query, so a thing of another one cannot be met by its id either. Reads only.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from accounts.access import Principal, Scope
+from accounts.models import ApiToken, Environment, Organization, Project, ServiceIdentity, Session, User
+from accounts.principals import principal_of_service, principal_of_user
+from common.api import rfc3339
+from protocol.replica import (
+    ReplicaEnvironment,
+    ReplicaGrant,
+    ReplicaKind,
+    ReplicaOrganization,
+    ReplicaPrincipal,
+    ReplicaProject,
+    ReplicaSecret,
+    ReplicaToken,
+    ReplicaVersion,
+)
+from vault import values
+from vault.encryption import MasterKeyMismatch, SealBroken
+from vault.models import Secret, SecretStatus, SecretVersion
+
+log = logging.getLogger("mazevault.gateways.replica_records")
+
+VERSIONS_SHOWN = 100
+"""Newest versions of a secret that a copy lists; the Primary lists them all."""
+VALUED = (SecretStatus.ACTIVE, SecretStatus.ARCHIVED)
+"""A tombstone's value stays at the Primary."""
+SECRET_PERMISSIONS = "secrets:"  # noqa: S105  how permissions on secrets begin
+
+Thing = tuple[ReplicaKind, uuid.UUID]
+Record = ReplicaOrganization | ReplicaEnvironment | ReplicaProject | ReplicaSecret | ReplicaPrincipal
+
+
+@dataclass
+class Records:
+    """Records by what they are of, and what each one must not arrive without: its project, its environment, its organization."""
+
+    by_thing: dict[Thing, Record] = field(default_factory=dict)
+    needs: dict[Thing, list[Thing]] = field(default_factory=dict)
+
+    def with_needs(self, thing: Thing) -> list[tuple[Thing, Record]]:
+        """The record after everything it refers to; empty when it is not of this environment."""
+        if thing not in self.by_thing:
+            return []
+        before = [(one, self.by_thing[one]) for one in self.needs.get(thing, []) if one in self.by_thing]
+        return [*before, (thing, self.by_thing[thing])]
+
+
+def load(code: str, things: Iterable[Thing], moment: datetime, *, with_values: bool = True) -> Records:
+    """The records of these things in this gateway environment. Principals carry what lives at `moment`."""
+    wanted: dict[ReplicaKind, set[uuid.UUID]] = defaultdict(set)
+    for kind, identifier in things:
+        wanted[kind].add(identifier)
+    records = Records()
+    secrets = list(_secrets(code, wanted[ReplicaKind.SECRET]))
+    wanted[ReplicaKind.PROJECT] |= {secret.project_id for secret in secrets}
+    wanted[ReplicaKind.ENVIRONMENT] |= {secret.environment_id for secret in secrets}
+    projects = list(_projects(code, wanted[ReplicaKind.PROJECT]))
+    environments = list(Environment.objects.filter(id__in=wanted[ReplicaKind.ENVIRONMENT], gateway_environment=code))
+    wanted[ReplicaKind.ORGANIZATION] |= {project.organization_id for project in projects}
+    wanted[ReplicaKind.ORGANIZATION] |= {environment.organization_id for environment in environments}
+    for organization in _organizations(code, wanted[ReplicaKind.ORGANIZATION]):
+        records.by_thing[ReplicaKind.ORGANIZATION, organization.id] = _organization_record(organization)
+    _add_environments(records, environments)
+    _add_projects(records, code, projects)
+    _add_secrets(records, secrets, with_values)
+    for principal in _principals(code, wanted[ReplicaKind.PRINCIPAL], moment):
+        records.by_thing[ReplicaKind.PRINCIPAL, uuid.UUID(principal.id)] = principal
+    return records
+
+
+def _organizations(code: str, identifiers: set[uuid.UUID]) -> Iterable[Organization]:
+    return Organization.objects.filter(id__in=identifiers, environments__gateway_environment=code).distinct()
+
+
+def _projects(code: str, identifiers: set[uuid.UUID]) -> Iterable[Project]:
+    return Project.objects.filter(id__in=identifiers, organization__environments__gateway_environment=code).distinct()
+
+
+def _secrets(code: str, identifiers: set[uuid.UUID]) -> Iterable[Secret]:
+    found = Secret.objects.filter(id__in=identifiers, environment__gateway_environment=code)
+    return found.select_related("project", "environment")
+
+
+def _organization_record(row: Organization) -> ReplicaOrganization:
+    return ReplicaOrganization(
+        id=str(row.id), name=row.name, deleted=row.deleted_at is not None, created_at=_time(row.created_at),
+        updated_at=_time(row.updated_at),
+    )  # fmt: skip
+
+
+def _add_environments(records: Records, rows: Iterable[Environment]) -> None:
+    for row in rows:
+        thing = (ReplicaKind.ENVIRONMENT, row.id)
+        records.needs[thing] = [(ReplicaKind.ORGANIZATION, row.organization_id)]
+        records.by_thing[thing] = ReplicaEnvironment(
+            id=str(row.id), organization=str(row.organization_id), name=row.name, slug=row.slug,
+            is_production=row.is_production, deleted=row.deleted_at is not None, created_at=_time(row.created_at),
+            updated_at=_time(row.updated_at),
+        )  # fmt: skip
+
+
+def _add_projects(records: Records, code: str, rows: list[Project]) -> None:
+    here = Environment.objects.filter(organization_id__in={row.organization_id for row in rows}, gateway_environment=code)
+    slugs = {(organization, slug.lower()) for organization, slug in here.values_list("organization_id", "slug")}
+    for row in rows:
+        thing = (ReplicaKind.PROJECT, row.id)
+        default = row.default_environment if (row.organization_id, row.default_environment.lower()) in slugs else ""
+        records.needs[thing] = [(ReplicaKind.ORGANIZATION, row.organization_id)]
+        records.by_thing[thing] = ReplicaProject(
+            id=str(row.id), organization=str(row.organization_id), name=row.name, type=row.type, default_environment=default,
+            storage=row.storage, conflict_strategy=row.conflict_strategy, max_staleness_seconds=row.max_staleness_seconds,
+            deleted=row.deleted_at is not None, created_at=_time(row.created_at), updated_at=_time(row.updated_at),
+        )  # fmt: skip
+
+
+def _add_secrets(records: Records, rows: list[Secret], with_values: bool) -> None:
+    versions = _versions_of(rows)
+    holders = _holders_of(rows) if with_values else {}
+    for row in rows:
+        thing = (ReplicaKind.SECRET, row.id)
+        organization = (ReplicaKind.ORGANIZATION, row.environment.organization_id)
+        records.needs[thing] = [
+            organization, (ReplicaKind.ENVIRONMENT, row.environment_id), (ReplicaKind.PROJECT, row.project_id)
+        ]  # fmt: skip
+        records.by_thing[thing] = ReplicaSecret(
+            id=str(row.id), project=str(row.project_id), environment=str(row.environment_id), key=row.key, type=row.type,
+            description=row.description, tags=row.tags, metadata=row.metadata, ttl_hours=row.ttl_hours, rotation=row.rotation,
+            status=row.status, version=row.version, value=_value(row, holders.get(row.id)), created_by=row.created_by,
+            created_at=_time(row.created_at), updated_at=_time(row.updated_at), archived_at=rfc3339(row.archived_at),
+            deleted_at=rfc3339(row.deleted_at), versions=versions[row.id],
+        )  # fmt: skip
+
+
+def _versions_of(rows: Iterable[Secret]) -> dict[uuid.UUID, list[ReplicaVersion]]:
+    """The newest versions of each secret, newest first."""
+    found: dict[uuid.UUID, list[ReplicaVersion]] = defaultdict(list)
+    queryset = SecretVersion.objects.filter(secret_id__in=[row.id for row in rows]).defer("sealed_value")
+    for version in queryset.order_by("secret_id", "-version"):
+        if len(found[version.secret_id]) < VERSIONS_SHOWN:
+            found[version.secret_id].append(_version_record(version))
+    return found
+
+
+def _version_record(row: SecretVersion) -> ReplicaVersion:
+    return ReplicaVersion(
+        version=row.version, operation=row.operation, author=row.author, origin=row.origin, reason=row.reason,
+        created_at=_time(row.created_at),
+    )  # fmt: skip
+
+
+def _holders_of(rows: Iterable[Secret]) -> dict[uuid.UUID, SecretVersion]:
+    """For each secret with a value to give, the version that holds the value it has now."""
+    valued = [row.id for row in rows if row.status in VALUED]
+    held = SecretVersion.objects.filter(secret_id__in=valued, sealed_value__isnull=False)
+    return {row.secret_id: row for row in held.order_by("secret_id", "-version").distinct("secret_id")}
+
+
+def _value(secret: Secret, holder: SecretVersion | None) -> str | None:
+    """One value that does not open leaves a hole in the copy instead of stopping all the others."""
+    if holder is None:
+        return None
+    try:
+        return values.open_value(secret, holder)
+    except (SealBroken, MasterKeyMismatch) as error:
+        log.error("the value of secret %s, version %s does not open: %s", secret.id, holder.version, error)
+        return None
+
+
+def _principals(code: str, identifiers: set[uuid.UUID], moment: datetime) -> list[ReplicaPrincipal]:
+    if not identifiers:
+        return []
+    here = _Here(code)
+    tokens = _tokens_of(identifiers, moment)
+    users = User.objects.filter(id__in=identifiers, is_active=True, deleted_at=None)
+    services = ServiceIdentity.objects.filter(id__in=identifiers, status="active", deleted_at=None)
+    everybody = [principal_of_user(user, moment) for user in users]
+    everybody += [principal_of_service(service, moment) for service in services]
+    records = [_principal_record(principal, here, tokens, moment) for principal in everybody]
+    return [record for record in records if record.grants and record.tokens]
+
+
+class _Here:
+    """Where a grant can count in this gateway environment."""
+
+    def __init__(self, code: str) -> None:
+        rows = Environment.objects.filter(gateway_environment=code, deleted_at=None).values_list("organization_id", "slug")
+        self._places = {(str(organization), slug.lower()) for organization, slug in rows}
+        self._owners: dict[str, str] = {}
+
+    def meets(self, scope: Scope) -> bool:
+        owner = self._owner(scope.project) if scope.project else ""
+        return any(
+            (not scope.organization or scope.organization == organization)
+            and (not scope.environment or scope.environment == slug)
+            and (not scope.project or owner == organization)
+            for organization, slug in self._places
+        )
+
+    def _owner(self, project: str) -> str:
+        if project not in self._owners:
+            found = Project.objects.filter(id=project, deleted_at=None).values_list("organization_id", flat=True).first()
+            self._owners[project] = str(found or "")
+        return self._owners[project]
+
+
+def _principal_record(
+    principal: Principal, here: _Here, tokens: dict[uuid.UUID, list[ReplicaToken]], moment: datetime
+) -> ReplicaPrincipal:
+    """Only what counts here: permissions on secrets, in places of this environment, not yet expired."""
+    grants = []
+    for grant in principal.grants:
+        permissions = sorted(name for name in grant.permissions if name.startswith(SECRET_PERMISSIONS))
+        if permissions and grant.lives(moment) and here.meets(grant.scope):
+            scope = grant.scope
+            grants.append(
+                ReplicaGrant(permissions, scope.organization, scope.project, scope.environment, rfc3339(grant.expires_at))
+            )
+    return ReplicaPrincipal(
+        id=principal.id, kind=principal.kind.value, name=principal.name, grants=grants, tokens=tokens[uuid.UUID(principal.id)]
+    )
+
+
+def _tokens_of(identifiers: set[uuid.UUID], moment: datetime) -> dict[uuid.UUID, list[ReplicaToken]]:
+    """Hashes of the living sessions and API tokens of each holder."""
+    found: dict[uuid.UUID, list[ReplicaToken]] = defaultdict(list)
+    for model in (Session, ApiToken):
+        living = model.objects.filter(revoked_at=None, expires_at__gt=moment).order_by("expires_at", "id")
+        for holder in ("user_id", "service_id"):
+            for row in living.filter(**{f"{holder}__in": identifiers}):
+                scopes = row.scopes if isinstance(row, ApiToken) else None
+                limited = None if scopes is None else sorted(s for s in scopes if s.startswith(SECRET_PERMISSIONS))
+                found[getattr(row, holder)].append(ReplicaToken(row.token_hash, _time(row.expires_at), limited))
+    return found
+
+
+def _time(moment: datetime) -> str:
+    return rfc3339(moment) or ""

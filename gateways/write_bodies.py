@@ -1,0 +1,40 @@
+"""The content of received writes at rest: sealed under the environment's keys, for exactly one row, until it is settled (I16)."""
+
+from __future__ import annotations
+
+import uuid
+
+import msgspec
+
+from common.sealing import Place
+from gateways.models import ReceivedWrite
+from protocol.writes import WriteBody
+from vault import encryption
+
+TABLE = "gateways_receivedwrite"
+
+
+class BodyUnusable(Exception):
+    """The content was wiped when the write was settled, or never had the form of one."""
+
+
+def seal_body(environment: str, row: uuid.UUID, body: str, salt: str) -> bytes:
+    """The exact text of a body with the key of its digest."""
+    return encryption.seal(environment, TABLE, str(row), 1, msgspec.json.encode([body, salt]))
+
+
+def place(row: ReceivedWrite) -> Place:
+    """What a content is sealed for."""
+    return row.environment_id, TABLE, str(row.id), 1
+
+
+def open_body(row: ReceivedWrite) -> WriteBody:
+    """The content again. Raises `BodyUnusable`, or `encryption.SealBroken` when the row was changed in the database."""
+    if row.sealed_body is None:
+        raise BodyUnusable("the content of this write was wiped when it was settled")
+    plain = encryption.open_sealed(*place(row), bytes(row.sealed_body))
+    text, _ = msgspec.json.decode(plain, type=tuple[str, str])
+    try:
+        return msgspec.json.decode(text, type=WriteBody)
+    except msgspec.DecodeError:
+        raise BodyUnusable("the content of this write has not the form of one") from None

@@ -1,0 +1,225 @@
+"""What people decide about writes that wait for them: apply, discard, try again; and what applying would do (DESIGN §9).
+
+Who decides answers for it: an applied write is a change of theirs, in the current epoch, that names the write it came from (I3).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from django.db import transaction
+
+from accounts.access import EVERYWHERE, Principal, Scope
+from accounts.models import Environment, Project
+from accounts.roles import SECRETS_READ, SECRETS_WRITE
+from common import audit
+from common.api import rfc3339
+from common.clock import database_now
+from common.errors import Conflict, MazeVaultError, NotFound, PermissionRefused, ValidationFailed
+from gateways import losses
+from gateways.models import ReceivedWrite
+from gateways.settlement import KEPT, Scene, change_of, finish, tell
+from gateways.write_bodies import BodyUnusable, open_body
+from protocol.vocabulary import WriteOutcome
+from vault import rules, values
+from vault.encryption import SealBroken
+from vault.models import Secret
+from vault.ports import Applied, Origin
+from vault.secrets import apply_change
+
+MOST_AT_ONCE = 500
+ABSENT = "there is no such write"
+
+
+class Resolution(StrEnum):
+    APPLY = "apply"
+    """Make the change now, on top of whatever is there."""
+    DISCARD = "discard"
+    """Drop it and wipe its content."""
+    RETRY = "retry"
+    """Decide anew, as if it had arrived just now."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """One write after a decision, or why the decision was refused."""
+
+    write: ReceivedWrite
+    refused: MazeVaultError | None = None
+
+
+def resolve(
+    identifier: uuid.UUID, resolution: str, caller: Principal, *, address: str, now: datetime, base_version: int | None = None
+) -> ReceivedWrite:
+    """Decide on one write. `base_version`: apply only if the secret is still in this version.
+
+    Raises `NotFound`, `PermissionRefused`, `Conflict` (SYNC_CONFLICT when it is decided already) and what applying raises.
+    """
+    wanted = _resolution(resolution)
+    with transaction.atomic():
+        row = _locked(identifier, now)
+        _refuse_unless_allowed(row, caller)
+        before = row.outcome
+        if wanted is Resolution.APPLY:
+            scene = Scene.open(row.environment_id, now)
+            applied = _apply(row, scene, caller, address, base_version)
+            finish(row, WriteOutcome.APPLIED, scene, version=applied.version, by=caller.actor, resolution=wanted.value)
+            scene.close()
+        elif wanted is Resolution.DISCARD:
+            _discard(row, caller, now)
+        else:
+            _retry(row, now)
+        tell(
+            row, "gateway.write.resolved", actor=caller.actor, severity=audit.Severity.WARNING, address=address,
+            resolution=wanted.value, before=before,
+        )  # fmt: skip
+    losses.close_finished(row.environment_id)
+    return row
+
+
+def resolve_many(
+    identifiers: Iterable[uuid.UUID], resolution: str, caller: Principal, *, address: str, now: datetime
+) -> list[Resolved]:
+    """Decide on many, each for itself, in the order in which their gateways made them."""
+    _resolution(resolution)
+    wanted = list(dict.fromkeys(identifiers))
+    found = ReceivedWrite.objects.filter(id__in=wanted).defer("sealed_body", "head")
+    return [
+        _resolved(row, resolution, caller, address, now) for row in found.order_by("gateway_id", "generation", "sequence", "id")
+    ]
+
+
+def preview(identifier: uuid.UUID, caller: Principal) -> dict[str, Any]:
+    """Both sides without their values, and what applying would do; it is tried and taken back."""
+    row = ReceivedWrite.objects.select_related("gateway").filter(id=identifier).first()
+    if row is None:
+        raise NotFound(ABSENT)
+    current = _secret_of(row)
+    return {
+        "current": _current_row(current) if current else None,
+        "values": _compared(row, current, caller),
+        "applying": _tried(row, caller),
+    }
+
+
+def _resolution(text: str) -> Resolution:
+    if text not in {one.value for one in Resolution}:
+        raise ValidationFailed(f"resolution: must be one of {', '.join(one.value for one in Resolution)}")
+    return Resolution(text)
+
+
+def _locked(identifier: uuid.UUID, now: datetime) -> ReceivedWrite:
+    """The write, if it still waits for a person. The route comes first in the order of locks."""
+    environment = ReceivedWrite.objects.filter(id=identifier).values_list("environment_id", flat=True).first()
+    if environment is None:
+        raise NotFound(ABSENT)
+    Scene.open(environment, now)
+    row = ReceivedWrite.objects.select_for_update().get(id=identifier)
+    if row.outcome not in KEPT or row.resolution:
+        raise Conflict(
+            f"this write does not wait for a decision: it is {row.outcome}" + (f", {row.resolution}" if row.resolution else ""),
+            code="SYNC_CONFLICT",
+        )
+    return row
+
+
+def _refuse_unless_allowed(row: ReceivedWrite, caller: Principal) -> None:
+    """Deciding about a secret needs the right to write it; where no place is known, the right to write everywhere."""
+    if not caller.may(SECRETS_WRITE, _scope_of(row)):
+        raise PermissionRefused(f"this needs the permission {SECRETS_WRITE} for the project and environment of the write")
+
+
+def _scope_of(row: ReceivedWrite) -> Scope:
+    """The place a write is about, also when it does not live any more."""
+    if row.project is None or row.project_environment is None:
+        return EVERYWHERE
+    environment = Environment.objects.filter(id=row.project_environment, gateway_environment=row.environment_id).first()
+    project = Project.objects.filter(id=row.project).first()
+    if environment is None or project is None or environment.organization_id != project.organization_id:
+        return EVERYWHERE
+    return rules.place_of(project, environment)
+
+
+def _apply(row: ReceivedWrite, scene: Scene, caller: Principal, address: str, base: int | None) -> Applied:
+    if scene.route.danger:
+        raise Conflict("the environment is held; resume it first", code="ENVIRONMENT_HELD")
+    if scene.place(row) is None:
+        raise NotFound("there is no such project or project environment here any more")
+    origin = Origin(caller.actor, address, f"gateway:{row.gateway_id}", row.id, scene.route.epoch)
+    try:
+        change = change_of(row, base)
+    except (BodyUnusable, SealBroken) as error:
+        raise Conflict(f"this write cannot be applied: {error}", code="SYNC_CONFLICT") from error
+    return apply_change(change, origin, caller, scene.now, held=scene.secret(row))
+
+
+def _discard(row: ReceivedWrite, caller: Principal, now: datetime) -> None:
+    row.resolution, row.settled_by, row.settled_at, row.sealed_body = Resolution.DISCARD.value, caller.actor, now, None
+    row.save(update_fields=["resolution", "settled_by", "settled_at", "sealed_body"])
+
+
+def _retry(row: ReceivedWrite, now: datetime) -> None:
+    if not row.in_stream or row.sealed_body is None or row.code == "WRONG_ENVIRONMENT":
+        raise Conflict("this write contradicts itself or another one; apply it as a change of your own, or discard it",
+                       code="SYNC_CONFLICT")  # fmt: skip
+    row.outcome, row.code, row.detail, row.attempts = WriteOutcome.RECEIVED.value, "", "", 0
+    row.promised, row.not_before, row.settled_at, row.settled_by = True, now, None, ""
+    row.save()
+
+
+def _resolved(row: ReceivedWrite, resolution: str, caller: Principal, address: str, now: datetime) -> Resolved:
+    try:
+        return Resolved(resolve(row.id, resolution, caller, address=address, now=now))
+    except MazeVaultError as refused:
+        return Resolved(row, refused)
+
+
+def _secret_of(row: ReceivedWrite) -> Secret | None:
+    if row.secret is None:
+        return None
+    rows = Secret.objects.select_related("project", "environment")
+    return rows.filter(id=row.secret, environment__gateway_environment=row.environment_id).first()
+
+
+def _current_row(secret: Secret) -> dict[str, Any]:
+    newest = secret.versions.defer("sealed_value").order_by("-version").first()
+    return {
+        "version": secret.version,
+        "status": secret.status,
+        "key": secret.key,
+        "operation": newest.operation if newest else None,
+        "author": newest.author if newest else None,
+        "origin": newest.origin if newest else None,
+        "changed_at": rfc3339(secret.updated_at),
+    }
+
+
+def _compared(row: ReceivedWrite, secret: Secret | None, caller: Principal) -> str:
+    """`equal`, `different`, `none` when one side has no value, `hidden` from whoever may not read there."""
+    if not caller.may(SECRETS_READ, _scope_of(row)):
+        return "hidden"
+    try:
+        value = open_body(row).value
+    except (BodyUnusable, SealBroken):
+        return "none"
+    held = values.holding(secret) if secret else None
+    if value is None or held is None or secret is None:
+        return "none"
+    return "equal" if values.digest_of(secret, value) == held.value_digest else "different"
+
+
+def _tried(row: ReceivedWrite, caller: Principal) -> dict[str, Any]:
+    """Apply it and take it back."""
+    try:
+        with transaction.atomic():
+            applied = _apply(row, Scene.open(row.environment_id, database_now()), caller, "", None)
+            transaction.set_rollback(True)
+    except MazeVaultError as refused:
+        return {"possible": False, "version": None, "code": refused.code, "sentence": refused.sentence}
+    sentence = f"{row.operation} makes version {applied.version}" if applied.changed else "nothing would change"
+    return {"possible": True, "version": applied.version, "code": "", "sentence": sentence}
