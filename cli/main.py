@@ -11,6 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from cli import audit
 from cli.stack import control
 from cli.stack.layout import ROOT, Layout, StackError, layout_from, read_run_file
 from cli.stack.primary_client import PrimaryError
@@ -18,6 +19,7 @@ from cli.stack.stack import Stack, stop_on_signals
 from cli.stack.status import HEALTHY, Overview, overview
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(audit.app, name="audit")
 DETACH_SECONDS = 180.0
 
 

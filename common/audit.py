@@ -120,7 +120,7 @@ def links(chain: str = PRIMARY, after: int = 0, upto: int | None = None) -> Iter
         found = found.filter(position__lte=upto)
     found = found.annotate(details_text=Cast("entry__details", TextField()))
     for link in found.iterator(chunk_size=1000):
-        link.entry.details_text = link.details_text
+        link.entry.details_text = link.details_text  # type: ignore[attr-defined]  # carried over for text_of
         yield Link(link.position, text_of(link.entry), link.hash)
 
 

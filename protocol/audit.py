@@ -21,6 +21,9 @@ GENESIS = "0" * 64
 """What stands before the first entry."""
 PRIMARY = "primary"
 """Name of the Primary's chain; a gateway's chain is named by its generation."""
+ANCHORED, WITNESS_KNOWN, DATABASE_CHANGED = "audit.gateway.anchored", "audit.witness.known", "primary.database.changed"
+"""Entries of the Primary's chain that prove something about others: a gateway chain's head, a countersigning gateway's key,
+that a life of its database ended."""
 LARGEST_TEXT = 16384
 """Longest text of one entry in characters, so that every entry fits into an upload."""
 ENTRY_FIELDS = ("id", "at", "actor", "action", "entity", "entity_id", "severity", "environment", "address", "organization",
@@ -46,11 +49,9 @@ class Fault(StrEnum):
     CHANGED = "changed"
     MISSING = "missing"
     TAIL_CUT = "tail_cut"
-    HEAD_CUT = "head_cut"
     REWRITTEN = "rewritten"
     SIGNATURE = "signature"
     UNCHAINED = "unchained"
-    COLUMNS = "columns"
     UNREADABLE = "unreadable"
 
 
@@ -94,6 +95,14 @@ class Signed:
     key: str = ""
 
 
+class Claim(NamedTuple):
+    """What somebody outside of a chain knows of it: the hash at a position."""
+
+    position: int
+    hash: str
+    witness: str
+
+
 @dataclass(frozen=True)
 class Walked:
     """What a walk along one chain saw. `hashes` holds the stored hash at each position that was asked for."""
@@ -127,6 +136,8 @@ def walk(chain: str, links: Iterable[Link], *, start: tuple[int, str] = (0, GENE
     asked, hashes = frozenset(watch), dict([start])
     position, previous = start
     for link in links:
+        if link.position <= start[0]:
+            continue  # removed by retention, or about to be
         position += 1
         if link.position != position:
             findings.append(_gap(chain, position, link.position))
@@ -139,16 +150,16 @@ def walk(chain: str, links: Iterable[Link], *, start: tuple[int, str] = (0, GENE
     return Walked(chain, start[0], position, previous, findings, hashes)
 
 
-def compare(walked: Walked, claimed: Iterable[tuple[int, str, str]]) -> list[Finding]:
-    """Hold a walked chain against what others know of it: (position, hash, who says so). Removed positions are passed over."""
-    findings = []
-    for position, digest, witness in claimed:
-        if position > walked.length:
-            findings.append(Finding(walked.chain, walked.length + 1, Fault.TAIL_CUT,
-                                    f"the chain ends at {walked.length}, but {witness} saw position {position}"))  # fmt: skip
-        elif position >= walked.start and walked.hashes.get(position, digest) != digest:
-            findings.append(Finding(walked.chain, position, Fault.REWRITTEN,
-                                    f"{witness} saw another hash at this position"))  # fmt: skip
+def compare(walked: Walked, claims: Iterable[Claim]) -> list[Finding]:
+    """Hold a walked chain against what others know of it. Positions that retention removed are passed over."""
+    findings: list[Finding] = []
+    for claim in sorted(claims, key=lambda one: -one.position):
+        if claim.position > walked.length:
+            sentence = f"the chain ends at {walked.length}, but {claim.witness} saw position {claim.position}"
+            if not findings:  # the farthest claim says it all
+                findings.append(Finding(walked.chain, walked.length + 1, Fault.TAIL_CUT, sentence))
+        elif claim.position >= walked.start and walked.hashes.get(claim.position, claim.hash) != claim.hash:
+            findings.append(Finding(walked.chain, claim.position, Fault.REWRITTEN, f"{claim.witness} saw another hash here"))
     return findings
 
 
