@@ -12,11 +12,12 @@ from datetime import UTC
 from enum import StrEnum
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from django.db.models import QuerySet, TextField
 from django.db.models.functions import Cast
 
 from common.clock import now
+from common.errors import Unavailable
 from common.locks import try_transaction_lock
 from common.models import AuditCheckpoint, AuditEntry, AuditLink, AuditPending
 from protocol.audit import GENESIS as GENESIS
@@ -57,10 +58,13 @@ def record(
     organization: uuid.UUID | None = None,
     project: uuid.UUID | None = None,
 ) -> AuditEntry:
-    """Write one entry in the caller's transaction. Raises `RuntimeError` outside of one: then it could outlive its change."""
+    """Write one entry in the caller's transaction. Raises `RuntimeError` outside of one: then it could outlive its change.
+
+    Raises `Unavailable` when it cannot be written: the transaction is lost then, and the request is refused with 503 (I17).
+    """
     if not connection.in_atomic_block:
         raise RuntimeError("an audit entry is written in the transaction of the change it tells of")
-    return AuditEntry.objects.create(
+    entry = AuditEntry(
         at=now(),
         actor=actor[:64],
         action=action,
@@ -73,6 +77,13 @@ def record(
         project=project,
         details=_fitting(dict(details or {})),
     )
+    try:
+        entry.save(force_insert=True)
+    except DatabaseError as error:
+        log.error("the audit trail cannot be written (%s); %s by %s is refused", type(error).__name__, action, actor)
+        raise Unavailable("the audit trail cannot be written right now, so nothing was done; try again",
+                          code="AUDIT_UNAVAILABLE", retry_after=2) from error  # fmt: skip
+    return entry
 
 
 def chain_pending(batch: int = 500, chain: str = PRIMARY) -> int:

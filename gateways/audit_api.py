@@ -70,7 +70,7 @@ class AuditReport(serializers.Serializer):
 
 
 class AuditExport(Operation):
-    """All matching entries of this Primary as one file, oldest first, with place, hash and exact text. Written while it is read."""
+    """All matching entries of this Primary as one file, oldest first, with place, hash and exact text."""
 
     permissions = {"GET": AUDIT_READ}
     content_negotiation_class = FormatIsAFilter
@@ -126,7 +126,7 @@ def matching(wanted: Any) -> QuerySet[AuditEntry]:
 
 
 def _filters(request: Request) -> dict[str, str]:
-    return {name: value for name, value in request.query_params.items() if name in (*EXACT, "start_date", "end_date")}
+    return {name: str(value) for name, value in request.query_params.items() if name in (*EXACT, "start_date", "end_date")}
 
 
 def _rows(entries: QuerySet[AuditEntry]) -> Iterator[dict[str, Any]]:

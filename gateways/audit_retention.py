@@ -1,7 +1,7 @@
 """Removing audit entries whose time is over, leaving a chain that still proves itself (DESIGN §10).
 
-A removal ends exactly at a signed checkpoint, is written into the trail, and leaves a signed cut from which the chain goes on. The
-tables let nothing go without such a cut (migration common 0004).
+A removal ends exactly at a signed checkpoint, is written into the trail, and leaves a signed cut from which the chain goes on.
+The tables let nothing go without such a cut (migration common 0004).
 """
 
 from __future__ import annotations
