@@ -311,14 +311,14 @@ class TestUploading:
             note(number)
         chain_step(chain)
         channel, uploads = LoopbackChannel(gateway), Uploads()
-        pauses = [uploads.step(channel, chain, 5) for _ in range(5)]  # type: ignore[arg-type]  # the fake
+        pauses = [uploads.step(channel, chain, 5) for _ in range(5)]
         assert (pauses[-1], channel.sent) == (UPLOAD_PAUSE, 4)
         assert [link.hash for link in audit.links(chain)] == list(
             GatewayAuditRecord.objects.order_by("position").values_list("hash", flat=True)
         )
         note(451)
         chain_step(chain)
-        uploads.step(channel, chain, 5)  # type: ignore[arg-type]
+        uploads.step(channel, chain, 5)
         assert GatewayAuditChain.objects.get().position == audit.head(chain)[0]
 
     def test_a_restart_asks_where_the_primary_stands_and_sends_nothing_twice(self, gateway: FakeGateway) -> None:
@@ -326,11 +326,11 @@ class TestUploading:
         note(1)
         chain_step(chain)
         for _ in range(2):
-            Uploads().step(LoopbackChannel(gateway), chain, 5)  # type: ignore[arg-type]
+            Uploads().step(LoopbackChannel(gateway), chain, 5)
         uploads, channel = Uploads(), LoopbackChannel(gateway)
-        assert uploads.step(channel, chain, 5) == 0  # type: ignore[arg-type]
-        uploads.step(channel, chain, 5)  # type: ignore[arg-type]
-        assert uploads.step(channel, chain, 5) == UPLOAD_PAUSE  # type: ignore[arg-type]
+        assert uploads.step(channel, chain, 5) == 0
+        uploads.step(channel, chain, 5)
+        assert uploads.step(channel, chain, 5) == UPLOAD_PAUSE
         assert GatewayAuditChain.objects.get().position == audit.head(chain)[0]
 
 
