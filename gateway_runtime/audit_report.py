@@ -9,7 +9,7 @@ from gateway_runtime import identity
 from protocol.audit_evidence import Evidence, Keys
 
 
-def evidence() -> Evidence:
+def evidence(made_at: str = "") -> Evidence:
     node = settings.MAZEVAULT
     known = identity.load(node.own_gateway.state_file, node.master_key)
     return Evidence(
@@ -18,4 +18,5 @@ def evidence() -> Evidence:
         statements=audit_report.statements(),
         keys=Keys(root=known.root if known else ""),
         hidden=audit_report.hidden_entries(),
+        made_at=made_at,
     )

@@ -12,7 +12,7 @@ from protocol.audit_evidence import Countersignature, Evidence, Keys, Report, ch
 from vault import authorities
 
 
-def evidence() -> Evidence:
+def evidence(made_at: str = "") -> Evidence:
     """Its own chain, its copies of the gateways' chains, and the public keys behind the signatures."""
     copies = {chain: partial(_copied, chain) for chain in GatewayAuditChain.objects.values_list("chain", flat=True)}
     signing = PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING).order_by("created_at")
@@ -27,12 +27,14 @@ def evidence() -> Evidence:
             root=authorities.root_certificate(),
         ),
         hidden=audit_report.hidden_entries(),
+        made_at=made_at,
     )
 
 
 def verify(pin: str = "") -> Report:
     """Check everything in this database; `pin` is the root's, when it is known from elsewhere."""
-    return check([evidence()], pin)
+    with audit_report.snapshot() as moment:
+        return check([evidence(moment)], pin)
 
 
 def _copied(chain: str) -> Iterator[Link]:

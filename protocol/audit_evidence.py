@@ -63,7 +63,10 @@ class Keys:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What one node shows. `hidden` counts entries that have no place in a chain and do not wait for one either."""
+    """What one node shows. `hidden` counts entries that have no place in a chain and do not wait for one either.
+
+    `made_at` (RFC 3339) is when it was read; what others saw later cannot be in it. Empty means now.
+    """
 
     node: str
     chains: dict[str, Links]
@@ -71,6 +74,7 @@ class Evidence:
     countersignatures: tuple[Countersignature, ...] = ()
     keys: Keys = field(default_factory=Keys)
     hidden: int = 0
+    made_at: str = ""
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,7 @@ class _Check:
     def run(self) -> Report:
         self.trusted = self._trusted_keys()
         signed = [(one, self._statements(one)) for one in self.shown]
-        claims = [(statement, claim) for one, found in signed for statement, claim in _claims(one.node, found)]
+        claims = [(one, statement, claim) for one, found in signed for statement, claim in _claims(one.node, found)]
         for one, found in signed:
             self._check_statement_order(one, [statement for statement in found if not statement.is_cut])
             self._check_node(one, found, claims)
@@ -189,10 +193,11 @@ class _Check:
                 self.findings.append(Finding(statement.chain, statement.previous_position, Fault.MISSING,
                                              f"the checkpoint before the one at {statement.position} is missing"))  # fmt: skip
 
-    def _check_node(self, shown: Evidence, own: list[Statement], claims: list[tuple[Statement, Claim]]) -> None:
+    def _check_node(self, shown: Evidence, own: list[Statement], claims: list[tuple[Evidence, Statement, Claim]]) -> None:
         names = dict.fromkeys([*([PRIMARY] if shown.node == PRIMARY else []), *shown.chains])
         for name in names:
-            about = [(statement, claim) for statement, claim in claims if statement.chain == name]
+            about = [(statement, claim) for origin, statement, claim in claims
+                     if statement.chain == name and not _may_be_younger(shown, origin, statement)]  # fmt: skip
             self._check_chain(shown, name, shown.chains.get(name, tuple), own, about)
         for name in self.anchors if shown.node == PRIMARY else ():
             if name not in names:
@@ -264,6 +269,11 @@ def _claims(node: str, found: list[Statement]) -> Iterator[tuple[Statement, Clai
         yield statement, Claim(statement.position, statement.hash, witness)
         if statement.previous_position:
             yield statement, Claim(statement.previous_position, statement.previous_hash, witness)
+
+
+def _may_be_younger(shown: Evidence, origin: Evidence, statement: Statement) -> bool:
+    """Whether another node speaks of what came after this evidence was read: nodes are read one after the other."""
+    return origin is not shown and bool(shown.made_at) and statement.at > shown.made_at
 
 
 def _start(chain: str, own: list[Statement]) -> tuple[int, str]:

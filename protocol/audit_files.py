@@ -35,7 +35,8 @@ def write_export(folder: Path, evidence: Evidence, form: str = "jsonl") -> dict[
     _write_objects(folder / "statements.jsonl", map(asdict, evidence.statements))
     _write_objects(folder / "countersignatures.jsonl", map(asdict, evidence.countersignatures))
     manifest = {"format": FORMAT, "node": evidence.node, "chains": {name: f"chains/{name}.{form}" for name in counts},
-                "entries": counts, "keys": asdict(evidence.keys), "hidden": evidence.hidden}  # fmt: skip
+                "entries": counts, "keys": asdict(evidence.keys), "hidden": evidence.hidden,
+                "made_at": evidence.made_at}  # fmt: skip
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     return counts
 
@@ -54,6 +55,7 @@ def read_export(path: Path) -> Evidence:
             countersignatures=tuple(Countersignature(**one) for one in _read_objects(path / "countersignatures.jsonl")),
             keys=Keys(**keys),
             hidden=int(manifest["hidden"]),
+            made_at=str(manifest["made_at"]),
         )
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no export of an audit trail: {error}") from error

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -231,8 +232,6 @@ class TestCheckpoints:
 
 def structs_keys(gateway: FakeGateway) -> Any:
     """The gateway's keys but for a signing key of somebody else."""
-    from dataclasses import replace
-
     return replace(gateway.keys, signing=Ed25519PrivateKey.generate())
 
 
@@ -499,6 +498,19 @@ class TestTampering:
         hidden = note(7)
         intruder("DELETE FROM common_auditpending WHERE entry_id = %s", hidden.pk)
         assert [finding.fault for finding in audit_report.verify().findings] == [Fault.UNCHAINED]
+
+    def test_a_checkpoint_younger_than_the_export_is_no_tail_cut(self, proven: FakeGateway) -> None:
+        moment = (now() + 2 * LATER).isoformat()
+        older = audit_report.evidence(moment)
+        lines = list(older.chains[PRIMARY]())
+        older = replace(older, chains={**older.chains, PRIMARY: lambda: lines})
+        note(50)
+        audit.chain_all_pending()
+        audit_chains.sign_checkpoint(now() + 3 * LATER)
+        memory = Evidence("gw-npr-primary", {}, _statements())
+        assert check([older, memory]).findings == []
+        assert not check([replace(older, made_at=""), memory]).sound
+        assert not check([replace(older, made_at=(now() + 4 * LATER).isoformat()), memory]).sound
 
     def test_a_gateway_that_cut_its_own_chain_is_found_by_the_primary_s_copy(self, proven: FakeGateway) -> None:
         chain = str(proven.generation)

@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from common import audit_report
 from protocol.audit_evidence import Evidence
 from protocol.audit_files import FORMATS, write_export
 
@@ -22,15 +23,16 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            counts = write_export(options["out"], _evidence(), options["format"])
+            with audit_report.snapshot() as moment:
+                counts = write_export(options["out"], _evidence(moment), options["format"])
         except (ValueError, OSError) as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"{sum(counts.values())} entries of {len(counts)} chains are in {options['out']}")
 
 
-def _evidence() -> Evidence:
+def _evidence(made_at: str) -> Evidence:
     if settings.MAZEVAULT.mode == "gateway":
         from gateway_runtime import audit_report as own
     else:
         from gateways import audit_report as own  # type: ignore[no-redef]
-    return own.evidence()
+    return own.evidence(made_at)
