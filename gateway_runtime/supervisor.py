@@ -18,8 +18,7 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 
-from common import audit
-from gateway_runtime import audit_upload, enroll, pacing, probes, work
+from gateway_runtime import enroll, pacing, probes, work
 from gateway_runtime import identity as identities
 from gateway_runtime.client import CallsPaused, Channel, PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.identity import Identity
@@ -75,8 +74,6 @@ class Supervisor:
         self.renewed: Callable[[Identity], None] = lambda _identity: None
         self._order_lock = threading.Lock()
         self.identity: Identity | None = None
-        self.uploads = audit_upload.Uploads()
-        self.witness = audit_upload.Witness()
         self._acknowledged = ""
         self._assignment: tuple[Assignment, int] | None = None
         self._settled = ""
@@ -116,8 +113,6 @@ class Supervisor:
             ("lease", self.lease_step, self.wake_lease),
             ("tasks", self.task_step, self.wake_tasks),
             ("renewal", self.renewal_step, None),
-            ("audit-chain", self.audit_chain_step, None),
-            ("audit-upload", self.audit_upload_step, None),
         )
         for name, step, wake in loops:
             thread = threading.Thread(target=self._loop, args=(name, step, wake), name=name, daemon=True)
@@ -138,15 +133,12 @@ class Supervisor:
 
     def heartbeat_step(self) -> float:
         try:
-            report = self._report()
-            directive = self.channel.call(paths.HEARTBEAT, report, Directive, timeout=self.timing.round_trip_max)
+            directive = self.channel.call(paths.HEARTBEAT, self._report(), Directive, timeout=self.timing.round_trip_max)
         except (PrimaryUnreachable, PrimaryRefused):
             self.node.heartbeat_failures += 1
             raise
         self.node.heartbeat_failures = 0
         self._obey(directive)
-        self.witness.said(report.countersigned)
-        self.witness.take(directive.checkpoint, self.channel.primary_key(), self._known().keys.signing)
         return pacing.jittered(directive.next_heartbeat_seconds, 0.05, self._random)
 
     def directive_step(self) -> float:
@@ -178,12 +170,6 @@ class Supervisor:
             self._use(enroll.renew(self._known(), self.channel))
             log.info("certificate renewed, valid until %s", self.certificate_expires_at().isoformat())
         return pacing.jittered(self.timing.heartbeat_interval, 0.2, self._random)
-
-    def audit_chain_step(self) -> float:
-        return audit_upload.chain_step(str(self._known().generation))
-
-    def audit_upload_step(self) -> float:
-        return self.uploads.step(self.channel, str(self._known().generation), self.timing.round_trip_max)
 
     def certificate_expires_at(self) -> datetime:
         return x509.load_pem_x509_certificate(self._known().certificate.encode()).not_valid_after_utc
@@ -314,11 +300,7 @@ class Supervisor:
 
     def _report(self) -> Heartbeat:
         standing = self.node.standing()
-        audit_position, audit_head = audit.head(str(self._known().generation))
         return Heartbeat(
-            audit_position=audit_position,
-            audit_head=audit_head,
-            countersigned=self.witness.pending,
             version=settings.MAZEVAULT.version,
             reported_role=standing.role,
             epoch=standing.epoch,

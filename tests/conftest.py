@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -72,7 +73,9 @@ class Person:
     def call(self, method: str, path: str, **more: Any) -> tuple[int, Any]:
         full = path if path.startswith("/") else f"/api/v1/{path}"
         answer = getattr(self.client, method)(full, headers=self.headers, **more)
-        return answer.status_code, answer.json() if answer.content else None
+        content = b"".join(answer.streaming_content) if answer.streaming else answer.content
+        is_json = "json" in answer.get("Content-Type", "")
+        return answer.status_code, (json.loads(content) if is_json else content.decode()) if content else None
 
 
 @pytest.fixture
