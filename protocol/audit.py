@@ -207,6 +207,8 @@ def contradiction(seen: Iterable[Statement], offered: Statement) -> str:
                 return f"position {position} has another hash than this gateway has signed"
         if offered.position < known.position and offered.at > known.at:
             return f"the chain ends at {offered.position}, but this gateway has signed position {known.position}"
+        if offered.previous_position < known.position and offered.at > known.at:
+            return f"it leaves out position {known.position}, which this gateway has signed"
     return ""
 
 

@@ -263,8 +263,18 @@ class TestWitness:
 
     @pytest.mark.parametrize(
         ("position", "digest", "restated"),
-        [(5, "xx", {}), (4, "bb", {}), (9, "bb", {"previous_position": 5, "previous_hash": "xx"})],
-        ids=["another hash at its position", "a shorter chain", "a longer chain with another past"],
+        [
+            (5, "xx", {}),
+            (4, "bb", {}),
+            (9, "bb", {"previous_position": 5, "previous_hash": "xx"}),
+            (9, "bb", {"previous_position": 3, "previous_hash": "zz"}),
+        ],
+        ids=[
+            "another hash at its position",
+            "a shorter chain",
+            "a longer chain with another past",
+            "a longer chain that leaves out what it signed",
+        ],
     )
     def test_it_refuses_what_contradicts_its_memory(self, db: None, position: int, digest: str, restated: dict[str, Any]) -> None:
         self.take(Witness(), self.offer(5, "aa"))
