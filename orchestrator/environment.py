@@ -71,6 +71,7 @@ class Settings:
     log_level: str
     failpoint: str
     run_migrations: bool
+    audit_retention_days: int
     gateway: GatewaySettings | None
 
     @property
@@ -125,6 +126,7 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         log_level=environ.get("LOG_LEVEL", "info").upper(),
         failpoint=environ.get("MAZEVAULT_FAILPOINT", ""),
         run_migrations=_flag(environ, "RUN_MIGRATIONS", default=False),
+        audit_retention_days=_whole(environ, "MAZEVAULT_AUDIT_RETENTION_DAYS", default=0, low=0, high=36500),
         gateway=_gateway(environ) if chosen == "gateway" else None,
     )
 
