@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli import keys
+from cli import audit, keys
 from cli.stack import control
 from cli.stack.layout import ROOT, Layout, StackError, layout_from, read_run_file
 from cli.stack.primary_client import PrimaryError
@@ -20,6 +20,7 @@ from cli.stack.status import HEALTHY, Overview, overview
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
 DETACH_SECONDS = 180.0
 
 

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+import uuid
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC
 from enum import StrEnum
 from typing import Any
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
+from django.db.models import QuerySet, TextField
+from django.db.models.functions import Cast
 
 from common.clock import now
+from common.errors import Unavailable
 from common.locks import try_transaction_lock
-from common.models import AuditEntry, AuditLink
+from common.models import AuditCheckpoint, AuditEntry, AuditLink, AuditPending
+from protocol.audit import GENESIS as GENESIS
+from protocol.audit import PRIMARY, Link, entry_text, link_hash, statement_of, walk
 
-GENESIS = "0" * 64
-"""What stands before the first entry."""
+log = logging.getLogger("mazevault.audit")
+
+LARGEST_DETAILS = 4000
+"""Longest details of an entry in characters; of longer ones the beginning and a digest are kept."""
 
 
 class Severity(StrEnum):
@@ -45,11 +55,16 @@ def record(
     details: Mapping[str, Any] | None = None,
     environment: str = "",
     address: str = "",
+    organization: uuid.UUID | None = None,
+    project: uuid.UUID | None = None,
 ) -> AuditEntry:
-    """Write one entry in the caller's transaction. Raises `RuntimeError` outside of one: then it could outlive its change."""
+    """Write one entry in the caller's transaction. Raises `RuntimeError` outside of one: then it could outlive its change.
+
+    Raises `Unavailable` when it cannot be written: the transaction is lost then, and the request is refused with 503 (I17).
+    """
     if not connection.in_atomic_block:
         raise RuntimeError("an audit entry is written in the transaction of the change it tells of")
-    return AuditEntry.objects.create(
+    entry = AuditEntry(
         at=now(),
         actor=actor[:64],
         action=action,
@@ -58,49 +73,101 @@ def record(
         severity=severity.value,
         environment=environment,
         address=address[:64],
-        details=dict(details or {}),
+        organization=organization,
+        project=project,
+        details=_fitting(dict(details or {})),
     )
+    try:
+        entry.save(force_insert=True)
+    except DatabaseError as error:
+        log.error("the audit trail cannot be written (%s); %s by %s is refused", type(error).__name__, action, actor)
+        raise Unavailable("the audit trail cannot be written right now, so nothing was done; try again",
+                          code="AUDIT_UNAVAILABLE", retry_after=2) from error  # fmt: skip
+    return entry
 
 
-def chain_pending(batch: int = 500) -> int:
+def chain_pending(batch: int = 500, chain: str = PRIMARY) -> int:
     """Give the next committed entries their place in the chain. One process at a time; returns how many were chained."""
+    if not AuditPending.objects.exists():
+        return 0
     with transaction.atomic():
         if not try_transaction_lock("audit-chain"):
             return 0
-        last = AuditLink.objects.order_by("-position").first()
-        position, previous = (last.position, last.hash) if last else (0, GENESIS)
+        waiting = list(AuditPending.objects.order_by("entry_id").values_list("entry_id", flat=True)[:batch])
+        position, previous = head(chain)
         links = []
-        for entry in AuditEntry.objects.filter(link__isnull=True).order_by("id")[:batch]:
-            position, previous = position + 1, chain_hash(previous, entry)
-            links.append(AuditLink(position=position, entry=entry, hash=previous))
+        for entry in with_details_text(AuditEntry.objects.filter(pk__in=waiting).order_by("id")):
+            position, previous = position + 1, link_hash(chain, position + 1, previous, text_of(entry))
+            links.append(AuditLink(chain=chain, position=position, entry=entry, hash=previous))
         AuditLink.objects.bulk_create(links)
+        AuditPending.objects.filter(pk__in=waiting).delete()
     return len(links)
 
 
-def verify_chain() -> ChainReport:
-    """Walk the whole chain and recompute every hash."""
-    previous, length = GENESIS, 0
-    for link in AuditLink.objects.select_related("entry").order_by("position").iterator(chunk_size=1000):
-        length += 1
-        previous = chain_hash(previous, link.entry)
-        if link.position != length or link.hash != previous:
-            return ChainReport(length, link.hash, link.position, 0)
-    return ChainReport(length, previous, None, AuditEntry.objects.filter(link__isnull=True).count())
+def chain_all_pending(chain: str = PRIMARY) -> int:
+    """The same until nothing waits, so that a burst is chained within the second."""
+    total = 0
+    while done := chain_pending(chain=chain):
+        total += done
+    return total
 
 
-def chain_hash(previous: str, entry: AuditEntry) -> str:
-    """SHA-256 (hex) over the hash before and the entry's fields in one fixed JSON form."""
-    fields = [
-        entry.id,
-        entry.at.isoformat(),
-        entry.actor,
-        entry.action,
-        entry.entity,
-        entry.entity_id,
-        entry.severity,
-        entry.environment,
-        entry.address,
-        entry.details,
-    ]
-    text = json.dumps([previous, fields], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def head(chain: str = PRIMARY) -> tuple[int, str]:
+    """Position and hash of the newest link; where the chain was cut when nothing is left; (0, GENESIS) when it is new."""
+    last = AuditLink.objects.filter(chain=chain).order_by("-position").values_list("position", "hash").first()
+    return last or start_of(chain)
+
+
+def start_of(chain: str = PRIMARY) -> tuple[int, str]:
+    """Behind which position and hash the chain begins: what retention has removed, as the newest cut says."""
+    cut = AuditCheckpoint.objects.filter(chain=chain, is_cut=True).order_by("-position").first()
+    return (cut.position, statement_of(cut.text).hash) if cut else (0, GENESIS)
+
+
+def links(chain: str = PRIMARY, after: int = 0, upto: int | None = None) -> Iterator[Link]:
+    """The links of a chain in order with the texts derived from the entries as they are now."""
+    found = AuditLink.objects.filter(chain=chain, position__gt=after).select_related("entry").order_by("position")
+    if upto is not None:
+        found = found.filter(position__lte=upto)
+    found = found.annotate(details_text=Cast("entry__details", TextField()))
+    for link in found.iterator(chunk_size=1000):
+        link.entry.details_text = link.details_text  # type: ignore[attr-defined]  # carried over for text_of
+        yield Link(link.position, text_of(link.entry), link.hash)
+
+
+def verify_chain(chain: str = PRIMARY) -> ChainReport:
+    """Walk the whole chain and recompute every hash. `common.audit_report` holds it against checkpoints as well."""
+    walked = walk(chain, links(chain), start=start_of(chain))
+    broken = walked.findings[0].position if walked.findings else None
+    return ChainReport(walked.length, walked.head, broken, AuditEntry.objects.filter(link__isnull=True).count())
+
+
+def with_details_text(entries: QuerySet[AuditEntry]) -> QuerySet[AuditEntry]:
+    """Entries that also carry their details in the database's own exact form, which no float rounds."""
+    return entries.annotate(details_text=Cast("details", TextField()))
+
+
+def text_of(entry: AuditEntry) -> str:
+    """The canonical text of an entry that came from `with_details_text`."""
+    return entry_text({
+        "id": entry.id,
+        "at": entry.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "actor": entry.actor,
+        "action": entry.action,
+        "entity": entry.entity,
+        "entity_id": entry.entity_id,
+        "severity": entry.severity,
+        "environment": entry.environment,
+        "address": entry.address,
+        "organization": str(entry.organization) if entry.organization else None,
+        "project": str(entry.project) if entry.project else None,
+        "details": entry.details_text,  # type: ignore[attr-defined]  # the annotation
+    })  # fmt: skip
+
+
+def _fitting(details: dict[str, Any]) -> dict[str, Any]:
+    text = json.dumps(details, ensure_ascii=False, default=str)
+    if len(text) <= LARGEST_DETAILS:
+        return details
+    digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
+    return {"shortened": text[: LARGEST_DETAILS // 2], "characters": len(text), "sha256": digest}

@@ -6,7 +6,7 @@ from django.db import models
 
 
 class AuditEntry(models.Model):
-    """One thing that happened. The database refuses to change, delete or truncate it (migration 0002)."""
+    """One thing that happened. The database refuses to change it, and deletes it only behind a signed cut (migration 0004)."""
 
     id = models.BigAutoField(primary_key=True)
     at = models.DateTimeField()
@@ -17,18 +17,57 @@ class AuditEntry(models.Model):
     severity = models.CharField(max_length=8)
     environment = models.CharField(max_length=16)
     address = models.CharField(max_length=64)
+    organization = models.UUIDField(null=True)
+    project = models.UUIDField(null=True)
     details = models.JSONField(default=dict)
 
     class Meta:
-        indexes = [models.Index(fields=["entity", "entity_id"], name="audit_by_entity")]
+        indexes = [
+            models.Index(fields=["entity", "entity_id"], name="audit_by_entity"),
+            models.Index(fields=["project", "id"], name="audit_by_project"),
+            models.Index(fields=["actor", "id"], name="audit_by_actor"),
+            models.Index(fields=["at"], name="audit_by_time"),
+        ]
+
+
+class AuditPending(models.Model):
+    """An entry without a place yet. A trigger writes the row with the entry, the sequencer takes it away."""
+
+    entry_id = models.BigIntegerField(primary_key=True)
 
 
 class AuditLink(models.Model):
-    """The place of an entry in the chain: `hash` covers the entry and the hash before it."""
+    """The place of an entry in a chain: `hash` covers the chain's name, the position, the hash before and the entry's text.
 
-    position = models.BigIntegerField(primary_key=True)
+    A Primary has one chain, named "primary"; a gateway has one for each of its generations, named by it.
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    chain = models.CharField(max_length=36)
+    position = models.BigIntegerField()
     entry = models.OneToOneField(AuditEntry, models.PROTECT, related_name="link")
     hash = models.CharField(max_length=64)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["chain", "position"], name="one_entry_at_a_position")]
+
+
+class AuditCheckpoint(models.Model):
+    """A signed statement of where a chain stood: made at the Primary, remembered by the gateways that countersigned it.
+
+    A cut is a statement that everything up to its position was removed because its time was over (`common.audit_retention`).
+    """
+
+    id = models.BigAutoField(primary_key=True)
+    chain = models.CharField(max_length=36)
+    position = models.BigIntegerField()
+    is_cut = models.BooleanField(default=False)
+    text = models.TextField()
+    signature = models.CharField(max_length=88)
+    key = models.CharField(max_length=64)
+
+    class Meta:
+        indexes = [models.Index(fields=["chain", "is_cut", "position"], name="checkpoints_of_a_chain")]
 
 
 class Change(models.Model):

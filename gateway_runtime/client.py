@@ -156,6 +156,12 @@ class Channel:
         """The root certificate (PEM) that fits the pin; known after the first call."""
         return self._trust.root if self._trust else ""
 
+    def primary_key(self) -> Ed25519PublicKey:
+        """The Primary's signing key as the pin vouches for it. Raises `PrimaryUnreachable` before the first answer."""
+        if self._trust is None:
+            raise PrimaryUnreachable("the Primary has not shown its keys yet")
+        return self._trust.signing_key
+
     def close(self) -> None:
         with self._lock:
             if self._http is not None:

@@ -20,7 +20,7 @@ from django.db import connection
 
 from common import audit
 from common.clock import now as clock_now
-from gateway_runtime import enroll, pacing, probes, replica, state, work, write_queue
+from gateway_runtime import audit_upload, enroll, pacing, probes, replica, state, work, write_queue
 from gateway_runtime import identity as identities
 from gateway_runtime.client import CallsPaused, Channel, PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.identity import Identity
@@ -58,8 +58,6 @@ REFUSED_PAUSE = 10.0
 UNSETTLED_PAUSE = 0.2
 """Pause in seconds before an order that is not carried out yet is looked at again."""
 
-AUDIT_PAUSE = 0.5
-"""Pause in seconds between two rounds of chaining audit entries; an entry waits at most a second for its place (DESIGN §10)."""
 RESYNC_AGAIN_BEATS = 3
 """An order to read the copy again that still stands so many heartbeats after it was followed is a new order."""
 
@@ -82,6 +80,8 @@ class Supervisor:
         self.wake_replica = threading.Event()
         self.wake_uploads = threading.Event()
         self.uploader = Uploader(self.timing.replica_poll)
+        self.audit_uploads = audit_upload.Uploads()
+        self.witness = audit_upload.Witness()
         self._resynced_at = float("-inf")
         self.threads: list[threading.Thread] = []
         self.renewed: Callable[[Identity], None] = lambda _identity: None
@@ -128,7 +128,8 @@ class Supervisor:
             ("renewal", self.renewal_step, None),
             ("replica", self.replica_step, self.wake_replica),
             ("uploads", self.upload_step, self.wake_uploads),
-            ("audit-chain", self.audit_step, None),
+            ("audit-chain", self.audit_chain_step, None),
+            ("audit-upload", self.audit_upload_step, None),
         )
         for name, step, wake in loops:
             thread = threading.Thread(target=self._loop, args=(name, step, wake), name=name, daemon=True)
@@ -149,12 +150,15 @@ class Supervisor:
 
     def heartbeat_step(self) -> float:
         try:
-            directive = self.channel.call(paths.HEARTBEAT, self._report(), Directive, timeout=self.timing.round_trip_max)
+            report = self._report()
+            directive = self.channel.call(paths.HEARTBEAT, report, Directive, timeout=self.timing.round_trip_max)
         except (PrimaryUnreachable, PrimaryRefused):
             self.node.heartbeat_failures += 1
             raise
         self.node.heartbeat_failures = 0
         self._obey(directive)
+        self.witness.said(report.countersigned)
+        self.witness.take(directive.checkpoint, self.channel.primary_key(), self.known_identity().keys.signing)
         return pacing.jittered(directive.next_heartbeat_seconds, 0.05, self._random)
 
     def directive_step(self) -> float:
@@ -195,9 +199,11 @@ class Supervisor:
     def upload_step(self) -> float:
         return self.uploader.step(self.channel)
 
-    def audit_step(self) -> float:
-        """Chain what was written here. Its upload to the Primary belongs to the step after it."""
-        return 0.0 if audit.chain_pending() else AUDIT_PAUSE
+    def audit_chain_step(self) -> float:
+        return audit_upload.chain_step(str(self.known_identity().generation))
+
+    def audit_upload_step(self) -> float:
+        return self.audit_uploads.step(self.channel, str(self.known_identity().generation), self.timing.round_trip_max)
 
     def certificate_expires_at(self) -> datetime:
         return x509.load_pem_x509_certificate(self.known_identity().certificate.encode()).not_valid_after_utc
@@ -343,7 +349,11 @@ class Supervisor:
     def _report(self) -> Heartbeat:
         standing, moment = self.node.standing(), clock_now()
         queue, copy = write_queue.depth(), replica.report(moment)
+        audit_position, audit_head = audit.head(str(self.known_identity().generation))
         return Heartbeat(
+            audit_position=audit_position,
+            audit_head=audit_head,
+            countersigned=self.witness.pending,
             version=settings.MAZEVAULT.version,
             reported_role=standing.role,
             epoch=standing.epoch,

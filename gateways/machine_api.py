@@ -6,16 +6,29 @@ import uuid
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from msgspec import structs
 
 from common.api import client_address, guarded
 from common.clock import database_now
 from common.clock import now as clock_now
 from common.errors import MethodNotAllowed
-from gateways import changes, directives, dispatch, enrollment, heartbeats, identity, inbox, routes
+from gateways import (
+    audit_chains,
+    changes,
+    directives,
+    dispatch,
+    enrollment,
+    heartbeats,
+    identity,
+    inbox,
+    routes,
+)
 from gateways.channel import Call, channel, open_registration, sealed_answer
 from protocol.messages import (
     Acknowledged,
     AskDirective,
+    AuditTaken,
+    AuditUpload,
     ClaimTasks,
     Directive,
     DrainReport,
@@ -74,7 +87,9 @@ def register(request: HttpRequest) -> HttpResponse:
 @channel(Heartbeat)
 def heartbeat(call: Call, body: Heartbeat) -> Directive:
     heartbeats.take_heartbeat(call.gateway, body, call.now)
-    return directives.directive_for(call.gateway)
+    if body.countersigned:
+        audit_chains.take_countersignature(call.gateway, body.countersigned)
+    return structs.replace(directives.directive_for(call.gateway), checkpoint=audit_chains.offered_checkpoint())
 
 
 @channel(AskDirective)
@@ -122,6 +137,11 @@ def claim_tasks(call: Call, body: ClaimTasks) -> TaskOffers:
 @channel(TaskResults)
 def task_results(call: Call, body: TaskResults) -> TaskVerdicts:
     return TaskVerdicts(verdicts=dispatch.take_results(call.gateway, body.results))
+
+
+@channel(AuditUpload)
+def audit_upload(call: Call, body: AuditUpload) -> AuditTaken:
+    return audit_chains.take_upload(call.gateway, body.records, call.now)
 
 
 @channel(Renew)

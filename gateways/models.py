@@ -390,3 +390,46 @@ class ToldPrincipal(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["environment", "principal"], name="one_note_of_a_told_principal")]
+
+
+class GatewayAuditChain(models.Model):
+    """How far the Primary holds the audit chain of one life of a gateway, and how far it has anchored it in its own chain."""
+
+    chain = models.CharField(primary_key=True, max_length=36)
+    gateway = models.ForeignKey(Gateway, models.PROTECT, related_name="audit_chains")
+    position = models.BigIntegerField(default=0)
+    hash = models.CharField(max_length=64)
+    anchored_position = models.BigIntegerField(default=0)
+    anchored_at = models.DateTimeField(null=True)
+
+
+class GatewayAuditRecord(models.Model):
+    """One entry of a gateway's audit chain, byte for byte as it was uploaded. Append-only like the Primary's own (I18)."""
+
+    id = models.BigAutoField(primary_key=True)
+    chain = models.CharField(max_length=36)
+    position = models.BigIntegerField()
+    text = models.TextField()
+    hash = models.CharField(max_length=64)
+    received_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["chain", "position"], name="one_gateway_record_at_a_position")]
+
+
+class AuditCountersignature(models.Model):
+    """A gateway's signature under a checkpoint of the Primary's chain, or why it refused to sign."""
+
+    id = models.BigAutoField(primary_key=True)
+    checkpoint = models.ForeignKey("common.AuditCheckpoint", models.PROTECT, related_name="countersignatures")
+    gateway = models.ForeignKey(Gateway, models.PROTECT)
+    generation = models.UUIDField()
+    key = models.CharField(max_length=64)
+    signature = models.CharField(max_length=88)
+    refusal = models.CharField(max_length=200, default="")
+    received_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["checkpoint", "generation"], name="one_countersignature_of_a_life"),
+        ]

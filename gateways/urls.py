@@ -1,7 +1,7 @@
 """Routes of this app: people's API, and the machine channel at the paths of `protocol.paths`."""
 
 from common.api import routes
-from gateways import api, machine_api, writes_api
+from gateways import api, audit_api, machine_api, writes_api
 from protocol import paths
 
 
@@ -22,7 +22,10 @@ urlpatterns = [
     *routes(_relative(paths.DRAIN_REPORT), machine_api.drain, "drain-report"),
     *routes(_relative(paths.TASK_CLAIM), machine_api.claim_tasks, "task-claim"),
     *routes(_relative(paths.TASK_RESULTS), machine_api.task_results, "task-results"),
+    *routes(_relative(paths.AUDIT), machine_api.audit_upload, "audit-upload"),
     *routes(_relative(paths.RENEW), machine_api.renew, "certificate-renew"),
+    *routes("audit-logs/export", audit_api.AuditExport.as_view(), "audit-export"),
+    *routes("audit-logs/verify", audit_api.AuditVerify.as_view(), "audit-verify"),
     *routes(_relative(paths.WRITES), machine_api.take_writes, "channel-writes"),
     *routes(_relative(paths.CHANGES), machine_api.give_changes, "channel-changes"),
     *routes("gateways", api.Gateways.as_view(), "gateways"),

@@ -73,6 +73,7 @@ class Settings:
     log_level: str
     failpoint: str
     run_migrations: bool
+    audit_retention_days: int
     entra: EntraSettings
     gateway: GatewaySettings | None
 
@@ -128,6 +129,7 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         log_level=environ.get("LOG_LEVEL", "info").upper(),
         failpoint=environ.get("MAZEVAULT_FAILPOINT", ""),
         run_migrations=_flag(environ, "RUN_MIGRATIONS", default=False),
+        audit_retention_days=_whole(environ, "MAZEVAULT_AUDIT_RETENTION_DAYS", default=0, low=0, high=36500),
         entra=entra_settings(environ, base_url),
         gateway=_gateway(environ) if chosen == "gateway" else None,
     )

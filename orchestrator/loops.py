@@ -18,14 +18,16 @@ from accounts.jobs import forget_old_failures
 from common import audit
 from common.clock import now
 from failover import driver
-from gateways import dispatch, generation, heartbeats, identity, inbox
+from gateways import audit_chains, audit_retention, dispatch, generation, heartbeats, identity, inbox
 from orchestrator.listener import ensure_server_certificate
 
 log = logging.getLogger("mazevault.loops")
 
 LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("failover", driver.drive_all, 0.25),
-    ("audit-chain", audit.chain_pending, 0.5),
+    ("audit-chain", audit.chain_all_pending, 0.5),
+    ("audit-proofs", lambda: audit_chains.prove(now()), 5.0),
+    ("audit-retention", lambda: audit_retention.apply(now()), 600.0),
     ("reconcile-writes", inbox.apply_pending, 0.5),
     ("judge", lambda: heartbeats.count_missed(now()), 5.0),
     ("sweep", lambda: dispatch.sweep(now()), 5.0),

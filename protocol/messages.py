@@ -77,6 +77,24 @@ class Probe(Message, frozen=True):
     detail: Text = ""
 
 
+class SignedCheckpoint(Message, frozen=True):
+    """Where the Primary's audit chain stands, signed by its channel key (`protocol.audit.Statement`)."""
+
+    text: Annotated[str, Meta(max_length=1024)]
+    signature: Annotated[str, Meta(max_length=88)]
+    key: Annotated[str, Meta(max_length=64)]
+
+
+class Countersigned(Message, frozen=True):
+    """A gateway's answer to a checkpoint: its own signature under the text, or why it refuses to sign."""
+
+    position: Count
+    digest: Annotated[str, Meta(max_length=64)]
+    """SHA-256 (hex) of the checkpoint's text."""
+    signature: Annotated[str, Meta(max_length=88)] = ""
+    refusal: Annotated[str, Meta(max_length=200)] = ""
+
+
 class Heartbeat(Message, frozen=True):
     version: Version
     reported_role: Assignment
@@ -109,6 +127,8 @@ class Heartbeat(Message, frozen=True):
     audit_position: Count = 0
     """Length of the gateway's own audit chain, and its head."""
     audit_head: Annotated[str, Meta(max_length=64)] = ""
+    countersigned: Countersigned | None = None
+    """Said once for each checkpoint of an earlier answer."""
 
 
 class FenceOrder(Message, frozen=True):
@@ -146,6 +166,8 @@ class Directive(Message, frozen=True):
     primary_generation: str = ""
     resync_replica: bool = False
     """Fetch the whole copy again and drop what is not in it: its digest differs, or an operator accepted an older database."""
+    checkpoint: SignedCheckpoint | None = None
+    """Only in a heartbeat's answer and never part of the revision, so it wakes nobody."""
 
 
 class AskDirective(Message, frozen=True):

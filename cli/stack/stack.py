@@ -223,6 +223,8 @@ class Stack:
 
     def _carry_out(self, command: Command) -> str:
         try:
+            if command.verb == "environment":
+                return json.dumps(self.environment_of(command.name))
             child = self._child(command.name)
             if command.verb in ("stop", "restart"):
                 children.stop([child], 6.0)

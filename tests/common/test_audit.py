@@ -17,10 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import audit
-from common.audit import GENESIS, Severity, chain_hash, chain_pending, verify_chain
+from common.audit import GENESIS, Severity, chain_pending, verify_chain
 from common.direct import open_connection
 from common.locks import lock_number
 from common.models import AuditEntry, AuditLink
+from protocol.audit import ENTRY_FIELDS, LARGEST_TEXT, PRIMARY, entry_text, link_hash
 
 TABLES = ("common_auditentry", "common_auditlink")
 
@@ -30,6 +31,11 @@ def note(number: int = 1, **other: Any) -> AuditEntry:
                              "severity": Severity.WARNING, "environment": "NPR", "address": "192.0.2.7",
                              "details": {"version": number, "why": {"b": [1, 2.5, None], "a": "ä"}}}  # fmt: skip
     return audit.record(**{**facts, **other})
+
+
+def text(pk: int) -> str:
+    """The canonical text of a stored entry."""
+    return audit.text_of(audit.with_details_text(AuditEntry.objects.filter(pk=pk)).get())
 
 
 @pytest.fixture
@@ -115,24 +121,39 @@ class TestChaining:
         previous = GENESIS
         for position, link in enumerate(AuditLink.objects.order_by("position"), start=1):
             assert (link.position, link.entry_id) == (position, chained[position - 1].pk)
-            assert link.hash == chain_hash(previous, link.entry)
+            assert link.hash == link_hash(PRIMARY, position, previous, text(link.entry_id))
             previous = link.hash
         assert verify_chain() == audit.ChainReport(length=5, head=previous, broken_at=None, unchained=0)
 
     def test_the_hash_can_be_recomputed_without_our_code(self, chained: list[AuditEntry]) -> None:
-        """SHA-256 over compact, key-sorted, ASCII JSON of [hash before, [fields in order]]."""
+        """SHA-256 over a fixed line, chain, position, hash before and compact key-sorted JSON, each on a line of its own."""
         row = AuditEntry.objects.get(pk=chained[0].pk)
-        fields = [row.pk, row.at.isoformat(), "user:7", "secret.read", "secret", "s-1", "warning", "NPR", "192.0.2.7",
-                  {"version": 1, "why": {"a": "ä", "b": [1, 2.5, None]}}]  # fmt: skip
-        text = json.dumps(["0" * 64, fields], separators=(",", ":"), sort_keys=True)
-        assert AuditLink.objects.get(position=1).hash == hashlib.sha256(text.encode()).hexdigest()
+        details = '{"why": {"a": "ä", "b": [1, 2.5, null]}, "version": 1}'  # as PostgreSQL writes the value it keeps
+        fields = {"id": row.pk, "at": row.at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "actor": "user:7", "action": "secret.read",
+                  "entity": "secret", "entity_id": "s-1", "severity": "warning", "environment": "NPR", "address": "192.0.2.7",
+                  "organization": None, "project": None, "details": details}  # fmt: skip
+        body = json.dumps(fields, separators=(",", ":"), sort_keys=True, ensure_ascii=False)
+        whole = f"mazevault audit link v1\nprimary\n1\n{'0' * 64}\n{body}"
+        assert AuditLink.objects.get(position=1).hash == hashlib.sha256(whole.encode()).hexdigest()
+
+    def test_chains_of_one_database_have_their_own_positions(self, chained: list[AuditEntry]) -> None:
+        note(6)
+        assert chain_pending(chain="other") == 1
+        assert (audit.head("other")[0], audit.head()[0]) == (1, 5)
+        assert (verify_chain("other").broken_at, verify_chain().broken_at) == (None, None)
+
+    def test_details_beyond_measure_are_kept_as_their_beginning_and_a_digest(self, db: None) -> None:
+        entry = note(details={"much": '"\\' * 50_000})
+        assert entry.details["characters"] > 100_000
+        assert len(entry.details["sha256"]) == 64
+        assert len(text(entry.pk)) < LARGEST_TEXT
 
     def test_new_entries_wait_for_the_sequencer_and_then_go_on_where_the_chain_ended(self, chained: list[AuditEntry]) -> None:
         head = verify_chain().head
         sixth = note(6)
         assert (verify_chain().head, verify_chain().unchained) == (head, 1)
         assert chain_pending() == 1
-        assert verify_chain() == audit.ChainReport(6, chain_hash(head, AuditEntry.objects.get(pk=sixth.pk)), None, 0)
+        assert verify_chain() == audit.ChainReport(6, link_hash(PRIMARY, 6, head, text(sixth.pk)), None, 0)
 
     def test_a_batch_takes_the_oldest_first_and_leaves_the_rest(self, db: None) -> None:
         entries = [note(number) for number in range(5)]
@@ -151,12 +172,12 @@ class TestChaining:
             other.execute("SELECT pg_advisory_unlock(%s)", [lock_number("audit-chain")])
         assert chain_pending() == 1
 
-    @given(st.lists(st.sampled_from(["actor", "action", "entity", "entity_id", "severity", "environment", "address"]),
+    @given(st.lists(st.sampled_from([name for name in ENTRY_FIELDS if name not in ("id", "at")]),
                     min_size=2, max_size=2, unique=True))  # fmt: skip
     def test_a_text_moved_from_one_field_to_another_gives_another_hash(self, names: list[str]) -> None:
-        at = AuditEntry._meta.get_field("at").to_python("2026-11-25T12:00:00+00:00")
-        one, other = (AuditEntry(id=1, at=at, **{name: "x"}) for name in names)
-        assert chain_hash(GENESIS, one) != chain_hash(GENESIS, other)
+        plain = dict.fromkeys(ENTRY_FIELDS, "")
+        one, other = (link_hash(PRIMARY, 1, GENESIS, entry_text({**plain, name: "x"})) for name in names)
+        assert one != other
 
 
 class TestTampering:
@@ -165,9 +186,10 @@ class TestTampering:
         [
             "at = at + interval '1 microsecond'", "actor = 'user:8'", "action = 'secret.write'", "entity = 'project'",
             "entity_id = 's-9'", "severity = 'info'", "environment = 'PRO'", "address = ''", "details = '{}'",
-            "details = jsonb_set(details, '{why,b,1}', '2.6')",
+            "project = gen_random_uuid()", "organization = gen_random_uuid()", "details = jsonb_set(details, '{why,b,1}', '2.6')",
+            "details = jsonb_set(details, '{why,b,1}', '2.50000000000000000000001')",
         ],
-        ids=lambda text: text.split(" = ")[0] + ("" if "jsonb_set" not in text else " deep inside"),
+        ids=lambda text: text.split(" = ")[0] + " deep inside" * ("jsonb_set" in text) + " and tiny" * ("000" in text),
     )  # fmt: skip
     @pytest.mark.parametrize("position", [1, 3, 5])
     def test_an_edit_of_any_field_is_found_at_its_position(
@@ -177,14 +199,15 @@ class TestTampering:
         assert verify_chain().broken_at == position
 
     def test_the_table_of_edits_covers_every_column(self) -> None:
-        covered = {"at", "actor", "action", "entity", "entity_id", "severity", "environment", "address", "details"}
+        covered = {"at", "actor", "action", "entity", "entity_id", "severity", "environment", "address", "organization",
+                   "project", "details"}  # fmt: skip
         assert {field.column for field in AuditEntry._meta.concrete_fields} - {"id"} == covered
 
     @pytest.mark.parametrize("position", [1, 2, 4])
     def test_a_deletion_is_found(self, chained: list[AuditEntry], intruder: Callable[..., int], position: int) -> None:
         intruder("DELETE FROM common_auditlink WHERE position = %s", position)
         intruder("DELETE FROM common_auditentry WHERE id = %s", chained[position - 1].pk)
-        assert verify_chain().broken_at == position + 1
+        assert verify_chain().broken_at == position
 
     @pytest.mark.parametrize("position", [1, 2, 4])
     def test_a_deletion_with_the_gap_closed_is_found(
@@ -211,7 +234,7 @@ class TestTampering:
             intruder("UPDATE common_auditlink SET position = %s WHERE position = %s", position + 1, position)
         forged = AuditEntry.objects.get(pk=note(99).pk)
         before = AuditLink.objects.get(position=2).hash
-        AuditLink.objects.create(position=3, entry=forged, hash=chain_hash(before, forged))
+        AuditLink.objects.create(position=3, entry=forged, chain=PRIMARY, hash=link_hash(PRIMARY, 3, before, text(forged.pk)))
         assert verify_chain().broken_at == 4
 
     def test_a_changed_hash_is_found(self, chained: list[AuditEntry], intruder: Callable[..., int]) -> None:
@@ -220,7 +243,7 @@ class TestTampering:
 
     def test_a_chain_renumbered_from_elsewhere_is_found(self, chained: list[AuditEntry], intruder: Callable[..., int]) -> None:
         intruder("UPDATE common_auditlink SET position = position + 100")
-        assert verify_chain().broken_at == 101
+        assert verify_chain().broken_at == 1
 
     def test_a_tail_cut_off_shows_in_length_and_head(self, chained: list[AuditEntry], intruder: Callable[..., int]) -> None:
         """What is left is a sound chain, so only somebody who knows the old head (a checkpoint elsewhere) can tell."""

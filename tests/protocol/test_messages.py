@@ -57,6 +57,7 @@ SAMPLES: tuple[Message, ...] = (
         "1.0.0", Assignment.ACTIVE, 7, WHEN, WHEN, 44.5, WHEN, 3, 12.5, 41, BreakerState.HALF_OPEN, PROBE, PROBE,
         messages.Probe(ok=None), [PROBE, messages.Probe(ok=False)], 120.0, 5, 1, 2, 1,
     ),
+    messages.SignedCheckpoint("{}", "signature", "key"), messages.Countersigned(7, "ab" * 32, "signature"),
     FENCE,
     DRAIN,
     messages.Directive("r1", Assignment.FENCED, 7, False, 60.0, 5.0, FENCE, DRAIN, True, True, ID),

@@ -1,0 +1,158 @@
+"""The gateway's audit chain on its way to the Primary, and the gateway as witness of the Primary's chain (DESIGN §10).
+
+Entries are committed with what they tell of and chained here; the Primary may be away. `Witness` signs checkpoints it finds in
+order and refuses one that contradicts what it has signed before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from django.db import transaction
+from django.db.models import Q
+
+from common import audit
+from common.models import AuditCheckpoint, AuditEntry
+from gateway_runtime.client import Channel
+from protocol import paths
+from protocol.audit import (
+    PRIMARY,
+    Link,
+    Signed,
+    Statement,
+    contradiction,
+    countersign,
+    public_key_of,
+    statement_is_signed,
+    statement_of,
+)
+from protocol.messages import AuditRecord, AuditTaken, AuditUpload, Countersigned, SignedCheckpoint
+
+log = logging.getLogger("mazevault.gateway.audit")
+
+CHAIN_PAUSE = 0.5
+"""Pause in seconds between two looks for entries to chain."""
+UPLOAD_PAUSE = 2.0
+"""Pause in seconds before the next upload when nothing is left to send."""
+BATCH, BATCH_CHARACTERS = 200, 400_000
+"""An upload holds at most this many entries and characters; sealed it stays well below the largest message."""
+PAST = "past"
+"""Where checkpoints of an earlier life of the Primary's database go once a new life has contradicted them."""
+KEPT_CHECKPOINTS = 5000
+"""A gateway remembers this many of the checkpoints it signed, the newest ones: some days of a busy Primary."""
+
+
+def chain_step(generation: str) -> float:
+    """Chain what was committed. A loop of its own, since it must go on while the Primary is away. Returns the pause."""
+    audit.chain_all_pending(generation)
+    return CHAIN_PAUSE
+
+
+class Uploads:
+    """Sends the chain of one generation in order. The Primary says up to where it holds it; nothing else is remembered."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, int] = {}
+
+    def step(self, channel: Channel, generation: str, timeout: float) -> float:
+        """Send the next entries; returns the pause in seconds. Raises `PrimaryUnreachable` or `PrimaryRefused`."""
+        known = self._taken.get(generation)
+        records = list(_next_records(generation, known)) if known is not None else []
+        if known is not None and not records:
+            return UPLOAD_PAUSE
+        taken = channel.call(paths.AUDIT, AuditUpload(records=records), AuditTaken, timeout=timeout)
+        self._taken[generation] = taken.position
+        return 0.0 if known is None or taken.position > known else UPLOAD_PAUSE
+
+
+class Witness:
+    """What this gateway says about the Primary's checkpoints. `pending` goes into the next heartbeat, then `said` is called."""
+
+    def __init__(self) -> None:
+        self.pending: Countersigned | None = None
+
+    def said(self, countersigned: Countersigned | None) -> None:
+        """The heartbeat that carried it was answered."""
+        if self.pending is countersigned:
+            self.pending = None
+
+    def take(self, offered: SignedCheckpoint | None, primary: Ed25519PublicKey, own: Ed25519PrivateKey) -> None:
+        """Look at the checkpoint of a heartbeat's answer; sign and remember it, or refuse it with an entry in the own chain."""
+        if offered is None or AuditCheckpoint.objects.filter(chain=PRIMARY, text=offered.text).exists():
+            return
+        statement = _statement_of(offered, primary)
+        if statement is None or statement.chain != PRIMARY or statement.is_cut:
+            log.warning("the checkpoint of the Primary's audit is not signed by its channel key; it is not countersigned")
+            return
+        refusal = self._judge(statement, digest := hashlib.sha256(offered.text.encode()).hexdigest())
+        signature = "" if refusal else countersign(offered.text, own)
+        if not refusal:
+            _remember(offered, statement)
+        self.pending = Countersigned(statement.position, digest, signature, refusal)
+
+    def _judge(self, statement: Statement, digest: str) -> str:
+        """Why it may not be signed. A new life of the Primary's database may contradict the old one: told once, then followed."""
+        seen = _seen(statement)
+        why = contradiction(seen, statement)
+        if not why:
+            return ""
+        is_new_life = seen[0].generation != statement.generation
+        _tell(digest, statement, why, followed=is_new_life)
+        if is_new_life:
+            AuditCheckpoint.objects.filter(chain=PRIMARY).update(chain=PAST)
+        return "" if is_new_life else why
+
+
+def _statement_of(offered: SignedCheckpoint, primary: Ed25519PublicKey) -> Statement | None:
+    try:
+        statement = statement_of(offered.text)
+        same_key = public_key_of(offered.key).public_bytes_raw() == primary.public_bytes_raw()
+    except ValueError:
+        return None
+    return statement if same_key and statement_is_signed(Signed(offered.text, offered.signature), primary) else None
+
+
+def _seen(statement: Statement) -> list[Statement]:
+    """The newest checkpoint this gateway signed, then those at the two positions the statement speaks of."""
+    signed = AuditCheckpoint.objects.filter(chain=PRIMARY).order_by("-id")
+    spoken = Q(position=statement.position) | Q(position=statement.previous_position)
+    return [statement_of(row.text) for row in [*signed[:1], *signed.filter(spoken)]]
+
+
+def _remember(offered: SignedCheckpoint, statement: Statement) -> None:
+    """Committed before the signature leaves."""
+    row = AuditCheckpoint.objects.create(
+        chain=PRIMARY, position=statement.position, text=offered.text, signature=offered.signature, key=offered.key
+    )
+    AuditCheckpoint.objects.filter(chain=PRIMARY, id__lte=row.id - KEPT_CHECKPOINTS).delete()
+
+
+def _tell(digest: str, statement: Statement, why: str, *, followed: bool) -> None:
+    with transaction.atomic():
+        if AuditEntry.objects.filter(action="audit.checkpoint.contradicted", entity_id=digest).exists():
+            return
+        audit.record(
+            actor="system",
+            action="audit.checkpoint.contradicted",
+            entity="audit-chain",
+            entity_id=digest,
+            severity=audit.Severity.CRITICAL,
+            details={"position": statement.position, "reason": why, "new_generation": statement.generation if followed else ""},
+        )
+    log.error("the Primary's audit checkpoint at %s contradicts what this gateway has signed: %s", statement.position, why)
+
+
+def _next_records(generation: str, after: int) -> Iterator[AuditRecord]:
+    size = 0
+    for link in audit.links(generation, after=after, upto=after + BATCH):
+        size += len(link.text)
+        if size > BATCH_CHARACTERS:
+            return
+        yield _record(link)
+
+
+def _record(link: Link) -> AuditRecord:
+    return AuditRecord(position=link.position, text=link.text, hash=link.hash)
