@@ -60,6 +60,18 @@ def set_active(identifier: uuid.UUID, active: bool, by: By, now: datetime) -> Us
     return user
 
 
+def give_to_entra(identifier: uuid.UUID, by: By, now: datetime) -> User:
+    """Let the person of this address in Entra have this account from their next sign-in; password, sessions and tokens end."""
+    with transaction.atomic():
+        user = _managed(identifier, by, now)
+        user.sso_provider, user.sso_external_id = "entra", ""
+        user.set_unusable_password()
+        user.save(update_fields=["sso_provider", "sso_external_id", "password"])
+        _end_credentials(user, now)
+        _record(by, "user.given_to_entra", user)
+    return user
+
+
 def reset_password(identifier: uuid.UUID, by: By, now: datetime) -> tuple[User, str]:
     """A new generated password, shown once; sessions and tokens end, and the owner must change it at the next sign-in."""
     password = secrets.token_urlsafe(18)

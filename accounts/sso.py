@@ -144,7 +144,7 @@ def _known(person: Person) -> User | None:
         return same
     raise Conflict(
         "an account with this address already exists and is not this Entra identity; "
-        "an administrator can prepare it for Entra with sso_provider",
+        "an administrator can give it over with POST /api/v1/rbac/users/{id}/entra",
         code="SSO_ACCOUNT_CONFLICT",
     )
 

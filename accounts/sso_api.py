@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from html import escape
 from typing import Any
 
@@ -13,9 +14,12 @@ from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import attempts, browser, cookies, sso
+from accounts import attempts, browser, cookies, people, sso
 from accounts.api import TokenAnswer, token_answer
 from accounts.authentication import person_of, session_in
+from accounts.operations import Signed
+from accounts.rbac_api import PersonRow, person_row
+from accounts.roles import USERS_WRITE
 from common.api import SIGNED_IN, Operation, translate
 from common.clock import now
 from common.errors import MazeVaultError, ValidationFailed
@@ -111,6 +115,16 @@ def _checked_row(row: sso.Checked) -> dict[str, Any]:
         return {"resource": row.resource, "ok": True, "code": "", "error": "", "details": ""}
     error = row.error
     return {"resource": row.resource, "ok": False, "code": error.code, "error": error.sentence, "details": error.details or ""}
+
+
+class GiveToEntra(Signed):
+    """Let the person of this address in Entra have this account; its password, sessions and tokens end."""
+
+    permissions = {"POST": USERS_WRITE}
+
+    @extend_schema(operation_id="giveUserToEntra", request=None, responses=PersonRow)
+    def post(self, request: Request, identifier: uuid.UUID) -> Response:
+        return Response(person_row(people.give_to_entra(identifier, self.by, now())))
 
 
 def prefers_html(request: Request) -> bool:

@@ -44,6 +44,7 @@ urlpatterns = [
     *routes(USER, rbac_api.UserOne.as_view(), "user"),
     *routes(f"{USER}/disable", rbac_api.UserDisable.as_view(), "user-disable"),
     *routes(f"{USER}/enable", rbac_api.UserEnable.as_view(), "user-enable"),
+    *routes(f"{USER}/entra", sso_api.GiveToEntra.as_view(), "user-entra"),
     *routes(f"{USER}/reset", rbac_api.UserReset.as_view(), "user-reset"),
     *routes(f"{USER}/effective-permissions", rbac_api.EffectivePermissions.as_view(), "effective-permissions"),
     *routes(f"{USER}/roles", rbac_api.UserRoles.as_view(), "user-roles"),

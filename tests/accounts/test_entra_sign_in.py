@@ -274,6 +274,19 @@ def test_without_automatic_accounts_only_prepared_people_come_in(
         assert Node().sign_in(browser, "ada.admin").status_code == 200
 
 
+def test_an_administrator_gives_an_account_over(node: Node, browser: Browser, admin: Person, anybody: Person) -> None:
+    wish = {"email": "paul.project@bank.example", "password": "correct horse battery", "full_name": "Paul"}
+    status, made = admin.post("rbac/users", wish)
+    assert status == 201, made
+    credentials = {"email": wish["email"], "password": wish["password"]}
+    token = anybody.post("auth/login", credentials)[1]["token"]
+    assert node.sign_in(browser, "paul.project").json()["code"] == "SSO_ACCOUNT_CONFLICT"
+    assert admin.post(f"rbac/users/{made['id']}/entra")[0] == 200
+    assert Person(token).get("auth/me")[0] == 401 and anybody.post("auth/login", credentials)[0] == 401
+    assert node.sign_in(browser, "paul.project").json()["user"]["id"] == made["id"]
+    assert AuditEntry.objects.filter(action="user.given_to_entra", entity_id=made["id"]).exists()
+
+
 def test_a_new_name_keeps_the_account(node: Node, browser: Browser, sandbox: Sandbox) -> None:
     first = node.sign_in(browser, "paul.project").json()["user"]
     users = sandbox.world.directory.users

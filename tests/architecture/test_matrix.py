@@ -43,6 +43,7 @@ PLACES: Mapping[str, Mapping[str, str]] = {
     "user-disable": {"identifier": "user"},
     "user-enable": {"identifier": "user"},
     "user-reset": {"identifier": "user"},
+    "user-entra": {"identifier": "user"},
     "user-roles": {"identifier": "user"},
     "user-role": {"identifier": "user", "assignment": "assignment"},
     "effective-permissions": {"identifier": "user"},
@@ -71,7 +72,7 @@ WISHES: Mapping[tuple[str, str], Mapping[str, Any]] = {
 }
 EVERYWHERE_ONLY = {
     ("organizations", "post"), ("organization", "delete"), ("users", "post"), ("user", "delete"), ("user-disable", "post"),
-    ("user-enable", "post"), ("user-reset", "post"), ("roles", "post"),
+    ("user-enable", "post"), ("user-reset", "post"), ("user-entra", "post"), ("roles", "post"),
 }  # fmt: skip
 """What a role in one organization does not reach, though its permission is held there."""
 NOT_EMPTY = {("organization", "delete")}
