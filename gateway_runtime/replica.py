@@ -1,7 +1,7 @@
 """Keeping the copy of the environment: pages of changes, stored as they come and sealed under keys of this node (DESIGN §9).
 
-A page and the cursor behind it commit together, so a crash repeats a page and never skips one. Reading everything again marks what
-it sees with the number of the round and drops the rest at the end.
+A page and the cursor behind it commit together, so a crash repeats a page and never skips one. Reading everything again marks
+what it sees with the number of the round and drops the rest at the end.
 """
 
 from __future__ import annotations
