@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.db import transaction
 from rest_framework.views import APIView
 
 from accounts.models import Environment, Project
@@ -56,10 +57,11 @@ class Site:
             project=self.project, environment=self.environment, key=key, version=version, created_by="user:ann"
         )
         for number in range(1, version + 1):
-            sealed = values.seal_value(made, number, value) if number == version else None
-            SecretVersion.objects.create(
-                secret=made, version=number, sealed_value=sealed, operation="update", author="user:ann"
-            )  # fmt: skip
+            with transaction.atomic():
+                sealed = values.seal_value(made, number, value) if number == version else None
+                SecretVersion.objects.create(
+                    secret=made, version=number, sealed_value=sealed, operation="update", author="user:ann"
+                )  # fmt: skip
         return made
 
     def change(self, secret: Secret, value: str = "two", *, base: int | None = None,
@@ -69,10 +71,9 @@ class Site:
 
     def person(self, permissions: Any = SECRETS, *, name: str = "ann", scopes: Any = None, **where: str) -> GatewayPerson:
         """Somebody the copy knows."""
-        holder = ReplicaPrincipal.objects.create(
-            id=uuid.uuid4(), kind="user", name=name, round=0,
-            grants=[{"permissions": list(permissions), "organization": "", "project": "", "environment": "", "expires_at": None, **where}],
-        )  # fmt: skip
+        everywhere = {"organization": "", "project": "", "environment": "", "expires_at": None}
+        grant = {"permissions": list(permissions), **everywhere, **where}
+        holder = ReplicaPrincipal.objects.create(id=uuid.uuid4(), kind="user", name=name, round=0, grants=[grant])
         token = f"mzv_{name}-token"
         ReplicaToken.objects.create(
             hash=hash_token(token), principal=holder, expires_at=now() + timedelta(hours=1), scopes=scopes
