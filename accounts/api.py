@@ -88,7 +88,7 @@ class Login(Operation):
     def post(self, request: Request) -> Response:
         wish = checked(Credentials, request.data)
         opened = sessions.sign_in(wish["email"], wish["password"], address=self.address, now=now())
-        return _browser_response(opened) if wish.get("cookie") else Response(_answer(opened))
+        return _browser_response(opened) if wish.get("cookie") else Response(token_answer(opened))
 
 
 class Refresh(Operation):
@@ -99,7 +99,7 @@ class Refresh(Operation):
     @extend_schema(operation_id="refreshToken", request=None, responses=TokenAnswer)
     def post(self, request: Request) -> Response:
         opened = sessions.refresh(session_in(request), address=self.address, now=now())
-        return Response(_answer(opened)) if bearer_text(request) else _browser_response(opened)
+        return Response(token_answer(opened)) if bearer_text(request) else _browser_response(opened)
 
 
 class Logout(Operation):
@@ -236,7 +236,7 @@ def _browser_answer(session: Session, user: User) -> dict[str, Any]:
     }
 
 
-def _answer(opened: SignedIn) -> dict[str, Any]:
+def token_answer(opened: SignedIn) -> dict[str, Any]:
     return {
         "token": opened.token,
         "access_token": opened.token,

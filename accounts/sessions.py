@@ -44,16 +44,25 @@ def sign_in(email: str, password: str, *, address: str, now: datetime) -> Signed
         _note_failure(account, address, now)
         raise AuthenticationInvalid(_WRONG)
     lockout.forget(account, address)
-    return open_session(user, address=address, now=now)
-
-
-def open_session(user: User, *, address: str, now: datetime, action: str = "auth.login.success") -> SignedIn:
-    """A new session of somebody who has proved who they are, by password or elsewhere."""
     with transaction.atomic():
         opened = _open(user, address, now)
-        _audit(action, user, address)
+        _audit("auth.login.success", user, address)
         User.objects.filter(pk=user.pk).update(last_login=now)
     return opened
+
+
+def open_for(user: User, address: str, now: datetime) -> SignedIn:
+    """A session for somebody who proved elsewhere who they are. The caller writes the audit entry in the same transaction."""
+    return _open(user, address, now)
+
+
+def end_all(holder: User | ServiceIdentity, now: datetime, *, but: Session | None = None, tokens: bool = True) -> None:
+    """End the sessions of a person or service identity, but for one, and their API tokens. Part of the caller's change."""
+    mine = {"user": holder} if isinstance(holder, User) else {"service": holder}
+    living = Session.objects.filter(**mine, revoked_at=None)
+    (living.exclude(pk=but.pk) if but else living).update(revoked_at=now)
+    if tokens:
+        ApiToken.objects.filter(**mine, revoked_at=None).update(revoked_at=now)
 
 
 def sign_in_service(client_id: str, client_secret: str, *, address: str, now: datetime) -> tuple[Session, str]:
