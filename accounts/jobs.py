@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from accounts import lockout, rates
+from accounts import attempts, lockout, rates
 from common.clock import now
 
 
 @shared_task
 def forget_old_failures() -> int:
-    """Failed sign-ins that no longer count hold an address each; they and the counts of past minutes go."""
+    """What no longer counts goes: failed sign-ins, which hold an address each, past minutes, sign-ins never finished."""
     moment = now()
-    return lockout.prune(moment) + rates.prune(moment)
+    return lockout.prune(moment) + rates.prune(moment) + attempts.prune(moment)

@@ -138,6 +138,7 @@ class User(AbstractBaseUser):
     must_change_password = models.BooleanField(default=False)
     sso_provider = models.CharField(max_length=32, default="")
     sso_external_id = models.CharField(max_length=128, default="")
+    disabled_by_sso = models.BooleanField(default=False)
     created_at = models.DateTimeField(db_default=Now())
     deleted_at = models.DateTimeField(null=True)
 
@@ -266,6 +267,44 @@ class GroupMapping(models.Model):
                 Lower("group_external_id"), "role", "provider", nulls_distinct=False, name="one_mapping_of_a_group_to_a_role"
             )
         ]
+
+
+class SignInAttempt(models.Model):
+    """A sign-in that was sent to Entra and has not come back. Bound to one browser by the hash of a cookie; ends by one use."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    state_hash = models.CharField(max_length=64, unique=True)
+    browser_hash = models.CharField(max_length=64)
+    sealed_flow = models.BinaryField()
+    address = models.CharField(max_length=64)
+    created_at = models.DateTimeField(db_default=Now())
+    expires_at = models.DateTimeField()
+    used_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["address", "created_at"], name="sign_ins_begun_at_an_address")]
+
+
+class EntraSession(models.Model):
+    """What a session needs to reach Azure in its user's name: the sealed tokens of its sign-in. Ends with the session."""
+
+    session = models.OneToOneField(Session, models.CASCADE, primary_key=True, related_name="entra")
+    sealed_tokens = models.BinaryField()
+    version = models.IntegerField(default=1)
+    expires_at = models.DateTimeField()
+
+
+class OboToken(models.Model):
+    """A sealed token for one API on behalf of the user of one session."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    session = models.ForeignKey(EntraSession, models.CASCADE, related_name="tokens")
+    resource = models.CharField(max_length=200)
+    sealed_token = models.BinaryField()
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["session", "resource"], name="one_token_of_a_session_and_resource")]
 
 
 class ConfigTemplate(Timed):

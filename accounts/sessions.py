@@ -15,7 +15,7 @@ from django.db.models import QuerySet
 
 from accounts import changes, lockout, passwords, rates
 from accounts.access import PrincipalKind
-from accounts.models import ApiToken, ServiceIdentity, Session, User
+from accounts.models import ApiToken, EntraSession, ServiceIdentity, Session, User
 from common import audit
 from common.errors import AuthenticationExpired, AuthenticationInvalid, NotFound, ValidationFailed
 
@@ -152,6 +152,7 @@ def _open(user: User, address: str, now: datetime) -> SignedIn:
 def _revoke(session: Session, now: datetime) -> None:
     if not Session.objects.filter(pk=session.pk, revoked_at__isnull=True).update(revoked_at=now):
         raise AuthenticationInvalid("this token is not valid; sign in again")
+    EntraSession.objects.filter(session=session).delete()
     changes.credential_changed(session)
 
 

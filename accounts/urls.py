@@ -1,6 +1,6 @@
 """Routes of this app under /api/v1, and `root_urlpatterns` for the one path that OAuth clients expect at the root."""
 
-from accounts import api, audit_api, credentials_api, rbac_api, tenancy_api
+from accounts import api, audit_api, credentials_api, rbac_api, sso_api, tenancy_api
 from common.api import routes
 
 ORGANIZATION = "organizations/<uuid:organization>"
@@ -16,6 +16,9 @@ urlpatterns = [
     *routes("auth/sessions", api.Sessions.as_view(), "sessions"),
     *routes("auth/sessions/<uuid:identifier>", api.SessionOne.as_view(), "session"),
     *routes("auth/token", credentials_api.ServiceToken.as_view(), "service-token"),
+    *routes("auth/sso/entra/login", sso_api.EntraLogin.as_view(), "entra-login"),
+    *routes("auth/sso/entra/callback", sso_api.EntraCallback.as_view(), "entra-callback"),
+    *routes("auth/sso/entra/check", sso_api.EntraCheck.as_view(), "entra-check"),
     *routes("auth/me", api.Me.as_view(), "me"),
     *routes("auth/me/permissions", api.MyPermissions.as_view(), "my-permissions"),
     *routes("users/tokens", credentials_api.Tokens.as_view(), "api-tokens"),

@@ -26,7 +26,7 @@ DETACH_SECONDS = 180.0
 
 @app.command()
 def up(detach: Annotated[bool, typer.Option("--detach", "-d", help="return when it is ready")] = False) -> None:
-    """Start the stack: Primary, worker, beat and the four gateways. Ctrl-C ends it."""
+    """Start the stack: Primary, worker, beat, the four gateways and a local Azure. Ctrl-C ends it."""
     layout = _layout()
     if control.ask(layout, "ping", "primary") is not None:
         _fail(f"a stack runs already with the data in {layout.var}; see ./mazevault status, or end it with ./mazevault down")
@@ -97,6 +97,21 @@ def restart(name: str) -> None:
     _tell("restart", name)
 
 
+@app.command()
+def doctor(
+    output: Annotated[str, typer.Option("--output", "-o", help="text or json")] = "text",
+    sign_in_as: Annotated[str, typer.Option("--as", help="sign in at the sandbox as this user, for the last checks")] = "",
+    url: Annotated[str, typer.Option(help="of the Primary; otherwise the stack that runs here")] = "",
+    ca_file: Annotated[str, typer.Option(help="what the Primary's certificate is checked with")] = "",
+) -> None:
+    """Check sign-in with Entra step by step. Exit status 1 when something is wrong; each finding names cause, fix and owner."""
+    options = {"--url": url, "--ca-file": ca_file, "--as": sign_in_as}
+    more = [word for name, value in options.items() if value for word in (name, value)]
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])])
+    command = [sys.executable, "-m", "cli.doctor", "-o", output, *more]
+    raise typer.Exit(subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=False).returncode)
+
+
 def _up_here(layout: Layout) -> None:
     began = time.monotonic()
     asked = stop_on_signals()
@@ -138,6 +153,7 @@ def _welcome(stack: Stack, seconds: float) -> None:
     typer.echo(f"  administrator   {shown['admin_email']}, password in {shown['admin_password_file']}")
     for gateway in shown["gateways"]:
         typer.echo(f"  {gateway['name']:<15} {gateway['url']}  {gateway['environment']} {gateway['role']}")
+    typer.echo(f"  Azure sandbox   {shown['sandbox_url']}  sign in: {shown['primary_url']}/api/v1/auth/sso/entra/login")
     typer.echo(f"  logs            {shown['logs']}")
     typer.echo("Ctrl-C or ./mazevault down ends it; ./mazevault status shows it")
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlencode, urlparse
 
+from accounts.entra_settings import AUTHORITY_HOST, CALLBACK_PATH, GRAPH_ENDPOINT, EntraSettings
 from orchestrator.version import VERSION
 from protocol.timing import TimeProfile, TimingError, time_profile
 from protocol.vocabulary import Role
@@ -72,6 +74,7 @@ class Settings:
     failpoint: str
     run_migrations: bool
     audit_retention_days: int
+    entra: EntraSettings
     gateway: GatewaySettings | None
 
     @property
@@ -127,6 +130,7 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         failpoint=environ.get("MAZEVAULT_FAILPOINT", ""),
         run_migrations=_flag(environ, "RUN_MIGRATIONS", default=False),
         audit_retention_days=_whole(environ, "MAZEVAULT_AUDIT_RETENTION_DAYS", default=0, low=0, high=36500),
+        entra=entra_settings(environ, base_url),
         gateway=_gateway(environ) if chosen == "gateway" else None,
     )
 
@@ -266,6 +270,62 @@ def _gateway(environ: Mapping[str, str]) -> GatewaySettings:
         server_names=_names(environ.get("MAZEVAULT_SERVER_NAMES") or "localhost,127.0.0.1"),
         offline_auth_max=_whole(environ, "OFFLINE_AUTH_MAX", default=8 * 3600, low=1, high=30 * 86400),
     )
+
+
+def entra_settings(environ: Mapping[str, str], base_url: str) -> EntraSettings:
+    """The Entra group. What is only needed for the sign-in is only demanded when ENTRA_ENABLED is true."""
+    enabled = _flag(environ, "ENTRA_ENABLED", default=False)
+    client_id = environ.get("ENTRA_CLIENT_ID", "").strip()
+    frontend = _https(environ, "FRONTEND_URL", f"{base_url}/ui/")
+    origin = frontend.rstrip("/") if environ.get("FRONTEND_URL") else base_url
+    entra = EntraSettings(
+        enabled=enabled,
+        tenant_id=environ.get("ENTRA_TENANT_ID", "").strip(),
+        client_id=client_id,
+        client_secret=_secret(environ, "ENTRA_CLIENT_SECRET").strip(),
+        redirect_uri=_https(environ, "ENTRA_REDIRECT_URI", f"{origin}{CALLBACK_PATH}"),
+        scopes=_entra_scopes(environ.get("ENTRA_SCOPES") or "openid profile email", client_id),
+        auto_create_users=_flag(environ, "ENTRA_AUTO_CREATE_USERS", default=True),
+        default_role=environ.get("ENTRA_DEFAULT_ROLE", "").strip() or "viewer",
+        authority_host=_https(environ, "ENTRA_AUTHORITY_HOST", AUTHORITY_HOST).rstrip("/"),
+        instance_discovery=_flag(environ, "ENTRA_INSTANCE_DISCOVERY", default=True),
+        graph_endpoint=_https(environ, "AZURE_GRAPH_ENDPOINT", GRAPH_ENDPOINT).rstrip("/"),
+        ca_bundle=_path(environ, "AZURE_CA_BUNDLE"),
+        frontend_url=frontend,
+    )
+    if enabled:
+        _refuse_incomplete(entra)
+    return entra
+
+
+def _refuse_incomplete(entra: EntraSettings) -> None:
+    for name, value, where in (
+        ("ENTRA_TENANT_ID", entra.tenant_id, "Entra ID, Overview, Tenant ID"),
+        ("ENTRA_CLIENT_ID", entra.client_id, "App registrations, your app, Application (client) ID"),
+    ):
+        if not re.fullmatch(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", value):
+            raise EnvironmentMistake(f"{name} is {value!r}; it must be the UUID shown at {where}")
+    if not entra.client_secret:
+        raise EnvironmentMistake("ENTRA_CLIENT_SECRET is missing; set it (or ENTRA_CLIENT_SECRET_FILE) to the secret's Value")
+    if not entra.redirect_uri.endswith(CALLBACK_PATH):
+        raise EnvironmentMistake(f"ENTRA_REDIRECT_URI is {entra.redirect_uri!r}; it must end with {CALLBACK_PATH}")
+    if entra.default_role == "admin":
+        raise EnvironmentMistake("ENTRA_DEFAULT_ROLE is 'admin'; that would make everybody of the tenant an administrator")
+
+
+def _entra_scopes(text: str, client_id: str) -> tuple[str, ...]:
+    """The scopes of the sign-in. Without one of an API the application's own is added: its token is what on-behalf-of needs."""
+    scopes = tuple(dict.fromkeys(text.split()))
+    has_api = any("/" in scope for scope in scopes)
+    return scopes if has_api else (*scopes, f"{client_id}/.default")
+
+
+def _https(environ: Mapping[str, str], name: str, default: str) -> str:
+    text = environ.get(name, "").strip() or default
+    parts = urlparse(text)
+    if parts.scheme != "https" or not parts.hostname or parts.username or parts.fragment:
+        raise EnvironmentMistake(f"{name} is {text!r}; it must be a URL that begins with https://")
+    return text
 
 
 def _names(text: str) -> tuple[str, ...]:

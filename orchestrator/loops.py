@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 
+from accounts.jobs import forget_old_failures
 from common import audit
 from common.clock import now
 from failover import driver
@@ -31,6 +32,7 @@ LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("judge", lambda: heartbeats.count_missed(now()), 5.0),
     ("sweep", lambda: dispatch.sweep(now()), 5.0),
     ("generation", generation.look, 5.0),
+    ("old-sign-ins", forget_old_failures, 300.0),
     ("channel-keys", identity.ensure_keys, 300.0),
     ("server-certificate", lambda: ensure_server_certificate(settings.MAZEVAULT.tls_directory), 3600.0),
 )

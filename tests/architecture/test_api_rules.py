@@ -16,7 +16,7 @@ PLAIN = {"trust", "register", "heartbeat", "directive", "lease-renew", "lease-re
          "task-results", "certificate-renew", "channel-writes", "channel-changes", "audit-upload", "root", "metrics", "openapi",
          "docs", "docs-asset"}  # fmt: skip
 """Paths that are not for people: the machine channel authenticates by certificate, the others are named in the design."""
-OPEN = {"login", "health", "service-token", "oauth-token"}
+OPEN = {"login", "health", "service-token", "oauth-token", "entra-login", "entra-callback"}
 """Operations that answer without any credential."""
 METHODS = ("get", "post", "put", "patch", "delete")
 SHAPE = {"error", "code", "details"}
@@ -72,7 +72,7 @@ def test_a_viewer_is_refused_everywhere_but_at_their_own_account(
 ) -> None:
     viewer = person("viewer")
     own = {"refresh", "logout", "me", "my-permissions", "password", "browser-session", "sessions", "session", "api-tokens",
-           "api-token"}  # fmt: skip
+           "api-token", "entra-check"}  # fmt: skip
     for method in METHODS:
         status, body = viewer.call(method, concrete(route))
         if pattern.name in own | OPEN or status == 405:

@@ -1,0 +1,64 @@
+"""Sign-ins under way: begun here, continued at Entra, finished once, in the same browser, within ten minutes."""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from django.db import transaction
+
+from accounts import resting
+from accounts.models import EntraSession, SignInAttempt
+from accounts.sessions import hash_token
+from common.errors import AuthenticationInvalid, TooManyRequests
+
+LIFE = timedelta(minutes=10)
+MOST_AT_ONE_ADDRESS = 60
+"""Begun and not yet forgotten; an office behind one address signs in, a script that fills the table does not."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A sign-in that came back to the browser it was begun in."""
+
+    flow: str = field(repr=False)
+
+
+def begin(state: str, flow: str, browser: str, *, address: str, now: datetime) -> None:
+    """Keep the secret half of a sign-in, sealed. `browser` is the value of the cookie it is bound to."""
+    recent = SignInAttempt.objects.filter(address=address, used_at__isnull=True, expires_at__gt=now)
+    if recent.count() >= MOST_AT_ONE_ADDRESS:
+        raise TooManyRequests("too many sign-ins were begun here and not finished; wait a few minutes", retry_after=60)
+    attempt = SignInAttempt(
+        state_hash=hash_token(state), browser_hash=hash_token(browser), address=address, created_at=now, expires_at=now + LIFE
+    )
+    with transaction.atomic():
+        attempt.sealed_flow = resting.sealed(resting.attempt(attempt), flow)
+        attempt.save(force_insert=True)
+
+
+def finish(state: str, browser: str, now: datetime) -> Attempt:
+    """Take a sign-in out for its one use. Raises `AuthenticationInvalid` with the reason; a replay finds nothing to take."""
+    found = SignInAttempt.objects.filter(state_hash=hash_token(state)).first() if state else None
+    if found is None:
+        raise _refused("this sign-in is not known here", "SSO_STATE_UNKNOWN")
+    if not browser or not hmac.compare_digest(found.browser_hash, hash_token(browser)):
+        raise _refused("this sign-in was begun in another browser", "SSO_OTHER_BROWSER")
+    if found.expires_at <= now:
+        raise _refused("this sign-in took too long", "SSO_EXPIRED")
+    if not SignInAttempt.objects.filter(pk=found.pk, used_at__isnull=True).update(used_at=now):
+        raise _refused("this sign-in was finished already", "SSO_REPLAYED")
+    return Attempt(resting.opened(resting.attempt(found), found.sealed_flow))
+
+
+def prune(now: datetime) -> int:
+    """Drop attempts that are over, and the Azure tokens of sessions that are."""
+    attempts, _ = SignInAttempt.objects.filter(expires_at__lte=now).delete()
+    ended = EntraSession.objects.filter(session__revoked_at__isnull=False) | EntraSession.objects.filter(expires_at__lte=now)
+    dropped, _ = ended.delete()
+    return attempts + dropped
+
+
+def _refused(sentence: str, code: str) -> AuthenticationInvalid:
+    return AuthenticationInvalid(f"{sentence}; begin the sign-in again", code=code)

@@ -1,0 +1,32 @@
+"""How this node reaches Entra: one group of settings for Azure, sovereign clouds and the local sandbox. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CALLBACK_PATH = "/api/v1/auth/sso/entra/callback"
+AUTHORITY_HOST, GRAPH_ENDPOINT = "https://login.microsoftonline.com", "https://graph.microsoft.com"
+
+
+@dataclass(frozen=True)
+class EntraSettings:
+    """Read once by the node's environment. `frontend_url` is where a browser goes after the sign-in."""
+
+    enabled: bool
+    tenant_id: str
+    client_id: str
+    client_secret: str = field(repr=False)
+    redirect_uri: str
+    scopes: tuple[str, ...]
+    auto_create_users: bool
+    default_role: str
+    authority_host: str
+    instance_discovery: bool
+    graph_endpoint: str
+    ca_bundle: Path | None
+    frontend_url: str
+
+    @property
+    def authority(self) -> str:
+        return f"{self.authority_host}/{self.tenant_id}"

@@ -1,0 +1,199 @@
+"""Sign-in with Entra: begin, finish, and what the token says about account and roles. No transaction waits for the network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import lru_cache
+
+from django.conf import settings
+from django.db import transaction
+
+from accounts import attempts, diagnoses, obo, sessions
+from accounts.claims import ClaimsRefused, GroupsAsRoles, MappingRow, Person, person_of, roles_for, shown_role
+from accounts.entra import Entra, EntraError, Tokens
+from accounts.entra_settings import EntraSettings
+from accounts.id_token import TokenRefused
+from accounts.models import GroupMapping, Role, RoleGrant, Session, User
+from accounts.sessions import SignedIn
+from common import audit
+from common.errors import AuthenticationInvalid, Conflict, MazeVaultError, NotFound, PermissionRefused
+from common.locks import transaction_lock
+
+PROVIDER = "entra"
+RESOURCES = ("https://graph.microsoft.com", "https://vault.azure.net", "https://management.azure.com")
+"""The APIs of the app registration (seed §4.2), tried one by one by `check`."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """Send the browser to `url` and give it `browser` as a cookie."""
+
+    url: str
+    browser: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Whether one API can be reached in the user's name; `error` says what is missing."""
+
+    resource: str
+    error: EntraError | None
+
+
+def entra() -> Entra:
+    """The adapter for this node's settings. Raises `NotFound` when sign-in with Entra is switched off."""
+    own: EntraSettings = settings.MAZEVAULT.entra
+    if not own.enabled:
+        raise NotFound("sign-in with Entra is switched off here; set ENTRA_ENABLED to true", code="ENTRA_DISABLED")
+    return _adapter(own)
+
+
+def begin(browser: str, *, address: str, now: datetime) -> Beginning:
+    """Start a sign-in bound to this browser."""
+    begun = entra().begin()
+    attempts.begin(begun.state, begun.flow, browser, address=address, now=now)
+    return Beginning(begun.url, browser)
+
+
+def finish(values: Mapping[str, str], browser: str, *, address: str, now: datetime) -> SignedIn:
+    """Finish a sign-in: who is it, may they come in, what may they do; then a session. Every refusal is in the audit."""
+    adapter = entra()
+    try:
+        attempt = attempts.finish(values.get("state", ""), browser, now)
+        if "error" in values:
+            raise EntraError(*diagnoses.diagnose(values))
+        tokens = adapter.finish(attempt.flow, values, now)
+        person, groups = _person(adapter, tokens)
+        return _come_in(person, groups, tokens, address=address, now=now)
+    except TokenRefused as refused:
+        _note_refusal(refused.fault.value, address)
+        sentence = f"Entra's token is not accepted: {refused.sentence}"
+        raise AuthenticationInvalid(sentence, code=f"SSO_TOKEN_{refused.fault.name}") from refused
+    except ClaimsRefused as refused:
+        _note_refusal("claims", address)
+        raise AuthenticationInvalid(f"Entra's token is not accepted: {refused}", code="SSO_TOKEN_CLAIMS") from refused
+    except MazeVaultError as error:
+        _note_refusal(error.code, address)
+        raise
+
+
+def check(session: Session, now: datetime) -> list[Checked]:
+    """Try each API of the app registration in the name of the user of this session (doctor, consent)."""
+    return [_checked(entra(), session, resource, now) for resource in RESOURCES]
+
+
+def standing(user: User) -> tuple[tuple[str, ...], int]:
+    """The roles that mappings gave at the last sign-in, and how many mappings there are."""
+    mapped = GroupMapping.objects.filter(source=PROVIDER)
+    held = RoleGrant.objects.filter(user=user, assigned_by_sso=True, role__in=mapped.values("role"))
+    return tuple(held.order_by("role__name").values_list("role__name", flat=True)), mapped.count()
+
+
+@lru_cache(maxsize=4)
+def _adapter(own: EntraSettings) -> Entra:
+    return Entra(own)
+
+
+def _person(adapter: Entra, tokens: Tokens) -> tuple[Person, tuple[str, ...]]:
+    """Who the token speaks of, and all their groups. Groups that cannot be read refuse the sign-in: no silent loss of rights."""
+    try:
+        person = person_of(tokens.claims)
+    except GroupsAsRoles as mistake:
+        raise EntraError(diagnoses.GROUPS_AS_ROLES) from mistake
+    return person, adapter.groups_of(tokens.access) if person.overage else person.groups
+
+
+def _come_in(person: Person, groups: tuple[str, ...], tokens: Tokens, *, address: str, now: datetime) -> SignedIn:
+    with transaction.atomic():
+        transaction_lock(f"entra-account:{person.external_id}")  # two tabs of a newcomer make one account
+        user = _account(person, address)
+        _give_roles(user, (*person.app_roles, *groups), address)
+        opened = sessions.open_session(user, address=address, now=now, action="sso_login")
+        obo.remember(opened.session, tokens, now)
+    return opened
+
+
+def _account(person: Person, address: str) -> User:
+    """The account of this person, made or brought up to date. Raises when it is not theirs, switched off, or may not be made."""
+    user = _known(person)
+    if user is None:
+        return _made(person, address)
+    if not user.is_active and not user.disabled_by_sso:
+        raise PermissionRefused("this account is switched off here; ask an administrator", code="ACCOUNT_DISABLED")
+    if not user.is_active:
+        _audit_user("user.enabled", user, address, {"reason": "signed in with Entra again"})
+    user.is_active, user.disabled_by_sso = True, False
+    user.sso_external_id, user.full_name = person.external_id, person.name or user.full_name
+    if user.email.lower() != person.address and User.objects.by_email(person.address) is None:
+        _audit_user("user.updated", user, address, {"email": person.address})
+        user.email = person.address
+    user.save(update_fields=["is_active", "disabled_by_sso", "sso_external_id", "full_name", "email"])
+    return user
+
+
+def _known(person: Person) -> User | None:
+    """By Entra's own id, which never changes; by address only when an administrator prepared that account for Entra."""
+    living = User.objects.select_for_update().filter(deleted_at__isnull=True)
+    user = living.filter(sso_provider=PROVIDER, sso_external_id=person.external_id).first()
+    if user is not None:
+        return user
+    same = living.filter(email__iexact=person.address).first()
+    if same is None or (same.sso_provider == PROVIDER and not same.sso_external_id):
+        return same
+    raise Conflict(
+        "an account with this address already exists and is not this Entra identity; "
+        "an administrator can prepare it for Entra with sso_provider",
+        code="SSO_ACCOUNT_CONFLICT",
+    )
+
+
+def _made(person: Person, address: str) -> User:
+    own: EntraSettings = settings.MAZEVAULT.entra
+    if not own.auto_create_users:
+        raise PermissionRefused("there is no account for this person here; ask an administrator", code="SSO_NO_ACCOUNT")
+    user = User(email=person.address, full_name=person.name, sso_provider=PROVIDER, sso_external_id=person.external_id)
+    user.set_unusable_password()
+    user.save(force_insert=True)
+    _audit_user("user.created", user, address, {"provider": PROVIDER})
+    return user
+
+
+def _give_roles(user: User, identifiers: tuple[str, ...], address: str) -> None:
+    """Hold exactly the roles the mappings give now. Roles given by hand stay."""
+    mappings = GroupMapping.objects.filter(source=PROVIDER).select_related("role")
+    rows = [MappingRow(row.group_external_id, row.group_display_name, row.role.name) for row in mappings]
+    wanted = roles_for(identifiers, rows) or (settings.MAZEVAULT.entra.default_role,)
+    held = {grant.role.name: grant for grant in RoleGrant.objects.filter(user=user, assigned_by_sso=True).select_related("role")}
+    for name in held.keys() - set(wanted):
+        held[name].delete()
+    for role in Role.objects.filter(name__in=set(wanted) - held.keys()):
+        RoleGrant.objects.create(user=user, role=role, assigned_by_sso=True)
+    shown = shown_role(wanted, settings.MAZEVAULT.entra.default_role)
+    if set(wanted) != held.keys() or user.role != shown:
+        User.objects.filter(pk=user.pk).update(role=shown)
+        user.role = shown
+        _audit_user("sso_role_sync", user, address, {"before": sorted(held), "after": list(wanted)})
+
+
+def _checked(adapter: Entra, session: Session, resource: str, now: datetime) -> Checked:
+    try:
+        obo.token_for(adapter, session, resource, now)
+    except EntraError as error:
+        return Checked(resource, error)
+    return Checked(resource, None)
+
+
+def _note_refusal(reason: str, address: str) -> None:
+    with transaction.atomic():
+        audit.record(
+            actor="anonymous", action="sso_login_failed", entity="account", entity_id=PROVIDER, address=address,
+            severity=audit.Severity.WARNING, details={"reason": reason},
+        )  # fmt: skip
+
+
+def _audit_user(action: str, user: User, address: str, details: Mapping[str, object]) -> None:
+    audit.record(
+        actor=f"user:{user.id}", action=action, entity="user", entity_id=str(user.id), address=address, details=dict(details)
+    )
