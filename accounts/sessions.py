@@ -51,9 +51,13 @@ def sign_in(email: str, password: str, *, address: str, now: datetime) -> Signed
     return opened
 
 
-def open_for(user: User, address: str, now: datetime) -> SignedIn:
-    """A session for somebody who proved elsewhere who they are. The caller writes the audit entry in the same transaction."""
-    return _open(user, address, now)
+def open_session(user: User, *, address: str, now: datetime, action: str = "auth.login.success") -> SignedIn:
+    """A new session of somebody who has proved who they are, by password or elsewhere."""
+    with transaction.atomic():
+        opened = _open(user, address, now)
+        _audit(action, user, address)
+        User.objects.filter(pk=user.pk).update(last_login=now)
+    return opened
 
 
 def end_all(holder: User | ServiceIdentity, now: datetime, *, but: Session | None = None, tokens: bool = True) -> None:
