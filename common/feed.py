@@ -19,7 +19,7 @@ from common.models import Change
 _PLACE = """
 WITH last AS (SELECT coalesce(max(position), 0) AS position FROM common_change),
      waiting AS (SELECT id, row_number() OVER (ORDER BY id) AS place
-                   FROM (SELECT id FROM common_change WHERE position IS NULL ORDER BY id LIMIT %s) AS some)
+                   FROM (SELECT id FROM common_change WHERE position IS NULL ORDER BY id LIMIT %s) AS next)
 UPDATE common_change SET position = last.position + waiting.place FROM last, waiting WHERE common_change.id = waiting.id
 """
 _FORGET_OLDER = """

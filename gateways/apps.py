@@ -7,6 +7,7 @@ class GatewaysConfig(AppConfig):
 
     def ready(self) -> None:
         from common.sealing import SealedColumn, register_column
-        from gateways import identity
+        from gateways import identity, write_bodies
 
         register_column(SealedColumn("gateways.PrimaryKeyPair", "sealed_private_key", identity.place))
+        register_column(SealedColumn("gateways.ReceivedWrite", "sealed_body", write_bodies.place))

@@ -6,6 +6,7 @@ import uuid
 
 import msgspec
 
+from common.sealing import Place
 from gateways.models import ReceivedWrite
 from protocol.writes import WriteBody
 from vault import encryption
@@ -22,11 +23,16 @@ def seal_body(environment: str, row: uuid.UUID, body: str, salt: str) -> bytes:
     return encryption.seal(environment, TABLE, str(row), 1, msgspec.json.encode([body, salt]))
 
 
+def place(row: ReceivedWrite) -> Place:
+    """What a content is sealed for."""
+    return row.environment_id, TABLE, str(row.id), 1
+
+
 def open_body(row: ReceivedWrite) -> WriteBody:
     """The content again. Raises `BodyUnusable`, or `encryption.SealBroken` when the row was changed in the database."""
     if row.sealed_body is None:
         raise BodyUnusable("the content of this write was wiped when it was settled")
-    plain = encryption.open_sealed(row.environment_id, TABLE, str(row.id), 1, bytes(row.sealed_body))
+    plain = encryption.open_sealed(*place(row), bytes(row.sealed_body))
     text, _ = msgspec.json.decode(plain, type=tuple[str, str])
     try:
         return msgspec.json.decode(text, type=WriteBody)
