@@ -64,7 +64,9 @@ def end_all(holder: User | ServiceIdentity, now: datetime, *, but: Session | Non
     """End the sessions of a person or service identity, but for one, and their API tokens. Part of the caller's change."""
     mine = {"user": holder} if isinstance(holder, User) else {"service": holder}
     living = Session.objects.filter(**mine, revoked_at=None)
-    (living.exclude(pk=but.pk) if but else living).update(revoked_at=now)
+    ended = living.exclude(pk=but.pk) if but else living
+    EntraSession.objects.filter(session__in=ended).delete()
+    ended.update(revoked_at=now)
     if tokens:
         ApiToken.objects.filter(**mine, revoked_at=None).update(revoked_at=now)
 
