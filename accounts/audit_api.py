@@ -6,7 +6,7 @@ import json
 import uuid
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -72,8 +72,7 @@ class ProjectAuditLogs(Signed):
         if project is None:
             raise absent("project")
         require(self.by.principal, AUDIT_READ, place_of(project), readable=AUDIT_READ, what="project")
-        about = Q(entity="project", entity_id=str(identifier)) | Q(details__project_id=str(identifier))
-        return Response(_page(AuditEntry.objects.filter(about), request))
+        return Response(_page(AuditEntry.objects.filter(project=identifier), request))
 
 
 class AuditSearch(Signed):
@@ -94,7 +93,7 @@ def audit_row(entry: AuditEntry) -> dict[str, Any]:
     return {
         "id": str(entry.id),
         "user_id": holder if kind in ("user", "service") else "",
-        "project_id": str(entry.details.get("project_id") or ""),
+        "project_id": str(entry.project or ""),
         "action": entry.action,
         "entity_type": entry.entity,
         "entity_id": entry.entity_id,

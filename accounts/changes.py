@@ -49,6 +49,7 @@ def record(
     severity: audit.Severity = audit.Severity.INFO,
 ) -> None:
     """One audit row; `by` is None for what the product does by itself. Values of details must not be secret."""
+    said = details or {}
     audit.record(
         actor=by.actor if by else SYSTEM,
         action=action,
@@ -56,7 +57,9 @@ def record(
         entity_id=str(entity_id),
         severity=severity,
         address=by.address if by else "",
-        details={name: _plain(value) for name, value in (details or {}).items()},
+        organization=said.get("organization_id"),
+        project=said.get("project_id"),
+        details={name: _plain(value) for name, value in said.items()},
     )
 
 

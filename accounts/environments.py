@@ -30,7 +30,8 @@ _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 def add_first_ones(organization: Organization) -> None:
     """The environments every organization begins with; part of its creation."""
     for name, is_production in FIRST_ONES:
-        _add(organization, {"name": name, "slug": name, "is_production": is_production})
+        added = _add(organization, {"name": name, "slug": name, "is_production": is_production})
+        changes.environment_changed(added)
 
 
 def create(organization_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Environment:
@@ -111,9 +112,7 @@ def slug_of(name: str) -> str:
 
 def _add(organization: Organization, fields: Mapping[str, Any]) -> Environment:
     code = gateway_environment_for(bool(fields.get("is_production")))
-    environment = Environment.objects.create(organization=organization, gateway_environment=code, **fields)
-    changes.environment_changed(environment)
-    return environment
+    return Environment.objects.create(organization=organization, gateway_environment=code, **fields)
 
 
 def _end(environment: Environment, now: datetime) -> None:

@@ -16,11 +16,11 @@ from django.core.validators import validate_email
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from accounts import changes, lockout, passwords
+from accounts import changes, lockout, passwords, sessions
 from accounts.access import EVERYWHERE, Principal, Scope
 from accounts.changes import By
 from accounts.granting import require_above, require_grantable
-from accounts.models import ApiToken, RoleGrant, Session, User
+from accounts.models import RoleGrant, Session, User
 from accounts.principals import principal_of_user
 from accounts.roles import MEMBER, SYSTEM_ROLES, USERS_READ, USERS_WRITE, VIEWER, permissions_of_account
 from accounts.scoping import absent, require
@@ -55,7 +55,7 @@ def set_active(identifier: uuid.UUID, active: bool, by: By, now: datetime) -> Us
             User.objects.filter(id=user.id).update(is_active=active)
             user.is_active = active
             if not active:
-                _end_credentials(user, now)
+                sessions.end_all(user, now)
             _record(by, "user.enabled" if active else "user.disabled", user)
     return user
 
@@ -80,7 +80,7 @@ def reset_password(identifier: uuid.UUID, by: By, now: datetime) -> tuple[User, 
         user.set_password(password)
         user.must_change_password = True
         user.save(update_fields=["password", "must_change_password"])
-        _end_credentials(user, now)
+        sessions.end_all(user, now)
         _record(by, "user.password.reset", user, severity=audit.Severity.WARNING)
     return user, password
 
@@ -90,7 +90,7 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
     with transaction.atomic():
         user = _managed(identifier, by, now)
         User.objects.filter(id=user.id).update(deleted_at=now, is_active=False)
-        _end_credentials(user, now)
+        sessions.end_all(user, now)
         _record(by, "user.deleted", user)
 
 
@@ -111,7 +111,7 @@ def change_password(session: Session, current: str, new: str, *, address: str, n
         user.set_password(passwords.normalized(new))
         user.must_change_password = False
         user.save(update_fields=["password", "must_change_password"])
-        Session.objects.filter(user=user, revoked_at=None).exclude(id=session.id).update(revoked_at=now)
+        sessions.end_all(user, now, but=session, tokens=False)
         _record(By(principal_of_user(user, now), address), "user.password.changed", user)
 
 
@@ -160,11 +160,6 @@ def _managed(identifier: uuid.UUID, by: By, now: datetime) -> User:
         raise Conflict("this is your own account; ask somebody else, or change your password at auth/password")
     require_above(by.principal, principal_of_user(user, now))
     return user
-
-
-def _end_credentials(user: User, now: datetime) -> None:
-    for kind in (Session, ApiToken):
-        kind.objects.filter(user=user, revoked_at=None).update(revoked_at=now)
 
 
 def _refuse_no_address(text: str) -> None:

@@ -12,11 +12,11 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
 
-from accounts import changes
+from accounts import changes, sessions
 from accounts.access import EVERYWHERE
 from accounts.changes import By
 from accounts.granting import require_above
-from accounts.models import ApiToken, ServiceIdentity, Session
+from accounts.models import ServiceIdentity
 from accounts.principals import principal_of_service
 from accounts.roles import USERS_READ, USERS_WRITE
 from accounts.scoping import absent, require
@@ -45,7 +45,7 @@ def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By, now: datetim
             service.updated_at = Now()
             service.save(update_fields=[*names, "updated_at"])
             if service.status != ACTIVE:
-                _end_credentials(service, now)
+                sessions.end_all(service, now)
             _record(by, "service.updated", service)
     service.refresh_from_db()
     return service
@@ -57,7 +57,7 @@ def rotate_secret(identifier: uuid.UUID, by: By, now: datetime) -> tuple[Service
     with transaction.atomic():
         service = _managed(identifier, by, now)
         ServiceIdentity.objects.filter(id=service.id).update(secret_hash=hash_token(secret), updated_at=Now())
-        _end_credentials(service, now)
+        sessions.end_all(service, now)
         _record(by, "service.secret.rotated", service)
     service.refresh_from_db()
     return service, secret
@@ -67,7 +67,7 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
     with transaction.atomic():
         service = _managed(identifier, by, now)
         ServiceIdentity.objects.filter(id=service.id).update(deleted_at=now)
-        _end_credentials(service, now)
+        sessions.end_all(service, now)
         _record(by, "service.deleted", service)
 
 
@@ -90,11 +90,6 @@ def _managed(identifier: uuid.UUID, by: By, now: datetime) -> ServiceIdentity:
         raise absent("service identity")
     require_above(by.principal, principal_of_service(service, now))
     return service
-
-
-def _end_credentials(service: ServiceIdentity, now: datetime) -> None:
-    for kind in (Session, ApiToken):
-        kind.objects.filter(service=service, revoked_at=None).update(revoked_at=now)
 
 
 def _new_secret() -> str:

@@ -44,7 +44,11 @@ def sign_in(email: str, password: str, *, address: str, now: datetime) -> Signed
         _note_failure(account, address, now)
         raise AuthenticationInvalid(_WRONG)
     lockout.forget(account, address)
-    return open_session(user, address=address, now=now)
+    with transaction.atomic():
+        opened = _open(user, address, now)
+        _audit("auth.login.success", user, address)
+        User.objects.filter(pk=user.pk).update(last_login=now)
+    return opened
 
 
 def open_session(user: User, *, address: str, now: datetime, action: str = "auth.login.success") -> SignedIn:
@@ -54,6 +58,17 @@ def open_session(user: User, *, address: str, now: datetime, action: str = "auth
         _audit(action, user, address)
         User.objects.filter(pk=user.pk).update(last_login=now)
     return opened
+
+
+def end_all(holder: User | ServiceIdentity, now: datetime, *, but: Session | None = None, tokens: bool = True) -> None:
+    """End the sessions of a person or service identity, but for one, and their API tokens. Part of the caller's change."""
+    mine = {"user": holder} if isinstance(holder, User) else {"service": holder}
+    living = Session.objects.filter(**mine, revoked_at=None)
+    ended = living.exclude(pk=but.pk) if but else living
+    EntraSession.objects.filter(session__in=ended).delete()
+    ended.update(revoked_at=now)
+    if tokens:
+        ApiToken.objects.filter(**mine, revoked_at=None).update(revoked_at=now)
 
 
 def sign_in_service(client_id: str, client_secret: str, *, address: str, now: datetime) -> tuple[Session, str]:

@@ -153,10 +153,13 @@ def _imagined(write: PendingWrite, change: SecretChange) -> Secret:
     secret = Secret.objects.select_related("project", "environment").filter(id=write.secret).first()
     if secret is None:
         secret = Secret(
-            id=write.secret, project=Project.objects.get(id=write.project),
-            environment=Environment.objects.get(id=write.environment), key=write.key, created_by=write.actor,
+            id=write.secret,
+            project=Project.objects.get(id=write.project),
+            environment=Environment.objects.get(id=write.environment),
+            key=write.key,
+            created_by=write.actor,
             created_at=write.accepted_at,
-        )  # fmt: skip
+        )
     secret.version, secret.updated_at = write.version, write.accepted_at
     for name in ("ttl_hours", "metadata", "type", "description", "tags", "rotation"):
         wished = getattr(change.body, name)

@@ -223,5 +223,5 @@ def _circumstances(change: SecretChange, origin: Origin) -> dict[str, Any]:
 def _audit(action: str, secret: Secret, actor: str, address: str, details: dict[str, Any]) -> None:
     audit.record(
         actor=actor, action=action, entity="secret", entity_id=str(secret.id), environment=values.scope_of(secret),
-        address=address, details=details,
+        address=address, organization=secret.project.organization_id, project=secret.project_id, details=details,
     )  # fmt: skip

@@ -5,6 +5,7 @@ Every written value is unique, so the versions a secret has at the end tell the 
 
 from __future__ import annotations
 
+import itertools
 import ssl
 import threading
 import time
@@ -17,6 +18,8 @@ import httpx
 
 from cli.stack.primary_client import PrimaryClient
 
+_NUMBERS = itertools.count(1)
+"""Makes the values of each writer its own."""
 PATIENCE = 20.0
 """Seconds one write may take before the writer counts its end as unknown."""
 
@@ -63,16 +66,16 @@ class Writer(threading.Thread):
 
     def __init__(self, gateway: str, url: str, ca_file: Path, token: str, secrets: Sequence[str], ledger: Ledger,
                  stop: threading.Event, *, label: str = "", limit: int = 0, pause: float = 0.0) -> None:  # fmt: skip
-        super().__init__(name=f"writer-{gateway}", daemon=True)
+        super().__init__(name=f"{gateway}{label}-{next(_NUMBERS)}", daemon=True)
         self._gateway, self._secrets, self._ledger, self._halt = gateway, list(secrets), ledger, stop
-        self._label, self._limit, self._pause = label, limit, pause
+        self._limit, self._pause = limit, pause
         self._http = client_of(url, ca_file, token)
 
     def run(self) -> None:
         with self._http:
             number = 0
             while not self._halt.is_set() and (not self._limit or number < self._limit):
-                self._write(self._secrets[number % len(self._secrets)], f"{self._gateway}{self._label}-{self.name}-{number}")
+                self._write(self._secrets[number % len(self._secrets)], f"{self.name}-{number}")
                 number += 1
                 self._halt.wait(self._pause)
 

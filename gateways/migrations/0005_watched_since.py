@@ -4,15 +4,14 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('gateways', '0004_gateway_audit'),
+        ("gateways", "0004_gateway_audit"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='gatewaystatus',
-            name='watched_since',
+            model_name="gatewaystatus",
+            name="watched_since",
             field=models.DateTimeField(null=True),
         ),
     ]

@@ -11,6 +11,7 @@ import pytest
 
 from accounts.models import Role, RoleGrant, Session, User
 from accounts.sessions import PREFIX, hash_token
+from accounts.setup import ensure_system_roles
 from common.api import rfc3339
 from common.clock import now
 from common.models import AuditEntry, Change
@@ -245,3 +246,16 @@ class TestProviders:
         assert caller.post("identity-providers", wish)[0] == 201
         admin.post("rbac/mappings", {"group_name": "admins", "role_id": role_id("admin")})
         assert caller.post("identity-providers", wish)[0] == 403
+
+
+def test_a_release_that_changes_a_system_role_tells_the_gateways_of_everybody_who_holds_it(bank: dict[str, Any]) -> None:
+    by_account, by_grant, other = somebody("a@example.com", "user"), somebody("b@example.com"), somebody("c@example.com")
+    grant(by_grant, "user", organization_id=bank["id"])
+    Role.objects.filter(name="user").update(permissions=["dashboard:read"])
+    Change.objects.all().delete()
+    ensure_system_roles()
+    told = set(Change.objects.filter(kind="principal").values_list("entity_id", flat=True))
+    assert told == {by_account.id, by_grant.id} and other.id not in told
+    before = Change.objects.count()
+    ensure_system_roles()
+    assert Change.objects.count() == before

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from accounts.models import Environment, Organization, Project, Role, RoleGrant, User
+from accounts.organizations import ensure_default_organization
 from common.models import AuditEntry, Change
 from tests.conftest import Person
 from vault.models import Secret, SecretVersion
@@ -177,3 +178,30 @@ def test_a_deleted_project_frees_its_name_and_hides_its_secrets(admin: Person) -
 def test_a_wrong_field_is_named(admin: Person, path: str, body: dict[str, Any], field: str) -> None:
     status, answer = admin.post(path, body)
     assert status == 400 and answer["error"].startswith(f"{field}:"), answer
+
+
+def test_the_default_organization_is_made_once_and_only_when_there_is_none(admin: Person) -> None:
+    ensure_default_organization()
+    assert Organization.objects.filter(deleted_at=None).count() == 1
+    made(admin, "organizations", {"name": "Bank"})
+    default = Organization.objects.get(name="Default")
+    assert admin.delete(f"organizations/{default.id}")[0] == 204
+    ensure_default_organization()
+    assert [row["name"] for row in admin.get("organizations")[1]] == ["Bank"]
+
+
+def test_without_an_organization_that_is_meant_a_project_is_refused_with_the_reason(admin: Person) -> None:
+    made(admin, "organizations", {"name": "Bank"})
+    made(admin, "organizations", {"name": "Insurer"})
+    admin.put(f"organizations/{Organization.objects.get(name='Default').id}", {"name": "Head office"})
+    status, body = admin.post("projects", {"name": "x"})
+    assert status == 400 and body["error"].startswith("organization_id:")
+
+
+def test_a_new_environment_tells_its_gateways_of_all_they_had_no_reason_to_know(admin: Person, bank: dict[str, Any]) -> None:
+    project = made(admin, "projects", {"name": "payments", "organization_id": bank["id"]})
+    Change.objects.all().delete()
+    made(admin, f"organizations/{bank['id']}/environments", {"name": "live", "is_production": True})
+    told = set(Change.objects.values_list("scope", "kind"))
+    assert told == {("PRO", "organization"), ("PRO", "environment"), ("PRO", "project")}
+    assert Change.objects.filter(kind="project").get().entity_id == uuid.UUID(project["id"])

@@ -11,21 +11,21 @@ import pytest
 from django.db import DatabaseError
 from msgspec import structs
 
-from accounts.models import Project, RoleGrant, User
+from accounts.models import RoleGrant, User
 from common.clock import database_now
 from common.models import AuditEntry
-from failover import driver
-from gateways import inbox, settlement
+from gateways import inbox, settlement, write_resolution
 from gateways.models import Gateway, ReceivedWrite, Route, WriteTally
 from gateways.settlement import ATTEMPTS
 from protocol.vocabulary import WriteOperation, WriteOutcome
-from protocol.writes import QueuedWrite, WriteBody, WriteHead, head_of, sign
+from protocol.writes import QueuedWrite, WriteBody, WriteHead, body_digest, head_of, sign
 from tests import factories
-from tests.fakes.gateway import FakeGateway, NewSecret
+from tests.conftest import fleet_of
+from tests.fakes.gateway import FakeGateway
+from tests.gateways.desk import Desk, history, id_of, row_of, value_of
 from vault.models import Secret, SecretStatus, SecretVersion
-from vault.ports import Origin, SecretChange
+from vault.ports import SecretChange
 from vault.secrets import apply_change
-from vault.selectors import secret_row  # noqa: F401  the row people see is covered by tests/vault
 
 CANARY = "canary-9f4e-value"
 
@@ -33,67 +33,6 @@ CANARY = "canary-9f4e-value"
 @pytest.fixture
 def desk(npr: Any) -> Desk:
     return Desk(*npr)
-
-
-class Desk:
-    """An environment with a project, a writer who may write there, and secrets at the Primary."""
-
-    def __init__(self, active: FakeGateway, standby: FakeGateway) -> None:
-        self.active, self.standby = active, standby
-        self.project = factories.project()
-        self.dev = factories.environment_of(self.project, "dev")
-        self.prod = factories.environment_of(self.project, "prod")
-        self.writer = User.objects.create(email="writer@example.com", full_name="Writer", role="secret_manager", password="!")
-        self.actor = f"user:{self.writer.id}"
-
-    def secret(self, key: str = "db/password", value: str = "one") -> Secret:
-        """A secret the Primary holds in version 1."""
-        made = uuid.uuid4()
-        self.change(WriteOperation.CREATE, made, key=key, value=value)
-        return Secret.objects.get(id=made)
-
-    def change(self, operation: WriteOperation, secret: uuid.UUID, *, key: str = "", value: str | None = None) -> None:
-        """Somebody changes a secret at the Primary."""
-        wish = SecretChange(operation, secret, self.project.id, self.dev.id, key, None, WriteBody(value=value))
-        apply_change(wish, Origin("user:admin"), None, database_now())
-
-    def write(self, secret: Any, value: str | None = "two", **other: Any) -> QueuedWrite:
-        return self.active.write(secret, value, **{"actor": self.actor, **other})
-
-    def new(self, key: str = "new/key") -> NewSecret:
-        return NewSecret(self.project.id, self.dev.id, key)
-
-    def policy(self, **fields: str) -> None:
-        Project.objects.filter(id=self.project.id).update(**fields)
-
-    def move_to_standby(self) -> None:
-        """A planned failover: the standby is active in the next epoch."""
-        from failover.operations import Asked, Wish, request
-
-        request("NPR", "activate-dr", Wish(), Asked("user:admin", ""))
-        order = self.active.take_over().fence
-        self.active.acknowledge_fence(order.operation, order.epoch)
-        driver.drive_all()
-        assert Route.objects.get(pk="NPR").active_gateway_id == self.standby.row.id
-
-
-def id_of(write: QueuedWrite) -> str:
-    return head_of(write.head).id
-
-
-def row_of(write: QueuedWrite) -> ReceivedWrite:
-    return ReceivedWrite.objects.get(id=id_of(write))
-
-
-def value_of(secret: Any) -> str:
-    from vault import values
-
-    row = Secret.objects.select_related("environment").get(id=secret.id)
-    return values.open_value(row, values.holding(row))
-
-
-def history(secret: Any) -> list[tuple[int, str]]:
-    return list(SecretVersion.objects.filter(secret_id=secret.id).order_by("version").values_list("version", "operation"))
 
 
 def test_a_write_on_the_current_version_is_applied_and_says_who_made_it_and_where(desk: Desk) -> None:
@@ -223,8 +162,6 @@ def test_a_clock_an_hour_off_wins_nothing_and_the_rest_goes_on(desk: Desk) -> No
 
 
 def test_in_production_only_a_person_decides(primary: Any) -> None:
-    from tests.conftest import fleet_of
-
     desk = Desk(*fleet_of("PRO"))
     desk.dev = desk.prod
     desk.policy(conflict_strategy="external_wins", stale_epoch_policy="replay_as_new")
@@ -368,8 +305,6 @@ class TestBadInput:
         assert row_of(write).outcome == "applied"
 
     def test_a_gateway_of_another_environment_as_its_author(self, desk: Desk) -> None:
-        from tests.conftest import fleet_of
-
         foreign, _ = fleet_of("PRO")
         write = desk.write(desk.secret(), gateway=foreign.id, generation=str(foreign.generation))
         assert self.settle_beside(desk, write) == ("dead_letter", "WRITER_UNKNOWN")
@@ -381,8 +316,6 @@ class TestBadInput:
 
     def test_a_signed_body_that_does_not_fit(self, desk: Desk) -> None:
         write = desk.write(desk.secret())
-        from protocol.writes import body_digest
-
         text = '{"value":7}'
         head = structs.replace(head_of(write.head), body_digest=body_digest(text, write.salt))
         signed, signature = sign(head, desk.active.keys.signing)
@@ -481,8 +414,6 @@ class TestTime:
 
 class TestPeople:
     def test_a_leavers_write_is_dead_and_revives_by_retry_when_they_return(self, desk: Desk) -> None:
-        from gateways import write_resolution
-
         secret = desk.secret()
         write = desk.write(secret)
         User.objects.filter(id=desk.writer.id).update(is_active=False)

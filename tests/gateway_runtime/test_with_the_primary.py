@@ -1,0 +1,184 @@
+"""A gateway and the real Primary's views, end to end without sockets: copy, writes, conflicts, a failover in between.
+
+Both sides share one database here, so what is compared is what crossed the channel and what became of it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from accounts.models import User
+from common import feed
+from common.clock import now
+from gateway_runtime import replica, state, write_queue
+from gateway_runtime.models import NodeState, PendingWrite, ReplicaRow, ReplicaToken
+from gateway_runtime.replica import Pulled
+from gateway_runtime.secrets_node import GatewayNode
+from gateways import inbox, replicas
+from gateways.models import ReceivedWrite
+from protocol.replica import ReplicaKind
+from protocol.vocabulary import WriteOperation, WriteOutcome
+from protocol.writes import WriteBody
+from tests import factories
+from tests.fakes.gateway import FakeGateway
+from tests.fakes.primary import RealPrimary
+from tests.gateway_runtime.conftest import GatewayPerson, Site, identity_of, start
+from vault.models import Secret
+from vault.ports import Origin, SecretChange
+from vault.secrets import apply_change
+
+
+@dataclass
+class Pair:
+    site: Site
+    gateway: FakeGateway
+    ann: GatewayPerson
+    secret: Secret
+
+    def at_primary(self, value: str) -> None:
+        """Somebody changes the secret at the Primary."""
+        place = (self.site.project.id, self.site.environment.id)
+        change = SecretChange(WriteOperation.UPDATE, self.secret.id, *place, "", None, WriteBody(value=value))
+        apply_change(change, Origin("user:admin"), None, now())
+
+    def pull(self) -> None:
+        while replica.pull(self.site.primary, "NPR") is Pulled.MORE:
+            pass
+
+    def put(self, value: str, **headers: str) -> tuple[int, Any]:
+        return self.ann.put(f"secrets/{self.secret.id}", {"value": value}, **headers)
+
+    def version(self) -> int:
+        return Secret.objects.get(id=self.secret.id).version
+
+
+@pytest.fixture
+def pair(as_gateway: None, npr: tuple[FakeGateway, FakeGateway]) -> Pair:
+    gateway = npr[0]
+    NodeState.objects.all().delete()
+    state.this_life()
+    NodeState.objects.update(
+        generation=gateway.generation, highest_epoch=gateway.epoch, assigned_role="active", assigned_epoch=gateway.epoch
+    )  # fmt: skip
+    primary = RealPrimary(gateway)
+    supervisor = start(identity_of(gateway.keys, gateway.generation, gateway.id), primary)
+    project = factories.project()
+    dev = factories.environment_of(project)
+    user = User.objects.create(email="ann@example.com", full_name="Ann", role="secret_manager", password="!")
+    token = _session(user)
+    made = uuid.uuid4()
+    wish = SecretChange(WriteOperation.CREATE, made, project.id, dev.id, "db", None, WriteBody(value="one"))
+    apply_change(wish, Origin("user:admin"), None, now())
+    feed.note(["NPR"], ReplicaKind.PRINCIPAL, user.id)
+    site = Site(supervisor, primary, project, dev, GatewayNode())
+    found = Pair(site, gateway, GatewayPerson(token, f"user:{user.id}"), Secret.objects.get(id=made))
+    found.pull()
+    return found
+
+
+def _session(user: User) -> str:
+    from datetime import timedelta
+
+    from accounts.models import Session
+    from accounts.sessions import PREFIX, hash_token
+
+    token = f"{PREFIX}ann-token-at-both"
+    Session.objects.create(user=user, token_hash=hash_token(token), expires_at=now() + timedelta(hours=1), address="")
+    return token
+
+
+def test_the_copy_knows_the_environment_and_who_may_use_it_and_nothing_of_production(pair: Pair) -> None:
+    held = [ReplicaRow.objects.filter(kind=kind).count() for kind in ("organization", "project", "environment", "secret")]
+    assert held == [1, 1, 1, 1]
+    assert ReplicaToken.objects.count() == 1
+    assert pair.ann.get(f"secrets/{pair.secret.id}")[1]["value"] == "one"
+    assert NodeState.objects.get().replica_position == feed.head("NPR")
+
+
+def test_the_digests_of_both_sides_agree(pair: Pair) -> None:
+    copy = replica.report(now())
+    assert copy.digest == replicas.digest_of_all("NPR")
+
+
+def test_a_change_through_the_gateway_is_applied_at_the_primary_in_one_answer(pair: Pair) -> None:
+    status, body = pair.put("two")
+    assert (status, body["version"], body["value"]) == (200, 2, "two")
+    received = ReceivedWrite.objects.get()
+    assert (received.outcome, received.actor) == ("applied", pair.ann.actor)
+    assert NodeState.objects.get().replica_position == feed.head("NPR"), "who wrote reads what they wrote"
+
+
+def test_queued_changes_are_applied_in_order_when_the_primary_is_back(pair: Pair) -> None:
+    pair.site.primary.down = True
+    assert [pair.put(value)[0] for value in ("a", "b", "c")] == [202, 202, 202]
+    pair.site.primary.down = False
+    pair.site.upload()
+    assert set(PendingWrite.objects.values_list("outcome", flat=True)) == {"received"}
+    inbox.apply_pending()
+    PendingWrite.objects.update(not_before=now())
+    pair.site.upload()
+    rows = PendingWrite.objects.order_by("sequence").values_list("outcome", "version")
+    assert list(rows) == [("applied", 2), ("applied", 3), ("applied", 4)] and pair.version() == 4
+
+
+def test_a_change_at_the_primary_before_the_cut_makes_a_conflict_of_the_queued_one(pair: Pair) -> None:
+    pair.site.primary.down = True
+    Secret.objects.filter(id=pair.secret.id).update(version=1)
+    queued = pair.put("mine")[1]["id"]
+    pair.at_primary("theirs")
+    pair.site.primary.down = False
+    pair.site.upload()
+    inbox.apply_pending()
+    PendingWrite.objects.update(not_before=now())
+    pair.site.upload()
+    followed = pair.ann.get(f"writes/{queued}")[1]
+    assert (followed["outcome"], followed["code"]) == ("conflict", "VERSION_CONFLICT") and pair.version() == 2
+
+
+def test_a_refusal_is_told_while_the_caller_waits(pair: Pair) -> None:
+    User.objects.update(role="viewer")
+    status, body = pair.put("two")
+    assert (status, body["code"]) == (403, "ACTOR_NOT_ALLOWED")
+    assert PendingWrite.objects.get().outcome == "refused" and pair.version() == 1
+
+
+def test_a_lost_answer_changes_the_secret_once(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gateway_runtime.client import PrimaryUnreachable
+
+    answer = pair.site.primary.call
+
+    def lose(path: str, message: Any, kind: Any, *, timeout: float) -> Any:
+        answer(path, message, kind, timeout=timeout)
+        raise PrimaryUnreachable("lost")
+
+    monkeypatch.setattr(pair.site.primary, "call", lose)
+    assert pair.put("two")[0] == 202
+    monkeypatch.setattr(pair.site.primary, "call", answer)
+    pair.site.upload()
+    assert pair.version() == 2 and PendingWrite.objects.get().outcome == WriteOutcome.APPLIED
+
+
+def test_a_write_of_an_earlier_epoch_is_quarantined(pair: Pair) -> None:
+    from gateways.models import Route
+
+    pair.site.primary.down = True
+    pair.put("late")
+    Route.objects.filter(pk="NPR").update(epoch=pair.gateway.epoch + 1)
+    pair.site.primary.down = False
+    pair.site.upload()
+    assert PendingWrite.objects.get().outcome == WriteOutcome.QUARANTINED and pair.version() == 1
+
+
+def test_a_revoked_session_is_gone_from_the_copy_with_the_next_page(pair: Pair) -> None:
+    from accounts.models import Session
+
+    user = User.objects.get(email="ann@example.com")
+    Session.objects.update(revoked_at=now())
+    feed.note(["NPR"], ReplicaKind.PRINCIPAL, user.id)
+    pair.pull()
+    assert pair.ann.get(f"secrets/{pair.secret.id}")[0] == 401
+    assert write_queue.depth().writes == 0

@@ -1,0 +1,144 @@
+"""What a gateway that was replaced without its consent took with it, accounted for to the last write (DESIGN §8)."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from common.clock import database_now
+from failover.preflight import Level
+from gateways import inbox
+from gateways.models import LossManifest
+from tests.conftest import Person
+from tests.gateways.desk import Desk, id_of, row_of
+
+
+@pytest.fixture
+def desk(npr: Any) -> Desk:
+    return Desk(*npr)
+
+
+def manifests(admin: Person) -> list[dict[str, Any]]:
+    status, rows = admin.get("admin/failover/NPR/loss-manifest")
+    assert status == 200
+    return rows
+
+
+def is_open(admin: Person) -> bool:
+    return admin.get("admin/failover/NPR")[1]["loss_manifest_open"]
+
+
+def report(desk: Desk, depth: int, last: int) -> None:
+    desk.active.heartbeat(write_queue_depth=depth, write_queue_last_sequence=last)
+
+
+def test_a_gateway_that_says_it_stopped_leaves_no_manifest(desk: Desk, admin: Person) -> None:
+    desk.move_to_standby()
+    assert (manifests(admin), is_open(admin)) == ([], False)
+
+
+def test_a_manifest_lists_what_arrives_late_and_closes_when_all_of_it_is_decided(desk: Desk, admin: Person) -> None:
+    secret = desk.secret()
+    first = desk.write(secret, "a")
+    second = desk.write(secret, "b", base_version=None, previous=id_of(first))
+    report(desk, depth=2, last=2)
+    desk.move_to_standby(acknowledged=False)
+    row = manifests(admin)[0]
+    assert (row["gateway"], row["epoch"], row["reported_depth"], row["last_sequence"]) == ("gw-npr-primary", 1, 2, 2)
+    assert (row["open"], row["missing"], row["writes"], is_open(admin)) == (True, 2, [], True)
+
+    desk.active.upload(first)
+    row = manifests(admin)[0]
+    assert (row["missing"], row["arrived"], row["unresolved"]) == (1, 1, 1)
+    listed = row["writes"][0]
+    assert (listed["key"], listed["base_version"], listed["author"], listed["outcome"]) == (
+        secret.key,
+        1,
+        desk.actor,
+        "quarantined",
+    )
+    assert listed["body_digest"] == row_of(first).body_digest
+
+    desk.active.upload(second)
+    report(desk, depth=0, last=2)
+    assert is_open(admin), "both wait for a decision"
+    for write, resolution in ((first, "apply"), (second, "discard")):
+        assert admin.post(f"admin/writes/{id_of(write)}/resolve", {"resolution": resolution})[0] == 200
+    row = manifests(admin)[0]
+    assert (row["open"], row["missing"], row["unresolved"], row["closed_by"], is_open(admin)) == (False, 0, 0, "system", False)
+
+
+def test_it_stays_open_until_the_gateway_is_back_and_empty(desk: Desk, admin: Person) -> None:
+    report(desk, depth=0, last=0)
+    desk.move_to_standby(acknowledged=False)
+    inbox.apply_pending()
+    assert is_open(admin), "nobody has heard from it yet"
+    report(desk, depth=3, last=3)
+    assert is_open(admin)
+    report(desk, depth=0, last=0)
+    assert not is_open(admin)
+
+
+def test_a_gateway_that_returns_without_its_queue_leaves_the_loss_in_the_open(desk: Desk, admin: Person) -> None:
+    report(desk, depth=4, last=4)
+    desk.move_to_standby(acknowledged=False)
+    report(desk, depth=0, last=0)
+    row = manifests(admin)[0]
+    assert (row["open"], row["missing"]) == (True, 4)
+    path = f"admin/failover/NPR/loss-manifest/{row['id']}/accept"
+    assert admin.post(path, {"confirm": "NPR", "reason": ""})[0] == 400
+    assert admin.post(path, {"confirm": "PRO", "reason": "its disk is gone"})[0] == 400
+    status, rows = admin.post(path, {"confirm": "NPR", "reason": "its disk is gone"})
+    assert (status, rows[0]["open"], rows[0]["closed_reason"], rows[0]["missing"]) == (200, False, "its disk is gone", 4)
+    assert admin.post(path, {"confirm": "NPR", "reason": "again"})[0] == 409
+
+
+def test_a_loss_is_not_accepted_while_its_writes_wait(desk: Desk, admin: Person) -> None:
+    write = desk.write(desk.secret())
+    report(desk, depth=2, last=2)
+    desk.move_to_standby(acknowledged=False)
+    desk.active.upload(write)
+    identifier = LossManifest.objects.get().id
+    wish = {"confirm": "NPR", "reason": "gone"}
+    status, body = admin.post(f"admin/failover/NPR/loss-manifest/{identifier}/accept", wish)
+    assert (status, body["code"]) == (409, "SYNC_CONFLICT")
+
+
+def test_a_failback_waits_for_decisions_on_the_writes_of_its_target(desk: Desk, admin: Person) -> None:
+    write = desk.write(desk.secret())
+    desk.move_to_standby()
+    desk.active.upload(write)
+    desk.active.heartbeat()
+    failing = {
+        check["name"]: check["level"]
+        for check in admin.post("admin/failover/NPR/plan", {"kind": "failback"})[1]["checks"]
+        if not check["passed"]
+    }
+    assert failing["target_queue"] == Level.HARD.value
+    assert admin.post("admin/failover/NPR/failback")[0] == 409
+    admin.post(f"admin/writes/{id_of(write)}/resolve", {"resolution": "discard"})
+    checks = admin.post("admin/failover/NPR/plan", {"kind": "failback"})[1]["checks"]
+    assert next(check["passed"] for check in checks if check["name"] == "target_queue")
+
+
+def test_dead_letters_since_the_last_move_are_a_waivable_reason_against_a_failback(desk: Desk, admin: Person) -> None:
+    write = desk.write(desk.secret(), environment="PRO")
+    desk.move_to_standby()
+    desk.active.upload(write)
+    checks = {check["name"]: check for check in admin.post("admin/failover/NPR/plan", {"kind": "failback"})[1]["checks"]}
+    assert (checks["target_dead_letters"]["passed"], checks["target_dead_letters"]["level"]) == (False, "waivable")
+    assert checks["target_queue"]["passed"]
+
+
+def test_writes_that_arrived_before_are_not_part_of_a_loss(desk: Desk, admin: Person) -> None:
+    write = desk.write(desk.secret())
+    desk.active.upload(write)
+    inbox.apply_pending()
+    report(desk, depth=0, last=1)
+    LossManifest.objects.all().delete()
+    desk.move_to_standby(acknowledged=False)
+    row = manifests(admin)[0]
+    assert (row["missing"], row["writes"]) == (0, [])
+    assert database_now() - LossManifest.objects.get().opened_at < timedelta(minutes=1)

@@ -1,0 +1,124 @@
+"""Copies that are ahead of the database, that differ from it, and the order to read everything again (DESIGN §9, I4)."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from common import feed
+from common.models import AuditEntry, Change
+from gateways import directives, replicas
+from gateways.models import GatewayStatus, PrimaryNode, Route
+from protocol.replica import digest, fingerprint
+from protocol.vocabulary import WriteOperation
+from tests.conftest import Person
+from tests.fakes.gateway import FakeGateway
+from tests.gateways.desk import Desk
+
+
+@pytest.fixture
+def desk(npr: Any) -> Desk:
+    replicas._digests.clear()
+    return Desk(*npr)
+
+
+def copy_of(gateway: FakeGateway) -> tuple[int, str]:
+    """Position and digest of a copy that a gateway makes of all pages."""
+    held: dict[str, str] = {}
+    pages = gateway.all_changes()
+    for page in pages:
+        for record in [*page.organizations, *page.environments, *page.projects, *page.secrets]:
+            held[record.id] = fingerprint(record)
+    return pages[-1].position, digest(held.values())
+
+
+def beat(gateway: FakeGateway, position: int, found: str = "") -> Any:
+    return gateway.heartbeat(replica_position=position, replica_digest=found)
+
+
+def test_an_equal_copy_orders_nothing(desk: Desk) -> None:
+    desk.secret("a")
+    desk.secret("b")
+    position, found = copy_of(desk.active)
+    assert beat(desk.active, position, found).resync_replica is False
+    desk.change(WriteOperation.DELETE, desk.secret("c").id)
+    position, found = copy_of(desk.active)
+    assert beat(desk.active, position, found).resync_replica is False
+
+
+def test_a_different_copy_is_to_be_read_again_until_it_begins(desk: Desk) -> None:
+    desk.secret()
+    position, found = copy_of(desk.active)
+    assert beat(desk.active, position, "0" * 64).resync_replica is True
+    assert AuditEntry.objects.filter(action="gateway.replica.resync_ordered").count() == 1
+    assert beat(desk.active, position, "0" * 64).resync_replica is True, "the order stands until it begins"
+    assert AuditEntry.objects.filter(action="gateway.replica.resync_ordered").count() == 1
+    desk.active.changes(0)
+    assert directives.directive_for(desk.active.row).resync_replica is False
+    beat(desk.active, position, found)
+    status = GatewayStatus.objects.get(gateway_id=desk.active.id)
+    assert (status.resync_ordered_at, status.resync_begun_at, status.resync_ended_at is None) == (None, None, False)
+
+
+def test_a_difference_right_after_a_re_read_orders_no_other_one(desk: Desk) -> None:
+    desk.secret()
+    position, _ = copy_of(desk.active)
+    beat(desk.active, position, "0" * 64)
+    desk.active.changes(0)
+    beat(desk.active, position, "0" * 64)
+    assert beat(desk.active, position, "0" * 64).resync_replica is False
+
+
+def test_a_copy_behind_the_head_is_not_compared(desk: Desk) -> None:
+    desk.secret("a")
+    position, _ = copy_of(desk.active)
+    desk.secret("b")
+    assert beat(desk.active, position, "0" * 64).resync_replica is False
+
+
+def test_a_copy_ahead_of_the_database_freezes_the_environment(desk: Desk, admin: Person) -> None:
+    desk.secret()
+    position, _ = copy_of(desk.active)
+    beat(desk.active, position + 1)
+    assert "holds changes up to" in Route.objects.get(pk="NPR").danger
+    assert AuditEntry.objects.filter(action="failover.frozen", severity="critical").count() == 1
+    assert Route.objects.get(pk="PRO").danger == ""
+
+
+def test_after_a_resume_the_copies_begin_anew_and_freeze_nothing(desk: Desk, admin: Person) -> None:
+    """The Primary's database was restored from yesterday: it lacks changes the gateway has."""
+    from failover import driver
+
+    desk.secret("kept")
+    lost = desk.secret("lost")
+    position, _ = copy_of(desk.active)
+    Change.objects.filter(entity_id=lost.id).delete()
+    lost.versions.all().delete()
+    lost.delete()
+    beat(desk.active, position)
+    driver.drive_all()
+    assert admin.get("admin/failover/NPR")[1]["state"] == "HOLD"
+    wish = {"gateway": "gw-npr-primary", "confirm": "NPR", "reason": "the backup of yesterday is accepted"}
+    assert admin.post("admin/failover/NPR/resume", wish)[0] == 200
+    for gateway in (desk.active, desk.standby):
+        gateway.take_over()
+        assert directives.directive_for(gateway.row).resync_replica is True
+    assert beat(desk.active, position).resync_replica is True
+    assert Route.objects.get(pk="NPR").danger == "", "it was told to begin anew and has not yet"
+    position, found = copy_of(desk.active)
+    assert position == feed.head("NPR")
+    assert beat(desk.active, position).resync_replica is False, "the digest after the sweep is compared later"
+    assert GatewayStatus.objects.get(gateway_id=desk.active.id).resync_ordered_at is None
+    assert beat(desk.active, position, found).resync_replica is False
+
+
+def test_a_cursor_of_another_life_of_the_database_must_begin_anew(desk: Desk) -> None:
+    desk.secret()
+    page = desk.active.changes()
+    PrimaryNode.objects.update(generation=uuid.uuid4())
+    desk.active.changes(page.position, page.generation)
+    directive = directives.directive_for(desk.active.row)
+    assert directive.resync_replica is True
+    assert directive.primary_generation == str(PrimaryNode.objects.get(id=1).generation) != page.generation
