@@ -13,7 +13,7 @@ from django.db import transaction
 
 from accounts import changes, resting
 from accounts.entra import Entra, EntraError, ResourceToken, Tokens
-from accounts.models import EntraSession, OboToken, Session, User
+from accounts.models import ApiToken, EntraSession, OboToken, Session, User
 from accounts.sessions import holder_lives
 from common import audit
 from common.errors import AuthenticationExpired, AuthenticationInvalid, PermissionRefused
@@ -104,6 +104,7 @@ def disable(user: User, now: datetime, *, reason: str) -> None:
         living = Session.objects.filter(user=user, revoked_at__isnull=True)
         EntraSession.objects.filter(session__in=living).delete()
         living.update(revoked_at=now)
+        ApiToken.objects.filter(user=user, revoked_at__isnull=True).update(revoked_at=now)
         changes.principal_changed(user)
         audit.record(
             actor="system", action="user.disabled", entity="user", entity_id=str(user.id), severity=audit.Severity.WARNING,
