@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 
 from django.db import transaction
 
-from accounts import changes, resting
+from accounts import changes, resting, sessions
 from accounts.entra import Entra, EntraError, ResourceToken, Tokens
-from accounts.models import ApiToken, EntraSession, OboToken, Session, User
+from accounts.models import EntraSession, OboToken, Session, User
 from accounts.sessions import holder_lives
 from common import audit
 from common.errors import AuthenticationExpired, AuthenticationInvalid, PermissionRefused
@@ -101,10 +101,7 @@ def disable(user: User, now: datetime, *, reason: str) -> None:
     with transaction.atomic():
         if not User.objects.filter(pk=user.pk, is_active=True).update(is_active=False, disabled_by_sso=True):
             return
-        living = Session.objects.filter(user=user, revoked_at__isnull=True)
-        EntraSession.objects.filter(session__in=living).delete()
-        living.update(revoked_at=now)
-        ApiToken.objects.filter(user=user, revoked_at__isnull=True).update(revoked_at=now)
+        sessions.end_all(user, now)
         changes.principal_changed(user)
         audit.record(
             actor="system", action="user.disabled", entity="user", entity_id=str(user.id), severity=audit.Severity.WARNING,

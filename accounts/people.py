@@ -67,7 +67,7 @@ def give_to_entra(identifier: uuid.UUID, by: By, now: datetime) -> User:
         user.sso_provider, user.sso_external_id = "entra", ""
         user.set_unusable_password()
         user.save(update_fields=["sso_provider", "sso_external_id", "password"])
-        _end_credentials(user, now)
+        sessions.end_all(user, now)
         _record(by, "user.given_to_entra", user)
     return user
 
