@@ -6,6 +6,7 @@ import threading
 import uuid
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.db import connection
@@ -14,10 +15,11 @@ from common.clock import now
 from gateway_runtime import state, uploads, write_queue
 from gateway_runtime.client import PrimaryRefused
 from gateway_runtime.models import NodeState, PendingWrite
-from protocol.messages import FenceOrder
+from protocol.messages import DrainOrder, FenceOrder
 from protocol.vocabulary import Assignment, WriteOutcome
 from protocol.writes import WriteForged, WriteReceipt, check
 from tests.gateway_runtime.conftest import Site
+from tests.gateway_runtime.test_node import directive
 from vault.encryption import SealBroken
 from vault.models import Secret
 
@@ -176,20 +178,24 @@ def test_the_head_is_signed_and_says_nothing_of_the_value(site: Site) -> None:
 
 def test_fence_drain_and_heartbeat_tell_the_truth_about_the_queue(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     queue(site, site.secret(), "x" * 100)
-    said: list[object] = []
+    said: list[Any] = []
     answer = site.primary.call
-    monkeypatch.setattr(
-        site.primary,
-        "call",
-        lambda path, message, kind, timeout: said.append(message) or answer(path, message, kind, timeout=timeout),
-    )
+
+    def listen(path: str, message: Any, kind: Any, *, timeout: float) -> Any:
+        said.append(message)
+        return answer(path, message, kind, timeout=timeout)
+
+    monkeypatch.setattr(site.primary, "call", listen)
     monkeypatch.setattr(type(site.supervisor), "certificate_expires_at", lambda self: now())
     monkeypatch.setattr(site.primary, "latency_p95_ms", lambda: None, raising=False)
     beat = site.supervisor._report()
     assert (beat.write_queue_depth, beat.write_queue_last_sequence) == (1, 1) and beat.write_queue_bytes > 100
+    drain = DrainOrder(operation=str(uuid.uuid4()), epoch=1)
+    assert not site.supervisor._report_drain(directive(drain=drain)), "a drain ends with an empty queue"
+    assert said[-1].write_queue_depth == 1
     order = FenceOrder(operation=str(uuid.uuid4()), epoch=1, number=1)
     assert site.supervisor._follow_fence(order)
-    assert said[-1].write_queue_last_sequence == 1  # type: ignore[attr-defined]
+    assert said[-1].write_queue_last_sequence == 1
 
 
 def test_no_write_can_be_accepted_after_a_fence_was_committed(site: Site) -> None:
