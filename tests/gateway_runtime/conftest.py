@@ -111,7 +111,7 @@ class GatewayPerson(Person):
             more |= {"data": body, "content_type": "application/json"}
         return getattr(self.client, method)(f"/gw/api/v1/{path}", headers={**self.headers, **(headers or {})}, **more)
 
-    def put(self, path: str, body: Any, **headers: str) -> tuple[int, Any]:
+    def put(self, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         return self.call("put", path, data=body, content_type="application/json", headers=headers)
 
 
