@@ -1,0 +1,80 @@
+"""What the sandbox can be told to do wrong. Each field is one fault; the defaults are a healthy Azure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from sandbox.azure.tokens import ID_TOKEN_CHANGES
+
+LONGEST_DELAY = 60.0
+
+
+class FaultMistake(ValueError):
+    """A fault that does not exist, or a value it cannot have. The sentence begins with its name."""
+
+
+@dataclass(frozen=True)
+class Faults:
+    """`consent_missing` names resources by URI, or `*`. `throttled` and `unavailable` count the requests still to be refused."""
+
+    consent_missing: tuple[str, ...] = ()
+    throttled: int = 0
+    unavailable: int = 0
+    retry_after_seconds: int = 1
+    slow_seconds: float = 0.0
+    clock_offset_seconds: float = 0.0
+    secret_expired: bool = False
+    emit_as_roles: bool = False
+    group_overage: bool = False
+    groups_claim_missing: bool = False
+    assignment_required: bool = False
+    id_token_changes: Mapping[str, Any] = field(default_factory=dict)
+
+    def lacks_consent(self, resource: str) -> bool:
+        return "*" in self.consent_missing or resource in self.consent_missing
+
+    def changed(self, wishes: Mapping[str, Any]) -> Faults:
+        """These faults with some changed. Raises `FaultMistake`."""
+        known = {item.name: getattr(self, item.name) for item in fields(self)}
+        unknown = [name for name in wishes if name not in known]
+        if unknown:
+            raise FaultMistake(f"{unknown[0]}: there is no such fault; there are {', '.join(known)}")
+        return replace(self, **{name: _value(name, known[name], value) for name, value in wishes.items()})
+
+    def as_json(self) -> dict[str, Any]:
+        shown = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {**shown, "consent_missing": list(self.consent_missing), "id_token_changes": dict(self.id_token_changes)}
+
+
+def _value(name: str, present: Any, value: Any) -> Any:
+    if name == "consent_missing":
+        return _resources(value)
+    if name == "id_token_changes":
+        return _changes(value)
+    if isinstance(present, bool):
+        if not isinstance(value, bool):
+            raise FaultMistake(f"{name}: must be true or false")
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float if isinstance(present, float) else int):
+        raise FaultMistake(f"{name}: must be a number")
+    if name != "clock_offset_seconds" and value < 0:
+        raise FaultMistake(f"{name}: must not be negative")
+    if name == "slow_seconds" and value > LONGEST_DELAY:
+        raise FaultMistake(f"{name}: must be at most {LONGEST_DELAY:.0f}")
+    return float(value) if isinstance(present, float) else value
+
+
+def _resources(value: Any) -> tuple[str, ...]:
+    if isinstance(value, bool):
+        return ("*",) if value else ()
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise FaultMistake("consent_missing: must be true, false or a list of resource URIs")
+    return tuple(value)
+
+
+def _changes(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict) or set(value) - set(ID_TOKEN_CHANGES):
+        raise FaultMistake(f"id_token_changes: must be an object with any of {', '.join(ID_TOKEN_CHANGES)}")
+    return value

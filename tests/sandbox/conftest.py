@@ -1,0 +1,84 @@
+"""One running sandbox for all tests of this folder, put back to its seeded state before each, and msal as its client."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import msal
+import pytest
+import requests
+
+from sandbox.azure.directory import CLIENT_ID, DEFAULT_REDIRECT_URI, TENANT_ID
+from sandbox.azure.server import Sandbox, running
+from tests.fakes.browser import Browser, values_of
+
+
+@pytest.fixture(scope="session")
+def one_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    with running(tmp_path_factory.mktemp("sandbox")) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(one_sandbox: Sandbox) -> Sandbox:
+    one_sandbox.world.reset()
+    return one_sandbox
+
+
+@pytest.fixture
+def secret(sandbox: Sandbox) -> str:
+    return (sandbox.ca_file.parent / "client-secret").read_text().strip()
+
+
+@pytest.fixture
+def application(sandbox: Sandbox, secret: str) -> Callable[..., msal.ConfidentialClientApplication]:
+    """The product's app registration as msal sees it; unmodified msal, but for where it looks."""
+
+    def make(**more: Any) -> msal.ConfidentialClientApplication:
+        settings = {
+            "client_id": CLIENT_ID,
+            "client_credential": secret,
+            "authority": f"{sandbox.base_url}/{TENANT_ID}",
+            "instance_discovery": False,
+            "http_client": session(sandbox),
+        }
+        return msal.ConfidentialClientApplication(**{**settings, **more})
+
+    return make
+
+
+@pytest.fixture
+def browser(sandbox: Sandbox) -> Browser:
+    return Browser(sandbox.ca_file)
+
+
+@pytest.fixture
+def control(sandbox: Sandbox) -> Iterator[httpx.Client]:
+    import ssl
+
+    with httpx.Client(
+        base_url=f"{sandbox.base_url}/_control", verify=ssl.create_default_context(cafile=str(sandbox.ca_file))
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def signed_in(application: Callable[..., Any], browser: Browser) -> Callable[..., dict[str, Any]]:
+    """A whole sign-in: msal's flow, the page, the code, the tokens."""
+
+    def make(user: str = "ada.admin", scopes: tuple[str, ...] = (f"{CLIENT_ID}/.default",), app: Any = None) -> dict[str, Any]:
+        used = app or application()
+        flow = used.initiate_auth_code_flow(list(scopes), redirect_uri=DEFAULT_REDIRECT_URI, response_mode="query")
+        back = browser.pick(flow["auth_uri"], f"{user}@bank.example")
+        return used.acquire_token_by_auth_code_flow(flow, values_of(back))
+
+    return make
+
+
+def session(sandbox: Sandbox) -> requests.Session:
+    made = requests.Session()
+    made.verify = str(sandbox.ca_file)
+    made.trust_env = False
+    return made
