@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
@@ -12,7 +13,7 @@ class Browser:
     """Cookies live in the jar of its client. `pick` answers where the sandbox sends the browser back to."""
 
     def __init__(self, ca_file: Path) -> None:
-        self.client = httpx.Client(verify=_trusting(ca_file), follow_redirects=False, timeout=30)
+        self.client = httpx.Client(verify=trusting(ca_file), follow_redirects=False, timeout=30)
 
     def get(self, url: str, **more: object) -> httpx.Response:
         return self.client.get(url, **more)
@@ -31,7 +32,6 @@ def values_of(url: str) -> dict[str, str]:
     return dict(parse_qsl(urlsplit(url).query))
 
 
-def _trusting(ca_file: Path):
-    import ssl
-
+def trusting(ca_file: Path) -> ssl.SSLContext:
+    """TLS that trusts one CA and nothing else."""
     return ssl.create_default_context(cafile=str(ca_file))

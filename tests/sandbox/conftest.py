@@ -12,7 +12,7 @@ import requests
 
 from sandbox.azure.directory import CLIENT_ID, DEFAULT_REDIRECT_URI, TENANT_ID
 from sandbox.azure.server import Sandbox, running
-from tests.fakes.browser import Browser, values_of
+from tests.fakes.browser import Browser, trusting, values_of
 
 
 @pytest.fixture(scope="session")
@@ -56,11 +56,7 @@ def browser(sandbox: Sandbox) -> Browser:
 
 @pytest.fixture
 def control(sandbox: Sandbox) -> Iterator[httpx.Client]:
-    import ssl
-
-    with httpx.Client(
-        base_url=f"{sandbox.base_url}/_control", verify=ssl.create_default_context(cafile=str(sandbox.ca_file))
-    ) as client:
+    with httpx.Client(base_url=f"{sandbox.base_url}/_control", verify=trusting(sandbox.ca_file)) as client:
         yield client
 
 
