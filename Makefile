@@ -11,7 +11,7 @@ WORKERS ?= 2
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
-run: .venv/ready ## start the Primary, its worker and the four gateways here; Ctrl-C ends them
+run: .venv/ready ## start the Primary, its worker, the four gateways and a local Azure here; Ctrl-C ends them
 	@./mazevault up
 
 test: .venv/ready-dev ## run the tests (a small share of the rounds)

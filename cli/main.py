@@ -23,7 +23,7 @@ DETACH_SECONDS = 180.0
 
 @app.command()
 def up(detach: Annotated[bool, typer.Option("--detach", "-d", help="return when it is ready")] = False) -> None:
-    """Start the stack: Primary, worker, beat and the four gateways. Ctrl-C ends it."""
+    """Start the stack: Primary, worker, beat, the four gateways and a local Azure. Ctrl-C ends it."""
     layout = _layout()
     if control.ask(layout, "ping", "primary") is not None:
         _fail(f"a stack runs already with the data in {layout.var}; see ./mazevault status, or end it with ./mazevault down")
@@ -135,6 +135,7 @@ def _welcome(stack: Stack, seconds: float) -> None:
     typer.echo(f"  administrator   {shown['admin_email']}, password in {shown['admin_password_file']}")
     for gateway in shown["gateways"]:
         typer.echo(f"  {gateway['name']:<15} {gateway['url']}  {gateway['environment']} {gateway['role']}")
+    typer.echo(f"  Azure sandbox   {shown['sandbox_url']}  sign in: {shown['primary_url']}/api/v1/auth/sso/entra/login")
     typer.echo(f"  logs            {shown['logs']}")
     typer.echo("Ctrl-C or ./mazevault down ends it; ./mazevault status shows it")
 

@@ -13,7 +13,7 @@ from typing import Any
 from common.files import write_private
 
 ROOT = Path(__file__).resolve().parents[2]
-PRIMARY_PORT, FIRST_GATEWAY_PORT = 8443, 9443
+PRIMARY_PORT, FIRST_GATEWAY_PORT, SANDBOX_PORT = 8443, 9443, 9447
 ADMIN_EMAIL = "admin@mazevault.com"
 
 
@@ -50,6 +50,14 @@ class Layout:
     @property
     def primary_url(self) -> str:
         return f"https://localhost:{self.primary_port}"
+
+    @property
+    def sandbox_port(self) -> int:
+        return self.port_base + 5 if self.port_base else SANDBOX_PORT
+
+    @property
+    def sandbox_url(self) -> str:
+        return f"https://localhost:{self.sandbox_port}"
 
     @property
     def gateways(self) -> tuple[GatewaySpec, ...]:

@@ -23,11 +23,13 @@ from cli.stack.databases import Databases
 from cli.stack.layout import ADMIN_EMAIL, ROOT, GatewaySpec, Layout, StackError, child_environment
 from cli.stack.primary_client import PrimaryClient, PrimaryError
 from common.files import write_private
+from sandbox.azure.directory import CLIENT_ID, TENANT_ID
 
 START_SECONDS = 90.0
 """How long one node may take to listen, and the whole fleet to become ready."""
-PRIMARY = "primary"
+PRIMARY, SANDBOX = "primary", "sandbox"
 BACKGROUND = ("worker", "beat")
+CALLBACK = "/api/v1/auth/sso/entra/callback"
 
 Say = Callable[[str], None]
 
@@ -35,8 +37,9 @@ Say = Callable[[str], None]
 class Stack:
     """One stack: `up`, then `watch` until told to stop, then `down`."""
 
-    def __init__(self, layout: Layout, environ: Mapping[str, str], say: Say, *, durable: bool = True) -> None:
-        self.layout, self._environ, self._say, self._durable = layout, environ, say, durable
+    def __init__(self, layout: Layout, environ: Mapping[str, str], say: Say, *, durable: bool = True,
+                 sandbox: bool = True) -> None:  # fmt: skip
+        self.layout, self._environ, self._say, self._durable, self._sandbox = layout, environ, say, durable, sandbox
         self.children: dict[str, Child] = {}
         self._databases: Databases | None = None
         self._commands: queue.Queue[Command] = queue.Queue()
@@ -49,10 +52,15 @@ class Stack:
         self.layout.var.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.layout.run_file.unlink(missing_ok=True)
         self._control = control.listen(self.layout, self._commands)
+        if self._sandbox:
+            self._say(f"starting the Azure sandbox at {self.layout.sandbox_url}")
+            self._start(SANDBOX)
         self._say("starting PostgreSQL and Valkey")
         self._databases = databases.start(self.layout, self._environ, durable=self._durable)
         self.children |= {child.name: child for child in self._databases.children}
         databases.ensure_databases(self._databases, ["mazevault", *(spec.name for spec in self.layout.gateways)])
+        if self._sandbox:
+            self._wait_for_health(SANDBOX, self.layout.sandbox_url)
         self._say(f"starting the Primary at {self.layout.primary_url}")
         self._start(PRIMARY)
         self._wait_for_health(PRIMARY, self.layout.primary_url)
@@ -139,7 +147,34 @@ class Stack:
             "MAZEVAULT_CA_FILE": str(self.layout.ca_file),
             "MAZEVAULT_ADMIN_EMAIL": ADMIN_EMAIL,
             "MAZEVAULT_ADMIN_PASSWORD_FILE": str(self.layout.password_file),
+            **self._entra_environment(self.layout.primary_url),
         }
+
+    def _entra_environment(self, base_url: str) -> dict[str, str]:
+        """Sign-in through the caller's own tenant when they name one, else through the sandbox, else not at all."""
+        if self._environ.get("ENTRA_TENANT_ID"):
+            return {name: value for name, value in self._environ.items() if name.startswith(("ENTRA_", "AZURE_"))}
+        if not self._sandbox:
+            return {}
+        folder = self.layout.node(SANDBOX)
+        return {
+            "ENTRA_ENABLED": "true",
+            "ENTRA_TENANT_ID": TENANT_ID,
+            "ENTRA_CLIENT_ID": CLIENT_ID,
+            "ENTRA_CLIENT_SECRET_FILE": str(self.layout.secret(SANDBOX, "client-secret")),
+            "ENTRA_REDIRECT_URI": f"{base_url}{CALLBACK}",
+            "ENTRA_AUTHORITY_HOST": self.layout.sandbox_url,
+            "ENTRA_INSTANCE_DISCOVERY": "false",
+            "AZURE_GRAPH_ENDPOINT": self.layout.sandbox_url,
+            "AZURE_CA_BUNDLE": str(folder / "ca.crt"),
+        }
+
+    def _sandbox_command(self) -> list[str]:
+        self.layout.secret(SANDBOX, "client-secret")
+        urls = [self.layout.primary_url, *(spec.url for spec in self.layout.gateways)]
+        known = [word for url in urls for word in ("--redirect-uri", f"{url}{CALLBACK}")]
+        own = ["--port", str(self.layout.sandbox_port), "--dir", str(self.layout.node(SANDBOX)), *known]
+        return [sys.executable, "-m", "sandbox.azure", *own]
 
     def _gateway_environment(self, spec: GatewaySpec) -> dict[str, str]:
         state = self.layout.node(spec.name) / "gateway-state.json"
@@ -170,6 +205,9 @@ class Stack:
         known.start()
 
     def _new_child(self, name: str, more: Mapping[str, str]) -> Child:
+        log = self.layout.logs / f"{name}.log"
+        if name == SANDBOX:
+            return Child(name, self._sandbox_command(), child_environment(self._environ), log, ROOT)
         python = sys.executable
         celery = [python, "-m", "celery", "-A", "orchestrator.celery"]
         schedule = str(self.layout.node(PRIMARY) / "beat-schedule")
@@ -178,7 +216,7 @@ class Stack:
             "beat": [*celery, "beat", "--loglevel=WARNING", "-s", schedule],
         }
         argv = commands.get(name, [python, str(ROOT / "manage.py"), "serve"])
-        return Child(name, argv, {**self.environment_of(name), **more}, self.layout.logs / f"{name}.log", ROOT)
+        return Child(name, argv, {**self.environment_of(name), **more}, log, ROOT)
 
     def _child(self, name: str) -> Child:
         if name not in self.children:
@@ -264,6 +302,8 @@ class Stack:
 
     def _refuse_taken_ports(self) -> None:
         ports = {self.layout.primary_port: PRIMARY, **{spec.port: spec.name for spec in self.layout.gateways}}
+        if self._sandbox:
+            ports[self.layout.sandbox_port] = SANDBOX
         for port, name in ports.items():
             with sockets.socket(sockets.AF_INET, sockets.SOCK_STREAM) as probe:
                 probe.setsockopt(sockets.SOL_SOCKET, sockets.SO_REUSEADDR, 1)
@@ -290,6 +330,7 @@ class Stack:
                 {"name": spec.name, "environment": spec.environment, "role": spec.role, "url": spec.url}
                 for spec in self.layout.gateways
             ],
+            **({"sandbox_url": self.layout.sandbox_url} if self._sandbox else {}),
             "metrics_token_file": str(self.layout.node(PRIMARY) / "metrics.token"),
             "logs": str(self.layout.logs),
             "launcher_pid": os.getpid(),
@@ -299,12 +340,12 @@ class Stack:
 
 @contextlib.contextmanager
 def throwaway(say: Say = lambda _line: None, *, time_profile: str = "short",
-              environ: Mapping[str, str] | None = None) -> Iterator[Stack]:  # fmt: skip
+              environ: Mapping[str, str] | None = None, sandbox: bool = False) -> Iterator[Stack]:  # fmt: skip
     """A stack with its own data and free ports that leaves nothing behind. For demos and journeys."""
     folder = Path(tempfile.mkdtemp(prefix="mazevault-"))
     layout = Layout(var=folder, port_base=free_port_base(), time_profile=time_profile)
     own = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
-    stack = Stack(layout, {**own, **(environ or {})}, say, durable=False)
+    stack = Stack(layout, {**own, **(environ or {})}, say, durable=False, sandbox=sandbox)
     try:
         stack.up()
         yield stack
@@ -313,7 +354,7 @@ def throwaway(say: Say = lambda _line: None, *, time_profile: str = "short",
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def free_port_base(count: int = 5) -> int:
+def free_port_base(count: int = 6) -> int:
     """The first of `count` ports in a row that are free now."""
     for base in range(20000 + os.getpid() % 2000 * 10, 60000, 10):
         with contextlib.ExitStack() as held:
@@ -324,7 +365,7 @@ def free_port_base(count: int = 5) -> int:
             except OSError:
                 continue
             return base
-    raise StackError("no five free ports in a row were found; end some servers, or set MAZEVAULT_PORT_BASE")
+    raise StackError(f"no {count} free ports in a row were found; end some servers, or set MAZEVAULT_PORT_BASE")
 
 
 def stop_on_signals() -> Callable[[], bool]:

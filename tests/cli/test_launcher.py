@@ -8,6 +8,7 @@ import pwd
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import sysconfig
@@ -16,10 +17,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from cli.stack.layout import ROOT
 from cli.stack.stack import free_port_base
+from sandbox.azure.directory import TENANT_ID
 
 pytestmark = pytest.mark.xdist_group("journeys")
 CTRL_C_SECONDS = 10.0
@@ -78,7 +81,8 @@ def test_up_status_logs_and_down(home: Home) -> None:
     assert found["primary_url"] == f"https://localhost:{home.base}"
     assert Path(found["ca_file"]).exists() and Path(found["admin_password_file"]).exists()
     assert [row["name"] for row in found["gateways"]] == ["gw-npr-primary", "gw-npr-dr", "gw-pro-primary", "gw-pro-dr"]
-    assert {"primary", "worker", "beat", "postgres", "valkey", "gw-npr-primary"} <= found["pids"].keys()
+    assert {"primary", "worker", "beat", "postgres", "valkey", "gw-npr-primary", "sandbox"} <= found["pids"].keys()
+    _the_sandbox_answers_as_the_primarys_tenant(home, found)
     for secret in (found["admin_password_file"], home.var / "primary" / "master.key", home.var / "run.json"):
         assert Path(secret).stat().st_mode & 0o077 == 0, secret
 
@@ -105,6 +109,14 @@ def test_up_status_logs_and_down(home: Home) -> None:
     assert home.run("down").stdout.strip() == "nothing runs"
 
     _starts_again_quickly_and_status_says_what_is_wrong(home)
+
+
+def _the_sandbox_answers_as_the_primarys_tenant(home: Home, found: dict[str, Any]) -> None:
+    assert found["sandbox_url"] == f"https://localhost:{home.base + 5}"
+    trusted = ssl.create_default_context(cafile=str(home.var / "sandbox" / "ca.crt"))
+    url = f"{found['sandbox_url']}/{TENANT_ID}/v2.0/.well-known/openid-configuration"
+    assert httpx.get(url, verify=trusted).json()["issuer"] == f"{found['sandbox_url']}/{TENANT_ID}/v2.0"
+    assert (home.var / "sandbox" / "client-secret").stat().st_mode & 0o077 == 0
 
 
 def _starts_again_quickly_and_status_says_what_is_wrong(home: Home) -> None:
