@@ -26,6 +26,8 @@ log = logging.getLogger("mazevault.gateways.heartbeats")
 
 JUDGE_SECONDS = 3.0
 """Shortest time between two looks at a silent gateway, whatever number of processes look."""
+UNWATCHED_SECONDS = 8.0
+"""When nobody judged a gateway for longer than this, no Primary was running, so it was not the gateway that was silent."""
 TASK_WINDOW = timedelta(minutes=15)
 """Task success is judged over this time (reliability §4.6)."""
 
@@ -105,18 +107,18 @@ def count_missed(moment: datetime) -> int:
             if status.judged_at and (moment - status.judged_at).total_seconds() < JUDGE_SECONDS:
                 continue  # another process has just judged it; a second look would count twice in the label's memory
             before = status.label
-            facts = judge_facts(gateway, status, moment)
-            age = facts.age_seconds or 0.0
-            overdue = max(0, int(age // settings.MAZEVAULT.timing.heartbeat_interval) - 1)
-            if age > settings.MAZEVAULT.timing.heartbeat_full_age:
-                _relabel(status, facts, moment)
-            status.consecutive_failures, status.judged_at = overdue, moment
+            silent = _silent_seconds(status, moment)
+            if silent > settings.MAZEVAULT.timing.heartbeat_full_age:
+                _relabel(status, judge_facts(gateway, status, moment), moment)
+            status.consecutive_failures = max(0, int(silent // settings.MAZEVAULT.timing.heartbeat_interval) - 1)
+            status.judged_at = moment
             status.save(update_fields=[
                 "label", "label_memory", "score", "consecutive_failures", "good_in_row", "stable_since", "judged_at",
+                "watched_since",
             ])  # fmt: skip
         if status.label != before:
             changed += 1
-            log.warning("gateway %s is now %s (was %s), last heard %.0f s ago", gateway.name, status.label, before, age)
+            log.warning("gateway %s is now %s (was %s), silent for %.0f s", gateway.name, status.label, before, silent)
     return changed
 
 
@@ -129,6 +131,14 @@ def parse_moment(field: str, text: str) -> datetime:
     if moment is None or moment.tzinfo is None:
         raise ValidationFailed(f"{field} must be a time such as 2026-03-19T12:00:00Z")
     return moment
+
+
+def _silent_seconds(status: GatewayStatus, moment: datetime) -> float:
+    """How long the gateway has been silent while somebody listened. Notes on the row when listening began again."""
+    if status.judged_at is None or (moment - status.judged_at).total_seconds() > UNWATCHED_SECONDS:
+        status.watched_since = moment
+    heard = [at for at in (status.heartbeat_at, status.watched_since) if at]
+    return (moment - max(heard)).total_seconds() if status.heartbeat_at and heard else 0.0
 
 
 def _relabel(status: GatewayStatus, facts: health.HealthFacts, moment: datetime) -> None:

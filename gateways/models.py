@@ -153,6 +153,8 @@ class GatewayStatus(models.Model):
     consecutive_failures = models.IntegerField(default=0)
     highest_epoch = models.BigIntegerField(default=0)
     judged_at = models.DateTimeField(null=True)
+    watched_since = models.DateTimeField(null=True)
+    """Nobody listened before this moment: silence is counted from here."""
 
 
 class Route(models.Model):

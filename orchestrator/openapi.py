@@ -13,6 +13,18 @@ from drf_spectacular.generators import SchemaGenerator
 from common.api import guarded
 from common.errors import MethodNotAllowed
 
+ERROR: dict[str, Any] = {
+    "type": "object",
+    "description": "The shape of every refusal. Some name more, for example the failing checks.",
+    "properties": {
+        "error": {"type": "string", "description": "a sentence for people"},
+        "code": {"type": "string", "description": "for programs, for example RESOURCE_NOT_FOUND"},
+        "details": {"type": "string"},
+    },
+    "required": ["error", "code"],
+}
+ERROR_REFERENCE = {"$ref": "#/components/schemas/Error"}
+
 
 class BearerScheme(OpenApiAuthenticationExtension):
     """How people and tokens prove who they are."""
@@ -27,6 +39,16 @@ class BearerScheme(OpenApiAuthenticationExtension):
 def one_form_of_each_path(endpoints: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Describe each path once, in its form without trailing slash."""
     return [endpoint for endpoint in endpoints if not endpoint[0].endswith("/")]
+
+
+def with_errors(result: dict[str, Any], generator: object, request: object, public: bool) -> dict[str, Any]:
+    """Every operation may answer with the one error shape of the design (§5)."""
+    result.setdefault("components", {}).setdefault("schemas", {})["Error"] = ERROR
+    answer = {"description": "refused; the sentence says why", "content": {"application/json": {"schema": ERROR_REFERENCE}}}
+    for operations in result["paths"].values():
+        for operation in operations.values():
+            operation["responses"].setdefault("default", answer)
+    return result
 
 
 @cache

@@ -12,7 +12,11 @@ import httpx
 
 
 class PrimaryError(Exception):
-    """The Primary did not answer, or answered no; the sentence is its own."""
+    """The Primary did not answer (`status` is None), or answered no; the sentence is its own."""
+
+    def __init__(self, sentence: str, status: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
 
 
 class PrimaryClient:
@@ -59,5 +63,5 @@ class PrimaryClient:
                 sentence = answer.json()["error"]
             except (ValueError, KeyError, TypeError):
                 sentence = answer.text[:200]
-            raise PrimaryError(f"{method} {path}: {answer.status_code} {sentence}")
+            raise PrimaryError(f"{method} {path}: {answer.status_code} {sentence}", answer.status_code)
         return answer.json() if answer.content else None

@@ -6,12 +6,15 @@ from common.api import routes
 from orchestrator.health import PrimaryHealth, primary_root
 from orchestrator.metrics import primary_metrics
 from orchestrator.openapi import openapi_document
+from orchestrator.reference import reference_asset, reference_page
 
 urlpatterns = [
     path("", primary_root, name="root"),
     *routes("metrics", primary_metrics, "metrics"),
     *routes("api/v1/health", PrimaryHealth.as_view(), "health"),
     *routes("api/v1/openapi.json", openapi_document, "openapi"),
+    *routes("api/v1/docs", reference_page, "docs"),
+    *routes("api/v1/docs/<str:name>", reference_asset, "docs-asset"),
     path("api/v1/", include("accounts.urls")),
     path("api/v1/", include("gateways.urls")),
     path("api/v1/", include("failover.urls")),

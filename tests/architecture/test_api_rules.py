@@ -13,7 +13,7 @@ from common.api import Operation
 from tests.conftest import Person
 
 PLAIN = {"trust", "register", "heartbeat", "directive", "lease-renew", "lease-release", "fence", "drain-report", "task-claim",
-         "task-results", "certificate-renew", "root", "metrics", "openapi"}  # fmt: skip
+         "task-results", "certificate-renew", "root", "metrics", "openapi", "docs", "docs-asset"}  # fmt: skip
 """Paths that are not for people: the machine channel authenticates by certificate, the others are named in the design."""
 OPEN = {"login", "health"}
 """Operations that answer without any credential."""

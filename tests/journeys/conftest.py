@@ -63,6 +63,15 @@ class Town:
 
         return dict(self.wait_for("the task", look, seconds))
 
+    def died_in_a_move(self) -> bool:
+        """Whether the Primary has died. Raises with the state of NPR when its move ended and the Primary still lives."""
+        if "primary" not in self.stack.pids():
+            return True
+        row = self.status()
+        if row["operation"] is None:
+            raise AssertionError(f"the move ended in {row['state']} without a crash: {row['last_operation']}")
+        return False
+
     def wait_for_state(self, state: str, code: str = "NPR", seconds: float = 30.0) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
             row = self.status(code)

@@ -128,12 +128,19 @@ def test_a_killed_database_is_survived(town: Town) -> None:
     assert town.status()["epoch"] == epoch + 1
 
 
+def failing(town: Town) -> set[str]:
+    """The hard checks that speak against a move to DR now."""
+    plan = town.primary.post("admin/failover/NPR/plan", {"kind": "activate-dr"})
+    return {check["name"] for check in plan["checks"] if not check["passed"] and check["level"] == "hard"}
+
+
 def test_killing_a_standby_changes_nothing_but_its_health(town: Town) -> None:
     os.kill(town.stack.pids()[NEW], signal.SIGKILL)
     town.wait_for("low health", lambda: town.health(NEW)["health_score"] < 0.5)
     town.wait_for("a counted failure", lambda: town.health(NEW)["consecutive_failures"] >= 1)
     assert town.health(NEW)["why"]
     assert town.status()["active_gateway"] == OLD
+    town.wait_for("a heartbeat too old for a target", lambda: failing(town) == {"target_heartbeat"})
     with pytest.raises(PrimaryError, match=r"409.*heartbeat"):
         town.primary.post("admin/failover/NPR/activate-dr")
 
