@@ -148,11 +148,11 @@ def write(call: Call, action: str, kind: str, name: str, version: Version) -> No
     ))  # fmt: skip
 
 
-def written(call: Call, shown: Mapping[str, Any], status: int = 200) -> Answer:
+def written(call: Call, shown: Mapping[str, Any] | None, status: int = 200) -> Answer:
     """The answer to a change, unless it is to be lost on the way."""
     if call.world.count_down("vault_replies_lost"):
         return Answer(LOST)
-    return json_answer(shown, status)
+    return json_answer(shown, status) if shown is not None else Answer(status)
 
 
 def attributes_of(call: Call, version: Version) -> dict[str, Any]:

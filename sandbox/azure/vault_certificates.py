@@ -33,13 +33,14 @@ Pair = tuple[x509.Certificate, vault_keys.PrivateKey]
 
 
 def import_one(world: World, request: Request) -> Answer:
-    """A certificate with its private key, as PEM or as base64 of a PFX."""
+    """A certificate with its private key: a PFX, or PEM if the policy says so, in base64; PEM may also stand there as it is."""
     with world.lock:
         call = admitted(world, request, "certificates/import/action")
         name, body = request.parts["name"], call.body()
         for kind in ("certificates", "secrets", "keys"):
             refuse_taken_name(call, kind, name)
-        text, kind = str(body.get("value", "")), _content_type(body)
+        kind = _content_type(body)
+        text = _text(str(body.get("value", "")), kind)
         certificate, key = _pair(text, str(body.get("pwd") or ""), kind)
         item = call.vault.item("certificates", name) or Item("certificates", name)
         version = new_version(call, _with_dates(body, certificate), _data(certificate, key, kind))
@@ -106,6 +107,16 @@ def _policy(call: Call, item: Item, version: Version) -> dict[str, Any]:
 def _content_type(body: dict[str, Any]) -> str:
     wanted = ((body.get("policy") or {}).get("secret_props") or {}).get("contentType")
     return str(wanted or (PEM if "-----BEGIN" in str(body.get("value", "")) else PKCS12))
+
+
+def _text(value: str, kind: str) -> str:
+    """What the secret of the same name will hold: the PEM itself, or the PFX in base64."""
+    if kind != PEM or value.startswith("-----BEGIN"):
+        return value
+    try:
+        return base64.b64decode(value, validate=True).decode()
+    except ValueError as error:
+        raise bad_parameter("The specified PEM X.509 certificate content is in an unexpected format.") from error
 
 
 def _pair(text: str, password: str, kind: str) -> Pair:

@@ -101,7 +101,7 @@ def routes(kind: str, actions: Actions, bundle: Bundle) -> tuple[Route, ...]:
         item = found(call, kind, deleted=True)
         _refuse_protected(call.vault)
         _each(call, "purge", item)
-        return written(call, {}, 204)
+        return written(call, None, 204)
 
     return (
         Route("GET", f"/{kind}", guarded(actions.read, listed)),
