@@ -202,11 +202,8 @@ def _complete(results: list[Result], reason: str) -> tuple[Result, ...]:
     done = {one.stage for one in results}
     failed = next((one for one in results if one.outcome is Outcome.FAILED), None)
     stopped = f"stopped at {failed.stage.value}" if failed else ""
-    skipped = [
-        Result(stage, Outcome.SKIPPED, cause=reason if reason and stage in WRITING else stopped)
-        for stage in Stage
-        if stage not in done
-    ]
+    untried = [stage for stage in Stage if stage not in done]
+    skipped = [Result(one, Outcome.SKIPPED, cause=reason if reason and one in WRITING else stopped) for one in untried]
     return tuple(sorted([*results, *skipped], key=lambda one: list(Stage).index(one.stage)))
 
 

@@ -84,10 +84,7 @@ class Credentials:
             )
         with self._lock:
             if self._own is None:
-                managed = method is AuthMethod.MANAGED_IDENTITY
-                self._own = (
-                    _Managed(self._connection, self._cloud) if managed else _Application(self._app, self._connection, self._cloud)
-                )
+                self._own = self._made()
             return self._own
 
     def of_user(self, assertion: str) -> Credential:

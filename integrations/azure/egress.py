@@ -1,6 +1,6 @@
 """The only way out to an address that somebody typed in: https, to a vault's name, at an address that was checked.
 
-A name is resolved once and the connection goes to the very address that passed, so a second answer of a hostile DNS is never asked.
+A name is resolved once and the connection goes to the very address that passed, so a hostile DNS is asked no second time.
 A session speaks to its one host alone; redirects, proxies, cookies and the environment's trust settings do not exist here.
 """
 
@@ -38,7 +38,8 @@ VAULT_NAME = re.compile(r"[a-z](?:[a-z0-9]|-(?!-)){1,22}[a-z0-9]")
 LOOPBACK = "127.0.0.1"
 NEVER = tuple(map(ipaddress.ip_network, (
     "0.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "192.0.0.0/24", "198.18.0.0/15",
-    "224.0.0.0/3", "::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "fe80::/10", "fec0::/10", "ff00::/8",
+    "224.0.0.0/3",
+    "::/96", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "fe80::/10", "fec0::/10", "ff00::/8",
 )))  # fmt: skip
 """Not even when named as private networks: this host, the metadata and wire servers, IPv6 that hides an IPv4 address."""
 WHO_ANSWERS = "find out what answers in place of Azure"
