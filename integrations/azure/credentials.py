@@ -166,10 +166,13 @@ class _NoAnswersKept(dict[str, Any]):
 
 
 class _Limited(HTTPAdapter):
-    """No request without a time limit."""
+    """No request without a time limit. Passing troubles end here, since msal takes them for a wrong configuration."""
 
     def send(self, *args: Any, **more: Any) -> requests.Response:
-        return super().send(*args, **{**more, "timeout": (CONNECT_SECONDS, READ_SECONDS)})
+        answer = super().send(*args, **{**more, "timeout": (CONNECT_SECONDS, READ_SECONDS)})
+        if answer.status_code == 429 or answer.status_code >= 500:
+            raise TokenRefused(_passing(answer))
+        return answer
 
 
 class _Trusting(requests.Session):
@@ -245,14 +248,22 @@ def _translated() -> Iterator[None]:
                          "open outbound TCP 443 to the login host; on Azure, check that the identity is assigned to this machine",
                          owner=Owner.NETWORK, passing=True)
         ) from None  # fmt: skip
-    except msal.exceptions.MsalError:
-        raise TokenRefused(
-            TokenTrouble("no token: Entra has a passing problem", "try again in a minute", owner=Owner.MICROSOFT, passing=True)
-        ) from None
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError):
+    except (msal.exceptions.MsalError, ValueError, KeyError, TypeError, AttributeError, RuntimeError):
         raise TokenRefused(
             TokenTrouble("what answers in place of Entra does not speak like it", "check ENTRA_AUTHORITY_HOST and tenant_id")
         ) from None
+
+
+def _passing(answer: requests.Response) -> TokenTrouble:
+    cause = "throttles this tenant" if answer.status_code == 429 else "has a passing problem"
+    text = answer.headers.get("Retry-After", "")
+    return TokenTrouble(
+        f"no token: Entra or this machine's metadata service {cause}",
+        "try again in a minute",
+        owner=Owner.MICROSOFT,
+        passing=True,
+        retry_after=float(text) if text.isdecimal() else None,
+    )
 
 
 def _accepted(answer: Answer) -> AccessToken:

@@ -278,6 +278,7 @@ class _Connection(HTTPSConnection):
 
     def _new_conn(self) -> socket.socket:
         deadline = self.deadline_of()
+        _refuse_late(deadline)
         opened = self.guard.open_socket(self.target, self.guard.addresses(self.target))
         opened.settimeout(CALL_SECONDS)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -289,9 +290,8 @@ class _Connection(HTTPSConnection):
     def request(self, method: str, url: str, body: Any = None, headers: Any = None, **more: Any) -> None:
         """The last moment before something leaves: not after the deadline."""
         deadline = self.deadline_of()
+        _refuse_late(deadline)
         if deadline:
-            if not deadline.left:
-                raise Unreachable("there was no time left to send the request", "try again")
             deadline.watch(self._watched)
             deadline.sent = deadline.sent or "authorization" in {name.lower() for name in headers or {}}
         super().request(method, url, body=body, headers=headers, **more)
@@ -301,6 +301,11 @@ class _Connection(HTTPSConnection):
         if self._watched:
             self._watched.close()
             self._watched = None
+
+
+def _refuse_late(deadline: Deadline | None) -> None:
+    if deadline and not deadline.left:
+        raise Unreachable("there was no time left to send the request", "try again")
 
 
 def _body_of(answer: requests.Response) -> bytes:

@@ -6,7 +6,7 @@ Every call has one attempt and one deadline. Whether to try again is for the cal
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -18,13 +18,13 @@ from common.errors import ValidationFailed
 from integrations.azure.cloud import Connection
 from integrations.azure.credentials import Credential
 from integrations.azure.egress import CALL_SECONDS, Guard
-from integrations.azure.errors import AccessDenied, ObjectMissing
+from integrations.azure.errors import AzureTrouble, ObjectMissing
 from integrations.azure.translation import one_call
 
 EPOCH, OPERATION, OWNER = "mazevault-epoch", "mazevault-operation", "mazevault-owner"
 LONGEST_MARK = 256
 SETTLE_SECONDS = 0.5
-"""Between two looks at whether a recovered secret can be read again; Azure takes some seconds."""
+"""Between two looks at whether a deletion or recovery has finished."""
 CERTIFICATE_TYPES = ("application/x-pkcs12", "application/x-pem-file")
 
 
@@ -164,33 +164,36 @@ class KeyVault:
             return _entry(made.properties)
 
     def delete(self, name: str) -> Deleted:
-        """Delete it so that it can be recovered. Azure takes some seconds to finish; until then the name is busy."""
-        with one_call(self._session, self._seconds, f"the secret {name}", effect=True):
-            return _deleted(self._client.begin_delete_secret(name).result())
+        """Delete it so that it can be recovered, and wait within the deadline until it can."""
+        with one_call(self._session, self._seconds, f"the secret {name}", effect=True) as deadline:
+            gone = _deleted(self._client.begin_delete_secret(name).result())
+            left = deadline.left
+        self._wait_for(self._client.get_deleted_secret, name, left)
+        return gone
 
     def recover(self, name: str) -> None:
         """Bring a deleted secret back, and wait within the deadline until it is there."""
         with one_call(self._session, self._seconds, f"the secret {name}", effect=True) as deadline:
             self._client.begin_recover_deleted_secret(name).result()
             left = deadline.left
-        self._wait_for(name, left)
+        self._wait_for(self._client.get_secret, name, left)
 
     def purge(self, name: str) -> None:
         """End a deleted secret for good."""
         with one_call(self._session, self._seconds, f"the secret {name}", effect=True):
             self._client.purge_deleted_secret(name)
 
-    def _wait_for(self, name: str, seconds: float) -> None:
-        """A recovered secret that is not there in time is no error: it comes, and the next call finds it."""
+    def _wait_for(self, look: Callable[[str], object], name: str, seconds: float) -> None:
+        """Azure finishes a deletion or recovery some seconds later. Not seeing that in time is no error: it comes."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             try:
                 with one_call(self._session, max(end - time.monotonic(), 0.1), f"the secret {name}"):
-                    self._client.get_secret(name)
+                    look(name)
                 return
             except ObjectMissing:
                 time.sleep(min(SETTLE_SECONDS, max(0.0, end - time.monotonic())))
-            except AccessDenied:  # it is there, but its value is not for this identity, or it is disabled
+            except AzureTrouble:  # it is there but disabled, not for this identity, or Azure is busy: the change itself is done
                 return
 
     def _paged(self, rows: Any, what: str) -> Iterator[Any]:

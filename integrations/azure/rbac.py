@@ -100,7 +100,7 @@ class RoleAssignments:
             raise ValidationFailed("object_id: must be the object id of a user, group or application, a UUID")
         return AccessList(self._vault_id, now, tuple(self._grants(f"atScope() and assignedTo('{object_id}')")))
 
-    def explained(self, refusal: AccessDenied, object_id: str, now: datetime) -> AccessDenied:
+    def explained(self, refusal: AccessDenied, object_id: str) -> AccessDenied:
         """The same refusal, or `RoleNotInEffect` when the missing role is in fact assigned. Raises nothing."""
         if not isinstance(refusal, RoleMissing) or not refusal.action:
             return refusal

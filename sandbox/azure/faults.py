@@ -20,7 +20,8 @@ class Faults:
     """`consent_missing` names resources by URI, or `*`. `throttled` and `unavailable` count the requests still to be refused.
 
     Those that begin with `vault_` hit Key Vault only: `vault_forbidden` (roles not in effect), `vault_closed` (no public access)
-    and `vault_firewalled` (address not allowed) name vaults; `vault_replies_lost` counts writes that are done but not answered.
+    and `vault_firewalled` (address not allowed) name vaults; `vault_replies_lost` counts writes that are done but not answered;
+    `vault_settle_seconds` is how long a deletion or recovery takes to finish.
     """
 
     consent_missing: tuple[str, ...] = ()
@@ -39,6 +40,7 @@ class Faults:
     vault_unavailable: int = 0
     vault_replies_lost: int = 0
     vault_slow_seconds: float = 0.0
+    vault_settle_seconds: float = 0.0
     vault_forbidden: tuple[str, ...] = ()
     vault_closed: tuple[str, ...] = ()
     vault_firewalled: tuple[str, ...] = ()
@@ -72,7 +74,7 @@ def _value(name: str, present: Any, value: Any) -> Any:
         raise FaultMistake(f"{name}: must be a number")
     if name != "clock_offset_seconds" and value < 0:
         raise FaultMistake(f"{name}: must not be negative")
-    if name.endswith("slow_seconds") and value > LONGEST_DELAY:
+    if name.endswith(("slow_seconds", "settle_seconds")) and value > LONGEST_DELAY:
         raise FaultMistake(f"{name}: must be at most {LONGEST_DELAY:.0f}")
     return float(value) if isinstance(present, float) else value
 

@@ -82,7 +82,7 @@ def found(call: Call, kind: str, *, deleted: bool = False) -> Item:
     """The object of the path. Raises 404 in Key Vault's words."""
     name = call.request.parts["name"]
     item = call.vault.item(kind, name, deleted=deleted)
-    if item is None:
+    if item is None or item.settles_at > call.world.now():
         state = "deleted " if deleted else ""
         raise _not_found(
             kind,
@@ -105,8 +105,12 @@ def refuse_taken_name(call: Call, kind: str, name: str) -> None:
     """A name that cannot be written: malformed, or of an object that is deleted but recoverable."""
     if not NAME.fullmatch(name):
         raise bad_parameter(f"The request URI contains an invalid name: {name}")
-    if call.vault.item(kind, name, deleted=True):
-        one = ONE[kind]
+    one, item = ONE[kind], call.vault.items.get((kind, name.lower()))
+    if item and item.settles_at > call.world.now():
+        ending, code = ("deleted", "Deleted") if item.deleted_at is not None else ("recovered", "Recovered")
+        message = f"{one.capitalize()} {name} is currently being {ending} and cannot be re-created; retry later."
+        raise VaultRefusal(409, "Conflict", message, f"ObjectIsBeing{code}")
+    if item and item.deleted_at is not None:
         raise VaultRefusal(
             409,
             "Conflict",

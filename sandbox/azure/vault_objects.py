@@ -65,7 +65,7 @@ def routes(kind: str, actions: Actions, bundle: Bundle) -> tuple[Route, ...]:
         return admitted_first
 
     def listed(call: Call) -> Answer:
-        return page(call, [row(call, item, item.latest) for item in call.vault.listed(kind)])
+        return page(call, [row(call, item, item.latest) for item in _settled(call, call.vault.listed(kind))])
 
     def versions(call: Call) -> Answer:
         item = call.vault.item(kind, call.request.parts["name"])
@@ -85,7 +85,7 @@ def routes(kind: str, actions: Actions, bundle: Bundle) -> tuple[Route, ...]:
         return written(call, {**bundle(call, item, item.latest), **deletion_of(call, item)})
 
     def deleted_list(call: Call) -> Answer:
-        items = call.vault.listed(kind, deleted=True)
+        items = _settled(call, call.vault.listed(kind, deleted=True))
         return page(call, [{**row(call, item, item.latest), **deletion_of(call, item)} for item in items])
 
     def deleted_one(call: Call) -> Answer:
@@ -119,10 +119,15 @@ def routes(kind: str, actions: Actions, bundle: Bundle) -> tuple[Route, ...]:
 def _each(call: Call, action: str, item: Item) -> None:
     """A change of the object, and of the secret and key that belong to it when it is a certificate."""
     write(call, action, item.kind, item.name, item.latest)
+    item.settles_at = call.world.now() + call.world.faults.vault_settle_seconds
     for kind in ("secrets", "keys") if item.kind == "certificates" else ():
         own = call.vault.item(kind, item.name, deleted=action != "delete")
         if own and own.latest.managed:
             write(call, action, kind, own.name, own.latest)
+
+
+def _settled(call: Call, items: list[Item]) -> list[Item]:
+    return [item for item in items if item.settles_at <= call.world.now()]
 
 
 def _refuse_managed(version: Version) -> None:

@@ -37,12 +37,16 @@ class Version:
 
 @dataclass
 class Item:
-    """A named object with its versions, oldest first. `deleted_at` is set while it is deleted but recoverable."""
+    """A named object with its versions, oldest first. `deleted_at` is set while it is deleted but recoverable.
+
+    Until `settles_at` its deletion or recovery is not finished, and it is in neither collection.
+    """
 
     kind: str
     name: str
     versions: dict[str, Version] = field(default_factory=dict)
     deleted_at: int | None = None
+    settles_at: float = 0.0
 
     @property
     def latest(self) -> Version:

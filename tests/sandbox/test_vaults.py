@@ -111,6 +111,24 @@ def test_a_deleted_name_is_taken_until_it_is_recovered_or_purged(secrets: Secret
     assert len(list(secrets.list_properties_of_secret_versions("gone"))) == 1
 
 
+def test_deleting_and_recovering_take_their_time_as_in_azure(secrets: SecretClient, control: httpx.Client) -> None:
+    secrets.set_secret("gone", "one")
+    control.post("/faults", json={"vault_settle_seconds": 0.5})
+    for begin, code, look in (
+        (secrets.begin_delete_secret, "ObjectIsBeingDeleted", secrets.get_deleted_secret),
+        (secrets.begin_recover_deleted_secret, "ObjectIsBeingRecovered", secrets.get_secret),
+    ):
+        poller = begin("gone", _polling_interval=0.1)
+        with pytest.raises(ResourceExistsError) as caught:
+            secrets.set_secret("gone", "two")
+        assert inner_code(caught) == (409, "Conflict", code)
+        assert list(secrets.list_properties_of_secrets()) == list(secrets.list_deleted_secrets()) == []
+        with pytest.raises(ResourceNotFoundError):
+            look("gone")
+        poller.wait()
+        assert look("gone").name == "gone"
+
+
 def test_the_production_vault_is_protected_from_purge(client: Client, as_identity: Identities) -> None:
     production = client(as_identity("pro"), PRO)
     production.set_secret("kept", "x")

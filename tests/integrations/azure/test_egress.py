@@ -126,6 +126,10 @@ def try_vault(url: str, guard: Guard) -> AzureTrouble:
     return caught.value
 
 
+def answering_with(addresses: list[str]) -> Callable[[str, int], list[str]]:
+    return lambda host, port: addresses
+
+
 def test_no_url_of_the_corpus_is_even_looked_up(trap: Trap) -> None:
     def resolve(host: str, port: int) -> list[str]:
         trap.asked.append(host)
@@ -141,7 +145,7 @@ def test_no_url_of_the_corpus_is_even_looked_up(trap: Trap) -> None:
 def test_no_name_is_followed_to_an_address_of_the_corpus(trap: Trap) -> None:
     for address in ADDRESSES:
         for answer in ([address], [PUBLIC, address], [address, PUBLIC]):
-            refusal = try_vault(VAULT, Guard(AZURE, lambda host, port, found=answer: found, trap.connect))
+            refusal = try_vault(VAULT, Guard(AZURE, answering_with(answer), trap.connect))
             assert isinstance(refusal, AddressRefused), answer
     assert (trap.attempts, trap.came) == ([], 0)
 
@@ -378,6 +382,11 @@ def test_a_name_that_does_not_resolve_or_takes_too_long_is_unreachable(monkeypat
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(egress, "RESOLVE_SECONDS", 0.2)
-    for resolve in (unknown, lambda host, port: [], lambda host, port: time.sleep(2)):
+
+    def slow(host: str, port: int) -> list[str]:
+        time.sleep(2)
+        return [PUBLIC]
+
+    for resolve in (unknown, answering_with([]), slow):
         with pytest.raises(Unreachable, match="resolve"):
             Guard(AZURE, resolve).addresses(Target("kv1.vault.azure.net", 443))

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from common.errors import ValidationFailed
+from integrations.azure import keyvault
 from integrations.azure.credentials import Credential, Credentials
 from integrations.azure.errors import (
     AzureTrouble,
@@ -95,6 +96,24 @@ def test_a_deleted_secret_is_recovered_and_purged(open_vault: Open) -> None:
     assert list(vault.deleted()) == []
     with pytest.raises(ObjectMissing):
         vault.recover("gone")
+
+
+def test_delete_and_recover_return_when_azure_has_finished(
+    open_vault: Open, control: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keyvault, "SETTLE_SECONDS", 0.1)
+    vault = open_vault()
+    vault.set("gone", "x", MARKS)
+    control.post("/faults", json={"vault_settle_seconds": 0.5})
+    vault.delete("gone")
+    assert [one.entry.name for one in vault.deleted()] == ["gone"]
+    vault.recover("gone")
+    assert vault.get("gone").value == "x"
+    short = open_vault(seconds=0.3)
+    short.delete("gone")
+    with pytest.raises(NameTaken) as caught:
+        vault.set("gone", "y", MARKS)
+    assert caught.value.retrying_helps and caught.value.retry_after
 
 
 def test_the_npr_identity_is_refused_by_the_pro_vault(sandbox: Sandbox, open_vault: Open) -> None:
