@@ -66,6 +66,7 @@ class _Connection(BaseHTTPRequestHandler):
     """From the wire to `routes.answer` and back."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize, disable_nagle_algorithm = -1, True  # head and body in one packet, or each answer waits 40 ms for an ACK
     server_version = "azure-sandbox"
     sys_version = ""
     server: Server
