@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from common.errors import ValidationFailed
 
@@ -55,9 +56,15 @@ class Cloud:
         return frozenset(f"https://{domain}" for domain in domains)
 
     @property
+    def arm_is_local(self) -> bool:
+        """Whether Resource Manager is the stand-in's; without a stand-in nothing on this machine is connected to."""
+        host = urlsplit(self.arm_endpoint).hostname or ""
+        return bool(self.sandbox_domain) and (host == "localhost" or host.endswith(".localhost"))
+
+    @property
     def arm_resource(self) -> str:
         """What Resource Manager asks tokens for. A local one stands for the public cloud's."""
-        return "https://management.azure.com" if self.sandbox_domain else self.arm_endpoint
+        return "https://management.azure.com" if self.arm_is_local else self.arm_endpoint
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ class Guard:
 
     def resource_manager(self) -> Target:
         parts = urlsplit(self.cloud.arm_endpoint)
-        return Target(parts.hostname or "", parts.port or HTTPS_PORT, local=bool(self.cloud.sandbox_domain))
+        return Target(parts.hostname or "", parts.port or HTTPS_PORT, local=self.cloud.arm_is_local)
 
     def addresses(self, target: Target) -> list[str]:
         """Resolve a name and check every address it has. Raises `Unreachable` or `AddressRefused`."""

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from azure.core.pipeline.transport import RequestsTransport
 from azure.keyvault.secrets import DeletedSecret, SecretClient, SecretProperties
 
 from common.errors import ValidationFailed
@@ -19,6 +18,7 @@ from integrations.azure.cloud import Connection
 from integrations.azure.credentials import Credential
 from integrations.azure.egress import CALL_SECONDS, Guard
 from integrations.azure.errors import AzureTrouble, ObjectMissing
+from integrations.azure.guarded import GuardedClient, settings
 from integrations.azure.translation import one_call
 
 EPOCH, OPERATION, OWNER = "mazevault-epoch", "mazevault-operation", "mazevault-owner"
@@ -104,31 +104,15 @@ class SecretStore(Protocol):
     def purge(self, name: str) -> None: ...
 
 
-class KeyVault:
-    """A `SecretStore` in Azure Key Vault, seen by one identity. Close it when done."""
+class KeyVault(GuardedClient):
+    """A `SecretStore` in Azure Key Vault, seen by one identity."""
 
     def __init__(self, connection: Connection, credential: Credential, guard: Guard, *, seconds: float = CALL_SECONDS) -> None:
         target = guard.vault(connection.vault_url)
         self._seconds = seconds
-        self._session = guard.session(target)
-        self._client = SecretClient(
-            target.origin,
-            credential,
-            transport=RequestsTransport(session=self._session, session_owner=False),
-            retry_total=0,
-            permit_redirects=False,
-            user_agent="MazeVault",
-        )
-
-    def __enter__(self) -> KeyVault:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._client.close()
-        self._session.close()
+        session = guard.session(target)
+        self._client = SecretClient(target.origin, credential, **settings(session))
+        super().__init__(session, self._client)
 
     def entries(self) -> Iterator[Entry]:
         """All secrets that are not deleted, page by page; a deadline for each page."""

@@ -8,13 +8,13 @@ from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Any
 
-from azure.core.pipeline.transport import RequestsTransport
 from azure.mgmt.authorization import AuthorizationManagementClient
 
 from common.errors import ValidationFailed
 from integrations.azure.credentials import Credential
 from integrations.azure.egress import CALL_SECONDS, Guard
 from integrations.azure.errors import AccessDenied, AzureTrouble, RoleMissing, RoleNotInEffect
+from integrations.azure.guarded import GuardedClient, settings
 from integrations.azure.translation import one_call
 
 VAULT_ID = re.compile(
@@ -59,8 +59,8 @@ class _Role:
         return any(_fits(wanted, data) and not _fits(wanted, without) for data, without in self.allowed)
 
 
-class RoleAssignments:
-    """Resource Manager as one identity sees it. That identity needs Reader on the vault, nothing more. Close it when done."""
+class RoleAssignments(GuardedClient):
+    """Resource Manager as one identity sees it. That identity needs Reader on the vault, nothing more."""
 
     def __init__(self, vault_id: str, credential: Credential, guard: Guard, *, seconds: float = CALL_SECONDS) -> None:
         found = VAULT_ID.fullmatch(vault_id)
@@ -68,27 +68,15 @@ class RoleAssignments:
             raise ValidationFailed("vault_id: must be the resource id of a vault, /subscriptions/…/vaults/<name>")
         target = guard.resource_manager()
         self._vault_id, self._seconds = vault_id, seconds
-        self._session = guard.session(target)
+        session = guard.session(target)
         self._client = AuthorizationManagementClient(
             credential,
             found[1],
             base_url=target.origin,
             credential_scopes=[f"{guard.cloud.arm_resource}/.default"],
-            transport=RequestsTransport(session=self._session, session_owner=False),
-            retry_total=0,
-            permit_redirects=False,
-            user_agent="MazeVault",
+            **settings(session),
         )
-
-    def __enter__(self) -> RoleAssignments:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        self._client.close()
-        self._session.close()
+        super().__init__(session, self._client)
 
     def access(self, now: datetime) -> AccessList:
         """Everybody with a role that bears on the vault's data."""

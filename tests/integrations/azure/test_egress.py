@@ -226,6 +226,17 @@ def test_the_sandbox_is_reached_without_dns_and_only_there(sandbox: Sandbox, clo
             read_vault_url(url, cloud)
 
 
+def test_resource_manager_is_local_only_when_it_and_the_vaults_are() -> None:
+    here, there = "https://localhost:9447", "https://management.azure.com"
+    stand_in = "vault.localhost:9447"
+    for sandbox_domain, endpoint, local in (("", there, False), (stand_in, there, False), (stand_in, here, True)):
+        cloud = Cloud(sandbox_domain=sandbox_domain, arm_endpoint=endpoint)
+        assert (Guard(cloud).resource_manager().local, cloud.arm_resource) == (local, there)
+    with pytest.raises(AddressRefused):
+        guard = Guard(Cloud(arm_endpoint=here), lambda host, port: ["127.0.0.1"])
+        guard.addresses(guard.resource_manager())
+
+
 def test_a_session_sends_to_its_own_host_alone(guard: Guard, sandbox: Sandbox) -> None:
     target = guard.vault(f"https://{NPR}.{sandbox.world.vault_domain}")
     with guard.session(target) as session:
