@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sandbox.azure.tokens import BadToken
+from sandbox.azure.tokens import BadToken, parted
 from sandbox.azure.web import ApiRefusal, Request
 from sandbox.azure.world import World
 
@@ -27,6 +27,14 @@ def claims_of(world: World, request: Request, audience: str) -> dict[str, Any]:
     if claims.get("tid") != world.directory.tenant_id:
         raise _refused("Access token validation failure. Invalid tenant.")
     return claims
+
+
+def caller_of(request: Request) -> str:
+    """The object id a bearer token claims, for the log only: nothing is verified. Empty without a token."""
+    try:
+        return str(parted(request.headers.get("authorization", "").partition(" ")[2].strip())[1].get("oid", ""))
+    except BadToken:
+        return ""
 
 
 def _refused(message: str) -> ApiRefusal:

@@ -1,4 +1,4 @@
-"""Telling the sandbox what to do, from this machine only: faults, users, keys, tokens of the pretended cluster, and reset."""
+"""Telling the sandbox what to do and asking what happened, from this machine only: faults, users, roles, keys, vaults, reset."""
 
 from __future__ import annotations
 
@@ -95,8 +95,51 @@ def federated_token(world: World, request: Request) -> Answer:
 
 @_local
 def show_requests(world: World, request: Request) -> Answer:
-    """The latest requests, oldest first: method, path, grant and status only."""
+    """The latest requests, oldest first: method, path, grant, status, host and caller only."""
     return json_answer({"value": [asdict(seen) for seen in world.seen]})
+
+
+@_local
+def show_vault_writes(world: World, request: Request) -> Answer:
+    """Every change of every vault, oldest first, without values; `?after=` leaves out those up to a sequence number."""
+    after = request.query.get("after", "0")
+    if not after.isdecimal():
+        raise ApiRefusal(400, "BadRequest", "after: must be a sequence number")
+    with world.lock:
+        return json_answer({"value": [one.as_json() for one in world.vaults.journal[int(after) :]]})
+
+
+@_local
+def show_vaults(world: World, request: Request) -> Answer:
+    domain = world.vault_domain
+    shown = [
+        {"name": one.name, "url": f"https://{one.name}.{domain}", "id": one.resource_id, "location": one.location}
+        for one in world.vaults.all()
+    ]
+    return json_answer({"value": shown})
+
+
+@_local
+def grant_role(world: World, request: Request) -> Answer:
+    """`{"principal": "paul.project@bank.example", "role": "Key Vault Secrets Officer", "vault": "kv-mazevault-npr"}`."""
+    body = _body(request)
+    vault = world.vaults.named(str(body.get("vault", "")))
+    if vault is None:
+        raise ApiRefusal(404, "NotFound", "vault: there is no such vault")
+    with world.lock:
+        try:
+            made = world.access.grant(str(body.get("principal", "")), str(body.get("role", "")), vault.resource_id)
+        except LookupError as error:
+            raise ApiRefusal(404, "NotFound", str(error.args[0])) from error
+        return json_answer({"name": made.name, "principal_id": made.principal_id}, 201)
+
+
+@_local
+def revoke_role(world: World, request: Request) -> Answer:
+    with world.lock:
+        if not world.access.revoke(request.parts["name"]):
+            raise ApiRefusal(404, "NotFound", "there is no such role assignment")
+        return Answer(204)
 
 
 ROUTES = (
@@ -108,6 +151,10 @@ ROUTES = (
     Route("PATCH", "/_control/users/{upn}", change_user),
     Route("POST", "/_control/federated-token", federated_token),
     Route("GET", "/_control/requests", show_requests),
+    Route("GET", "/_control/vaults", show_vaults),
+    Route("GET", "/_control/vault-writes", show_vault_writes),
+    Route("POST", "/_control/role-assignments", grant_role),
+    Route("DELETE", "/_control/role-assignments/{name}", revoke_role),
 )
 
 

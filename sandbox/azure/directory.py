@@ -10,6 +10,7 @@ TENANT_ID = "a0000000-0000-4000-8000-000000000001"
 CLIENT_ID = "c0000000-0000-4000-8000-000000000001"
 DEFAULT_REDIRECT_URI = "https://localhost:8443/api/v1/auth/sso/entra/callback"
 GRAPH, KEY_VAULT, MANAGEMENT = "https://graph.microsoft.com", "https://vault.azure.net", "https://management.azure.com"
+SUBSCRIPTION = "00000000-0000-4000-8000-00000000000a"
 EXCHANGE_AUDIENCE = "api://AzureADTokenExchange"
 GROUPS_IN_A_TOKEN = 200
 """Entra names more groups than this by a link to Graph (`_claim_names`) instead of listing them."""
@@ -18,12 +19,13 @@ NAMESPACE = uuid.UUID("5b1e55ed-0000-4000-8000-000000000000")
 
 @dataclass(frozen=True)
 class Resource:
-    """An API that tokens are for. `audience` is what its tokens carry."""
+    """An API that tokens are for. `audience` is what its tokens carry; `aliases` are other URIs it may be asked for by."""
 
     uri: str
     app_id: str
     name: str
     scopes: tuple[str, ...]
+    aliases: tuple[str, ...] = ()
 
     @property
     def audience(self) -> str:
@@ -77,7 +79,7 @@ class ManagedIdentity:
 
     @property
     def resource_id(self) -> str:
-        group = f"/subscriptions/00000000-0000-4000-8000-00000000000a/resourcegroups/rg-crd-{self.host}-int-mzv-gwc"
+        group = f"/subscriptions/{SUBSCRIPTION}/resourcegroups/rg-crd-{self.host}-int-mzv-gwc"
         return f"{group}/providers/Microsoft.ManagedIdentity/userAssignedIdentities/{self.name}"
 
 
@@ -95,7 +97,7 @@ class Directory:
     def resource(self, uri: str) -> Resource | None:
         """By its URI, with or without a slash at the end, or by its application id."""
         wanted = uri.rstrip("/").lower()
-        return next((one for one in self.resources if wanted in (one.uri.lower(), one.app_id.lower())), None)
+        return next((one for one in self.resources if wanted in (one.uri.lower(), one.app_id.lower(), *one.aliases)), None)
 
     def user(self, oid: str) -> User | None:
         return next((one for one in self.users.values() if one.oid == oid), None)
@@ -116,13 +118,13 @@ class Directory:
         return next((one for one in self.identities if one.client_id == client_id), None)
 
 
-def seeded(secret: str, redirect_uris: Iterable[str]) -> Directory:
-    """The tenant as it is at the start, always with the same identifiers."""
+def seeded(secret: str, redirect_uris: Iterable[str], vault_resource: str = KEY_VAULT) -> Directory:
+    """The tenant as it is at the start, always with the same identifiers. `vault_resource`: what the vaults ask tokens for."""
     groups = {group.id: group for group in _groups()}
     return Directory(
         tenant_id=TENANT_ID,
         registration=_registration(secret, tuple(redirect_uris) or (DEFAULT_REDIRECT_URI,)),
-        resources=_resources(),
+        resources=_resources(vault_resource),
         users={user.upn: user for user in _users()},
         groups=groups,
         identities=tuple(_identity(code) for code in ("npr", "pro")),
@@ -150,11 +152,11 @@ def _registration(secret: str, redirect_uris: tuple[str, ...]) -> Registration:
     )
 
 
-def _resources() -> tuple[Resource, ...]:
+def _resources(vault_resource: str) -> tuple[Resource, ...]:
     impersonation = ("user_impersonation",)
     return (
         Resource(GRAPH, "00000003-0000-0000-c000-000000000000", "Microsoft Graph", ("User.Read", "GroupMember.Read.All")),
-        Resource(KEY_VAULT, "cfa8b339-82a2-471a-a3c9-0fc0be7a4093", "Azure Key Vault", impersonation),
+        Resource(KEY_VAULT, "cfa8b339-82a2-471a-a3c9-0fc0be7a4093", "Azure Key Vault", impersonation, (vault_resource,)),
         Resource(MANAGEMENT, "797f4846-ba00-4fd7-ba43-dac1f8f63013", "Azure Service Management", impersonation),
         Resource(f"api://{CLIENT_ID}", CLIENT_ID, "APP_MZV_INT_PRO_01", ("access",)),
     )

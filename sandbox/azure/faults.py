@@ -17,7 +17,12 @@ class FaultMistake(ValueError):
 
 @dataclass(frozen=True)
 class Faults:
-    """`consent_missing` names resources by URI, or `*`. `throttled` and `unavailable` count the requests still to be refused."""
+    """`consent_missing` names resources by URI, or `*`. `throttled` and `unavailable` count the requests still to be refused.
+
+    Those that begin with `vault_` hit Key Vault only: `vault_forbidden` (roles not in effect), `vault_closed` (no public access)
+    and `vault_firewalled` (address not allowed) name vaults; `vault_replies_lost` counts writes that are done but not answered;
+    `vault_settle_seconds` is how long a deletion or recovery takes to finish.
+    """
 
     consent_missing: tuple[str, ...] = ()
     throttled: int = 0
@@ -31,6 +36,14 @@ class Faults:
     groups_claim_missing: bool = False
     assignment_required: bool = False
     id_token_changes: Mapping[str, Any] = field(default_factory=dict)
+    vault_throttled: int = 0
+    vault_unavailable: int = 0
+    vault_replies_lost: int = 0
+    vault_slow_seconds: float = 0.0
+    vault_settle_seconds: float = 0.0
+    vault_forbidden: tuple[str, ...] = ()
+    vault_closed: tuple[str, ...] = ()
+    vault_firewalled: tuple[str, ...] = ()
 
     def lacks_consent(self, resource: str) -> bool:
         return "*" in self.consent_missing or resource in self.consent_missing
@@ -45,12 +58,12 @@ class Faults:
 
     def as_json(self) -> dict[str, Any]:
         shown = {item.name: getattr(self, item.name) for item in fields(self)}
-        return {**shown, "consent_missing": list(self.consent_missing), "id_token_changes": dict(self.id_token_changes)}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in shown.items()}
 
 
 def _value(name: str, present: Any, value: Any) -> Any:
-    if name == "consent_missing":
-        return _resources(value)
+    if isinstance(present, tuple):
+        return _names(name, value)
     if name == "id_token_changes":
         return _changes(value)
     if isinstance(present, bool):
@@ -61,16 +74,17 @@ def _value(name: str, present: Any, value: Any) -> Any:
         raise FaultMistake(f"{name}: must be a number")
     if name != "clock_offset_seconds" and value < 0:
         raise FaultMistake(f"{name}: must not be negative")
-    if name == "slow_seconds" and value > LONGEST_DELAY:
+    if name.endswith(("slow_seconds", "settle_seconds")) and value > LONGEST_DELAY:
         raise FaultMistake(f"{name}: must be at most {LONGEST_DELAY:.0f}")
     return float(value) if isinstance(present, float) else value
 
 
-def _resources(value: Any) -> tuple[str, ...]:
-    if isinstance(value, bool):
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    if isinstance(value, bool) and name == "consent_missing":
         return ("*",) if value else ()
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise FaultMistake("consent_missing: must be true, false or a list of resource URIs")
+        wanted = "true, false or a list of resource URIs" if name == "consent_missing" else "a list of names of vaults"
+        raise FaultMistake(f"{name}: must be {wanted}")
     return tuple(value)
 
 

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
-from sandbox.azure import authorize, control, discovery, grants, graph, imds
+from sandbox.azure import (
+    arm,
+    authorize,
+    control,
+    discovery,
+    grants,
+    graph,
+    imds,
+    vault_api,
+    vault_certificates,
+    vault_keys,
+    vault_secrets,
+)
 from sandbox.azure.aadsts import Aadsts
 from sandbox.azure.web import Answer, ApiRefusal, Refusal, Request, Route, json_answer
 from sandbox.azure.world import World
@@ -16,21 +29,36 @@ ROUTES: tuple[Route, ...] = (
     *discovery.ROUTES,
     *authorize.ROUTES,
     *grants.ROUTES,
+    *arm.ROUTES,
 )
+VAULT_ROUTES: tuple[Route, ...] = (*vault_secrets.ROUTES, *vault_keys.ROUTES, *vault_certificates.ROUTES)
+"""Served at `https://<vault>.vault.localhost:<port>`; the host name says which vault."""
 
 
 def answer(world: World, request: Request) -> Answer:
     """The one way in: faults that hit everything first, then the first route that fits."""
     try:
+        if vault_api.vault_name(world, request) is not None:
+            return _at_a_vault(world, request)
         if not request.path.startswith("/_control/"):
             _refuse_by_fault(world)
-        return _routed(world, request)
+        return _routed(ROUTES, world, request)
     except Refusal as refusal:
         return refusal.answer()
 
 
-def _routed(world: World, request: Request) -> Answer:
-    fitting = [(route, parts) for route in ROUTES if (parts := route.parts_of(request.path)) is not None]
+def _at_a_vault(world: World, request: Request) -> Answer:
+    """Key Vault refuses in its own words. Clients write a slash where they leave the version out."""
+    time.sleep(world.faults.vault_slow_seconds)
+    if world.count_down("throttled") or world.count_down("vault_throttled"):
+        raise vault_api.throttled(world)
+    if world.count_down("unavailable") or world.count_down("vault_unavailable"):
+        raise vault_api.VaultRefusal(503, "ServiceUnavailable", "The service is temporarily unavailable.")
+    return _routed(VAULT_ROUTES, world, replace(request, path=request.path.rstrip("/").replace("//", "/")))
+
+
+def _routed(table: tuple[Route, ...], world: World, request: Request) -> Answer:
+    fitting = [(route, parts) for route in table if (parts := route.parts_of(request.path)) is not None]
     if not fitting:
         raise ApiRefusal(404, "NotFound", f"there is nothing at {request.path}")
     for route, parts in fitting:

@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from sandbox.azure import certificates, routes
-from sandbox.azure.web import Answer, Request
+from sandbox.azure.bearer import caller_of
+from sandbox.azure.web import LOST, Answer, Request
 from sandbox.azure.world import Seen, World
 
 IDLE_SECONDS = 30.0
@@ -65,6 +66,7 @@ class _Connection(BaseHTTPRequestHandler):
     """From the wire to `routes.answer` and back."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize, disable_nagle_algorithm = -1, True  # head and body in one packet, or each answer waits 40 ms for an ACK
     server_version = "azure-sandbox"
     sys_version = ""
     server: Server
@@ -80,7 +82,8 @@ class _Connection(BaseHTTPRequestHandler):
             time.sleep(world.faults.slow_seconds)
         answer = routes.answer(world, request)
         grant = request.form().get("grant_type", "") if "form" in request.headers.get("content-type", "") else ""
-        world.seen.append(Seen(request.method, request.path, grant, answer.status))
+        host, caller = request.headers.get("host", ""), caller_of(request)
+        world.seen.append(Seen(request.method, request.path, grant, answer.status, host, caller))
         self._send(answer)
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _any
@@ -101,6 +104,9 @@ class _Connection(BaseHTTPRequestHandler):
         )
 
     def _send(self, answer: Answer) -> None:
+        if answer.status == LOST:
+            self.close_connection = True
+            return
         self.send_response(answer.status)
         for name, value in {"Content-Type": answer.content_type, "Cache-Control": "no-store", **answer.headers}.items():
             self.send_header(name, value)

@@ -12,6 +12,9 @@ from urllib.parse import parse_qsl
 if TYPE_CHECKING:
     from sandbox.azure.world import World
 
+LOST = 0
+"""The status of an answer that never arrives: the connection is closed instead."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -53,7 +56,7 @@ Handler = Callable[["World", Request], Answer]
 
 @dataclass(frozen=True)
 class Route:
-    """A method and a path such as `/{tenant}/oauth2/v2.0/token`. `plain` routes are served without TLS too."""
+    """A method and a path such as `/{tenant}/oauth2/v2.0/token`; `{scope*}` takes slashes too. `plain` routes need no TLS."""
 
     method: str
     path: str
@@ -62,10 +65,14 @@ class Route:
 
     def parts_of(self, path: str) -> Mapping[str, str] | None:
         """The named pieces when the path fits, else None."""
-        pattern = "".join(f"(?P<{piece[1:-1]}>[^/]+)" if piece[:1] == "{" else re.escape(piece)
-                          for piece in re.split(r"(\{\w+\})", self.path))  # fmt: skip
-        found = re.fullmatch(pattern, path)
+        found = re.fullmatch("".join(_pattern(piece) for piece in re.split(r"(\{\w+\*?\})", self.path)), path)
         return found.groupdict() if found else None
+
+
+def _pattern(piece: str) -> str:
+    if piece[:1] != "{":
+        return re.escape(piece)
+    return f"(?P<{piece[1:-2]}>.+)" if piece.endswith("*}") else f"(?P<{piece[1:-1]}>[^/]+)"
 
 
 class Refusal(Exception):

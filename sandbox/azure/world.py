@@ -13,7 +13,9 @@ from pathlib import Path
 from sandbox.azure.certificates import write_private
 from sandbox.azure.directory import Directory, User, seeded
 from sandbox.azure.faults import Faults
+from sandbox.azure.seeds import seeded_access
 from sandbox.azure.tokens import SigningKeys
+from sandbox.azure.vaults import Vaults
 
 CODE_SECONDS = 600
 REFRESH_SECONDS = 24 * 3600
@@ -36,12 +38,14 @@ class Grant:
 
 @dataclass(frozen=True)
 class Seen:
-    """One request as the log keeps it: no field, token or secret of it."""
+    """One request as the log keeps it: no field, token or secret of it. `caller` is the object id of its bearer token."""
 
     method: str
     path: str
     grant: str
     status: int
+    host: str = ""
+    caller: str = ""
 
 
 class World:
@@ -53,13 +57,20 @@ class World:
         self.keys = SigningKeys(folder / "signing-key.pem")
         self.cluster_keys = SigningKeys(folder / "cluster-key.pem")
         self._secret, self._redirect_uris = _client_secret(folder / "client-secret"), tuple(redirect_uris)
-        self.seen: deque[Seen] = deque(maxlen=500)
-        self.reset()
+        self.seen: deque[Seen] = deque(maxlen=5000)
+        self.vaults = Vaults(folder / "vault-journal.jsonl")
+        self._start()
 
     def reset(self) -> None:
-        """Back to the seeded directory, without faults and without any grant. Keys and the secret stay."""
+        """Back to the seeded directory and empty vaults, without faults and without any grant. Keys and the secret stay."""
         with self.lock:
-            self.directory: Directory = seeded(self._secret, self._redirect_uris)
+            self.vaults.reset()
+            self._start()
+
+    def _start(self) -> None:
+        with self.lock:
+            self.directory: Directory = seeded(self._secret, self._redirect_uris, self.vault_resource)
+            self.access = seeded_access(self.directory, self.vaults)
             self.faults = Faults()
             self.codes: dict[str, Grant] = {}
             self.refresh_tokens: dict[str, Grant] = {}
@@ -68,6 +79,16 @@ class World:
     def now(self) -> float:
         """Seconds since 1970 by the sandbox's clock, which may be told to go wrong."""
         return time.time() + self.faults.clock_offset_seconds
+
+    @property
+    def vault_domain(self) -> str:
+        """What follows a vault's name in its address, port included."""
+        return f"vault.{self.base_url.removeprefix('https://')}"
+
+    @property
+    def vault_resource(self) -> str:
+        """What the vaults ask tokens for. As in every Azure cloud their addresses end in it, so clients can check that."""
+        return f"https://{self.vault_domain}"
 
     @property
     def issuer(self) -> str:
@@ -99,7 +120,7 @@ class World:
             return grant
 
     def count_down(self, name: str) -> bool:
-        """Whether the counted fault `throttled` or `unavailable` hits this request; then it has one less to hit."""
+        """Whether a counted fault hits this request; then it has one less to hit."""
         with self.lock:
             left: int = getattr(self.faults, name)
             if left:

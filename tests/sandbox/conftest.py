@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import msal
 import pytest
 import requests
+from azure.core.credentials import AccessToken
 
 from sandbox.azure.directory import CLIENT_ID, DEFAULT_REDIRECT_URI, TENANT_ID
 from sandbox.azure.server import Sandbox
@@ -49,3 +53,57 @@ def session(sandbox: Sandbox) -> requests.Session:
     made.verify = str(sandbox.ca_file)
     made.trust_env = False
     return made
+
+
+@pytest.fixture
+def local_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names below `localhost` mean this machine (RFC 6761), also on systems whose resolver does not know that."""
+    original = socket.getaddrinfo
+
+    def resolve(host: Any, *arguments: Any, **more: Any) -> Any:
+        inside = isinstance(host, str) and host.lower().endswith(".localhost")
+        return original("127.0.0.1" if inside else host, *arguments, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+
+class Token:
+    """A credential of the Azure SDKs' own shape: a function that gets a token for a scope."""
+
+    def __init__(self, acquire: Callable[[str], dict[str, Any]]) -> None:
+        self._acquire = acquire
+
+    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
+        result = self._acquire(scopes[0])
+        return AccessToken(result["access_token"], int(time.time()) + int(result["expires_in"]))
+
+
+@pytest.fixture
+def as_identity(sandbox: Sandbox) -> Callable[[str], Token]:
+    """The credential of a managed identity on its own machine: `as_identity("npr")`."""
+
+    def make(code: str) -> Token:
+        url = f"{sandbox.plain_url}/hosts/{code}/metadata/identity/oauth2/token"
+
+        def acquire(scope: str) -> dict[str, Any]:
+            query = {"api-version": "2018-02-01", "resource": scope.removesuffix("/.default")}
+            return httpx.get(url, params=query, headers={"Metadata": "true"}).json()
+
+        return Token(acquire)
+
+    return make
+
+
+@pytest.fixture
+def as_user(application: Callable[..., Any], signed_in: Callable[..., Any]) -> Callable[[str], Token]:
+    """The credential of a user on whose behalf the product acts."""
+
+    def make(user: str) -> Token:
+        mine = signed_in(user)["access_token"]
+        return Token(lambda scope: application().acquire_token_on_behalf_of(mine, [scope]))
+
+    return make
+
+
+def vault_url(sandbox: Sandbox, name: str) -> str:
+    return f"https://{name}.{sandbox.world.vault_domain}"
