@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
+from functools import cached_property
 
 
 class Direction(StrEnum):
@@ -69,7 +70,11 @@ class Rule:
         return self.direction is not Direction.PUSH
 
     def has_adopted(self, name: str) -> bool:
-        return name.lower() in {adopted.lower() for adopted in self.adopted}
+        return name.lower() in self._adopted_folded
+
+    @cached_property
+    def _adopted_folded(self) -> frozenset[str]:
+        return frozenset(name.lower() for name in self.adopted)
 
     def owned_by_other(self, owner: str | None) -> bool:
         return owner not in (None, self.id)

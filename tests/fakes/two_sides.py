@@ -169,8 +169,9 @@ class TwoSides:
 
     def _base(self, rule: Rule) -> Base:
         known = self.bases.get(rule.id)
-        fresh = known is None or not known.speaks_of(rule)
-        return Base.empty(rule) if fresh else replace(known, direction=rule.direction)
+        if known is None or not known.speaks_of(rule):
+            return Base.empty(rule)
+        return replace(known, direction=rule.direction)
 
     def _do(self, action: Action, rule: Rule) -> None:
         key, name = action.key, action.name
