@@ -170,7 +170,7 @@ def _blocked(kind: ActionKind, pair: Pair, rule: Rule) -> Reason | None:
     made_by_rule = pair.theirs is not None and pair.theirs.owner == rule.id
     if kind in DELETES and pair.base is None:
         return Reason.NOT_KNOWN
-    if kind is ActionKind.DELETE_THERE and not made_by_rule:
+    if kind is ActionKind.DELETE_THERE and not made_by_rule and not rule.has_adopted(pair.name):
         return Reason.NOT_OWNED
     if kind in WRITES_HERE:
         if pair.ours is not None and rule.owned_by_other(pair.ours.owner):

@@ -40,8 +40,8 @@ class Action:
     @property
     def fingerprint(self) -> str:
         """The same step against the same world has the same fingerprint; the reason does not count."""
-        facts = {name: value for name, value in asdict(self).items() if name != "reason"}
-        return _digest(facts)
+        what = [self.kind, self.key, self.name, self.digest, self.to_version]
+        return _digest([*what, self.our_version, self.our_deleted, self.their_version, self.their_deleted])
 
     @property
     def order(self) -> tuple[int, str]:

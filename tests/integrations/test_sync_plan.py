@@ -322,9 +322,7 @@ class TestOwnership:
         sides = settled(BOTH, there={"A": "1", "B": "1"})
         sides.project.delete("A")
         assert reasons(sides.run(BOTH)) == {"A": Reason.NOT_OWNED}
-        adopting = replace(BOTH, adopted=frozenset({"A"}))
-        sides.run(adopting)
-        assert steps(sides.run(adopting)) == [("delete_there", "A")]
+        assert steps(sides.run(replace(BOTH, adopted=frozenset({"A"})))) == [("delete_there", "A")]
 
     def test_a_secret_here_that_another_rule_wrote_is_not_written(self):
         sides = TwoSides()
