@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cli.stack.layout import ROOT
 from integrations.azure_names import RULES, NameProblem, ResourceType, problems_of
 from integrations.naming import Values, check_name, collisions, name_for, parse_name, preview
 from integrations.naming_patterns import (
@@ -26,6 +27,7 @@ from integrations.naming_patterns import (
 SEED = Values("crd", "pro", "int", "mzv", "gwc")
 DEV = replace(SEED, environment="dev")
 DEFAULT = Template.default()
+PAGE = ROOT / "docs" / "operations" / "naming.md"
 PLACES = {Part.ZONE: ("int", "dmz"), Part.REGION: ("gwc", "we")}
 
 
@@ -65,6 +67,15 @@ def test_the_examples_of_the_convention_come_out_to_the_letter(resource, pattern
 )
 def test_a_non_production_name_has_npr_before_its_environment(resource, name):
     assert name_for(DEFAULT, resource, DEV).name == name
+
+
+def test_the_page_for_operators_shows_what_the_code_makes():
+    shown = re.findall(r"^\| `(\w+)` \| `(\S+)` \| `(\S+)` \| `(\S+)` \|$", PAGE.read_text(), re.MULTILINE)
+    made = [
+        (kind.value, DEFAULT_PATTERNS[kind], name_for(DEFAULT, kind, SEED).name, name_for(DEFAULT, kind, DEV).name)
+        for kind in ResourceType
+    ]
+    assert shown == made
 
 
 @pytest.mark.parametrize("environment", PRODUCTION)
