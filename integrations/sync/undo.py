@@ -1,0 +1,98 @@
+"""Taking back what a run did, as a plan of its own: confirmed by its digest, and only where nothing changed since. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from integrations.sync.facts import Ours, Remembered, Rule, Theirs
+from integrations.sync.plan import Action, Note, Plan, action_on
+from integrations.sync.words import ActionKind, Reason, Verdict
+
+A = ActionKind
+
+
+@dataclass(frozen=True)
+class Applied:
+    """One step of a run's history: what it was, the versions it left behind, and what the rule remembered before it."""
+
+    action: Action
+    our_version: int | None
+    their_version: str | None
+    remembered: Remembered | None = None
+
+
+REVERSED: Mapping[ActionKind, ActionKind] = {
+    A.CLAIM_THERE: A.RELEASE_THERE,
+    A.CREATE_THERE: A.DELETE_THERE,
+    A.RECOVER_THERE: A.DELETE_THERE,
+    A.UPDATE_THERE: A.ROLLBACK_THERE,
+    A.DELETE_THERE: A.RECOVER_THERE,
+    A.CREATE_HERE: A.DELETE_HERE,
+    A.RESTORE_HERE: A.DELETE_HERE,
+    A.UPDATE_HERE: A.ROLLBACK_HERE,
+    A.DELETE_HERE: A.ROLLBACK_HERE,
+}
+
+
+def undo(
+    rule: Rule, history: Iterable[Applied], ours: Iterable[Ours], theirs: Iterable[Theirs], confirmed: str | None = None
+) -> Plan:
+    """The plan that takes a run back, newest step first. The rule must be paused before, or its next run does it all again."""
+    here = {secret.key: secret for secret in ours}
+    there = {secret.name.lower(): secret for secret in theirs}
+    actions, notes = list[Action](), list[Note]()
+    for step in reversed(list(history)):
+        found = _reversed(step, here.get(step.action.key), there.get(step.action.name.lower()), rule)
+        if isinstance(found, Action):
+            actions.append(found)
+        else:
+            notes.append(Note(step.action.key, step.action.name, found))
+    digest = _digest(rule, actions)
+    verdict = Verdict.READY if confirmed == digest else Verdict.NEEDS_CONFIRMATION
+    if confirmed not in (None, digest):
+        verdict = Verdict.CONFIRMATION_STALE
+    return Plan(verdict, tuple(actions), tuple(notes), digest)
+
+
+def _reversed(step: Applied, ours: Ours | None, theirs: Theirs | None, rule: Rule) -> Action | Reason:
+    kind = REVERSED[step.action.kind]
+    refused = _refused_here(step, ours, rule) if kind in (A.DELETE_HERE, A.ROLLBACK_HERE) else _refused_there(step, theirs, rule)
+    if refused is not None:
+        return refused
+    key, name, digest = step.action.key, step.action.name, _digest_after(kind, step)
+    return action_on(kind, Reason.UNDONE, key, name, digest, ours, theirs, _to_version(kind, step))
+
+
+def _refused_here(step: Applied, ours: Ours | None, rule: Rule) -> Reason | None:
+    if ours is None or ours.version != step.our_version or ours.deleted is not (step.action.kind is A.DELETE_HERE):
+        return Reason.CHANGED_SINCE
+    return Reason.KEY_OWNED_BY_OTHER if rule.owned_by_other(ours.owner) else None
+
+
+def _refused_there(step: Applied, theirs: Theirs | None, rule: Rule) -> Reason | None:
+    if theirs is None:
+        return Reason.GONE_FOR_GOOD
+    if rule.owned_by_other(theirs.owner):
+        return Reason.OWNED_BY_OTHER
+    if theirs.version != step.their_version or theirs.deleted is not (step.action.kind is A.DELETE_THERE):
+        return Reason.CHANGED_SINCE
+    return None
+
+
+def _digest_after(kind: ActionKind, step: Applied) -> str:
+    """After a recovery the value is the one the rule remembered, so it needs not be set again."""
+    return step.remembered.digest if kind is A.RECOVER_THERE and step.remembered else ""
+
+
+def _to_version(kind: ActionKind, step: Applied) -> str:
+    if kind is A.ROLLBACK_THERE:
+        return step.action.their_version or ""
+    return str(step.action.our_version) if kind is A.ROLLBACK_HERE else ""
+
+
+def _digest(rule: Rule, actions: Iterable[Action]) -> str:
+    facts = ["undo", rule.id, rule.target, *(action.fingerprint for action in actions)]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
