@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from django.db import transaction
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
@@ -47,9 +47,14 @@ class Reconciliation(RuleBasedStateMachine):
         self.model.secrets = {key: Modelled(1, "first") for key in KEYS}
         self.known = dict.fromkeys(KEYS, 1)
 
-    @rule(key=st.sampled_from(KEYS))
-    def enqueue(self, key: str) -> None:
-        """The active gateway accepts a write on the version it knows, or on its own open write before."""
+    @rule(key=st.sampled_from(KEYS), number=st.integers(1, 3))
+    def enqueue(self, key: str, number: int) -> None:
+        """The active gateway accepts writes one after the other, so that chains are long enough to be torn apart."""
+        for _ in range(number):
+            self._accept(key)
+
+    def _accept(self, key: str) -> None:
+        """A write on the version the gateway knows, or on its own open write before."""
         gateway = self.gateways[self.model.active]
         gateway.epoch = self.model.epoch
         self.count += 1
@@ -162,5 +167,8 @@ class Reconciliation(RuleBasedStateMachine):
 def test_the_inbox_does_what_the_model_says(npr: Any, examples: int) -> None:
     desk = Desk(*npr)
     checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
-    chosen = settings(max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=checks, database=None)
+    chosen = settings(
+        max_examples=examples, stateful_step_count=50, deadline=None, suppress_health_check=checks, database=None,
+        phases=[Phase.generate] if examples < 100 else [Phase.generate, Phase.shrink],  # a found fault is told at once
+    )  # fmt: skip
     run_state_machine_as_test(lambda: Reconciliation(desk), settings=chosen)

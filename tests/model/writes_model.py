@@ -44,9 +44,9 @@ class Model:
         self.writes[write.id] = write
 
     def take(self, identifier: str) -> None:
-        """It arrives, perhaps again. One of the past is set aside at once."""
+        """It arrives, perhaps again. One of the past is set aside at once, also when it was waiting here already."""
         write = self.writes[identifier]
-        if write.outcome == "unsent":
+        if write.outcome in OPEN:
             write.outcome = "received" if self._present(write) else "quarantined"
 
     def settle_all(self) -> None:
