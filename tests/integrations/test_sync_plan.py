@@ -324,6 +324,14 @@ class TestOwnership:
         assert reasons(sides.run(BOTH)) == {"A": Reason.NOT_OWNED}
         assert steps(sides.run(replace(BOTH, adopted=frozenset({"A"})))) == [("delete_there", "A")]
 
+    @pytest.mark.parametrize("adopted", [frozenset(), frozenset({"A"})])
+    def test_a_tombstone_deletes_nothing_there_once_the_memory_is_lost(self, adopted):
+        sides = settled(BOTH, here={"A": "1"})
+        sides.bases.clear()
+        sides.project.delete("A")
+        made = sides.run(replace(BOTH, strategy=Strategy.MAZEVAULT_WINS, adopted=adopted))
+        assert (made.proposed, reasons(made)) == ((), {"A": Reason.NOT_KNOWN})
+
     def test_a_secret_here_that_another_rule_wrote_is_not_written(self):
         sides = TwoSides()
         sides.project.put("A", "theirs", owner="rule-other")
