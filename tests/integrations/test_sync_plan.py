@@ -554,6 +554,15 @@ class TestUndo:
         assert {note.name: note.reason for note in shown.notes} == {"UP": Reason.CHANGED_SINCE, "DOWN": Reason.CHANGED_SINCE}
         assert self.undone(sides, "another digest").verdict is Verdict.CONFIRMATION_STALE
 
+    def test_takes_the_tag_off_an_adopted_name_whose_value_it_also_brings_back(self, sides):
+        sides.project.put("A", "mine")
+        sides.vault.put("A", "somebody's")
+        rule = replace(BOTH, strategy=Strategy.EXTERNAL_WINS, adopted=frozenset({"A"}))
+        assert steps(sides.run(rule)) == [("claim_there", "A"), ("update_here", "A")]
+        for action in self.undone(sides).proposed:
+            sides.step(action, BOTH)
+        assert (sides.project.living(), sides.vault.secrets["a"].owner) == ({"A": "mine"}, None)
+
     def test_says_what_cannot_be_recovered(self):
         sides, _, _ = self.busy()
         sides.vault.purge("DEL")
