@@ -50,6 +50,7 @@ def undo(
             actions.append(found)
         else:
             notes.append(Note(step.action.key, step.action.name, found))
+    actions.sort(key=lambda action: action.kind is not A.RELEASE_THERE)  # a tag comes off before a later step makes a new version
     digest = _digest(rule, actions)
     verdict = Verdict.READY if confirmed == digest else Verdict.NEEDS_CONFIRMATION
     if confirmed not in (None, digest):

@@ -7,7 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cli.stack.layout import ROOT
@@ -309,6 +309,7 @@ any_values = st.builds(
 
 
 @given(any_values, st.sampled_from(list(ResourceType)))
+@settings(deadline=None)
 def test_a_name_without_problems_is_one_that_azure_accepts(values, resource):
     named = name_for(DEFAULT, resource, values)
     rule = RULES[resource]
@@ -319,6 +320,7 @@ def test_a_name_without_problems_is_one_that_azure_accepts(values, resource):
 
 
 @given(any_values, st.sampled_from(list(ResourceType)))
+@settings(deadline=None)
 def test_the_true_reading_is_always_among_the_readings(values, resource):
     named = name_for(DEFAULT, resource, values)
     used = {Part.COMPANY, Part.REGION} if resource is ResourceType.ENTERPRISE_APP else set()
@@ -332,6 +334,7 @@ def test_the_true_reading_is_always_among_the_readings(values, resource):
 
 
 @given(st.text(max_size=60))
+@settings(deadline=None)
 def test_no_pattern_text_breaks_the_reader(text):
     try:
         template = parse_template(json.dumps({"aks": text}))

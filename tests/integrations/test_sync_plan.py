@@ -324,6 +324,14 @@ class TestOwnership:
         assert reasons(sides.run(BOTH)) == {"A": Reason.NOT_OWNED}
         assert steps(sides.run(replace(BOTH, adopted=frozenset({"A"})))) == [("delete_there", "A")]
 
+    @pytest.mark.parametrize("adopted", [frozenset(), frozenset({"A"})])
+    def test_a_tombstone_deletes_nothing_there_once_the_memory_is_lost(self, adopted):
+        sides = settled(BOTH, here={"A": "1"})
+        sides.bases.clear()
+        sides.project.delete("A")
+        made = sides.run(replace(BOTH, strategy=Strategy.MAZEVAULT_WINS, adopted=adopted))
+        assert (made.proposed, reasons(made)) == ((), {"A": Reason.NOT_KNOWN})
+
     def test_a_secret_here_that_another_rule_wrote_is_not_written(self):
         sides = TwoSides()
         sides.project.put("A", "theirs", owner="rule-other")
@@ -545,6 +553,15 @@ class TestUndo:
         shown = self.undone(sides)
         assert {note.name: note.reason for note in shown.notes} == {"UP": Reason.CHANGED_SINCE, "DOWN": Reason.CHANGED_SINCE}
         assert self.undone(sides, "another digest").verdict is Verdict.CONFIRMATION_STALE
+
+    def test_takes_the_tag_off_an_adopted_name_whose_value_it_also_brings_back(self, sides):
+        sides.project.put("A", "mine")
+        sides.vault.put("A", "somebody's")
+        rule = replace(BOTH, strategy=Strategy.EXTERNAL_WINS, adopted=frozenset({"A"}))
+        assert steps(sides.run(rule)) == [("claim_there", "A"), ("update_here", "A")]
+        for action in self.undone(sides).proposed:
+            sides.step(action, BOTH)
+        assert (sides.project.living(), sides.vault.secrets["a"].owner) == ({"A": "mine"}, None)
 
     def test_says_what_cannot_be_recovered(self):
         sides, _, _ = self.busy()

@@ -22,6 +22,7 @@ KEYS = ("A", "B_1", "C")
 VALUES = ("red", "green", "blue")
 NAMES = ("A", "B-1", "C", "app-A", "app-B-1", "app-C")
 ROOMY = DeletionBudget(1000, 100)
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 rules = st.builds(
     Rule, id=st.just("rule-a"), target=st.just("kv"), direction=st.sampled_from(Direction), mode=st.sampled_from(Mode),
@@ -72,7 +73,7 @@ def edit(sides: TwoSides, verb: str, key: str, value: str, prefix: str = "") -> 
         here.owner = "rule-other"
 
 
-def after(first, rule, second) -> TwoSides:
+def after(first, rule, second):
     """A world in the middle of its life: edits, a run, more edits."""
     sides = TwoSides()
     prefix = "app-" if rule.transform else ""
@@ -86,6 +87,7 @@ def after(first, rule, second) -> TwoSides:
 
 
 @given(edits, rules, edits)
+@CALM
 def test_nothing_is_deleted_that_the_rule_did_not_know(first, rule, second):
     sides = after(first, rule, second)
     known = {item.name.lower() for item in memory(sides.world(rule)).items}
@@ -93,6 +95,7 @@ def test_nothing_is_deleted_that_the_rule_did_not_know(first, rule, second):
 
 
 @given(edits, rules, edits)
+@CALM
 def test_nothing_is_deleted_without_a_tombstone_on_the_other_side(first, rule, second):
     sides = after(first, rule, second)
     for action in sides.plan(rule).proposed:
@@ -101,6 +104,7 @@ def test_nothing_is_deleted_without_a_tombstone_on_the_other_side(first, rule, s
 
 
 @given(edits, rules, edits)
+@CALM
 def test_nothing_that_another_rule_owns_is_touched(first, rule, second):
     sides = after(first, rule, second)
     for action in sides.plan(rule).proposed:
@@ -110,6 +114,7 @@ def test_nothing_that_another_rule_owns_is_touched(first, rule, second):
 
 
 @given(edits, rules, edits)
+@CALM
 def test_only_the_sides_of_the_direction_are_written(first, rule, second):
     kinds = {action.kind for action in after(first, rule, second).plan(rule).proposed}
     assert rule.writes_here or not kinds & WRITES_HERE
@@ -117,6 +122,7 @@ def test_only_the_sides_of_the_direction_are_written(first, rule, second):
 
 
 @given(edits, rules, edits)
+@CALM
 def test_after_a_run_there_is_nothing_left_to_do(first, rule, second):
     sides = after(first, rule, second)
     assert sides.run(rule).verdict is Verdict.READY
@@ -125,6 +131,7 @@ def test_after_a_run_there_is_nothing_left_to_do(first, rule, second):
 
 
 @given(edits, rules, edits, st.booleans(), st.data())
+@CALM
 def test_a_run_that_was_interrupted_anywhere_goes_on_with_exactly_the_rest(first, rule, second, is_first_run, data):
     sides = after(first, rule, second)
     if is_first_run:
@@ -143,6 +150,7 @@ def test_a_run_that_was_interrupted_anywhere_goes_on_with_exactly_the_rest(first
 
 
 @given(edits, rules, edits, st.integers(0, 6))
+@CALM
 def test_a_crash_between_a_step_and_its_memory_writes_nothing_twice(first, rule, second, steps):
     sides = after(first, rule, second)
     before = sides.bases[rule.id]
@@ -155,6 +163,7 @@ def test_a_crash_between_a_step_and_its_memory_writes_nothing_twice(first, rule,
 
 
 @given(edits, rules, edits, st.randoms())
+@CALM
 def test_the_order_of_the_facts_does_not_matter(first, rule, second, random):
     sides = after(first, rule, second)
     world = sides.world(rule)
@@ -168,6 +177,7 @@ def test_the_order_of_the_facts_does_not_matter(first, rule, second, random):
 
 
 @given(edits, rules, edits, st.integers(0, 5), st.integers(0, 100), st.integers(0, 5), st.integers(0, 100))
+@CALM
 def test_a_larger_budget_never_refuses_what_a_smaller_one_allows(first, rule, second, count, percent, more, more_percent):
     sides = after(first, rule, second)
     small, large = DeletionBudget(count, percent), DeletionBudget(count + more, percent + more_percent)
@@ -178,6 +188,7 @@ def test_a_larger_budget_never_refuses_what_a_smaller_one_allows(first, rule, se
 
 
 @given(edits, rules, edits)
+@CALM
 def test_no_value_that_a_person_set_leaves_the_vault(first, rule, second):
     """Every version stays: a run adds versions and soft-deletes, it never purges."""
     sides = after(first, rule, second)
@@ -188,6 +199,7 @@ def test_no_value_that_a_person_set_leaves_the_vault(first, rule, second):
 
 
 @given(edits, rules, edits)
+@CALM
 def test_undoing_a_run_brings_both_sides_back(first, rule, second):
     sides = after(first, rule, second)
     sides.history.clear()
@@ -208,7 +220,7 @@ turns = st.lists(
 
 
 @given(turns, st.lists(rules, min_size=2, max_size=2))
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@CALM
 def test_two_rules_with_one_vault_never_undo_each_other(course, both):
     """Two projects, two rules, one vault. What a rule wrote there stays until its own rule changes it."""
     first, second = (
@@ -234,7 +246,7 @@ def test_two_rules_with_one_vault_never_undo_each_other(course, both):
 
 
 @given(turns, st.lists(rules, min_size=2, max_size=2))
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@CALM
 def test_two_rules_with_one_project_come_to_rest(course, both):
     """One project, two vaults, rules of any kind: once the edits end, a few runs bring all of them to rest."""
     first, second = (replace(rule, id=f"rule-{number}", target=f"kv-{number}", transform="") for number, rule in enumerate(both))
@@ -273,6 +285,7 @@ def test_a_key_that_has_a_name_is_found_by_it(key, template):
 
 
 @given(st.text(max_size=30), st.text(max_size=10))
+@CALM
 def test_no_template_breaks_the_reader(template, environment):
     try:
         transform = parse_transform(template, environment)
@@ -283,6 +296,7 @@ def test_no_template_breaks_the_reader(template, environment):
 
 
 @given(st.lists(st.text("aAbB_-.", min_size=1, max_size=4), unique=True, max_size=8))
+@CALM
 def test_keys_that_fight_for_a_name_are_always_found(keys):
     names = [key.replace("_", "-").replace(".", "-").lower() for key in keys]
     sides = TwoSides()
@@ -296,18 +310,18 @@ def test_keys_that_fight_for_a_name_are_always_found(keys):
 def test_ten_thousand_secrets_are_planned_in_seconds(direction):
     ours = tuple(Ours(f"KEY_{number}", 1, f"d{number}") for number in range(10_000))
     theirs = tuple(Theirs(f"KEY-{number}", "v1", f"d{number + 1}") for number in range(5_000, 15_000))
-    began = time.monotonic()
+    began = time.process_time()
     made = plan(World(Rule("rule-a", "kv", direction, adopted=frozenset(f"KEY-{n}" for n in range(10_000))), ours, theirs))
     assert made.proposed
-    assert time.monotonic() - began < 10
+    assert time.process_time() - began < 10
 
 
 def test_the_generated_worlds_are_not_empty():
     """A check of the checks: the strategies above do reach deletions, recoveries, conflicts and refusals."""
-    seen: set[str] = set()
+    seen = set()
 
     @given(edits, rules, edits)
-    @settings(max_examples=600, database=None, derandomize=True)
+    @settings(CALM, max_examples=600, database=None, derandomize=True)
     def look(first, rule, second):
         made = after(first, rule, second).plan(rule)
         seen.update(made.counts())
