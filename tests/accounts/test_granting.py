@@ -122,6 +122,19 @@ class TestGrants:
         assert caller.post(path, {**wish, "expires_at": rfc3339(end + timedelta(minutes=1))})[0] == 403
         assert caller.post(path, {**wish, "expires_at": rfc3339(end - timedelta(minutes=1))})[0] == 201
 
+    @pytest.mark.parametrize(
+        "moment", ["9999-12-31T23:59:59-01:00", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "9001-01-01T00:00:00Z",
+                   "1999-12-31T23:59:59Z", "2000-01-01T00:00:00+01:00"],
+    )  # fmt: skip
+    def test_a_moment_nobody_could_read_again_is_refused(self, admin: Person, clerk: User, moment: str) -> None:
+        status, answer = admin.post(f"rbac/users/{clerk.id}/roles", {"role_id": role_id("viewer"), "expires_at": moment})
+        assert (status, answer["error"].split(":")[0]) == (400, "expires_at"), answer
+        assert admin.get(f"rbac/users/{clerk.id}/roles")[0] == 200
+
+    def test_a_far_moment_that_can_be_read_is_taken(self, admin: Person, clerk: User) -> None:
+        wish = {"role_id": role_id("viewer"), "expires_at": "9000-12-31T23:59:59Z"}
+        assert admin.post(f"rbac/users/{clerk.id}/roles", wish)[1]["expires_at"].startswith("9000-12-31")
+
     def test_an_expired_grant_gives_nothing(self, bank: dict[str, Any], signed_in: Callable[[User], Person]) -> None:
         guest = somebody("guest@example.com")
         grant(guest, "admin", organization_id=bank["id"], expires_at=now() - timedelta(seconds=1))

@@ -122,8 +122,8 @@ class TestRefuses:
 
     @pytest.mark.parametrize(
         "raw",
-        [b'{"' + b'\\"' * (LARGEST_BODY // 2 - 8), b'"' * (LARGEST_BODY - 1), b'"\\' * (LARGEST_BODY // 2), b'{"' + b"\\" * LARGEST_BODY,
-         b'{"a":"' + b"x" * LARGEST_BODY],
+        [b'{"' + b'\\"' * (LARGEST_BODY // 2 - 8), b'"' * (LARGEST_BODY - 1), b'"\\' * (LARGEST_BODY // 2),
+         b'{"' + b"\\" * LARGEST_BODY, b'{"a":"' + b"x" * LARGEST_BODY],
         ids=["escaped quotes without an end", "quotes", "escapes", "backslashes", "a string without an end"],
     )  # fmt: skip
     def test_a_mebibyte_of_strings_that_do_not_end_without_stalling(self, raw: bytes) -> None:
