@@ -88,6 +88,25 @@ class TestTokens:
         assert limited.post("users/tokens", {"name": "u", "scopes": ["secrets:read"]})[0] == 400
         assert limited.post("users/tokens", {"name": "u", "scopes": ["projects:read"]})[0] == 201
 
+    def test_a_token_made_with_a_token_ends_with_it(self, admin: Person) -> None:
+        parent = admin.post("users/tokens", {"name": "parent", "duration": "1h"})[1]
+        child = Person(parent["token"]).post("users/tokens", {"name": "child", "duration": "8000h"})[1]
+        assert child["expires_at"] == parent["expires_at"]
+        grandchild = Person(child["token"]).post("users/tokens", {"name": "grandchild"})[1]
+        other = admin.post("users/tokens", {"name": "other"})[1]
+        assert admin.delete(f"users/tokens/{parent['id']}")[0] == 204
+        found = [Person(row["token"]).get("organizations")[0] for row in (parent, child, grandchild, other)]
+        assert found == [401, 401, 401, 200]
+
+    def test_a_limited_token_ends_itself_only(self, admin: Person) -> None:
+        limited = admin.post("users/tokens", {"name": "limited", "scopes": ["secrets:read"]})[1]
+        other = admin.post("users/tokens", {"name": "other"})[1]
+        caller = Person(limited["token"])
+        assert caller.delete(f"users/tokens/{other['id']}")[0] == 403
+        assert Person(other["token"]).get("organizations")[0] == 200
+        assert caller.delete(f"users/tokens/{limited['id']}")[0] == 204
+        assert caller.get("organizations")[0] == 401
+
     def test_an_empty_list_of_scopes_is_no_permission_at_all(self, admin: Person) -> None:
         token = Person(admin.post("users/tokens", {"name": "t", "scopes": []})[1]["token"])
         assert token.get("projects")[0] == 403 and token.get("auth/me/permissions")[1]["permissions"] == []
@@ -174,6 +193,19 @@ class TestPasswords:
 
 
 class TestSessions:
+    def test_an_account_of_entra_has_none_here(self, ada: User, admin: Person) -> None:
+        """Whatever hash its row still holds: Entra's own conditions would be passed by."""
+        session = Person(sign_in()[1]["token"])
+        User.objects.filter(pk=ada.pk).update(sso_provider="entra")
+        status, answer = admin.post(f"rbac/users/{ada.id}/reset")
+        assert (status, answer["code"]) == (409, "SSO_ACCOUNT")
+        status, answer = sign_in()
+        assert (status, answer["error"]) == (401, "the email address or the password is wrong")
+        wish = {"current_password": PASSWORD, "new_password": "eleven brass kettles hum"}
+        assert session.post("auth/password", wish)[0] == 400
+        status, answer = session.post("auth/refresh")
+        assert (status, answer["code"]) == (403, "SSO_SIGN_IN_NEEDED")
+
     def test_sessions_are_listed_and_ended_one_by_one(self, ada: User, admin: Person) -> None:
         one, two = (Person(sign_in()[1]["token"]) for _ in range(2))
         rows = one.get("auth/sessions")[1]
