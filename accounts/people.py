@@ -48,14 +48,16 @@ def create(wish: Mapping[str, Any], by: By) -> User:
 
 
 def set_active(identifier: uuid.UUID, active: bool, by: By, now: datetime) -> User:
-    """Disable an account, which ends its sessions and tokens, or enable it again."""
+    """Disable an account, which ends its sessions and tokens, or enable it again. What Entra decided before counts no more:
+    an account that an administrator disabled is not enabled by signing in."""
     with transaction.atomic():
         user = _managed(identifier, by, now)
-        if user.is_active != active:
-            User.objects.filter(id=user.id).update(is_active=active)
-            user.is_active = active
-            if not active:
-                sessions.end_all(user, now)
+        decided = user.is_active == active and not user.disabled_by_sso
+        if not active:
+            sessions.end_all(user, now)
+        if not decided:
+            user.is_active, user.disabled_by_sso = active, False
+            user.save(update_fields=["is_active", "disabled_by_sso"])
             _record(by, "user.enabled" if active else "user.disabled", user)
     return user
 
@@ -77,6 +79,8 @@ def reset_password(identifier: uuid.UUID, by: By, now: datetime) -> tuple[User, 
     password = secrets.token_urlsafe(18)
     with transaction.atomic():
         user = _managed(identifier, by, now)
+        if user.sso_provider:
+            raise Conflict("this account signs in at Entra and has no password here; reset it there", code="SSO_ACCOUNT")
         user.set_password(password)
         user.must_change_password = True
         user.save(update_fields=["password", "must_change_password"])
@@ -97,7 +101,7 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
 def change_password(session: Session, current: str, new: str, *, address: str, now: datetime) -> None:
     """Change one's own password. The other sessions of the account end. A wrong current one counts as a failed sign-in."""
     user = session.user
-    if user is None or not user.has_usable_password():
+    if user is None or user.sso_provider or not user.has_usable_password():
         raise ValidationFailed("current_password: this account has no password here; it signs in elsewhere")
     account = user.email.lower()
     lockout.refuse_when_locked(account, address, now)

@@ -17,7 +17,7 @@ from accounts import changes, lockout, passwords, rates
 from accounts.access import PrincipalKind
 from accounts.models import ApiToken, EntraSession, ServiceIdentity, Session, User
 from common import audit
-from common.errors import AuthenticationExpired, AuthenticationInvalid, NotFound, ValidationFailed
+from common.errors import AuthenticationExpired, AuthenticationInvalid, NotFound, PermissionRefused, ValidationFailed
 
 PREFIX = "mzv_"
 SEEN_EVERY = timedelta(minutes=5)
@@ -40,7 +40,7 @@ def sign_in(email: str, password: str, *, address: str, now: datetime) -> Signed
     rates.count_sign_in(account, address, now)
     lockout.refuse_when_locked(account, address, now)
     user = User.objects.by_email(account)
-    if not _password_fits(user, password) or user is None or not user.is_active:
+    if not _password_fits(user, password) or user is None or not _may_sign_in(user):
         _note_failure(account, address, now)
         raise AuthenticationInvalid(_WRONG)
     lockout.forget(account, address)
@@ -110,9 +110,12 @@ def note_use(credential: Session | ApiToken, now: datetime) -> None:
 
 
 def refresh(session: Session, *, address: str, now: datetime) -> SignedIn:
-    """A new token for the old one, which ends. A service identity asks for a new one instead."""
+    """A new token for the old one, which ends. A service identity asks for a new one instead, and who came from Entra signs in
+    there again: only Entra can say whether they still may."""
     if session.user is None:
         raise ValidationFailed("only the session of a person can be refreshed; ask auth/token for a new token")
+    if session.user.sso_provider or EntraSession.objects.filter(session=session).exists():
+        raise PermissionRefused("this session began at Entra; sign in at Entra again", code="SSO_SIGN_IN_NEEDED")
     with transaction.atomic():
         _revoke(session, now)
         opened = _open(session.user, address, now)
@@ -160,6 +163,11 @@ def _revoke(session: Session, now: datetime) -> None:
         raise AuthenticationInvalid("this token is not valid; sign in again")
     EntraSession.objects.filter(session=session).delete()
     changes.credential_changed(session)
+
+
+def _may_sign_in(user: User) -> bool:
+    """Whether a password may open a session; an account that was given to Entra is Entra's to let in."""
+    return user.is_active and user.deleted_at is None and not user.sso_provider
 
 
 def _password_fits(user: User | None, password: str) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from accounts import attempts
+from accounts import attempts, obo
 from accounts.entra_settings import EntraSettings
 from accounts.models import EntraSession, RoleGrant, Session, SignInAttempt, User
 from accounts.sessions import hash_token
@@ -253,6 +253,26 @@ def test_an_account_that_an_administrator_switched_off_stays_off(node: Node, bro
     User.objects.update(is_active=False)
     answer = node.sign_in(browser, "ada.admin")
     assert (answer.status_code, answer.json()["code"]) == (403, "ACCOUNT_DISABLED")
+
+
+def test_an_administrator_s_no_outlasts_entra_s_yes(node: Node, browser: Browser, admin: Person) -> None:
+    """Entra disabled the account first; then an administrator decided the same, and only an administrator decides otherwise."""
+    token = node.sign_in(browser, "paul.project").json()["token"]
+    user = User.objects.get(email="paul.project@bank.example")
+    obo.disable(user, now(), reason="AADSTS50057")
+    assert Person(token).get("auth/me")[0] == 401
+    assert admin.post(f"rbac/users/{user.id}/disable")[0] == 200
+    assert node.sign_in(browser, "paul.project").json()["code"] == "ACCOUNT_DISABLED"
+    assert AuditEntry.objects.filter(action="user.disabled", entity_id=user.id).count() == 2
+    admin.post(f"rbac/users/{user.id}/enable")
+    assert node.sign_in(browser, "paul.project").status_code == 200
+
+
+def test_a_session_of_entra_is_not_made_longer_here(node: Node, browser: Browser) -> None:
+    session = Person(node.sign_in(browser, "paul.project").json()["token"])
+    status, answer = session.post("auth/refresh")
+    assert (status, answer["code"]) == (403, "SSO_SIGN_IN_NEEDED") and "sign in at Entra again" in answer["error"]
+    assert session.get("auth/me")[0] == 200 and EntraSession.objects.count() == 1
 
 
 def test_an_account_with_a_password_is_not_taken_over_by_address(node: Node, browser: Browser) -> None:
