@@ -67,10 +67,13 @@ class Flag(serializers.BooleanField):
 class Id(Text):
     """A UUID; an empty text counts as absent, as some clients write it."""
 
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        if isinstance(data, str) and not data.strip():
+            return None if not self.required else self.fail("required")
+        return super().run_validation(data)
+
     def to_internal_value(self, data: Any) -> Any:
         text = super().to_internal_value(data)
-        if not text:
-            return None
         try:
             return uuid.UUID(text)
         except ValueError:

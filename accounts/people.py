@@ -103,15 +103,17 @@ def change_password(session: Session, current: str, new: str, *, address: str, n
     user = session.user
     if user is None or user.sso_provider or not user.has_usable_password():
         raise ValidationFailed("current_password: this account has no password here; it signs in elsewhere")
-    account = user.email.lower()
-    lockout.refuse_when_locked(account, address, now)
+    lockout.refuse_when_locked(user, "", address, now)
     if not user.check_password(passwords.normalized(current)):
-        lockout.note_failure(account, address, now)
+        lockout.note_failure(lockout.key_of(user, ""), address, now)
         raise AuthenticationInvalid("current_password: is wrong")
     passwords.refuse_weak(new, email=user.email, full_name=user.full_name, field="new_password")
     if passwords.normalized(new) == passwords.normalized(current):
         raise ValidationFailed("new_password: is the current one; choose another")
     with transaction.atomic():
+        fresh = User.objects.select_for_update(no_key=True).filter(pk=user.pk, password=user.password).first()
+        if fresh is None:
+            raise Conflict("the password of this account was changed in this very moment; sign in with the new one")
         user.set_password(passwords.normalized(new))
         user.must_change_password = False
         user.save(update_fields=["password", "must_change_password"])

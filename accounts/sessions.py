@@ -24,6 +24,7 @@ SEEN_EVERY = timedelta(minutes=5)
 """How exact `last_used_at` is; a write for each call would cost more than the call."""
 LIFE = timedelta(hours=24)
 _WRONG = "the email address or the password is wrong"
+_WRONG_SECRET = "client_id or client_secret is wrong"  # noqa: S105  a sentence
 _DECOY: list[str] = []
 
 
@@ -38,13 +39,14 @@ def sign_in(email: str, password: str, *, address: str, now: datetime) -> Signed
     """Check a password and open a session. One sentence for every failure, and about the same time."""
     account = email.strip().lower()
     rates.count_sign_in(account, address, now)
-    lockout.refuse_when_locked(account, address, now)
     user = User.objects.by_email(account)
+    lockout.refuse_when_locked(user, account, address, now)
     if not _password_fits(user, password) or user is None or not _may_sign_in(user):
-        _note_failure(account, address, now)
+        _note_failure(user, account, address, now)
         raise AuthenticationInvalid(_WRONG)
-    lockout.forget(account, address)
+    lockout.forget(lockout.key_of(user, account), address)
     with transaction.atomic():
+        _refuse_changed(user)
         opened = _open(user, address, now)
         _audit("auth.login.success", user, address)
         User.objects.filter(pk=user.pk).update(last_login=now)
@@ -73,14 +75,17 @@ def end_all(holder: User | ServiceIdentity, now: datetime, *, but: Session | Non
 
 def sign_in_service(client_id: str, client_secret: str, *, address: str, now: datetime) -> tuple[Session, str]:
     """A session of a service identity and its token (`client_credentials`). One sentence for every failure."""
-    rates.count_call(f"client|{client_id}|{address}", now)
+    rates.count_service_sign_in(client_id, address, now)
     service = ServiceIdentity.objects.filter(client_id=client_id, deleted_at=None).first()
     given = hash_token(client_secret)
-    if service is None or not hmac.compare_digest(given, service.secret_hash) or service.status != "active":
+    if service is None or not _secret_fits(service, given):
         _note_refusal(client_id, "service", address)
-        raise AuthenticationInvalid("client_id or client_secret is wrong")
+        raise AuthenticationInvalid(_WRONG_SECRET)
     token = PREFIX + secrets.token_urlsafe(32)
     with transaction.atomic():
+        fresh = ServiceIdentity.objects.select_for_update(no_key=True).filter(pk=service.pk, deleted_at=None).first()
+        if fresh is None or not _secret_fits(fresh, given):
+            raise AuthenticationInvalid(_WRONG_SECRET)
         session = Session.objects.create(service=service, token_hash=hash_token(token), address=address, expires_at=now + LIFE)
         _audit("auth.login.success", service, address)
         changes.credential_changed(session)
@@ -117,6 +122,7 @@ def refresh(session: Session, *, address: str, now: datetime) -> SignedIn:
     if session.user.sso_provider or EntraSession.objects.filter(session=session).exists():
         raise PermissionRefused("this session began at Entra; sign in at Entra again", code="SSO_SIGN_IN_NEEDED")
     with transaction.atomic():
+        User.objects.select_for_update(no_key=True).get(pk=session.user.pk)  # a reset ends the old session first, or the new one
         _revoke(session, now)
         opened = _open(session.user, address, now)
         _audit("auth.token.refreshed", session.user, address)
@@ -170,6 +176,10 @@ def _may_sign_in(user: User) -> bool:
     return user.is_active and user.deleted_at is None and not user.sso_provider
 
 
+def _secret_fits(service: ServiceIdentity, given: str) -> bool:
+    return hmac.compare_digest(given, service.secret_hash) and service.status == "active"
+
+
 def _password_fits(user: User | None, password: str) -> bool:
     if user is None:
         if not _DECOY:
@@ -179,9 +189,16 @@ def _password_fits(user: User | None, password: str) -> bool:
     return user.check_password(passwords.normalized(password))
 
 
-def _note_failure(account: str, address: str, now: datetime) -> None:
+def _refuse_changed(user: User) -> None:
+    """Lock the account and look again: a reset or an end that came while the password was checked counts."""
+    fresh = User.objects.select_for_update(no_key=True).filter(pk=user.pk).first()
+    if fresh is None or fresh.password != user.password or not _may_sign_in(fresh):
+        raise AuthenticationInvalid(_WRONG)
+
+
+def _note_failure(user: User | None, account: str, address: str, now: datetime) -> None:
     with transaction.atomic():
-        lockout.note_failure(account[:254], address, now)
+        lockout.note_failure(lockout.key_of(user, account), address, now)
         _note_refusal(account, "account", address)
 
 

@@ -78,13 +78,15 @@ def token_of(text: str, now: datetime) -> ApiToken:
 
 
 def _living_parent(credential: Session | ApiToken, now: datetime) -> ApiToken | None:
-    """The token the caller used, locked against ending it in this very moment; None for a session."""
-    if isinstance(credential, Session):
-        return None
-    parent = ApiToken.objects.select_for_update().filter(id=credential.id, revoked_at=None, expires_at__gt=now).first()
-    if parent is None:
+    """The token the caller used; None for a session. Holder and credential are locked: what ends them ends the new one too."""
+    holder = credential.user or credential.service
+    if holder is not None:
+        type(holder)._default_manager.select_for_update(no_key=True).get(pk=holder.pk)
+    living = type(credential)._default_manager.select_for_update().filter(revoked_at=None, expires_at__gt=now)
+    found = living.filter(pk=credential.pk).first()
+    if found is None:
         raise AuthenticationInvalid("this token is not valid; ask its holder for a new one")
-    return parent
+    return found if isinstance(found, ApiToken) else None
 
 
 def _family(identifier: uuid.UUID) -> list[uuid.UUID]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from accounts import browser, passwords, rates
+from accounts import browser, passwords, rates, sessions
 from accounts.durations import go_duration
 from accounts.models import ApiToken, RateCount, Session, User
 from common.clock import now
@@ -312,7 +312,36 @@ class TestRates:
     def test_counts_of_past_minutes_are_dropped(self) -> None:
         rates.count_sign_in("a", "b", now() - timedelta(minutes=5))
         rates.count_sign_in("a", "b", now())
-        assert rates.prune(now()) == 1 and RateCount.objects.count() == 1
+        assert rates.prune(now()) == 2 and RateCount.objects.count() == 2
+
+    def test_one_network_cannot_try_account_after_account(self, ada: User, monkeypatch: Any) -> None:
+        """Each try costs a slow hash, so the limit comes before it."""
+        monkeypatch.setattr(rates, "_minute", lambda moment: 7)
+        monkeypatch.setattr(rates, "ACCOUNTS_PER_NETWORK", 1)
+        checked: list[str] = []
+        monkeypatch.setattr(sessions, "_password_fits", lambda user, password: bool(checked.append(password)))
+
+        def attempt(number: int, address: str) -> int:
+            wish = {"email": f"n{number}@example.com", "password": "x"}
+            return Client(REMOTE_ADDR=address).post("/api/v1/auth/login", wish, content_type="application/json").status_code
+
+        found = [attempt(number, f"2001:db8:0:1::{number:x}") for number in range(12)]
+        assert found == [401] * 10 + [429] * 2 and len(checked) == 10
+        assert attempt(13, "2001:db8:0:2::1") == 401
+
+    def test_one_network_cannot_ask_for_tokens_of_client_after_client(self, monkeypatch: Any) -> None:
+        monkeypatch.setattr(rates, "_minute", lambda moment: 7)
+        monkeypatch.setattr(rates, "SERVICES_PER_NETWORK", 1)
+        wish = {"grant_type": "client_credentials", "client_secret": "x"}
+        found = [Person().post("auth/token", {**wish, "client_id": f"mzs_{number}"})[0] for number in range(12)]
+        assert found == [401] * 10 + [429] * 2
+
+    def test_counts_in_memory_are_of_two_minutes_at_most(self) -> None:
+        for minutes in range(5):
+            for credential in ("a", "b"):
+                rates.count_call(credential, now() + timedelta(minutes=minutes))
+        assert [len(rates._tallies[minute]) for minute in sorted(rates._tallies)[-2:]] == [2, 2]
+        assert not [one for one in rates._tallies if one < max(rates._tallies) - 1]
 
     def test_neither_account_nor_address_is_readable_in_the_table(self) -> None:
         rates.count_sign_in("ada@example.com", "192.0.2.7", now())

@@ -199,12 +199,28 @@ def test_the_secret_half_of_a_sign_in_is_sealed_and_everything_else_hashed(node:
     assert values_of(url)["code_challenge_method"] == "S256" and values_of(url)["nonce"]
 
 
-def test_one_address_cannot_fill_the_table(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_address_cannot_fill_the_table_and_keeps_nobody_out(
+    node: Node, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attempts, "MOST_AT_ONE_ADDRESS", 3)
-    for _ in range(3):
+    first = node.begin()
+    for number in range(5):
+        attempts.begin(f"s{number}", "{}", "b", address="192.0.2.1", now=now())
         node.begin()
-    answer = node.client.get("/api/v1/auth/sso/entra/login", secure=True)
-    assert answer.status_code == 429 and answer["Retry-After"]
+    assert (
+        SignInAttempt.objects.filter(address="127.0.0.1").count()
+        == 3
+        == SignInAttempt.objects.exclude(address="127.0.0.1").count()
+    )
+    assert node.sign_in(browser, "ada.admin").status_code == 200
+    assert node.come_back(values_of(browser.pick(first, "ada.admin@bank.example"))).json()["code"] == "SSO_STATE_UNKNOWN"
+
+
+def test_addresses_of_one_ipv6_network_fill_it_together(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "MOST_AT_ONE_ADDRESS", 3)
+    for number in range(5):
+        attempts.begin(f"s{number}", "{}", "b", address=f"2001:db8::{number + 1}", now=now())
+    assert SignInAttempt.objects.count() == 3
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,14 @@ class TestGrants:
         assert caller.post(path, {**wish, "expires_at": rfc3339(end + timedelta(minutes=1))})[0] == 403
         assert caller.post(path, {**wish, "expires_at": rfc3339(end - timedelta(minutes=1))})[0] == 201
 
+    def test_an_empty_text_for_an_id_counts_as_absent(self, admin: Person, clerk: User) -> None:
+        path = f"rbac/users/{clerk.id}/roles"
+        wish = {"role_id": role_id("auditor"), "organization_id": "", "project_id": " "}
+        status, row = admin.post(path, wish)
+        assert status == 201 and not row["organization_id"] and not row["project_id"]
+        status, answer = admin.post(path, {"role_id": ""})
+        assert (status, answer["error"]) == (400, "role_id: is required")
+
     @pytest.mark.parametrize(
         "moment", ["9999-12-31T23:59:59-01:00", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "9001-01-01T00:00:00Z",
                    "1999-12-31T23:59:59Z", "2000-01-01T00:00:00+01:00"],
