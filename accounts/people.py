@@ -16,7 +16,7 @@ from django.core.validators import validate_email
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from accounts import changes, lockout, passwords, sessions
+from accounts import changes, lockout, passwords, refusals, sessions
 from accounts.access import EVERYWHERE, Principal, Scope
 from accounts.changes import By
 from accounts.granting import require_above, require_grantable
@@ -103,9 +103,12 @@ def change_password(session: Session, current: str, new: str, *, address: str, n
     user = session.user
     if user is None or user.sso_provider or not user.has_usable_password():
         raise ValidationFailed("current_password: this account has no password here; it signs in elsewhere")
-    lockout.refuse_when_locked(user, "", address, now)
+    actor = principal_of_user(user, now).actor
+    with refusals.noting_limits(actor, address=address, now=now):
+        lockout.refuse_when_locked(user, "", address, now)
     if not user.check_password(passwords.normalized(current)):
         lockout.note_failure(lockout.key_of(user, ""), address, now)
+        refusals.note("user.password.refused", actor, "user", str(user.id), address=address, now=now)
         raise AuthenticationInvalid("current_password: is wrong")
     passwords.refuse_weak(new, email=user.email, full_name=user.full_name, field="new_password")
     if passwords.normalized(new) == passwords.normalized(current):

@@ -25,6 +25,7 @@ ACCOUNTS_PER_NETWORK = 10
 """An office behind one address signs in with ten times the limit of one account; each try costs a slow hash."""
 SERVICES_PER_NETWORK = 60
 """Software asks more often, and its secrets are checked quickly."""
+ANONYMOUS = "anonymous"
 _ADD = """
 INSERT INTO accounts_ratecount (key, minute, count) VALUES (%s, %s, %s)
 ON CONFLICT (key, minute) DO UPDATE SET count = accounts_ratecount.count + excluded.count RETURNING count
@@ -78,6 +79,11 @@ def count_call(credential: str, now: datetime) -> int:
     if counted > limit:
         raise _too_many("too many calls with this token; wait a moment", limit, now)
     return limit
+
+
+def is_first(what: str, now: datetime) -> bool:
+    """Whether this is the first of its kind in this minute, of all processes."""
+    return _add(f"first|{what}", _minute(now), 1) == 1
 
 
 def prune(now: datetime) -> int:

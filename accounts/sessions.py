@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 
 from django.contrib.auth.hashers import check_password, make_password
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
-from accounts import changes, lockout, passwords, rates
+from accounts import changes, lockout, passwords, rates, refusals
 from accounts.access import PrincipalKind
 from accounts.models import ApiToken, EntraSession, ServiceIdentity, Session, User
 from common import audit
@@ -23,6 +23,11 @@ PREFIX = "mzv_"
 SEEN_EVERY = timedelta(minutes=5)
 """How exact `last_used_at` is; a write for each call would cost more than the call."""
 LIFE = timedelta(hours=24)
+KEPT = timedelta(days=30)
+"""How long an ended session or token stays, for those who ask where somebody was signed in."""
+MOST_OF_A_SERVICE = 200
+"""Living sessions of one service identity; software that asks for a new token at each call ends its oldest ones."""
+PRUNED_AT_ONCE = 5000
 _WRONG = "the email address or the password is wrong"
 _WRONG_SECRET = "client_id or client_secret is wrong"  # noqa: S105  a sentence
 _DECOY: list[str] = []
@@ -38,9 +43,10 @@ class SignedIn:
 def sign_in(email: str, password: str, *, address: str, now: datetime) -> SignedIn:
     """Check a password and open a session. One sentence for every failure, and about the same time."""
     account = email.strip().lower()
-    rates.count_sign_in(account, address, now)
-    user = User.objects.by_email(account)
-    lockout.refuse_when_locked(user, account, address, now)
+    with refusals.noting_limits(rates.ANONYMOUS, address=address, now=now):
+        rates.count_sign_in(account, address, now)
+        user = User.objects.by_email(account)
+        lockout.refuse_when_locked(user, account, address, now)
     if not _password_fits(user, password) or user is None or not _may_sign_in(user):
         _note_failure(user, account, address, now)
         raise AuthenticationInvalid(_WRONG)
@@ -75,7 +81,8 @@ def end_all(holder: User | ServiceIdentity, now: datetime, *, but: Session | Non
 
 def sign_in_service(client_id: str, client_secret: str, *, address: str, now: datetime) -> tuple[Session, str]:
     """A session of a service identity and its token (`client_credentials`). One sentence for every failure."""
-    rates.count_service_sign_in(client_id, address, now)
+    with refusals.noting_limits(rates.ANONYMOUS, address=address, now=now):
+        rates.count_service_sign_in(client_id, address, now)
     service = ServiceIdentity.objects.filter(client_id=client_id, deleted_at=None).first()
     given = hash_token(client_secret)
     if service is None or not _secret_fits(service, given):
@@ -86,6 +93,7 @@ def sign_in_service(client_id: str, client_secret: str, *, address: str, now: da
         fresh = ServiceIdentity.objects.select_for_update(no_key=True).filter(pk=service.pk, deleted_at=None).first()
         if fresh is None or not _secret_fits(fresh, given):
             raise AuthenticationInvalid(_WRONG_SECRET)
+        _end_oldest(service, now)
         session = Session.objects.create(service=service, token_hash=hash_token(token), address=address, expires_at=now + LIFE)
         _audit("auth.login.success", service, address)
         changes.credential_changed(session)
@@ -152,6 +160,17 @@ def holder_lives(credential: Session | ApiToken) -> bool:
     return credential.service is not None and credential.service.status == "active" and credential.service.deleted_at is None
 
 
+def prune(now: datetime) -> int:
+    """Drop sessions and API tokens that ended long ago, a limited number at once."""
+    ended = Q(revoked_at__lt=now - KEPT) | Q(expires_at__lt=now - KEPT)
+    dropped = 0
+    for rows in (Session.objects.filter(ended), ApiToken.objects.filter(ended)):
+        old = list(rows.values_list("pk", flat=True)[:PRUNED_AT_ONCE])
+        dropped += len(old)
+        rows.model._default_manager.filter(pk__in=old).delete()
+    return dropped
+
+
 def hash_token(token: str) -> str:
     """SHA-256 in hex; a token has 256 random bits, so no slow hash is needed."""
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
@@ -162,6 +181,14 @@ def _open(user: User, address: str, now: datetime) -> SignedIn:
     session = Session.objects.create(user=user, token_hash=hash_token(token), address=address, expires_at=now + LIFE)
     changes.credential_changed(session)
     return SignedIn(user, session, token)
+
+
+def _end_oldest(service: ServiceIdentity, now: datetime) -> None:
+    """Make room for one more session of a service identity. The caller holds its row."""
+    living = Session.objects.filter(service=service, revoked_at=None, expires_at__gt=now).order_by("-created_at", "id")
+    beyond = list(living.values_list("pk", flat=True)[MOST_OF_A_SERVICE - 1 :])
+    if beyond:
+        Session.objects.filter(pk__in=beyond).update(revoked_at=now)
 
 
 def _revoke(session: Session, now: datetime) -> None:

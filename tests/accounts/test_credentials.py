@@ -111,6 +111,17 @@ class TestTokens:
         token = Person(admin.post("users/tokens", {"name": "t", "scopes": []})[1]["token"])
         assert token.get("projects")[0] == 403 and token.get("auth/me/permissions")[1]["permissions"] == []
 
+    def test_what_ended_long_ago_goes_and_the_rest_stays(self, admin: Person) -> None:
+        old = now() - sessions.KEPT - timedelta(seconds=1)
+        made = [admin.post("users/tokens", {"name": str(number)})[1]["id"] for number in range(4)]
+        ApiToken.objects.filter(id=made[0]).update(revoked_at=old)
+        ApiToken.objects.filter(id=made[1]).update(expires_at=old)
+        ApiToken.objects.filter(id=made[2]).update(revoked_at=now())
+        holder = ApiToken.objects.all()[0].user
+        Session.objects.create(user=holder, token_hash="old", expires_at=old)
+        assert sessions.prune(now()) == 3
+        assert {str(row.id) for row in ApiToken.objects.all()} == set(made[2:]) and Session.objects.count() == 1
+
     def test_use_is_remembered_roughly(self, admin: Person) -> None:
         row = admin.post("users/tokens", {"name": "t"})[1]
         assert row["last_used_at"] is None
@@ -139,6 +150,13 @@ class TestServices:
             f"service-identities/{made['id']}", {"display_name": "CI", "owner_email": "o@example.com", "status": "disabled"}
         )
         assert Person().post("auth/token", {**wish, "client_secret": fresh})[0] == 401
+
+    def test_the_oldest_session_of_a_service_ends_when_there_are_too_many(self, admin: Person, monkeypatch: Any) -> None:
+        monkeypatch.setattr(sessions, "MOST_OF_A_SERVICE", 3)
+        made = admin.post("service-identities", {"display_name": "CI", "owner_email": "o@example.com"})[1]
+        wish = {"grant_type": "client_credentials", "client_id": made["client_id"], "client_secret": made["client_secret"]}
+        callers = [Person(Person().post("auth/token", wish)[1]["access_token"]) for _ in range(5)]
+        assert [caller.get("auth/me/permissions")[0] for caller in callers] == [401, 401, 200, 200, 200]
 
 
 class TestPasswords:
@@ -346,3 +364,53 @@ class TestRates:
     def test_neither_account_nor_address_is_readable_in_the_table(self) -> None:
         rates.count_sign_in("ada@example.com", "192.0.2.7", now())
         assert "ada" not in str(RateCount.objects.values()) and "192" not in str(RateCount.objects.values("key"))
+
+
+class TestRefusals:
+    """What an auditor looks for, once a minute for each actor."""
+
+    @pytest.fixture(autouse=True)
+    def one_minute(self, monkeypatch: Any) -> None:
+        monkeypatch.setattr(rates, "_minute", lambda moment: 7)
+
+    def warnings(self, action: str) -> list[dict[str, Any]]:
+        return [row.details for row in AuditEntry.objects.filter(action=action, severity="warning")]
+
+    def test_what_somebody_may_not_do(self, person: Any, monkeypatch: Any) -> None:
+        viewer = person("viewer")
+        for _ in range(3):
+            assert viewer.post("rbac/users", {"email": "x@example.com", "password": PASSWORD})[0] == 403
+        expected = {"method": "POST", "path": "/api/v1/rbac/users", "code": "PERMISSION_DENIED"}
+        assert self.warnings("rbac.permission.denied") == [expected]
+        monkeypatch.setattr(rates, "_minute", lambda moment: 8)
+        viewer.post("rbac/users", {})
+        assert len(self.warnings("rbac.permission.denied")) == 2
+
+    def test_a_wrong_current_password(self, ada: User) -> None:
+        caller = Person(sign_in()[1]["token"])
+        for _ in range(2):
+            caller.post("auth/password", {"current_password": "wrong", "new_password": "eleven brass kettles hum"})
+        assert AuditEntry.objects.get(action="user.password.refused").actor == f"user:{ada.id}"
+
+    def test_sign_ins_and_calls_beyond_a_limit(self, ada: User, admin: Person, settings: Any) -> None:
+        settings.MAZEVAULT = replace(settings.MAZEVAULT, calls_per_minute=60)
+        for _ in range(8):
+            sign_in("wrong")
+        assert self.warnings("auth.limited") == [{"code": "ACCOUNT_LOCKED"}]
+        assert {admin.get("auth/me")[0] for _ in range(64)} == {200, 429}
+        assert self.warnings("auth.limited") == [{"code": "ACCOUNT_LOCKED"}, {"code": "RATE_LIMITED"}]
+
+
+def test_the_metrics_ask_the_same_of_a_bearer_as_everything(ada: User) -> None:
+    caller = Person(sign_in()[1]["token"])
+    assert caller.get("/metrics")[0] == 200
+    User.objects.update(must_change_password=True)
+    status, answer = caller.get("/metrics")
+    assert (status, answer["code"]) == (403, "PASSWORD_CHANGE_REQUIRED")
+
+
+def test_more_audit_entries_than_there_are_at_once_are_not_refused(admin: Person) -> None:
+    for limit in ("0", "1000000"):
+        assert admin.get(f"audit-logs?limit={limit}")[0] == 200
+    assert admin.post("audit-logs/search", {"limit": 1_000_000})[0] == 200
+    assert admin.get("audit-logs?limit=many")[0] == 400

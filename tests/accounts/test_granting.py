@@ -123,6 +123,14 @@ class TestGrants:
         assert caller.post(path, {**wish, "expires_at": rfc3339(end + timedelta(minutes=1))})[0] == 403
         assert caller.post(path, {**wish, "expires_at": rfc3339(end - timedelta(minutes=1))})[0] == 201
 
+    def test_a_grant_in_a_project_is_in_the_audit_of_its_organization(
+        self, admin: Person, clerk: User, bank: dict[str, Any]
+    ) -> None:
+        project = admin.post("projects", {"name": "payments", "organization_id": bank["id"]})[1]
+        admin.post(f"rbac/users/{clerk.id}/roles", {"role_id": role_id("viewer"), "project_id": project["id"]})
+        entry = AuditEntry.objects.get(action="rbac.user.assigned", project=project["id"])
+        assert str(entry.organization) == bank["id"]
+
     def test_an_empty_text_for_an_id_counts_as_absent(self, admin: Person, clerk: User) -> None:
         path = f"rbac/users/{clerk.id}/roles"
         wish = {"role_id": role_id("auditor"), "organization_id": "", "project_id": " "}
@@ -312,8 +320,10 @@ class TestProviders:
         grant(keeper, "settings")
         caller, wish = signed_in(keeper), {"type": "entra_id", "name": "Mine"}
         assert caller.post("identity-providers", wish)[0] == 201
-        admin.post("rbac/mappings", {"group_name": "admins", "role_id": role_id("admin")})
+        mapping = admin.post("rbac/mappings", {"group_name": "admins", "role_id": role_id("admin")})[1]
         assert caller.post("identity-providers", wish)[0] == 403
+        assert caller.delete(f"rbac/mappings/{mapping['id']}")[0] == 403
+        assert admin.delete(f"rbac/mappings/{mapping['id']}")[0] == 204
 
 
 def test_a_release_that_changes_a_system_role_tells_the_gateways_of_everybody_who_holds_it(bank: dict[str, Any]) -> None:

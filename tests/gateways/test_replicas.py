@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from accounts.models import RoleGrant, Session
+from accounts.models import RoleGrant, Session, User
 from common import feed
 from common.clock import now
 from common.models import AuditEntry, Change
@@ -126,6 +126,16 @@ def test_a_cursor_of_another_life_of_the_database_must_begin_anew(desk: Desk) ->
     directive = directives.directive_for(desk.active.row)
     assert directive.resync_replica is True
     assert directive.primary_generation == str(PrimaryNode.objects.get(id=1).generation) != page.generation
+
+
+def test_who_must_change_their_password_first_is_in_no_copy(desk: Desk) -> None:
+    factories.member("secret_manager", name="ada")
+    user = Session.objects.get(user__full_name="ada").user
+    assert user is not None
+    thing = (ReplicaKind.PRINCIPAL, user.id)
+    assert replica_records.load("NPR", [thing], now()).by_thing
+    User.objects.filter(pk=user.pk).update(must_change_password=True)
+    assert not replica_records.load("NPR", [thing], now()).by_thing
 
 
 def test_one_principal_that_cannot_be_read_is_left_out_and_stops_nobody(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
