@@ -104,6 +104,11 @@ class Principal:
         return (grant for grant in self.grants if grant.lives(self.moment))
 
 
+def actors_of(identifier: str) -> list[str]:
+    """How the audit may name whoever has this id."""
+    return [f"{kind.value}:{identifier}" for kind in PrincipalKind]
+
+
 def limited(grants: Iterable[Grant], scopes: Iterable[str] | None) -> tuple[Grant, ...]:
     """The same grants with no more than these permissions: what a token of limited scopes carries. None limits nothing."""
     if scopes is None:

@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
-from accounts import browser, rates
+from accounts import browser, rates, refusals
 from accounts.access import Principal
 from accounts.models import ApiToken, Session, User
 from accounts.principals import principal_of
@@ -39,9 +39,11 @@ def credential_of(token: str, moment: datetime) -> Session | ApiToken:
 
 
 def principal_of_bearer(request: HttpRequest) -> Principal:
-    """Who stands behind the header. Raises `AuthenticationInvalid` or `AuthenticationExpired`."""
+    """Who stands behind the header of a plain view, under the same conditions as everywhere. Raises what they raise."""
     moment = now()
-    return principal_of(credential_of(bearer_text(request), moment), moment)
+    credential = credential_of(bearer_text(request), moment)
+    _admit(credential, request, moment)
+    return principal_of(credential, moment)
 
 
 def principal_in(request: Request) -> Principal:
@@ -83,17 +85,24 @@ class BearerAuthentication(BaseAuthentication):
         credential = credential_of(token, moment) if token else browser.session_in_cookie(request, moment)
         if credential is None:
             return None
-        limit = rates.count_call(str(credential.id), moment)
-        request._request.response_headers = {"X-RateLimit-Limit": str(limit)}  # type: ignore[attr-defined]
-        _refuse_until_password_changed(credential, request)
-        note_use(credential, moment)
+        _admit(credential, request._request, moment)
         return principal_of(credential, moment), credential
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"
 
 
-def _refuse_until_password_changed(credential: Session | ApiToken, request: Request) -> None:
+def _admit(credential: Session | ApiToken, request: HttpRequest, moment: datetime) -> None:
+    """Count the call, and refuse one who must change their password first."""
+    holder = f"user:{credential.user_id}" if credential.user_id else f"service:{credential.service_id}"
+    with refusals.noting_limits(holder, address=str(request.META.get("REMOTE_ADDR", "")), now=moment):
+        limit = rates.count_call(str(credential.id), moment)
+    request.response_headers = {"X-RateLimit-Limit": str(limit)}  # type: ignore[attr-defined]
+    _refuse_until_password_changed(credential, request)
+    note_use(credential, moment)
+
+
+def _refuse_until_password_changed(credential: Session | ApiToken, request: HttpRequest) -> None:
     must = credential.user is not None and credential.user.must_change_password
     if must and not request.path.startswith(OWN_ACCOUNT):
         raise PermissionRefused("change your password first, with POST /api/v1/auth/password", code="PASSWORD_CHANGE_REQUIRED")

@@ -50,6 +50,7 @@ def record(
 ) -> None:
     """One audit row; `by` is None for what the product does by itself. Values of details must not be secret."""
     said = details or {}
+    project = said.get("project_id")
     audit.record(
         actor=by.actor if by else SYSTEM,
         action=action,
@@ -57,8 +58,8 @@ def record(
         entity_id=str(entity_id),
         severity=severity,
         address=by.address if by else "",
-        organization=said.get("organization_id"),
-        project=said.get("project_id"),
+        organization=said.get("organization_id") or _organization_of(project),
+        project=project,
         details={name: _plain(value) for name, value in said.items()},
     )
 
@@ -128,6 +129,11 @@ def altered(row: Any, wanted: Mapping[str, Any]) -> list[str]:
     for name in names:
         setattr(row, name, wanted[name])
     return names
+
+
+def _organization_of(project: uuid.UUID | None) -> uuid.UUID | None:
+    """An entry about a project is one about its organization, also where the caller names the project only."""
+    return Project.objects.filter(id=project).values_list("organization_id", flat=True).first() if project else None
 
 
 def _plain(value: Any) -> Any:

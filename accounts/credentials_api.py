@@ -8,7 +8,7 @@ from typing import Any
 from django.http import QueryDict
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
-from rest_framework.parsers import BaseParser, FormParser
+from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -22,7 +22,7 @@ from accounts.tenancy_api import times
 from common.api import SIGNED_IN, Operation, Text, checked, rfc3339
 from common.clock import now
 from common.errors import MalformedBody, ValidationFailed
-from common.parsing import StrictJSONParser
+from common.parsing import LimitedFormParser, StrictJSONParser
 
 CLIENT_CREDENTIALS = "client_credentials"
 
@@ -181,7 +181,7 @@ class ServiceToken(Operation):
 class OAuthToken(ServiceToken):
     """The same as a form, at the path OAuth clients expect."""
 
-    parser_classes = (FormParser, StrictJSONParser)
+    parser_classes = (LimitedFormParser, StrictJSONParser)
 
     @extend_schema(operation_id="oauthToken", request=ClientCredentials, responses=AccessToken, auth=[])
     def post(self, request: Request) -> Response:

@@ -59,11 +59,13 @@ def create_mapping(wish: Mapping[str, Any], by: By) -> GroupMapping:
 
 
 def delete_mapping(identifier: uuid.UUID, by: By) -> None:
+    """End what a group gives. It takes the same rights as giving it."""
     require(by.principal, ROLES_WRITE, EVERYWHERE, readable=ROLES_READ)
     with transaction.atomic():
         mapping = GroupMapping.objects.select_for_update(of=("self",)).select_related("role").filter(id=identifier).first()
         if mapping is None:
             raise absent("mapping")
+        require_grantable(by.principal, mapping.role.name, frozenset(mapping.role.permissions), EVERYWHERE)
         details = {"group": mapping.group_external_id, "role": mapping.role.name}
         changes.record(by, "rbac.mapping.deleted", "mapping", identifier, details)
         mapping.delete()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,10 @@ KEYS_LIVE = timedelta(hours=1)
 """A key that Entra withdraws is believed no longer than this."""
 KEYS_REST = timedelta(seconds=1)
 """A token with an unknown key makes us look again, but not more often."""
+WAIT_SECONDS = 1.0
+"""So long a sign-in waits for another one that is asking Entra who it is; then its person is told to try again."""
+FAILURE_RESTS_SECONDS = 10.0
+"""After Entra could not be reached nobody tries again for so long, so that an outage does not hold all threads of the node."""
 RESERVED = frozenset({"openid", "profile", "offline_access"})
 """msal adds these itself and refuses to be given them."""
 GRAPH_SCOPES = ["GroupMember.Read.All"]
@@ -91,6 +96,8 @@ class Entra:
         self._configuration: Mapping[str, Any] | None = None
         self._keys: dict[str, PyJWK] = {}
         self._keys_at: datetime | None = None
+        self._failed: tuple[Diagnosis, int | None] | None = None
+        self._failed_at = 0.0
 
     def begin(self) -> Begun:
         """Where to send the browser. State, nonce and PKCE verifier are in `flow`."""
@@ -155,20 +162,18 @@ class Entra:
     def configuration(self) -> Mapping[str, Any]:
         """The tenant's OpenID configuration, remembered once it was read."""
         if self._configuration is None:
-            found = self._get_json(f"{self.settings.authority}/v2.0/.well-known/openid-configuration")
-            if self.settings.tenant_id.lower() not in str(found.get("issuer", "")).lower():
-                raise EntraError(diagnoses.BY_NUMBER[90002])
-            self._configuration = found
+            with self._alone():
+                self._configuration = self._configuration or self._discovered()
         return self._configuration
 
     def keys(self, now: datetime, *, wanted: str = "") -> Mapping[str, PyJWK]:
         """The tenant's signing keys; asked for again when old, or when the wanted one is not among them."""
-        with self._lock:
-            age = now - self._keys_at if self._keys_at else KEYS_LIVE
-            if age >= KEYS_LIVE or (wanted and wanted not in self._keys and age >= KEYS_REST):
-                self._keys = usable_keys(self._get_json(str(self.configuration().get("jwks_uri", ""))))
-                self._keys_at = now
-            return self._keys
+        if not self._keys_do(now, wanted):
+            source = str(self.configuration().get("jwks_uri", ""))
+            with self._alone():
+                if not self._keys_do(now, wanted):
+                    self._keys, self._keys_at = usable_keys(self._get_json(source)), now
+        return self._keys
 
     def answer_to(self, url: str) -> requests.Response:
         """One plain GET with this adapter's trust and time limits, redirects not followed (doctor)."""
@@ -184,18 +189,59 @@ class Entra:
         return [scope for scope in self.settings.scopes if scope not in RESERVED]
 
     def _app(self) -> msal.ConfidentialClientApplication:
-        with self._lock:
-            if self._application is None:
-                self._application = msal.ConfidentialClientApplication(
-                    self.settings.client_id,
-                    client_credential=self.settings.client_secret,
-                    authority=self.settings.authority,
-                    instance_discovery=self.settings.instance_discovery,
-                    http_client=self._http,
-                    token_cache=_NothingKept(),
-                    http_cache=_NoAnswersKept(),
-                )
-            return self._application
+        if self._application is None:
+            with self._alone():
+                self._application = self._application or self._made()
+        return self._application
+
+    def _made(self) -> msal.ConfidentialClientApplication:
+        """msal's object; making it asks Entra for its endpoints."""
+        return msal.ConfidentialClientApplication(
+            self.settings.client_id,
+            client_credential=self.settings.client_secret,
+            authority=self.settings.authority,
+            instance_discovery=self.settings.instance_discovery,
+            http_client=self._http,
+            token_cache=_NothingKept(),
+            http_cache=_NoAnswersKept(),
+        )
+
+    def _discovered(self) -> Mapping[str, Any]:
+        found = self._get_json(f"{self.settings.authority}/v2.0/.well-known/openid-configuration")
+        if self.settings.tenant_id.lower() not in str(found.get("issuer", "")).lower():
+            raise EntraError(diagnoses.BY_NUMBER[90002])
+        return found
+
+    def _keys_do(self, now: datetime, wanted: str) -> bool:
+        """Whether the keys we have are young enough, and hold the wanted one or were asked for just now."""
+        age = now - self._keys_at if self._keys_at else KEYS_LIVE
+        return age < KEYS_LIVE and (not wanted or wanted in self._keys or age < KEYS_REST)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One thread asks Entra about itself. The others wait a moment only; after a passing failure nobody asks for a while."""
+        self._refuse_resting()
+        if not self._lock.acquire(timeout=WAIT_SECONDS):
+            raise EntraError(diagnoses.UNREACHABLE)
+        try:
+            self._refuse_resting()
+            with self._noting_failure(), _translated():
+                yield
+        finally:
+            self._lock.release()
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except EntraError as error:
+            if error.diagnosis.passing:
+                self._failed, self._failed_at = (error.diagnosis, error.number), time.monotonic()
+            raise
+
+    def _refuse_resting(self) -> None:
+        if self._failed and time.monotonic() - self._failed_at < FAILURE_RESTS_SECONDS:
+            raise EntraError(*self._failed)
 
     def _graph_page(self, url: str, token: str) -> Mapping[str, Any]:
         with _translated():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
@@ -15,6 +15,10 @@ from common.api import Text
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})")
+
+
+EARLIEST_YEAR, LATEST_YEAR = 2000, 9000
+"""Years of UTC that every store and language between here and an agent holds; PostgreSQL alone would take the year 10000."""
 
 
 class Name(Text):
@@ -63,10 +67,13 @@ class Flag(serializers.BooleanField):
 class Id(Text):
     """A UUID; an empty text counts as absent, as some clients write it."""
 
+    def run_validation(self, data: Any = serializers.empty) -> Any:
+        if isinstance(data, str) and not data.strip():
+            return None if not self.required else self.fail("required")
+        return super().run_validation(data)
+
     def to_internal_value(self, data: Any) -> Any:
         text = super().to_internal_value(data)
-        if not text:
-            return None
         try:
             return uuid.UUID(text)
         except ValueError:
@@ -85,7 +92,7 @@ class Moment(Text):
             found = None
         if found is None:
             raise serializers.ValidationError("must be a time such as 2027-01-31T12:00:00Z")
-        return found
+        return _within_reach(found)
 
 
 class Texts(serializers.ListField):
@@ -93,3 +100,13 @@ class Texts(serializers.ListField):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"child": Name(), "max_length": 200, **options})
+
+
+def _within_reach(moment: datetime) -> datetime:
+    try:
+        year = moment.astimezone(UTC).year
+    except OverflowError:
+        year = 0
+    if not EARLIEST_YEAR <= year <= LATEST_YEAR:
+        raise serializers.ValidationError(f"must be in the years {EARLIEST_YEAR} to {LATEST_YEAR} (UTC)")
+    return moment

@@ -82,9 +82,7 @@ def require_grantable(
     """Raise `PermissionRefused` unless the granter may grant in this place and holds all of it there, and for as long."""
     if not granter.may(ROLES_WRITE, place):
         raise PermissionRefused(f"this needs the permission {ROLES_WRITE} in this place")
-    lasting = [grant for grant in granter.living() if _outlasts(grant, until)]
-    held = frozenset[str]().union(*(grant.permissions for grant in lasting if grant.covers(place)))
-    missing = sorted(permissions - held)
+    missing = sorted(permissions - _held_in(granter, place, until))
     if missing:
         raise PermissionRefused(f"nobody grants above themselves; you do not hold {missing[0]} in this place, or not as long")
     if role == ADMIN and not permissions <= granter.permissions:
@@ -92,11 +90,12 @@ def require_grantable(
 
 
 def require_above(manager: Principal, target: Principal) -> None:
-    """Raise `PermissionRefused` unless the manager holds all the target holds: who resets a password can become its owner."""
+    """Raise `PermissionRefused` unless the manager holds all the target holds, and as long: who resets a password can become
+    its owner, who would stay when the manager's own right ends."""
     for held in target.living():
-        missing = sorted(held.permissions - manager.permissions_in(held.scope))
+        missing = sorted(held.permissions - _held_in(manager, held.scope, held.expires_at))
         if missing:
-            raise PermissionRefused(f"this account may do more than you: it holds {missing[0]}")
+            raise PermissionRefused(f"this account may do more than you: it holds {missing[0]}, or holds it longer")
 
 
 def role_of(identifier: uuid.UUID) -> Role:
@@ -123,6 +122,12 @@ def _environment(text: str, organization: Organization | None, project: Project 
     if found is None:
         raise ValidationFailed("environment: the organization has no environment of this name or slug")
     return found.slug.lower()
+
+
+def _held_in(principal: Principal, place: Scope, until: datetime | None) -> frozenset[str]:
+    """What they hold in a place at least until then; None stands for ever."""
+    lasting = (grant.permissions for grant in principal.living() if grant.covers(place) and _outlasts(grant, until))
+    return frozenset[str]().union(*lasting)
 
 
 def _outlasts(held: Grant, until: datetime | None) -> bool:

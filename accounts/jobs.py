@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from accounts import attempts, lockout, rates
+from accounts import attempts, lockout, rates, sessions
 from common.clock import now
 
 
 @shared_task
 def forget_old_failures() -> int:
-    """What no longer counts goes: failed sign-ins, which hold an address each, past minutes, sign-ins never finished."""
+    """What no longer counts goes: failed sign-ins, which hold an address each, past minutes, sign-ins never finished, sessions
+    and tokens that ended long ago."""
     moment = now()
-    return lockout.prune(moment) + rates.prune(moment) + attempts.prune(moment)
+    return lockout.prune(moment) + rates.prune(moment) + attempts.prune(moment) + sessions.prune(moment)

@@ -219,13 +219,17 @@ class Session(models.Model):
 
 
 class ApiToken(models.Model):
-    """A long-lived bearer token a person made for software, with no more than the named scopes. Only its hash is kept."""
+    """A long-lived bearer token a person made for software, with no more than the named scopes. Only its hash is kept.
+
+    `parent` is the token it was made with, if it was one: it ends with it.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     user = models.ForeignKey(User, models.CASCADE, null=True, related_name="api_tokens")
     service = models.ForeignKey(ServiceIdentity, models.CASCADE, null=True, related_name="api_tokens")
     name = models.CharField(max_length=200)
     token_hash = models.CharField(max_length=64, unique=True)
+    parent = models.ForeignKey("self", models.CASCADE, null=True, related_name="children")
     scopes = models.JSONField(null=True)
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()

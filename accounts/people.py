@@ -16,7 +16,7 @@ from django.core.validators import validate_email
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from accounts import changes, lockout, passwords, sessions
+from accounts import changes, lockout, passwords, refusals, sessions
 from accounts.access import EVERYWHERE, Principal, Scope
 from accounts.changes import By
 from accounts.granting import require_above, require_grantable
@@ -48,14 +48,16 @@ def create(wish: Mapping[str, Any], by: By) -> User:
 
 
 def set_active(identifier: uuid.UUID, active: bool, by: By, now: datetime) -> User:
-    """Disable an account, which ends its sessions and tokens, or enable it again."""
+    """Disable an account, which ends its sessions and tokens, or enable it again. What Entra decided before counts no more:
+    an account that an administrator disabled is not enabled by signing in."""
     with transaction.atomic():
         user = _managed(identifier, by, now)
-        if user.is_active != active:
-            User.objects.filter(id=user.id).update(is_active=active)
-            user.is_active = active
-            if not active:
-                sessions.end_all(user, now)
+        decided = user.is_active == active and not user.disabled_by_sso
+        if not active:
+            sessions.end_all(user, now)
+        if not decided:
+            user.is_active, user.disabled_by_sso = active, False
+            user.save(update_fields=["is_active", "disabled_by_sso"])
             _record(by, "user.enabled" if active else "user.disabled", user)
     return user
 
@@ -77,6 +79,8 @@ def reset_password(identifier: uuid.UUID, by: By, now: datetime) -> tuple[User, 
     password = secrets.token_urlsafe(18)
     with transaction.atomic():
         user = _managed(identifier, by, now)
+        if user.sso_provider:
+            raise Conflict("this account signs in at Entra and has no password here; reset it there", code="SSO_ACCOUNT")
         user.set_password(password)
         user.must_change_password = True
         user.save(update_fields=["password", "must_change_password"])
@@ -97,17 +101,22 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
 def change_password(session: Session, current: str, new: str, *, address: str, now: datetime) -> None:
     """Change one's own password. The other sessions of the account end. A wrong current one counts as a failed sign-in."""
     user = session.user
-    if user is None or not user.has_usable_password():
+    if user is None or user.sso_provider or not user.has_usable_password():
         raise ValidationFailed("current_password: this account has no password here; it signs in elsewhere")
-    account = user.email.lower()
-    lockout.refuse_when_locked(account, address, now)
+    actor = principal_of_user(user, now).actor
+    with refusals.noting_limits(actor, address=address, now=now):
+        lockout.refuse_when_locked(user, "", address, now)
     if not user.check_password(passwords.normalized(current)):
-        lockout.note_failure(account, address, now)
+        lockout.note_failure(lockout.key_of(user, ""), address, now)
+        refusals.note("user.password.refused", actor, "user", str(user.id), address=address, now=now)
         raise AuthenticationInvalid("current_password: is wrong")
     passwords.refuse_weak(new, email=user.email, full_name=user.full_name, field="new_password")
     if passwords.normalized(new) == passwords.normalized(current):
         raise ValidationFailed("new_password: is the current one; choose another")
     with transaction.atomic():
+        fresh = User.objects.select_for_update(no_key=True).filter(pk=user.pk, password=user.password).first()
+        if fresh is None:
+            raise Conflict("the password of this account was changed in this very moment; sign in with the new one")
         user.set_password(passwords.normalized(new))
         user.must_change_password = False
         user.save(update_fields=["password", "must_change_password"])

@@ -1,7 +1,8 @@
 """How often somebody may call: counted in PostgreSQL by the minute, so that emptying Redis gives nobody more (I19).
 
-A sign-in is counted one by one. Calls of a credential are counted in this process and carried to the database in slices, so
-that a limit of thousands costs few writes; with several processes a credential may exceed it by a slice for each.
+A sign-in is counted one by one, of an account and of all from one network, before anything costly is done. Calls of a
+credential are counted in this process and carried to the database in slices, so that a limit of thousands costs few writes;
+with several processes a credential may exceed it by a slice for each.
 """
 
 from __future__ import annotations
@@ -15,10 +16,16 @@ from django.conf import settings
 from django.db import connection
 
 from accounts.models import RateCount
+from common.addresses import network_of
 from common.errors import TooManyRequests
 
 SLICES = 60
 """A minute's limit is carried to the database in so many parts."""
+ACCOUNTS_PER_NETWORK = 10
+"""An office behind one address signs in with ten times the limit of one account; each try costs a slow hash."""
+SERVICES_PER_NETWORK = 60
+"""Software asks more often, and its secrets are checked quickly."""
+ANONYMOUS = "anonymous"
 _ADD = """
 INSERT INTO accounts_ratecount (key, minute, count) VALUES (%s, %s, %s)
 ON CONFLICT (key, minute) DO UPDATE SET count = accounts_ratecount.count + excluded.count RETURNING count
@@ -27,22 +34,30 @@ ON CONFLICT (key, minute) DO UPDATE SET count = accounts_ratecount.count + exclu
 
 @dataclass
 class _Tally:
-    minute: int
     everywhere: int = 0
     """What the database said last: the calls of all processes."""
     here: int = 0
     """Calls of this process that the database does not know yet."""
 
 
-_tallies: dict[str, _Tally] = {}
+_tallies: dict[int, dict[str, _Tally]] = {}
+"""By minute and credential. Two minutes are kept, so that a call at the turn of one is counted; older ones go as a whole."""
 _lock = threading.Lock()
 
 
 def count_sign_in(account: str, address: str, now: datetime) -> None:
-    """Count one try. Raises `TooManyRequests` when there were too many for this account from this address in this minute."""
-    limit = settings.MAZEVAULT.sign_ins_per_minute
-    if _add(f"sign-in|{account}|{address}", _minute(now), 1) > limit:
-        raise _too_many("too many sign-ins for this account from here; wait a moment", limit, now)
+    """Count one try. Raises `TooManyRequests` when there were too many in this minute from this network, for any account or
+    for this one."""
+    limit, network = settings.MAZEVAULT.sign_ins_per_minute, network_of(address)
+    _count_one(f"sign-ins|{network}", limit * ACCOUNTS_PER_NETWORK, "too many sign-ins from here; wait a moment", now)
+    _count_one(f"sign-in|{account}|{network}", limit, "too many sign-ins for this account from here; wait a moment", now)
+
+
+def count_service_sign_in(client_id: str, address: str, now: datetime) -> None:
+    """The same for a service identity that asks for a token."""
+    limit, network = settings.MAZEVAULT.sign_ins_per_minute * SERVICES_PER_NETWORK, network_of(address)
+    _count_one(f"clients|{network}", limit, "too many requests for tokens from here; wait a moment", now)
+    count_call(f"client|{client_id}|{network}", now)
 
 
 def count_call(credential: str, now: datetime) -> int:
@@ -66,6 +81,11 @@ def count_call(credential: str, now: datetime) -> int:
     return limit
 
 
+def is_first(what: str, now: datetime) -> bool:
+    """Whether this is the first of its kind in this minute, of all processes."""
+    return _add(f"first|{what}", _minute(now), 1) == 1
+
+
 def prune(now: datetime) -> int:
     """Drop the counts of minutes that have passed."""
     dropped, _ = RateCount.objects.filter(minute__lt=_minute(now) - 1).delete()
@@ -73,12 +93,16 @@ def prune(now: datetime) -> int:
 
 
 def _tally(credential: str, minute: int) -> _Tally:
-    found = _tallies.get(credential)
-    if found is None or found.minute != minute:
-        for old in [name for name, tally in _tallies.items() if tally.minute < minute]:
+    if minute not in _tallies:
+        for old in [one for one in _tallies if one < minute - 1]:
             del _tallies[old]
-        found = _tallies[credential] = _Tally(minute)
-    return found
+        _tallies[minute] = {}
+    return _tallies[minute].setdefault(credential, _Tally())
+
+
+def _count_one(what: str, limit: int, sentence: str, now: datetime) -> None:
+    if _add(what, _minute(now), 1) > limit:
+        raise _too_many(sentence, limit, now)
 
 
 def _add(what: str, minute: int, count: int) -> int:

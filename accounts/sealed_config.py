@@ -11,9 +11,14 @@ from uuid import UUID
 from common.sealing import Place, sealer
 
 _SECRET_NAME = re.compile(
-    r"(^|_)(secret|password|passphrase|pat|token|private_key|api_?key|access_key|account_key|connection_string|credentials?|sas)$"
+    r"(secret|password|passwd|passphrase|token|credential|conn(ection)?_?str(ing)?)s?(_value)?$"
+    r"|(^|_)(pwd|pass|pat|sas|sas_url|secret_id|bearer|authorization)s?$"
+    r"|(^|_)private_?key"
+    r"|(^|_)(\w+_|api|access|account|secret|shared|signing|encryption|master|storage|client|service)keys?(_value)?$"
 )
-_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+"""Rather one name too many than one too few: a secret that is shown is out, a plain value that is sealed still works."""
+_PUBLIC_NAME = re.compile(r"(^|_)(public|foreign|partition|sort|cache|row|object|lookup|group|tag)_key$")
+_CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 class Configured(Protocol):
@@ -26,10 +31,14 @@ class Configured(Protocol):
 
 
 def put(row: Configured, scope: str, config: Mapping[str, Any]) -> bool:
-    """Set the configuration; returns whether anything changed. A secret that is left out is kept, null or "" clears it."""
+    """Set the configuration; returns whether anything changed. A secret that is left out is kept, null or "" clears it.
+
+    One inside of a list is kept only while what is plain around it stays: else it could go to another element than it was for.
+    """
     plain, given = split(config)
     former = secrets_of(row, scope)
-    kept = {name: value for name, value in {**former, **given}.items() if value not in (None, "")}
+    staying = {name: value for name, value in former.items() if "[" not in name or _same_around(name, row.config, plain)}
+    kept = {name: value for name, value in {**staying, **given}.items() if value not in (None, "")}
     changed = row.config != plain or former != kept
     row.config = plain
     if former != kept:
@@ -52,23 +61,41 @@ def place(row: Configured, scope: str) -> Place:
 
 
 def split(config: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
-    """The plain part, and the secret parts by their dotted names."""
+    """The plain part, and the secret parts by their dotted names, such as `inner.token` and `servers[0].password`."""
     plain: dict[str, Any] = {}
     hidden: dict[str, Any] = {}
     for name, value in config.items():
         if is_secret(name):
             hidden[prefix + name] = value
-        elif isinstance(value, dict):
-            plain[name], inner = split(value, f"{prefix}{name}.")
-            hidden.update(inner)
         else:
-            plain[name] = value
+            plain[name], inner = _split_value(value, prefix + name)
+            hidden.update(inner)
     return plain, hidden
 
 
 def is_secret(name: str) -> bool:
     """Whether a field of this name holds a secret."""
-    return _SECRET_NAME.search(_CAMEL.sub("_", name).replace("-", "_").lower()) is not None
+    words = re.sub(r"[^A-Za-z0-9]+", "_", _CAMEL.sub("_", name)).strip("_").lower()
+    return _SECRET_NAME.search(words) is not None and _PUBLIC_NAME.search(words) is None
+
+
+def _split_value(value: Any, name: str) -> tuple[Any, dict[str, Any]]:
+    if isinstance(value, dict):
+        return split(value, f"{name}.")
+    if not isinstance(value, list):
+        return value, {}
+    hidden: dict[str, Any] = {}
+    plain = []
+    for index, element in enumerate(value):
+        shown, inner = _split_value(element, f"{name}[{index}]")
+        plain.append(shown)
+        hidden.update(inner)
+    return plain, hidden
+
+
+def _same_around(name: str, former: Mapping[str, Any], plain: Mapping[str, Any]) -> bool:
+    """Whether the field of the configuration that a secret is in has the same plain part as before."""
+    return all(former[top] == plain.get(top) for top in former if name.startswith((f"{top}[", f"{top}.")))
 
 
 def _seal(row: Configured, scope: str, kept: Mapping[str, Any]) -> bytes:

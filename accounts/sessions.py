@@ -11,19 +11,25 @@ from datetime import datetime, timedelta
 
 from django.contrib.auth.hashers import check_password, make_password
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
-from accounts import changes, lockout, passwords, rates
+from accounts import changes, lockout, passwords, rates, refusals
 from accounts.access import PrincipalKind
 from accounts.models import ApiToken, EntraSession, ServiceIdentity, Session, User
 from common import audit
-from common.errors import AuthenticationExpired, AuthenticationInvalid, NotFound, ValidationFailed
+from common.errors import AuthenticationExpired, AuthenticationInvalid, NotFound, PermissionRefused, ValidationFailed
 
 PREFIX = "mzv_"
 SEEN_EVERY = timedelta(minutes=5)
 """How exact `last_used_at` is; a write for each call would cost more than the call."""
 LIFE = timedelta(hours=24)
+KEPT = timedelta(days=30)
+"""How long an ended session or token stays, for those who ask where somebody was signed in."""
+MOST_OF_A_SERVICE = 200
+"""Living sessions of one service identity; software that asks for a new token at each call ends its oldest ones."""
+PRUNED_AT_ONCE = 5000
 _WRONG = "the email address or the password is wrong"
+_WRONG_SECRET = "client_id or client_secret is wrong"  # noqa: S105  a sentence
 _DECOY: list[str] = []
 
 
@@ -37,14 +43,16 @@ class SignedIn:
 def sign_in(email: str, password: str, *, address: str, now: datetime) -> SignedIn:
     """Check a password and open a session. One sentence for every failure, and about the same time."""
     account = email.strip().lower()
-    rates.count_sign_in(account, address, now)
-    lockout.refuse_when_locked(account, address, now)
-    user = User.objects.by_email(account)
-    if not _password_fits(user, password) or user is None or not user.is_active:
-        _note_failure(account, address, now)
+    with refusals.noting_limits(rates.ANONYMOUS, address=address, now=now):
+        rates.count_sign_in(account, address, now)
+        user = User.objects.by_email(account)
+        lockout.refuse_when_locked(user, account, address, now)
+    if not _password_fits(user, password) or user is None or not _may_sign_in(user):
+        _note_failure(user, account, address, now)
         raise AuthenticationInvalid(_WRONG)
-    lockout.forget(account, address)
+    lockout.forget(lockout.key_of(user, account), address)
     with transaction.atomic():
+        _refuse_changed(user)
         opened = _open(user, address, now)
         _audit("auth.login.success", user, address)
         User.objects.filter(pk=user.pk).update(last_login=now)
@@ -73,14 +81,19 @@ def end_all(holder: User | ServiceIdentity, now: datetime, *, but: Session | Non
 
 def sign_in_service(client_id: str, client_secret: str, *, address: str, now: datetime) -> tuple[Session, str]:
     """A session of a service identity and its token (`client_credentials`). One sentence for every failure."""
-    rates.count_call(f"client|{client_id}|{address}", now)
+    with refusals.noting_limits(rates.ANONYMOUS, address=address, now=now):
+        rates.count_service_sign_in(client_id, address, now)
     service = ServiceIdentity.objects.filter(client_id=client_id, deleted_at=None).first()
     given = hash_token(client_secret)
-    if service is None or not hmac.compare_digest(given, service.secret_hash) or service.status != "active":
+    if service is None or not _secret_fits(service, given):
         _note_refusal(client_id, "service", address)
-        raise AuthenticationInvalid("client_id or client_secret is wrong")
+        raise AuthenticationInvalid(_WRONG_SECRET)
     token = PREFIX + secrets.token_urlsafe(32)
     with transaction.atomic():
+        fresh = ServiceIdentity.objects.select_for_update(no_key=True).filter(pk=service.pk, deleted_at=None).first()
+        if fresh is None or not _secret_fits(fresh, given):
+            raise AuthenticationInvalid(_WRONG_SECRET)
+        _end_oldest(service, now)
         session = Session.objects.create(service=service, token_hash=hash_token(token), address=address, expires_at=now + LIFE)
         _audit("auth.login.success", service, address)
         changes.credential_changed(session)
@@ -110,10 +123,14 @@ def note_use(credential: Session | ApiToken, now: datetime) -> None:
 
 
 def refresh(session: Session, *, address: str, now: datetime) -> SignedIn:
-    """A new token for the old one, which ends. A service identity asks for a new one instead."""
+    """A new token for the old one, which ends. A service identity asks for a new one instead, and who came from Entra signs in
+    there again: only Entra can say whether they still may."""
     if session.user is None:
         raise ValidationFailed("only the session of a person can be refreshed; ask auth/token for a new token")
+    if session.user.sso_provider or EntraSession.objects.filter(session=session).exists():
+        raise PermissionRefused("this session began at Entra; sign in at Entra again", code="SSO_SIGN_IN_NEEDED")
     with transaction.atomic():
+        User.objects.select_for_update(no_key=True).get(pk=session.user.pk)  # a reset ends the old session first, or the new one
         _revoke(session, now)
         opened = _open(session.user, address, now)
         _audit("auth.token.refreshed", session.user, address)
@@ -143,6 +160,17 @@ def holder_lives(credential: Session | ApiToken) -> bool:
     return credential.service is not None and credential.service.status == "active" and credential.service.deleted_at is None
 
 
+def prune(now: datetime) -> int:
+    """Drop sessions and API tokens that ended long ago, a limited number at once."""
+    ended = Q(revoked_at__lt=now - KEPT) | Q(expires_at__lt=now - KEPT)
+    dropped = 0
+    for rows in (Session.objects.filter(ended), ApiToken.objects.filter(ended)):
+        old = list(rows.values_list("pk", flat=True)[:PRUNED_AT_ONCE])
+        dropped += len(old)
+        rows.model._default_manager.filter(pk__in=old).delete()
+    return dropped
+
+
 def hash_token(token: str) -> str:
     """SHA-256 in hex; a token has 256 random bits, so no slow hash is needed."""
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
@@ -155,11 +183,28 @@ def _open(user: User, address: str, now: datetime) -> SignedIn:
     return SignedIn(user, session, token)
 
 
+def _end_oldest(service: ServiceIdentity, now: datetime) -> None:
+    """Make room for one more session of a service identity. The caller holds its row."""
+    living = Session.objects.filter(service=service, revoked_at=None, expires_at__gt=now).order_by("-created_at", "id")
+    beyond = list(living.values_list("pk", flat=True)[MOST_OF_A_SERVICE - 1 :])
+    if beyond:
+        Session.objects.filter(pk__in=beyond).update(revoked_at=now)
+
+
 def _revoke(session: Session, now: datetime) -> None:
     if not Session.objects.filter(pk=session.pk, revoked_at__isnull=True).update(revoked_at=now):
         raise AuthenticationInvalid("this token is not valid; sign in again")
     EntraSession.objects.filter(session=session).delete()
     changes.credential_changed(session)
+
+
+def _may_sign_in(user: User) -> bool:
+    """Whether a password may open a session; an account that was given to Entra is Entra's to let in."""
+    return user.is_active and user.deleted_at is None and not user.sso_provider
+
+
+def _secret_fits(service: ServiceIdentity, given: str) -> bool:
+    return hmac.compare_digest(given, service.secret_hash) and service.status == "active"
 
 
 def _password_fits(user: User | None, password: str) -> bool:
@@ -171,9 +216,16 @@ def _password_fits(user: User | None, password: str) -> bool:
     return user.check_password(passwords.normalized(password))
 
 
-def _note_failure(account: str, address: str, now: datetime) -> None:
+def _refuse_changed(user: User) -> None:
+    """Lock the account and look again: a reset or an end that came while the password was checked counts."""
+    fresh = User.objects.select_for_update(no_key=True).filter(pk=user.pk).first()
+    if fresh is None or fresh.password != user.password or not _may_sign_in(fresh):
+        raise AuthenticationInvalid(_WRONG)
+
+
+def _note_failure(user: User | None, account: str, address: str, now: datetime) -> None:
     with transaction.atomic():
-        lockout.note_failure(account[:254], address, now)
+        lockout.note_failure(lockout.key_of(user, account), address, now)
         _note_refusal(account, "account", address)
 
 

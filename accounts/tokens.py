@@ -17,7 +17,7 @@ from accounts.models import ApiToken, Session
 from accounts.roles import KNOWN_PERMISSIONS
 from accounts.scoping import absent
 from accounts.sessions import hash_token, holder_lives
-from common.errors import AuthenticationExpired, AuthenticationInvalid, ValidationFailed
+from common.errors import AuthenticationExpired, AuthenticationInvalid, PermissionRefused, ValidationFailed
 
 PREFIX = "mzvt_"
 LONGEST_LIFE = timedelta(days=366)
@@ -26,18 +26,21 @@ LONGEST_LIFE = timedelta(days=366)
 def create(
     credential: Session | ApiToken, name: str, scopes: Sequence[str] | None, duration: str, by: By, now: datetime
 ) -> tuple[ApiToken, str]:
-    """A new token of the caller and its text, which is shown once. It can do no more than its scopes and its holder."""
+    """A new token of the caller and its text, which is shown once. It can do no more than its scopes and its holder, and made
+    with a token it ends no later than that one."""
     _refuse_wide_scopes(credential, scopes, by)
     expires_at = now + _life(duration)
     text = PREFIX + secrets.token_urlsafe(32)
     with transaction.atomic():
+        parent = _living_parent(credential, now)
         row = ApiToken.objects.create(
+            parent=parent,
             user=credential.user,
             service=credential.service,
             name=name,
             token_hash=hash_token(text),
             scopes=None if scopes is None else list(scopes),
-            expires_at=expires_at,
+            expires_at=min(expires_at, parent.expires_at) if parent else expires_at,
         )
         changes.record(by, "auth.token.created", "token", row.id, {"name": name, "scopes": row.scopes})
         changes.credential_changed(row)
@@ -52,12 +55,14 @@ def tokens_of(credential: Session | ApiToken) -> QuerySet[ApiToken]:
 
 
 def revoke(credential: Session | ApiToken, identifier: uuid.UUID, by: By, now: datetime) -> None:
-    """End one of the caller's tokens at once. Somebody else's is not there."""
+    """End one of the caller's tokens at once, and those made with it. Somebody else's is not there."""
+    if isinstance(credential, ApiToken) and credential.scopes is not None and identifier != credential.id:
+        raise PermissionRefused("a token that is limited to scopes may end itself only")
     with transaction.atomic():
         row = tokens_of(credential).select_for_update().filter(id=identifier).first()
         if row is None:
             raise absent("token")
-        ApiToken.objects.filter(id=row.id).update(revoked_at=now)
+        ApiToken.objects.filter(id__in=_family(row.id), revoked_at=None).update(revoked_at=now)
         changes.record(by, "auth.token.revoked", "token", row.id, {"name": row.name})
         changes.credential_changed(row)
 
@@ -69,6 +74,28 @@ def token_of(text: str, now: datetime) -> ApiToken:
         raise AuthenticationInvalid("this token is not valid; ask its holder for a new one")
     if found.expires_at <= now:
         raise AuthenticationExpired("this token has expired; ask its holder for a new one")
+    return found
+
+
+def _living_parent(credential: Session | ApiToken, now: datetime) -> ApiToken | None:
+    """The token the caller used; None for a session. Holder and credential are locked: what ends them ends the new one too."""
+    holder = credential.user or credential.service
+    if holder is not None:
+        type(holder)._default_manager.select_for_update(no_key=True).get(pk=holder.pk)
+    living = type(credential)._default_manager.select_for_update().filter(revoked_at=None, expires_at__gt=now)
+    found = living.filter(pk=credential.pk).first()
+    if found is None:
+        raise AuthenticationInvalid("this token is not valid; ask its holder for a new one")
+    return found if isinstance(found, ApiToken) else None
+
+
+def _family(identifier: uuid.UUID) -> list[uuid.UUID]:
+    """A token and all that were made with it, directly or not. A child waits for its parent's lock, so none is missed."""
+    found, newest = [identifier], [identifier]
+    while newest:
+        children = ApiToken.objects.select_for_update().filter(parent_id__in=newest, revoked_at=None)
+        newest = list(children.values_list("id", flat=True))
+        found += newest
     return found
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import wraps
 from typing import Any, NoReturn
 
-from django.core.exceptions import RequestDataTooBig
+from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse, RawPostDataException
 from django.urls import URLPattern, path
@@ -61,6 +61,8 @@ def translate(error: Exception) -> MazeVaultError:
         return Unavailable("the database does not answer right now; try again", retry_after=2)
     if isinstance(error, RequestDataTooBig):
         return TooLarge(f"the body is larger than {LARGEST_BODY} bytes")
+    if isinstance(error, SuspiciousOperation):  # also a query of thousands of fields
+        return MalformedBody("the request is malformed")
     if isinstance(error, RawPostDataException | ConnectionError):
         return MalformedBody("the body could not be read to its end")
     log.error("unexpected failure", exc_info=error)

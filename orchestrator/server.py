@@ -12,6 +12,7 @@ import signal
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ SOCKET_SECONDS = 20.0
 GRACEFUL_SECONDS = 4
 STOP_HOOK_SECONDS = 8.5
 """The launcher kills after 10 s."""
+RETRY_SECONDS = 1.0
+"""How often a certificate that cannot be taken is tried again."""
 KEEPALIVE_SECONDS = 65
 """Longer than a heartbeat interval, so that a punctual gateway keeps its connection."""
 
@@ -145,18 +148,36 @@ class _StopOnce:
 
 
 class FreshContext:
-    """A TLS context that is built once and again when its certificate file was replaced, so that renewal needs no restart."""
+    """A TLS context that is built once and again when its certificate file was replaced, so that renewal needs no restart.
+
+    Who renews certificate and key one after the other leaves files that do not fit for a while: the old context serves on.
+    """
 
     def __init__(self, watched: Path, build: Callable[[], ssl.SSLContext]) -> None:
         self._watched, self._build = watched, build
         self._stamp = watched.stat().st_mtime_ns
         self._context = build()
+        self._is_logged = False
+        self._next_try = 0.0
 
     def __call__(self) -> ssl.SSLContext:
+        if time.monotonic() >= self._next_try:
+            try:
+                self._look()
+            except OSError as error:  # files that are missing, half written or do not fit each other; TLS errors are of this kind
+                self._keep_old(error)
+        return self._context
+
+    def _look(self) -> None:
         stamp = self._watched.stat().st_mtime_ns
         if stamp != self._stamp:
-            self._context, self._stamp = self._build(), stamp
-        return self._context
+            self._context, self._stamp, self._is_logged = self._build(), stamp, False
+
+    def _keep_old(self, error: OSError) -> None:
+        self._next_try = time.monotonic() + RETRY_SECONDS
+        if not self._is_logged:
+            self._is_logged = True
+            log.error("the new certificate cannot be taken yet, the old one serves on: %s: %s", self._watched, error)
 
 
 def server_context(certificate_file: str, key_file: str | None, trusted: str, password: bytes | None) -> ssl.SSLContext:

@@ -78,7 +78,7 @@ def _rest_framework() -> dict[str, Any]:
         "DEFAULT_PERMISSION_CLASSES": ["common.permissions.DenyUnlessDeclared"],
         "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
         "DEFAULT_PARSER_CLASSES": ["common.parsing.StrictJSONParser"],
-        "EXCEPTION_HANDLER": "common.api.exception_handler",
+        "EXCEPTION_HANDLER": "accounts.operations.exception_handler",
         "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
         "UNAUTHENTICATED_USER": None,
         "DATETIME_FORMAT": "%Y-%m-%dT%H:%M:%S.%fZ",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from accounts import browser, passwords, rates
+from accounts import browser, passwords, rates, sessions
 from accounts.durations import go_duration
 from accounts.models import ApiToken, RateCount, Session, User
 from common.clock import now
@@ -88,9 +88,39 @@ class TestTokens:
         assert limited.post("users/tokens", {"name": "u", "scopes": ["secrets:read"]})[0] == 400
         assert limited.post("users/tokens", {"name": "u", "scopes": ["projects:read"]})[0] == 201
 
+    def test_a_token_made_with_a_token_ends_with_it(self, admin: Person) -> None:
+        parent = admin.post("users/tokens", {"name": "parent", "duration": "1h"})[1]
+        child = Person(parent["token"]).post("users/tokens", {"name": "child", "duration": "8000h"})[1]
+        assert child["expires_at"] == parent["expires_at"]
+        grandchild = Person(child["token"]).post("users/tokens", {"name": "grandchild"})[1]
+        other = admin.post("users/tokens", {"name": "other"})[1]
+        assert admin.delete(f"users/tokens/{parent['id']}")[0] == 204
+        found = [Person(row["token"]).get("organizations")[0] for row in (parent, child, grandchild, other)]
+        assert found == [401, 401, 401, 200]
+
+    def test_a_limited_token_ends_itself_only(self, admin: Person) -> None:
+        limited = admin.post("users/tokens", {"name": "limited", "scopes": ["secrets:read"]})[1]
+        other = admin.post("users/tokens", {"name": "other"})[1]
+        caller = Person(limited["token"])
+        assert caller.delete(f"users/tokens/{other['id']}")[0] == 403
+        assert Person(other["token"]).get("organizations")[0] == 200
+        assert caller.delete(f"users/tokens/{limited['id']}")[0] == 204
+        assert caller.get("organizations")[0] == 401
+
     def test_an_empty_list_of_scopes_is_no_permission_at_all(self, admin: Person) -> None:
         token = Person(admin.post("users/tokens", {"name": "t", "scopes": []})[1]["token"])
         assert token.get("projects")[0] == 403 and token.get("auth/me/permissions")[1]["permissions"] == []
+
+    def test_what_ended_long_ago_goes_and_the_rest_stays(self, admin: Person) -> None:
+        old = now() - sessions.KEPT - timedelta(seconds=1)
+        made = [admin.post("users/tokens", {"name": str(number)})[1]["id"] for number in range(4)]
+        ApiToken.objects.filter(id=made[0]).update(revoked_at=old)
+        ApiToken.objects.filter(id=made[1]).update(expires_at=old)
+        ApiToken.objects.filter(id=made[2]).update(revoked_at=now())
+        holder = ApiToken.objects.all()[0].user
+        Session.objects.create(user=holder, token_hash="old", expires_at=old)
+        assert sessions.prune(now()) == 3
+        assert {str(row.id) for row in ApiToken.objects.all()} == set(made[2:]) and Session.objects.count() == 1
 
     def test_use_is_remembered_roughly(self, admin: Person) -> None:
         row = admin.post("users/tokens", {"name": "t"})[1]
@@ -120,6 +150,13 @@ class TestServices:
             f"service-identities/{made['id']}", {"display_name": "CI", "owner_email": "o@example.com", "status": "disabled"}
         )
         assert Person().post("auth/token", {**wish, "client_secret": fresh})[0] == 401
+
+    def test_the_oldest_session_of_a_service_ends_when_there_are_too_many(self, admin: Person, monkeypatch: Any) -> None:
+        monkeypatch.setattr(sessions, "MOST_OF_A_SERVICE", 3)
+        made = admin.post("service-identities", {"display_name": "CI", "owner_email": "o@example.com"})[1]
+        wish = {"grant_type": "client_credentials", "client_id": made["client_id"], "client_secret": made["client_secret"]}
+        callers = [Person(Person().post("auth/token", wish)[1]["access_token"]) for _ in range(5)]
+        assert [caller.get("auth/me/permissions")[0] for caller in callers] == [401, 401, 200, 200, 200]
 
 
 class TestPasswords:
@@ -174,6 +211,19 @@ class TestPasswords:
 
 
 class TestSessions:
+    def test_an_account_of_entra_has_none_here(self, ada: User, admin: Person) -> None:
+        """Whatever hash its row still holds: Entra's own conditions would be passed by."""
+        session = Person(sign_in()[1]["token"])
+        User.objects.filter(pk=ada.pk).update(sso_provider="entra")
+        status, answer = admin.post(f"rbac/users/{ada.id}/reset")
+        assert (status, answer["code"]) == (409, "SSO_ACCOUNT")
+        status, answer = sign_in()
+        assert (status, answer["error"]) == (401, "the email address or the password is wrong")
+        wish = {"current_password": PASSWORD, "new_password": "eleven brass kettles hum"}
+        assert session.post("auth/password", wish)[0] == 400
+        status, answer = session.post("auth/refresh")
+        assert (status, answer["code"]) == (403, "SSO_SIGN_IN_NEEDED")
+
     def test_sessions_are_listed_and_ended_one_by_one(self, ada: User, admin: Person) -> None:
         one, two = (Person(sign_in()[1]["token"]) for _ in range(2))
         rows = one.get("auth/sessions")[1]
@@ -280,8 +330,87 @@ class TestRates:
     def test_counts_of_past_minutes_are_dropped(self) -> None:
         rates.count_sign_in("a", "b", now() - timedelta(minutes=5))
         rates.count_sign_in("a", "b", now())
-        assert rates.prune(now()) == 1 and RateCount.objects.count() == 1
+        assert rates.prune(now()) == 2 and RateCount.objects.count() == 2
+
+    def test_one_network_cannot_try_account_after_account(self, ada: User, monkeypatch: Any) -> None:
+        """Each try costs a slow hash, so the limit comes before it."""
+        monkeypatch.setattr(rates, "_minute", lambda moment: 7)
+        monkeypatch.setattr(rates, "ACCOUNTS_PER_NETWORK", 1)
+        checked: list[str] = []
+        monkeypatch.setattr(sessions, "_password_fits", lambda user, password: bool(checked.append(password)))
+
+        def attempt(number: int, address: str) -> int:
+            wish = {"email": f"n{number}@example.com", "password": "x"}
+            return Client(REMOTE_ADDR=address).post("/api/v1/auth/login", wish, content_type="application/json").status_code
+
+        found = [attempt(number, f"2001:db8:0:1::{number:x}") for number in range(12)]
+        assert found == [401] * 10 + [429] * 2 and len(checked) == 10
+        assert attempt(13, "2001:db8:0:2::1") == 401
+
+    def test_one_network_cannot_ask_for_tokens_of_client_after_client(self, monkeypatch: Any) -> None:
+        monkeypatch.setattr(rates, "_minute", lambda moment: 7)
+        monkeypatch.setattr(rates, "SERVICES_PER_NETWORK", 1)
+        wish = {"grant_type": "client_credentials", "client_secret": "x"}
+        found = [Person().post("auth/token", {**wish, "client_id": f"mzs_{number}"})[0] for number in range(12)]
+        assert found == [401] * 10 + [429] * 2
+
+    def test_counts_in_memory_are_of_two_minutes_at_most(self) -> None:
+        for minutes in range(5):
+            for credential in ("a", "b"):
+                rates.count_call(credential, now() + timedelta(minutes=minutes))
+        assert [len(rates._tallies[minute]) for minute in sorted(rates._tallies)[-2:]] == [2, 2]
+        assert not [one for one in rates._tallies if one < max(rates._tallies) - 1]
 
     def test_neither_account_nor_address_is_readable_in_the_table(self) -> None:
         rates.count_sign_in("ada@example.com", "192.0.2.7", now())
         assert "ada" not in str(RateCount.objects.values()) and "192" not in str(RateCount.objects.values("key"))
+
+
+class TestRefusals:
+    """What an auditor looks for, once a minute for each actor."""
+
+    @pytest.fixture(autouse=True)
+    def one_minute(self, monkeypatch: Any) -> None:
+        monkeypatch.setattr(rates, "_minute", lambda moment: 7)
+
+    def warnings(self, action: str) -> list[dict[str, Any]]:
+        return [row.details for row in AuditEntry.objects.filter(action=action, severity="warning")]
+
+    def test_what_somebody_may_not_do(self, person: Any, monkeypatch: Any) -> None:
+        viewer = person("viewer")
+        for _ in range(3):
+            assert viewer.post("rbac/users", {"email": "x@example.com", "password": PASSWORD})[0] == 403
+        expected = {"method": "POST", "path": "/api/v1/rbac/users", "code": "PERMISSION_DENIED"}
+        assert self.warnings("rbac.permission.denied") == [expected]
+        monkeypatch.setattr(rates, "_minute", lambda moment: 8)
+        viewer.post("rbac/users", {})
+        assert len(self.warnings("rbac.permission.denied")) == 2
+
+    def test_a_wrong_current_password(self, ada: User) -> None:
+        caller = Person(sign_in()[1]["token"])
+        for _ in range(2):
+            caller.post("auth/password", {"current_password": "wrong", "new_password": "eleven brass kettles hum"})
+        assert AuditEntry.objects.get(action="user.password.refused").actor == f"user:{ada.id}"
+
+    def test_sign_ins_and_calls_beyond_a_limit(self, ada: User, admin: Person, settings: Any) -> None:
+        settings.MAZEVAULT = replace(settings.MAZEVAULT, calls_per_minute=60)
+        for _ in range(8):
+            sign_in("wrong")
+        assert self.warnings("auth.limited") == [{"code": "ACCOUNT_LOCKED"}]
+        assert {admin.get("auth/me")[0] for _ in range(64)} == {200, 429}
+        assert self.warnings("auth.limited") == [{"code": "ACCOUNT_LOCKED"}, {"code": "RATE_LIMITED"}]
+
+
+def test_the_metrics_ask_the_same_of_a_bearer_as_everything(ada: User) -> None:
+    caller = Person(sign_in()[1]["token"])
+    assert caller.get("/metrics")[0] == 200
+    User.objects.update(must_change_password=True)
+    status, answer = caller.get("/metrics")
+    assert (status, answer["code"]) == (403, "PASSWORD_CHANGE_REQUIRED")
+
+
+def test_more_audit_entries_than_there_are_at_once_are_not_refused(admin: Person) -> None:
+    for limit in ("0", "1000000"):
+        assert admin.get(f"audit-logs?limit={limit}")[0] == 200
+    assert admin.post("audit-logs/search", {"limit": 1_000_000})[0] == 200
+    assert admin.get("audit-logs?limit=many")[0] == 400

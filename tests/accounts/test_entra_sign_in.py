@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from accounts import attempts
+from accounts import attempts, obo
 from accounts.entra_settings import EntraSettings
 from accounts.models import EntraSession, RoleGrant, Session, SignInAttempt, User
 from accounts.sessions import hash_token
@@ -199,12 +199,28 @@ def test_the_secret_half_of_a_sign_in_is_sealed_and_everything_else_hashed(node:
     assert values_of(url)["code_challenge_method"] == "S256" and values_of(url)["nonce"]
 
 
-def test_one_address_cannot_fill_the_table(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_address_cannot_fill_the_table_and_keeps_nobody_out(
+    node: Node, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(attempts, "MOST_AT_ONE_ADDRESS", 3)
-    for _ in range(3):
+    first = node.begin()
+    for number in range(5):
+        attempts.begin(f"s{number}", "{}", "b", address="192.0.2.1", now=now())
         node.begin()
-    answer = node.client.get("/api/v1/auth/sso/entra/login", secure=True)
-    assert answer.status_code == 429 and answer["Retry-After"]
+    assert (
+        SignInAttempt.objects.filter(address="127.0.0.1").count()
+        == 3
+        == SignInAttempt.objects.exclude(address="127.0.0.1").count()
+    )
+    assert node.sign_in(browser, "ada.admin").status_code == 200
+    assert node.come_back(values_of(browser.pick(first, "ada.admin@bank.example"))).json()["code"] == "SSO_STATE_UNKNOWN"
+
+
+def test_addresses_of_one_ipv6_network_fill_it_together(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "MOST_AT_ONE_ADDRESS", 3)
+    for number in range(5):
+        attempts.begin(f"s{number}", "{}", "b", address=f"2001:db8::{number + 1}", now=now())
+    assert SignInAttempt.objects.count() == 3
 
 
 @pytest.mark.parametrize(
@@ -253,6 +269,26 @@ def test_an_account_that_an_administrator_switched_off_stays_off(node: Node, bro
     User.objects.update(is_active=False)
     answer = node.sign_in(browser, "ada.admin")
     assert (answer.status_code, answer.json()["code"]) == (403, "ACCOUNT_DISABLED")
+
+
+def test_an_administrator_s_no_outlasts_entra_s_yes(node: Node, browser: Browser, admin: Person) -> None:
+    """Entra disabled the account first; then an administrator decided the same, and only an administrator decides otherwise."""
+    token = node.sign_in(browser, "paul.project").json()["token"]
+    user = User.objects.get(email="paul.project@bank.example")
+    obo.disable(user, now(), reason="AADSTS50057")
+    assert Person(token).get("auth/me")[0] == 401
+    assert admin.post(f"rbac/users/{user.id}/disable")[0] == 200
+    assert node.sign_in(browser, "paul.project").json()["code"] == "ACCOUNT_DISABLED"
+    assert AuditEntry.objects.filter(action="user.disabled", entity_id=user.id).count() == 2
+    admin.post(f"rbac/users/{user.id}/enable")
+    assert node.sign_in(browser, "paul.project").status_code == 200
+
+
+def test_a_session_of_entra_is_not_made_longer_here(node: Node, browser: Browser) -> None:
+    session = Person(node.sign_in(browser, "paul.project").json()["token"])
+    status, answer = session.post("auth/refresh")
+    assert (status, answer["code"]) == (403, "SSO_SIGN_IN_NEEDED") and "sign in at Entra again" in answer["error"]
+    assert session.get("auth/me")[0] == 200 and EntraSession.objects.count() == 1
 
 
 def test_an_account_with_a_password_is_not_taken_over_by_address(node: Node, browser: Browser) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from accounts.models import Role, RoleGrant, Session, User
+from accounts import directory, sealed_config
+from accounts.models import IdentityProvider, Role, RoleGrant, Session, User
 from accounts.sessions import PREFIX, hash_token
 from accounts.setup import ensure_system_roles
 from common.api import rfc3339
@@ -122,6 +123,35 @@ class TestGrants:
         assert caller.post(path, {**wish, "expires_at": rfc3339(end + timedelta(minutes=1))})[0] == 403
         assert caller.post(path, {**wish, "expires_at": rfc3339(end - timedelta(minutes=1))})[0] == 201
 
+    def test_a_grant_in_a_project_is_in_the_audit_of_its_organization(
+        self, admin: Person, clerk: User, bank: dict[str, Any]
+    ) -> None:
+        project = admin.post("projects", {"name": "payments", "organization_id": bank["id"]})[1]
+        admin.post(f"rbac/users/{clerk.id}/roles", {"role_id": role_id("viewer"), "project_id": project["id"]})
+        entry = AuditEntry.objects.get(action="rbac.user.assigned", project=project["id"])
+        assert str(entry.organization) == bank["id"]
+
+    def test_an_empty_text_for_an_id_counts_as_absent(self, admin: Person, clerk: User) -> None:
+        path = f"rbac/users/{clerk.id}/roles"
+        wish = {"role_id": role_id("auditor"), "organization_id": "", "project_id": " "}
+        status, row = admin.post(path, wish)
+        assert status == 201 and not row["organization_id"] and not row["project_id"]
+        status, answer = admin.post(path, {"role_id": ""})
+        assert (status, answer["error"]) == (400, "role_id: is required")
+
+    @pytest.mark.parametrize(
+        "moment", ["9999-12-31T23:59:59-01:00", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "9001-01-01T00:00:00Z",
+                   "1999-12-31T23:59:59Z", "2000-01-01T00:00:00+01:00"],
+    )  # fmt: skip
+    def test_a_moment_nobody_could_read_again_is_refused(self, admin: Person, clerk: User, moment: str) -> None:
+        status, answer = admin.post(f"rbac/users/{clerk.id}/roles", {"role_id": role_id("viewer"), "expires_at": moment})
+        assert (status, answer["error"].split(":")[0]) == (400, "expires_at"), answer
+        assert admin.get(f"rbac/users/{clerk.id}/roles")[0] == 200
+
+    def test_a_far_moment_that_can_be_read_is_taken(self, admin: Person, clerk: User) -> None:
+        wish = {"role_id": role_id("viewer"), "expires_at": "9000-12-31T23:59:59Z"}
+        assert admin.post(f"rbac/users/{clerk.id}/roles", wish)[1]["expires_at"].startswith("9000-12-31")
+
     def test_an_expired_grant_gives_nothing(self, bank: dict[str, Any], signed_in: Callable[[User], Person]) -> None:
         guest = somebody("guest@example.com")
         grant(guest, "admin", organization_id=bank["id"], expires_at=now() - timedelta(seconds=1))
@@ -188,6 +218,22 @@ class TestPeople:
         assert caller.post(f"rbac/users/{colleague.id}/{verb}")[0] == 200
         assert caller.post(f"rbac/users/{desk.id}/{verb}")[0] == 409
 
+    @pytest.mark.parametrize("verb", ["reset", "disable"])
+    def test_who_is_an_administrator_for_an_hour_does_not_take_over_one_for_ever(
+        self, admin: Person, verb: str, signed_in: Callable[[User], Person]
+    ) -> None:
+        """The password it would get outlives the hour."""
+        guest, boss, peer = (somebody(f"{name}@example.com") for name in ("guest", "boss", "peer"))
+        end = now() + timedelta(hours=1)
+        grant(guest, "admin", expires_at=end)
+        grant(boss, "admin")
+        grant(peer, "admin", expires_at=end)
+        caller = signed_in(guest)
+        status, answer = caller.post(f"rbac/users/{boss.id}/{verb}")
+        assert status == 403 and "longer" in answer["error"]
+        assert caller.delete(f"rbac/users/{boss.id}")[0] == 403
+        assert caller.post(f"rbac/users/{peer.id}/{verb}")[0] == 200
+
     def test_disabling_ends_sessions_and_tokens_and_enabling_brings_none_back(
         self, admin: Person, clerk: User, signed_in: Callable[[User], Person]
     ) -> None:
@@ -220,8 +266,6 @@ class TestPeople:
 
 class TestProviders:
     def test_secrets_of_a_provider_rest_sealed_and_never_come_back(self, admin: Person) -> None:
-        from accounts import directory
-        from accounts.models import IdentityProvider
 
         config = {"tenant_id": "t", "client_secret": "open sesame", "inner": {"api_key": "k", "x": 1}}
         _, row = admin.post("identity-providers", {"type": "entra_id", "name": "Corp", "config": config})
@@ -236,6 +280,38 @@ class TestProviders:
         provider.refresh_from_db()
         assert directory.provider_secrets(provider) == {"inner.api_key": "k"}
 
+    def test_secrets_in_lists_rest_sealed_and_never_move_to_another_element(self, admin: Person) -> None:
+        first, second = {"url": "https://a.example", "password": "of-a"}, {"url": "https://b.example", "password": "of-b"}
+        config = {"servers": [first, second], "more": [[{"signing_key": "deep"}], "plain"], "note": "x"}
+        _, row = admin.post("identity-providers", {"type": "ldap", "name": "Corp", "config": config})
+        shown = {"servers": [{"url": first["url"]}, {"url": second["url"]}], "more": [[{}], "plain"], "note": "x"}
+        assert row["config"] == shown
+        path, wish = f"identity-providers/{row['id']}", {"type": "ldap", "name": "Corp"}
+        admin.put(path, {**wish, "config": {**shown, "note": "y"}})
+        all_of_them = {"servers[0].password": "of-a", "servers[1].password": "of-b", "more[0][0].signing_key": "deep"}
+        assert directory.provider_secrets(IdentityProvider.objects.get()) == all_of_them
+        admin.put(path, {**wish, "config": {**shown, "servers": [{"url": second["url"]}]}})
+        assert directory.provider_secrets(IdentityProvider.objects.get()) == {"more[0][0].signing_key": "deep"}
+
+    @pytest.mark.parametrize(
+        "name",
+        ["secret_key", "secretKey", "passwd", "pwd", "private_key", "private_key_pem", "privateKeyData", "encryption_key",
+         "shared_key", "sharedAccessKey", "signing_key", "client_secret_value", "clientSecret", "apikey", "APIKey", "SASToken",
+         "connectionString", "conn_str", "db.password", "DB-Password", "primary_key", "host_key", "x_functions_key", "tokens"],
+    )  # fmt: skip
+    def test_names_of_secrets_are_known_in_every_spelling(self, name: str) -> None:
+        assert sealed_config.split({name: "s", "inner": [{name: "t"}]}) == (
+            {"inner": [{}]}, {name: "s", f"inner[0].{name}": "t"},
+        )  # fmt: skip
+
+    @pytest.mark.parametrize(
+        "name",
+        ["public_key", "publicKey", "sshPublicKey", "key_id", "keyId", "partition_key", "token_url", "tokenEndpoint", "tenant_id",
+         "client_id", "secret_name", "vault_url", "key_vault", "pattern", "path", "monkey", "compass"],
+    )  # fmt: skip
+    def test_names_of_what_everybody_may_see_stay_plain(self, name: str) -> None:
+        assert sealed_config.split({name: "p"}) == ({name: "p"}, {})
+
     def test_who_writes_a_provider_must_hold_what_its_groups_give(
         self, admin: Person, signed_in: Callable[[User], Person]
     ) -> None:
@@ -244,8 +320,10 @@ class TestProviders:
         grant(keeper, "settings")
         caller, wish = signed_in(keeper), {"type": "entra_id", "name": "Mine"}
         assert caller.post("identity-providers", wish)[0] == 201
-        admin.post("rbac/mappings", {"group_name": "admins", "role_id": role_id("admin")})
+        mapping = admin.post("rbac/mappings", {"group_name": "admins", "role_id": role_id("admin")})[1]
         assert caller.post("identity-providers", wish)[0] == 403
+        assert caller.delete(f"rbac/mappings/{mapping['id']}")[0] == 403
+        assert admin.delete(f"rbac/mappings/{mapping['id']}")[0] == 204
 
 
 def test_a_release_that_changes_a_system_role_tells_the_gateways_of_everybody_who_holds_it(bank: dict[str, Any]) -> None:

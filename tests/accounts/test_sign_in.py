@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 from django.db.models.functions import Now
+from django.test import Client
 
-from accounts import lockout
+from accounts import lockout, sessions
 from accounts.models import FailedSignIn, Session, User
 from accounts.sessions import hash_token
 from common.clock import now
@@ -97,6 +98,61 @@ def test_an_old_failure_no_longer_counts(ada: User) -> None:
         sign_in(password="wrong")
     FailedSignIn.objects.update(at=now() - lockout.WINDOW - timedelta(seconds=1))
     assert sign_in()[0] == 200
+
+
+def from_address(address: str, password: str = PASSWORD) -> int:
+    body = {"email": "ada@example.com", "password": password}
+    return Client(REMOTE_ADDR=address).post("/api/v1/auth/login", body, content_type="application/json").status_code
+
+
+def test_guessing_from_everywhere_keeps_strangers_out_and_the_owner_at_a_known_address_not(ada: User) -> None:
+    assert from_address("192.0.2.7") == 200
+    for number in range(lockout.FAILURES_PER_ACCOUNT):
+        lockout.note_failure(str(ada.id), f"198.51.100.{number}", now())
+    assert [from_address("203.0.113.9"), from_address("192.0.2.7")] == [429, 200]
+    Session.objects.update(created_at=now() - lockout.KNOWN - timedelta(seconds=1))
+    assert from_address("192.0.2.7") == 429
+
+
+def test_the_owner_s_known_address_has_its_own_limit(ada: User) -> None:
+    assert from_address("192.0.2.7") == 200
+    assert [from_address("192.0.2.7", "wrong") for _ in range(lockout.FAILURES_PER_ADDRESS)][-1] == 401
+    assert from_address("192.0.2.7") == 429
+
+
+def test_addresses_of_one_ipv6_network_are_one(ada: User) -> None:
+    for number in range(lockout.FAILURES_PER_ADDRESS):
+        assert from_address(f"2001:db8:0:1::{number + 1:x}", "wrong") == 401
+    assert [from_address("2001:db8:0:1:ffff::9"), from_address("2001:db8:0:2::9")] == [429, 200]
+
+
+def test_failures_of_an_account_are_counted_under_its_id_and_of_no_account_under_what_was_typed(ada: User) -> None:
+    """Whatever the database takes for the same address is the same account, so no spelling of it has a count of its own."""
+    for spelling in ("ada@example.com", " ADA@Example.com", "nobody@example.com"):
+        sign_in(spelling, "wrong")
+    assert sorted(FailedSignIn.objects.values_list("account", flat=True)) == sorted(
+        [str(ada.id), str(ada.id), "nobody@example.com"]
+    )
+
+
+@pytest.mark.parametrize("change", [{"password": "!"}, {"is_active": False}, {"sso_provider": "entra"}])
+def test_a_sign_in_that_races_a_reset_opens_nothing(ada: User, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The administrator's change comes while the slow hash is computed."""
+    checked = sessions._password_fits
+
+    def slow(user: User | None, password: str) -> bool:
+        fits = checked(user, password)
+        User.objects.filter(pk=ada.pk).update(**change)
+        return fits
+
+    monkeypatch.setattr(sessions, "_password_fits", slow)
+    assert sign_in()[0] == 401 and not Session.objects.exists()
+
+
+def test_a_malformed_query_is_400(ada: User) -> None:
+    caller = Person(sign_in()[1]["token"])
+    status, answer = caller.get("audit-logs?" + "&".join(f"a{number}=1" for number in range(2000)))
+    assert (status, answer["code"]) == (400, "INVALID_FORMAT")
 
 
 def test_old_failures_are_forgotten_and_recent_ones_kept(db: None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import MalformedBody, MazeVaultError, TooLarge, ValidationFailed
-from common.parsing import DEEPEST_BODY, LARGEST_BODY, StrictJSONParser, parse_object
+from common.parsing import DEEPEST_BODY, LARGEST_BODY, LimitedFormParser, StrictJSONParser, parse_object
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 LEAVES = st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False) | NAMES
@@ -119,6 +120,19 @@ class TestRefuses:
         with pytest.raises(ValidationFailed, match=f"^{sentence}"):
             parse_object(raw)
 
+    @pytest.mark.parametrize(
+        "raw",
+        [b'{"' + b'\\"' * (LARGEST_BODY // 2 - 8), b'"' * (LARGEST_BODY - 1), b'"\\' * (LARGEST_BODY // 2),
+         b'{"' + b"\\" * LARGEST_BODY, b'{"a":"' + b"x" * LARGEST_BODY],
+        ids=["escaped quotes without an end", "quotes", "escapes", "backslashes", "a string without an end"],
+    )  # fmt: skip
+    def test_a_mebibyte_of_strings_that_do_not_end_without_stalling(self, raw: bytes) -> None:
+        """Anybody may send one: going back over what was read would take hours."""
+        begun = time.monotonic()
+        with pytest.raises(MalformedBody):
+            parse_object(raw)
+        assert time.monotonic() - begun < 5
+
     @given(st.binary(max_size=200))
     def test_arbitrary_bytes_by_an_error_that_has_an_answer(self, raw: bytes) -> None:
         try:
@@ -144,3 +158,19 @@ class TestParser:
     def test_refuses_what_is_no_object(self) -> None:
         with pytest.raises(MalformedBody):
             self.parse(b"[]")
+
+
+class TestFormParser:
+    def test_reads_fields_as_they_are(self) -> None:
+        form = LimitedFormParser().parse(io.BytesIO(b"a=1&b=x+y%26"))
+        assert form.dict() == {"a": "1", "b": "x y&"}
+
+    def test_refuses_one_byte_more_than_the_largest_size_without_reading_on(self) -> None:
+        stream = io.BytesIO(b"a=" + b"x" * (2 * LARGEST_BODY))
+        with pytest.raises(TooLarge):
+            LimitedFormParser().parse(stream)
+        assert stream.tell() == LARGEST_BODY + 1
+
+    def test_refuses_a_form_of_thousands_of_fields(self) -> None:
+        with pytest.raises(MalformedBody, match="too many fields"):
+            LimitedFormParser().parse(io.BytesIO(b"&".join(b"a=1" for _ in range(2000))))

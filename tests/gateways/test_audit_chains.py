@@ -671,6 +671,15 @@ class TestPeople:
         assert len(lines) == 3
         assert ",'=cmd()," in lines[2]
 
+    def test_what_one_person_did_is_found_by_their_id(self, primary: None, person: Callable[[str], Person]) -> None:
+        auditor = person("auditor")
+        mine = auditor.get("auth/me")[1]["id"]
+        for actor in (f"user:{mine}", f"service:{mine}", "user:somebody-else"):
+            audit.record(actor=actor, action="x", entity="secret", entity_id="s-1")
+        answer = auditor.client.get(f"/api/v1/audit-logs/export?format=json&action=x&user_id={mine}", headers=auditor.headers)
+        rows = json.loads(b"".join(answer.streaming_content))
+        assert [row["actor"] for row in rows] == [f"user:{mine}", f"service:{mine}"]
+
     @pytest.mark.parametrize(
         ("query", "word"),
         [("format=xml", "format"), ("start_date=soon", "start_date"), ("project_id=7", "project_id"), ("end_date=", "end_date")],

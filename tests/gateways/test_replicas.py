@@ -6,13 +6,17 @@ import uuid
 from typing import Any
 
 import pytest
+from django.db import connection
 
+from accounts.models import RoleGrant, Session, User
 from common import feed
+from common.clock import now
 from common.models import AuditEntry, Change
-from gateways import directives, replicas
+from gateways import directives, replica_records, replicas
 from gateways.models import GatewayStatus, PrimaryNode, Route
-from protocol.replica import digest, fingerprint
+from protocol.replica import ReplicaKind, digest, fingerprint
 from protocol.vocabulary import WriteOperation
+from tests import factories
 from tests.conftest import Person
 from tests.fakes.gateway import FakeGateway
 from tests.gateways.desk import Desk
@@ -122,3 +126,27 @@ def test_a_cursor_of_another_life_of_the_database_must_begin_anew(desk: Desk) ->
     directive = directives.directive_for(desk.active.row)
     assert directive.resync_replica is True
     assert directive.primary_generation == str(PrimaryNode.objects.get(id=1).generation) != page.generation
+
+
+def test_who_must_change_their_password_first_is_in_no_copy(desk: Desk) -> None:
+    factories.member("secret_manager", name="ada")
+    user = Session.objects.get(user__full_name="ada").user
+    assert user is not None
+    thing = (ReplicaKind.PRINCIPAL, user.id)
+    assert replica_records.load("NPR", [thing], now()).by_thing
+    User.objects.filter(pk=user.pk).update(must_change_password=True)
+    assert not replica_records.load("NPR", [thing], now()).by_thing
+
+
+def test_one_principal_that_cannot_be_read_is_left_out_and_stops_nobody(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("ada", "bob"):
+        factories.member("secret_manager", name=name)
+    ada = Session.objects.get(user__full_name="ada").user
+    row = RoleGrant.objects.get(user=ada)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE accounts_rolegrant SET expires_at = '10000-01-01T00:59:59Z' WHERE id = %s", [row.id])
+    users = {session.user.id for session in Session.objects.all() if session.user}
+    records = replica_records.load("NPR", [(ReplicaKind.PRINCIPAL, user) for user in users], now())
+    assert {record.name for record in records.by_thing.values()} >= {"bob@example.com"}
+    assert "ada@example.com" not in {record.name for record in records.by_thing.values()}
+    assert f"principal {ada.id} is left out" in caplog.text
