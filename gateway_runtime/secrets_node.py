@@ -36,7 +36,7 @@ STALE_POLLS = 5
 """A copy that was not complete for so many polls is called stale."""
 STATUS_OF_CODE = {
     "VALIDATION_ERROR": 400, "RESOURCE_NOT_FOUND": 404, "PROJECT_NOT_FOUND": 404, "PERMISSION_DENIED": 403,
-    "ACTOR_NOT_ALLOWED": 403, "PREVIOUS_NOT_APPLIED": 409, "BASE_FROM_FUTURE": 409,
+    "ACTOR_NOT_ALLOWED": 403, "PREVIOUS_NOT_APPLIED": 409, "BASE_FROM_FUTURE": 409, "NOT_ACTIVE": 503,
 }  # fmt: skip
 """How a refusal of the Primary is answered; any other code is a conflict."""
 _AGAIN = 2
@@ -110,7 +110,11 @@ def _ask_to_apply(write: PendingWrite) -> WriteReceipt | None:
     timeout = min(APPLY_SECONDS, settings.MAZEVAULT.timing.round_trip_max)
     try:
         answer = _supervisor().channel.call(paths.WRITES, batch, WriteReceipts, timeout=timeout)
-    except (PrimaryUnreachable, PrimaryRefused):
+    except PrimaryUnreachable:
+        return None
+    except PrimaryRefused as refused:
+        if _supervisor().take_refusal(refused):
+            return WriteReceipt(str(write.id), WriteOutcome.REFUSED, 0, "NOT_ACTIVE", "this gateway is not active any more")
         return None
     return next((receipt for receipt in answer.receipts if receipt.id == str(write.id)), None)
 
@@ -142,7 +146,10 @@ def _catch_up(secret: uuid.UUID, version: int, *, at_least_newer: bool = False) 
     try:
         environment = supervisor.known_identity().environment
         return replica.catch_up(supervisor.channel, environment, secret, wanted, CATCH_UP_SECONDS)
-    except (PrimaryUnreachable, PrimaryRefused):
+    except PrimaryUnreachable:
+        return None
+    except PrimaryRefused as refused:
+        supervisor.take_refusal(refused)
         return None
     finally:
         supervisor.wake_replica.set()
@@ -193,6 +200,8 @@ def _refuse_unless_allowed(change: SecretChange, caller: Principal) -> None:
 
 def _raise_refusal(write: PendingWrite) -> NoReturn:
     status = STATUS_OF_CODE.get(write.code, 409)
+    if status == 503:
+        raise Unavailable(write.detail or "the Primary takes no changes now; try again", code=write.code, retry_after=5)
     kind: type[MazeVaultError] = {
         400: errors.ValidationFailed, 403: errors.PermissionRefused, 404: errors.NotFound
     }.get(status, Conflict)  # fmt: skip

@@ -55,6 +55,9 @@ STOP_SECONDS = 8.0
 REFUSED_PAUSE = 10.0
 """A banned or revoked gateway asks again this slowly; it acts on nothing meanwhile."""
 
+EXPELLED = frozenset({"GATEWAY_BANNED", "GATEWAY_DECOMMISSIONED", "CERTIFICATE_REVOKED"})
+"""Refusals that are meant for this gateway itself and not for what it asked."""
+
 UNSETTLED_PAUSE = 0.2
 """Pause in seconds before an order that is not carried out yet is looked at again."""
 
@@ -204,6 +207,14 @@ class Supervisor:
 
     def audit_upload_step(self) -> float:
         return self.audit_uploads.step(self.channel, str(self.known_identity().generation), self.timing.round_trip_max)
+
+    def take_refusal(self, refused: PrimaryRefused) -> bool:
+        """Stop serving when the Primary has expelled this gateway. False when the refusal means something else (I14)."""
+        if refused.code not in EXPELLED:
+            return False
+        self._settled = ""
+        self.node.expel(f"the Primary answers {refused.code}")
+        return True
 
     def certificate_expires_at(self) -> datetime:
         return x509.load_pem_x509_certificate(self.known_identity().certificate.encode()).not_valid_after_utc
@@ -393,7 +404,7 @@ class Supervisor:
     def _one_step(self, name: str, step: Step, attempt: int) -> tuple[float, int]:
         """Run one step through the breaker; returns the pause and the number of failures in a row."""
         try:
-            pause = step()
+            pause = self._minding_refusals(step)
         except CallsPaused:
             return self.node.breaker.pause(time.monotonic()), attempt
         except PrimaryUnreachable as error:
@@ -408,6 +419,13 @@ class Supervisor:
         else:
             return pause, 0
         return pacing.backoff(attempt, RETRY_BASE, min(RETRY_CAP, self.timing.lease_renew), self._random), attempt + 1
+
+    def _minding_refusals(self, step: Step) -> float:
+        try:
+            return step()
+        except PrimaryRefused as refused:
+            self.take_refusal(refused)
+            raise
 
 
 def _wall_clock() -> str:
