@@ -113,6 +113,18 @@ def promise(write: PendingWrite, now: datetime) -> PendingWrite:
     return write
 
 
+def promise_all(ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+    """Commit that these writes are promised, before they are sent as such. Returns which of them are still open.
+
+    Their requests have given up; one that ended meanwhile with a refusal must not be applied after all.
+    """
+    wanted = set(ids)
+    with transaction.atomic():
+        promised = PendingWrite.objects.filter(OPEN, id__in=wanted, promised=False).update(promised=True)
+        _count([WriteOutcome.QUEUED] * promised)
+    return set(PendingWrite.objects.filter(OPEN, id__in=wanted, promised=True).values_list("id", flat=True))
+
+
 def settle(receipts: Iterable[WriteReceipt], now: datetime) -> int:
     """Take the Primary's word on writes: ended, still waiting there, or unknown there. Returns how many ended.
 
