@@ -239,7 +239,7 @@ def _foundation(change: SecretChange, node: NodeState) -> tuple[PendingWrite | N
         _refuse_taken_key(change)
         return None, None
     previous = newest_open(change.secret, node.generation)
-    known = known_version(change.secret)
+    known = known_version(change.secret, node.replica_complete_at)
     if change.base_version is not None and change.base_version != known:
         raise VersionConflict(known, change.base_version)
     if previous is None:
@@ -253,13 +253,16 @@ def _foundation(change: SecretChange, node: NodeState) -> tuple[PendingWrite | N
     return previous, None
 
 
-def known_version(secret: uuid.UUID) -> int:
-    """The newest version of the Primary's this gateway knows: the copy's, or what its own last writes became."""
+def known_version(secret: uuid.UUID, complete_at: datetime | None) -> int:
+    """The newest version of the Primary's this gateway knows: the copy's, or what its own writes became since it was complete.
+
+    A complete copy has the last word on what came before it: the Primary may have been restored to an older state.
+    """
     copied = Secret.objects.filter(id=secret).values_list("version", flat=True).first() or 0
-    own = PendingWrite.objects.filter(secret=secret, outcome=WriteOutcome.APPLIED.value).aggregate(newest=Max("version"))[
-        "newest"
-    ]
-    return max(copied, own or 0)
+    own = PendingWrite.objects.filter(secret=secret, outcome=WriteOutcome.APPLIED.value)
+    if complete_at is not None:
+        own = own.filter(settled_at__gt=complete_at)
+    return max(copied, own.aggregate(newest=Max("version"))["newest"] or 0)
 
 
 def _refuse_wrong_status(change: SecretChange) -> None:

@@ -48,12 +48,16 @@ class FakePrimary:
     """A secret whose writes make a whole message malformed."""
     silent: str = ""
     """A secret whose writes get no receipt."""
+    no_changes: bool = False
+    """The change feed does not answer, so that the copy lags."""
     head: int | None = None
     """Claim that the feed ends here."""
     epoch: int = 0
 
     def call(self, path: str, message: Message, kind: type[Message], *, timeout: float) -> Any:
         if self.down:
+            raise PrimaryUnreachable("no answer")
+        if self.no_changes and path == paths.CHANGES:
             raise PrimaryUnreachable("no answer")
         if self.refuse_message:
             raise PrimaryRefused(*self.refuse_message, "refused for the test")

@@ -53,8 +53,20 @@ def test_a_change_is_applied_while_the_primary_is_there(site: Site) -> None:
 
 def test_successive_changes_do_not_conflict_while_the_copy_lags(site: Site) -> None:
     secret, ann = site.secret(), site.person()
+    site.primary.no_changes = True
     versions = [ann.put(f"secrets/{secret.id}", {"value": f"v{number}"})[1]["version"] for number in range(3)]
     assert versions == [2, 3, 4]
+
+
+def test_a_complete_copy_outweighs_what_own_writes_became_before_it(site: Site) -> None:
+    """The Primary was restored: the version this gateway's write had become does not exist any more."""
+    secret, ann = site.secret(), site.person()
+    assert ann.put(f"secrets/{secret.id}", {"value": "two"})[1]["version"] == 2
+    site.primary.versions[str(secret.id)] = 1
+    Secret.objects.filter(id=secret.id).update(version=1)
+    NodeState.objects.update(replica_complete_at=now())
+    status, body = ann.put(f"secrets/{secret.id}", {"value": "again"}, **{"If-Match": '"1"'})
+    assert (status, body["version"]) == (200, 2)
 
 
 def test_a_change_without_the_primary_is_queued_and_a_read_names_it(site: Site) -> None:
