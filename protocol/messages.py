@@ -6,7 +6,8 @@ identifiers are UUID texts. `decode` is the only way in.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from collections.abc import Iterator
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -27,11 +28,23 @@ class MessageError(ValueError):
 
 
 class Message(Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all bodies."""
+    """Base of all bodies. Fields named in `hidden` hold secrets and are shown in no `repr`, log or traceback (I16)."""
+
+    hidden: ClassVar[frozenset[str]] = frozenset()
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={'…' if name in self.hidden else repr(getattr(self, name))}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
+        for name in self.__struct_fields__:
+            yield name, "…" if name in self.hidden else getattr(self, name)
 
 
 class Register(Message, frozen=True):
     """First words of a gateway, sealed to the Primary, signed with the key it brings (DESIGN §6)."""
+
+    hidden: ClassVar[frozenset[str]] = frozenset({"token"})
 
     token: Annotated[str, Meta(max_length=2048)]
     csr: Pem

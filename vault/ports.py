@@ -6,7 +6,7 @@ A change is the same thing everywhere: a person's request at the Primary, a requ
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -31,7 +31,7 @@ class SecretChange:
     environment: uuid.UUID
     key: str
     base_version: int | None
-    body: WriteBody
+    body: WriteBody = field(repr=False)
 
 
 @dataclass(frozen=True)
