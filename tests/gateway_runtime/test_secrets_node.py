@@ -109,13 +109,15 @@ def test_a_change_the_primary_holds_back_is_promised_and_asked_for_later(site: S
 @pytest.mark.parametrize(
     ("code", "status"),
     [("VERSION_CONFLICT", 409), ("VALIDATION_ERROR", 400), ("ACTOR_NOT_ALLOWED", 403), ("RESOURCE_NOT_FOUND", 404),
-     ("STALE_EPOCH", 409)],
+     ("STALE_EPOCH", 503), ("GATEWAY_HELD", 503), ("ENVIRONMENT_HELD", 503), ("AUDIT_UNAVAILABLE", 503)],
 )  # fmt: skip
 def test_a_refusal_of_the_primary_is_answered_as_it_is_and_promises_nothing(site: Site, code: str, status: int) -> None:
     secret, ann = site.secret(), site.person()
     site.primary.refuse = (code, "key: the Primary says no")
-    answer = ann.put(f"secrets/{secret.id}", {"value": "two"}, **{"If-Match": '"1"'})
-    assert (answer[0], answer[1]["code"], answer[1]["error"]) == (status, code, "key: the Primary says no")
+    answer = ann.response("put", f"secrets/{secret.id}", {"value": "two"}, headers={"If-Match": '"1"'})
+    said = answer.json()
+    assert (answer.status_code, said["code"], said["error"]) == (status, code, "key: the Primary says no")
+    assert ("Retry-After" in answer) == (status == 503)
     assert (only().outcome, only().promised, only().sealed_body) == ("refused", False, None)
 
 
