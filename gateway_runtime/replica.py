@@ -31,6 +31,8 @@ log = logging.getLogger("mazevault.gateway.replica")
 
 PULL_SECONDS = 15.0
 """Longest wait for one page."""
+LONGEST_AGE = 1e9
+"""What is reported in seconds when nobody knows the age, since a message holds no infinity."""
 _SWEPT = (
     (ReplicaKind.SECRET, Secret),
     (ReplicaKind.PROJECT, Project),
@@ -119,9 +121,10 @@ def catch_up(channel: Channel, environment: str, secret: uuid.UUID, version: int
 def report(now: datetime) -> Report:
     """Position and digest belong together: the digest is left out when the copy moved while it was computed."""
     row = state.this_life()
-    if row.replica_complete_at is None:
+    age = state.age_of_copy(row, now)
+    if age is None:
         return Report(row.replica_position, -1.0, "")
-    age = max(0.0, (now - row.replica_complete_at).total_seconds())
+    age = min(age, LONGEST_AGE)
     if row.replica_resyncing:
         return Report(row.replica_position, age, "")
     return Report(row.replica_position, age, _digest_at(row.replica_round, row.replica_position))

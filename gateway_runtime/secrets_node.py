@@ -5,6 +5,7 @@ The answer says what is true: applied when the Primary has applied it, queued wh
 
 from __future__ import annotations
 
+import math
 import uuid
 from datetime import datetime
 from typing import NoReturn
@@ -53,16 +54,16 @@ class GatewayNode:
             raise Unavailable("this gateway is not the active one of its environment", code="NOT_ACTIVE", retry_after=5)
 
     def freshness(self, project: Project) -> Freshness | None:
-        as_of = state.this_life().replica_complete_at
-        if as_of is None:
+        row, timing = state.this_life(), settings.MAZEVAULT.timing
+        as_of, age = row.replica_complete_at, state.age_of_copy(row, clock_now())
+        if as_of is None or age is None:
             raise Unavailable(
                 "this gateway has not read its environment yet; try again", code="REPLICA_INCOMPLETE", retry_after=2
             )
-        age, timing = (clock_now() - as_of).total_seconds(), settings.MAZEVAULT.timing
         longest = project.max_staleness_seconds
         if longest is not None and age > longest:
             raise Unavailable(
-                f"the copy of this project is {age:.0f} s old and may be at most {longest} s old", code="STALE",
+                f"the copy of this project is {_in_words(age)} old and may be at most {longest} s old", code="STALE",
                 retry_after=timing.replica_poll,
             )  # fmt: skip
         return Freshness(as_of, stale=age > STALE_POLLS * timing.replica_poll)
@@ -183,6 +184,10 @@ _STATUS_AFTER = {
     WriteOperation.DELETE: SecretStatus.DELETED,
     WriteOperation.PURGE: SecretStatus.PURGED,
 }
+
+
+def _in_words(age: float) -> str:
+    return f"{age:.0f} s" if math.isfinite(age) else "nobody knows how"
 
 
 def _refuse_unless_allowed(change: SecretChange, caller: Principal) -> None:

@@ -25,7 +25,7 @@ BATCH_WRITES, BATCH_BYTES = 100, 1024 * 1024
 ASKED_AT_ONCE = 500
 UPLOAD_SECONDS = 15.0
 """Longest wait for the receipts of a batch."""
-PARK_BASE, PARK_CAP = timedelta(seconds=5), timedelta(minutes=5)
+PARK_BASE, PARK_CAP = timedelta(seconds=5), write_queue.LONGEST_PAUSE
 """First and longest pause of a write that cannot be sent or that the Primary cannot take at all."""
 UNTAKEABLE = frozenset({400, 413, 422})
 """The Primary refuses the message as such: one of its writes is to blame, and the others must not wait for it."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import connection, transaction
-from django.db.models import Count, Max, Min, QuerySet, Sum
+from django.db.models import Count, Max, Min, Q, QuerySet, Sum
 from django.utils.crypto import salted_hmac
 
 from common import audit
@@ -40,6 +40,8 @@ KEPT = timedelta(days=7)
 """How long an ended write can still be asked for here, and its idempotency key is known."""
 ASK_BASE, ASK_CAP = 1.0, 60.0
 """First and longest pause in seconds between two questions about a write the Primary has but has not settled."""
+LONGEST_PAUSE = timedelta(minutes=5)
+"""No write is put off for longer; a time further ahead was set by a clock that has been put back since."""
 
 _TALLY = """
 INSERT INTO gateway_runtime_writetally (outcome, total) VALUES (%s, %s)
@@ -164,7 +166,8 @@ def newest_open(secret: uuid.UUID, generation: uuid.UUID | None = None) -> Pendi
 
 def due(now: datetime, outcome: WriteOutcome) -> QuerySet[PendingWrite]:
     """Writes in this open outcome whose time has come, oldest first. A request that still waits for its own is left alone."""
-    return PendingWrite.objects.filter(outcome=outcome.value, not_before__lte=now).order_by("life", "sequence")
+    come = Q(not_before__lte=now) | Q(not_before__gt=now + LONGEST_PAUSE)
+    return PendingWrite.objects.filter(come, outcome=outcome.value).order_by("life", "sequence")
 
 
 def postpone(write: PendingWrite, until: datetime, why: str) -> None:

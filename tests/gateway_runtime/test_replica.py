@@ -282,6 +282,11 @@ def test_a_copy_is_complete_as_of_the_moment_it_was_asked_for(world: World) -> N
     assert before <= complete_at <= now()
 
 
+def test_a_copy_whose_age_nobody_knows_is_reported_as_very_old(site: Site) -> None:
+    site.cut_off_for(seconds=-90)
+    assert replica.report(now()).age == replica.LONGEST_AGE
+
+
 def test_a_new_life_reads_everything_anew_and_serves_nothing_before(world: World) -> None:
     world.say(world.secret())
     world.pull()

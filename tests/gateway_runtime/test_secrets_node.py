@@ -11,6 +11,7 @@ import pytest
 
 from accounts.models import Project
 from common.clock import now
+from common.errors import Unavailable
 from common.models import AuditEntry
 from gateway_runtime import write_queue
 from gateway_runtime.models import NodeState, PendingWrite
@@ -41,6 +42,18 @@ def test_a_copy_older_than_the_project_allows_is_not_given_out_and_nothing_is_op
         status, body = ann.get(path)
         assert (status, body["code"]) == (503, "STALE"), path
     assert not AuditEntry.objects.filter(action="secret.read").exists()
+
+
+def test_a_copy_from_the_future_counts_as_stale(site: Site) -> None:
+    site.cut_off_for(seconds=-50)
+    fresh = site.node.freshness(site.project)
+    assert fresh is not None and not fresh.stale
+    site.cut_off_for(seconds=-90)
+    fresh = site.node.freshness(site.project)
+    assert fresh is not None and fresh.stale
+    site.project.max_staleness_seconds = 3600
+    with pytest.raises(Unavailable, match="may be at most 3600 s old"):
+        site.node.freshness(site.project)
 
 
 def test_a_change_is_applied_while_the_primary_is_there(site: Site) -> None:

@@ -153,6 +153,17 @@ def test_a_write_that_ended_while_it_was_packed_is_not_sent(site: Site, monkeypa
     assert outcomes() == ["refused"] and not site.primary.batches
 
 
+def test_a_pause_that_a_clock_made_too_long_is_over(site: Site) -> None:
+    """The clock was a year ahead when the write was put off."""
+    queue(site, site.secret())
+    PendingWrite.objects.update(not_before=now() + timedelta(minutes=4))
+    site.upload()
+    assert outcomes() == ["queued"]
+    PendingWrite.objects.update(not_before=now() + timedelta(days=365))
+    site.upload()
+    assert outcomes() == ["applied"]
+
+
 def test_a_restart_goes_on_with_what_was_open(site: Site) -> None:
     secret = site.secret()
     site.primary.lose_answers = 1
