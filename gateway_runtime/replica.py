@@ -63,6 +63,11 @@ class Report:
     age: float
     digest: str
 
+    @property
+    def complete(self) -> bool:
+        """Whether the copy was complete at least once, so that callers can be served from it."""
+        return self.age >= 0
+
 
 def pull(channel: Channel, environment: str, timeout: float = PULL_SECONDS) -> Pulled:
     """Ask for the next page of this gateway environment and store it. One at a time in this process."""

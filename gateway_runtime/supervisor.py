@@ -385,7 +385,8 @@ class Supervisor:
             write_queue_last_sequence=state.this_life().write_sequence,
             write_queue_bytes=queue.size,
             replica_position=copy.position,
-            replica_age_seconds=max(0.0, copy.age),
+            replica_age_seconds=copy.age if copy.complete else replica.LONGEST_AGE,
+            replica_complete=copy.complete,
             replica_digest=copy.digest,
         )
 

@@ -134,7 +134,9 @@ class Heartbeat(Message, frozen=True):
     replica_position: Count = 0
     """Cursor up to which the gateway's copy is complete."""
     replica_age_seconds: Seconds = 0
-    """Seconds since the copy was last known to be complete."""
+    """Seconds since the copy was last known to be complete; 10^9 when it never was or nobody knows."""
+    replica_complete: bool = False
+    """Whether the copy has been complete at least once in this life of the gateway's database."""
     replica_digest: Annotated[str, Meta(max_length=64)] = ""
     """`protocol.replica.digest` of the copy at that position; empty when it was not computed."""
     audit_position: Count = 0

@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 
 from common.clock import now
-from gateway_runtime import state, uploads, write_queue
+from gateway_runtime import replica, state, uploads, write_queue
 from gateway_runtime.client import PrimaryRefused
 from gateway_runtime.models import NodeState, PendingWrite
 from protocol.messages import DrainOrder, FenceOrder
@@ -258,6 +258,10 @@ def test_fence_drain_and_heartbeat_tell_the_truth_about_the_queue(site: Site, mo
     monkeypatch.setattr(site.primary, "latency_p95_ms", lambda: None, raising=False)
     beat = site.supervisor._report()
     assert (beat.write_queue_depth, beat.write_queue_last_sequence) == (1, 1) and beat.write_queue_bytes > 100
+    assert beat.replica_complete and beat.replica_age_seconds < 60
+    NodeState.objects.update(replica_complete_at=None)
+    beat = site.supervisor._report()
+    assert not beat.replica_complete and beat.replica_age_seconds == replica.LONGEST_AGE, "never complete is not brand new"
     drain = DrainOrder(operation=str(uuid.uuid4()), epoch=1)
     assert not site.supervisor._report_drain(directive(drain=drain)), "a drain ends with an empty queue"
     assert said[-1].write_queue_depth == 1
