@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import NoReturn
 
@@ -71,6 +72,9 @@ class GatewayNode:
     def pending(self, secret: uuid.UUID) -> uuid.UUID | None:
         found = write_queue.newest_open(secret)
         return found.id if found else None
+
+    def pending_of(self, secrets: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, uuid.UUID]:
+        return write_queue.newest_open_of(secrets)
 
     def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
         """Queue the change, and have it applied at once while the Primary answers and nothing older waits for the secret."""

@@ -164,6 +164,12 @@ def newest_open(secret: uuid.UUID, generation: uuid.UUID | None = None) -> Pendi
     return (rows.filter(generation=generation) if generation else rows).first()
 
 
+def newest_open_of(secrets: Iterable[uuid.UUID]) -> dict[uuid.UUID, uuid.UUID]:
+    """Secret to its last write that has not ended, of any life of this database; in one query."""
+    rows = PendingWrite.objects.filter(OPEN, secret__in=list(secrets)).order_by("life", "sequence")
+    return dict(rows.values_list("secret", "id"))
+
+
 def due(now: datetime, outcome: WriteOutcome) -> QuerySet[PendingWrite]:
     """Writes in this open outcome whose time has come, oldest first. A request that still waits for its own is left alone."""
     come = Q(not_before__lte=now) | Q(not_before__gt=now + LONGEST_PAUSE)

@@ -230,7 +230,8 @@ class Secrets(SecretOperation):
             return self.opened(selectors.secret_of_key(caller, project, asked["key"], environment))
         fresh = self.here.freshness(project)
         found = selectors.secrets_of(caller, project, environment, asked.get("status", "active"))
-        return Response([selectors.secret_row(row, fresh, self.here.pending(row.id)) for row in found])
+        pending = self.here.pending_of([row.id for row in found])
+        return Response([selectors.secret_row(row, fresh, pending.get(row.id)) for row in found])
 
 
 class SecretOne(SecretOperation):

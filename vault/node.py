@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from django.db import transaction
@@ -35,6 +36,9 @@ class PrimaryNode:
     def pending(self, secret: uuid.UUID) -> uuid.UUID | None:
         """Writes that wait at a gateway are not known here."""
         return None
+
+    def pending_of(self, secrets: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, uuid.UUID]:
+        return {}
 
     def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
         """With an idempotency key the same request is made once; another one under that key is IDEMPOTENCY_MISMATCH."""

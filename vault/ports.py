@@ -6,6 +6,7 @@ A change is the same thing everywhere: a person's request at the Primary, a requ
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -98,6 +99,9 @@ class SecretNode(Protocol):
 
     def pending(self, secret: uuid.UUID) -> uuid.UUID | None:
         """Id of the newest write to this secret that is accepted here and not applied yet."""
+
+    def pending_of(self, secrets: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, uuid.UUID]:
+        """`pending` of many at once; a secret without such a write is left out."""
 
     def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
         """Make the change or promise it. Raises the errors of `vault.secrets.apply_change`; what it raised is not promised."""

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from accounts.models import Project
 from common.clock import now
@@ -96,6 +98,19 @@ def test_a_change_without_the_primary_is_queued_and_a_read_names_it(site: Site) 
     site.upload()
     followed = ann.get(f"writes/{body['id']}")[1]
     assert (followed["outcome"], followed["version"], followed["where"]) == ("applied", 2, "settled@primary")
+
+
+def test_a_list_names_the_writes_that_wait_in_one_query(site: Site) -> None:
+    secrets, ann = [site.secret(f"k{number}") for number in range(4)], site.person()
+    path = f"secrets?project_id={site.project.id}"
+    site.primary.down = True
+    for secret in (*secrets[:3], secrets[0]):
+        newest = ann.put(f"secrets/{secret.id}", {"value": "two"})[1]["id"]
+    with CaptureQueriesContext(connection) as asked:
+        rows = ann.get(path)[1]
+    assert sum("pendingwrite" in one["sql"] for one in asked) == 1
+    assert rows[0]["pending_write"] == newest and rows[3]["pending_write"] is None
+    assert len({row["pending_write"] for row in rows}) == 4
 
 
 def test_a_lost_answer_is_a_promise_and_the_change_is_made_once(site: Site) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -45,6 +46,9 @@ class CopyingNode:
 
     def pending(self, secret: uuid.UUID) -> uuid.UUID | None:
         return WRITE if any(change.secret == secret for change in self.promised) else None
+
+    def pending_of(self, secrets: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, uuid.UUID]:
+        return {secret: WRITE for secret in secrets if self.pending(secret)}
 
     def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
         self.promised.append(change)
