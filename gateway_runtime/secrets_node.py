@@ -29,7 +29,7 @@ from protocol.vocabulary import Assignment, BreakerState, WriteOperation, WriteO
 from protocol.writes import WriteBatch, WriteReceipt, WriteReceipts
 from vault import rules
 from vault.models import Secret, SecretStatus
-from vault.ports import Freshness, SecretChange, Written
+from vault.ports import Freshness, PendingCreation, SecretChange, Written
 
 APPLY_SECONDS = 5.0
 """How long a caller waits for the Primary to apply a change before it is promised instead."""
@@ -75,6 +75,16 @@ class GatewayNode:
 
     def pending_of(self, secrets: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, uuid.UUID]:
         return write_queue.newest_open_of(secrets)
+
+    def creation_of(self, secret: uuid.UUID) -> PendingCreation | None:
+        write = write_queue.open_creation(secret)
+        if write is None or Secret.objects.filter(id=secret).exists():
+            return None
+        project = Project.objects.filter(id=write.project, deleted_at=None).first()
+        environment = Environment.objects.filter(id=write.environment, deleted_at=None).first()
+        if project is None or environment is None or environment.organization_id != project.organization_id:
+            return None
+        return PendingCreation(write.id, Secret(id=secret, project=project, environment=environment, key=write.key))
 
     def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
         """Queue the change, and have it applied at once while the Primary answers and nothing older waits for the secret."""

@@ -170,6 +170,12 @@ def newest_open_of(secrets: Iterable[uuid.UUID]) -> dict[uuid.UUID, uuid.UUID]:
     return dict(rows.values_list("secret", "id"))
 
 
+def open_creation(secret: uuid.UUID) -> PendingWrite | None:
+    """The write that creates this secret, while it has not ended."""
+    creations = PendingWrite.objects.filter(OPEN, secret=secret, operation=WriteOperation.CREATE.value)
+    return creations.defer("sealed_body", "head").first()
+
+
 def due(now: datetime, outcome: WriteOutcome) -> QuerySet[PendingWrite]:
     """Writes in this open outcome whose time has come, oldest first. A request that still waits for its own is left alone."""
     come = Q(not_before__lte=now) | Q(not_before__gt=now + LONGEST_PAUSE)

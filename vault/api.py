@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import transaction
@@ -21,7 +22,7 @@ from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import WriteBody
 from vault import rules, secrets, selectors
 from vault.models import Secret, SecretStatus
-from vault.ports import SecretChange, SecretNode, Written
+from vault.ports import PendingCreation, SecretChange, SecretNode, Written
 
 _ETAG = re.compile(r'^(?:W/)?"?(\d{1,10})"?$', re.ASCII)
 _VERSION = re.compile(r"^\d{1,10}$", re.ASCII)
@@ -150,6 +151,32 @@ class SecretOperation(Operation):
             raise TypeError("the route names no node")
         return self.node
 
+    def secret_to_read(self, identifier: str) -> Secret:
+        """Raises `NotFound`; for a secret that is promised and not there yet it names the write that creates it."""
+        caller = principal_in(self.request)
+        try:
+            return selectors.secret_for(caller, identifier)
+        except NotFound:
+            creation = self._creation(identifier)
+            if creation is not None:
+                selectors.refuse_promised(caller, creation)
+            raise
+
+    def secret_to_change(self, identifier: str, needed: str, statuses: Iterable[str] = selectors.SHOWN) -> Secret:
+        """Also one that is only promised: the change then waits behind the write that creates it."""
+        caller = principal_in(self.request)
+        try:
+            return selectors.secret_for(caller, identifier, needed, statuses)
+        except NotFound:
+            creation = self._creation(identifier)
+            if creation is None:
+                raise
+            return selectors.promised_secret(caller, creation, needed)
+
+    def _creation(self, identifier: str) -> PendingCreation | None:
+        wanted = selectors.as_uuid(identifier)
+        return self.here.creation_of(wanted) if wanted else None
+
     def row(self, secret: Secret, value: str | None = None) -> dict[str, Any]:
         return selectors.secret_row(secret, self.here.freshness(secret.project), self.here.pending(secret.id), value)
 
@@ -241,11 +268,11 @@ class SecretOne(SecretOperation):
 
     @extend_schema(operation_id="getSecret", responses=SecretWithValue)
     def get(self, request: Request, identifier: str) -> Response:
-        return self.opened(selectors.secret_for(principal_in(request), identifier))
+        return self.opened(self.secret_to_read(identifier))
 
     @extend_schema(operation_id="updateSecret", request=UpdateWish, responses={200: SecretWithValue, 202: QueuedRow})
     def put(self, request: Request, identifier: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_WRITE)
+        secret = self.secret_to_change(identifier, SECRETS_WRITE)
         wish = checked(UpdateWish, request.data)
         replaced = {**wish, "ttl_hours": wish.get("ttl_hours") or 0, "metadata": wish.get("metadata") or {}}
         written = self.change(secret, WriteOperation.UPDATE, _body(replaced, value=wish["value"]), self.base(wish))
@@ -253,7 +280,7 @@ class SecretOne(SecretOperation):
 
     @extend_schema(operation_id="changeSecret", request=Fields, responses={200: SecretRow, 202: QueuedRow})
     def patch(self, request: Request, identifier: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_WRITE)
+        secret = self.secret_to_change(identifier, SECRETS_WRITE)
         wish = checked(Fields, request.data)
         if "value" in request.data:
             raise ValidationFailed("value: PATCH changes what stands beside the value; send a new value with PUT")
@@ -261,7 +288,7 @@ class SecretOne(SecretOperation):
 
     @extend_schema(operation_id="deleteSecret", request=None, responses={204: None, 202: QueuedRow})
     def delete(self, request: Request, identifier: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_DELETE)
+        secret = self.secret_to_change(identifier, SECRETS_DELETE)
         written = self.change(secret, WriteOperation.DELETE, WriteBody(), self.base({}))
         return _gone(written, secret.id)
 
@@ -274,7 +301,7 @@ class SecretPermanent(SecretOperation):
     @extend_schema(operation_id="purgeSecret", request=None, responses={204: None, 202: QueuedRow})
     def delete(self, request: Request, identifier: str) -> Response:
         statuses = (*selectors.SHOWN, SecretStatus.DELETED)
-        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_DELETE, statuses)
+        secret = self.secret_to_change(identifier, SECRETS_DELETE, statuses)
         written = self.change(secret, WriteOperation.PURGE, WriteBody(), self.base({}))
         return _gone(written, secret.id)
 
@@ -286,7 +313,7 @@ class SecretVersions(SecretOperation):
 
     @extend_schema(operation_id="listSecretVersions", responses=VersionRow(many=True))
     def get(self, request: Request, identifier: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier)
+        secret = self.secret_to_read(identifier)
         self.here.freshness(secret.project)
         return Response([selectors.version_row(row, secret.version) for row in selectors.versions_of(secret)])
 
@@ -298,7 +325,7 @@ class SecretVersionOne(SecretOperation):
 
     @extend_schema(operation_id="getSecretVersion", responses=VersionWithValue)
     def get(self, request: Request, identifier: str, number: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier)
+        secret = self.secret_to_read(identifier)
         self.here.freshness(secret.project)
         wanted = int(number) if _VERSION.match(number) else 0
         row = secret.versions.filter(version=wanted).first() if wanted <= rules.NEWEST_VERSION else None
@@ -317,7 +344,7 @@ class SecretRollback(SecretOperation):
 
     @extend_schema(operation_id="rollbackSecret", request=RollbackWish, responses={200: SecretRow, 202: QueuedRow})
     def post(self, request: Request, identifier: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_WRITE)
+        secret = self.secret_to_change(identifier, SECRETS_WRITE)
         wish = checked(RollbackWish, request.data)
         body = WriteBody(rollback_to=wish["version"], reason=wish.get("change_reason") or "")
         return self.answer(self.change(secret, WriteOperation.ROLLBACK, body, self.base(wish)), secret.id)
@@ -328,7 +355,7 @@ class _StatusChange(SecretOperation):
     statuses: tuple[str, ...] = selectors.SHOWN
 
     def make(self, request: Request, identifier: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_WRITE, self.statuses)
+        secret = self.secret_to_change(identifier, SECRETS_WRITE, self.statuses)
         wish = checked(ChangeWish, request.data)
         body = WriteBody(reason=wish.get("change_reason") or "")
         return self.answer(self.change(secret, self.operation, body, self.base(wish)), secret.id)

@@ -17,7 +17,7 @@ from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import body_text
 from vault import rules
 from vault.models import AnsweredRequest, Secret
-from vault.ports import Applied, Freshness, Origin, SecretChange, Written
+from vault.ports import Applied, Freshness, Origin, PendingCreation, SecretChange, Written
 from vault.secrets import apply_change
 
 REMEMBERED = timedelta(hours=24)
@@ -39,6 +39,9 @@ class PrimaryNode:
 
     def pending_of(self, secrets: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, uuid.UUID]:
         return {}
+
+    def creation_of(self, secret: uuid.UUID) -> PendingCreation | None:
+        return None
 
     def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
         """With an idempotency key the same request is made once; another one under that key is IDEMPOTENCY_MISMATCH."""

@@ -77,6 +77,14 @@ class Freshness:
     stale: bool
 
 
+@dataclass(frozen=True)
+class PendingCreation:
+    """A secret that is promised and not there yet. `secret` is not saved: id, place and key only."""
+
+    write: uuid.UUID
+    secret: Secret
+
+
 class VersionConflict(Conflict):
     """The secret is not in the version the change was made on."""
 
@@ -102,6 +110,9 @@ class SecretNode(Protocol):
 
     def pending_of(self, secrets: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, uuid.UUID]:
         """`pending` of many at once; a secret without such a write is left out."""
+
+    def creation_of(self, secret: uuid.UUID) -> PendingCreation | None:
+        """The write that creates this secret, while it is accepted here and not applied yet."""
 
     def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
         """Make the change or promise it. Raises the errors of `vault.secrets.apply_change`; what it raised is not promised."""

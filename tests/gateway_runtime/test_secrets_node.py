@@ -212,6 +212,39 @@ def test_a_new_secret_is_created_through_the_queue_and_its_key_is_taken_at_once(
     assert site.primary.applied == [(body["secret_id"], body["id"], "x")]
 
 
+def test_a_secret_that_waits_to_be_created_can_be_changed_and_names_its_write(site: Site) -> None:
+    ann, reader = site.person(), site.person(["secrets:read"], name="rob")
+    stranger = site.person(name="eve", project="00000000-0000-0000-0000-000000000001")
+    site.primary.down = True
+    wish = {"project_id": str(site.project.id), "environment": "dev", "key": "new", "value": "x"}
+    made = ann.post("secrets", wish)[1]
+    path = f"secrets/{made['secret_id']}"
+    status, body = ann.get(path)
+    assert (status, body["pending_write"]) == (404, made["id"]) and made["id"] in body["error"]
+    assert made["id"] not in str([stranger.get(path), stranger.put(path, {"value": "y"})])
+    assert stranger.get(path)[0] == stranger.put(path, {"value": "y"})[0] == stranger.call("delete", path)[0] == 404
+    assert reader.put(path, {"value": "y"})[0] == 403 and reader.get(path)[1]["pending_write"] == made["id"]
+    assert ann.put(path, {"value": "y"})[0] == 202
+    assert ann.post(f"{path}/archive", {})[0] == 202
+    assert ann.call("delete", path)[0] == 202
+    rows = list(PendingWrite.objects.order_by("sequence"))
+    assert [(row.operation, row.previous) for row in rows] == [
+        ("create", None), ("update", rows[0].id), ("archive", rows[1].id), ("delete", rows[2].id)
+    ]  # fmt: skip
+    site.primary.down = False
+    site.upload()
+    assert set(PendingWrite.objects.values_list("outcome", flat=True)) == {"applied"}
+    assert site.primary.versions[made["secret_id"]] == 4
+
+
+def test_an_id_that_no_write_creates_is_unknown_as_ever(site: Site) -> None:
+    ann = site.person()
+    for identifier in ("00000000-0000-0000-0000-000000000009", "nonsense"):
+        status, body = ann.get(f"secrets/{identifier}")
+        assert status == 404 and "pending_write" not in body
+        assert ann.put(f"secrets/{identifier}", {"value": "y"})[0] == 404
+
+
 def test_a_secret_created_at_once_is_answered_with_201(site: Site) -> None:
     ann = site.person()
     status, body = ann.post("secrets", {"project_id": str(site.project.id), "environment": "dev", "key": "new", "value": "x"})

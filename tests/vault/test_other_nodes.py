@@ -20,7 +20,7 @@ from tests import factories
 from tests.conftest import Person
 from vault.models import Secret, SecretVersion
 from vault.node import PrimaryNode
-from vault.ports import Freshness, SecretChange, Written
+from vault.ports import Freshness, PendingCreation, SecretChange, Written
 from vault.urls import secret_routes
 
 AS_OF = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
@@ -49,6 +49,9 @@ class CopyingNode:
 
     def pending_of(self, secrets: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, uuid.UUID]:
         return {secret: WRITE for secret in secrets if self.pending(secret)}
+
+    def creation_of(self, secret: uuid.UUID) -> PendingCreation | None:
+        return None
 
     def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
         self.promised.append(change)
