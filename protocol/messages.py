@@ -6,7 +6,6 @@ identifiers are UUID texts. `decode` is the only way in.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
@@ -36,9 +35,8 @@ class Message(Struct, frozen=True, forbid_unknown_fields=True):
         shown = (f"{name}={'…' if name in self.hidden else repr(getattr(self, name))}" for name in self.__struct_fields__)
         return f"{type(self).__name__}({', '.join(shown)})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, Any]]:
-        for name in self.__struct_fields__:
-            yield name, "…" if name in self.hidden else getattr(self, name)
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(name, "…" if name in self.hidden else getattr(self, name)) for name in self.__struct_fields__]
 
 
 class Register(Message, frozen=True):
