@@ -26,6 +26,7 @@ from gateway_runtime.client import CallsPaused, Channel, PrimaryRefused, Primary
 from gateway_runtime.identity import Identity
 from gateway_runtime.node import Node, boottime
 from gateway_runtime.replica import Pulled
+from gateway_runtime.resync import ResyncOrder
 from gateway_runtime.state import OneProcess, Sequences
 from gateway_runtime.uploads import Uploader
 from protocol import paths
@@ -61,9 +62,6 @@ EXPELLED = frozenset({"GATEWAY_BANNED", "GATEWAY_DECOMMISSIONED", "CERTIFICATE_R
 UNSETTLED_PAUSE = 0.2
 """Pause in seconds before an order that is not carried out yet is looked at again."""
 
-RESYNC_AGAIN_BEATS = 3
-"""An order to read the copy again that still stands so many heartbeats after it was followed is a new order."""
-
 Step = Callable[[], float]
 """One step of a loop; returns the pause in seconds until the next one."""
 
@@ -85,7 +83,7 @@ class Supervisor:
         self.uploader = Uploader(self.timing.replica_poll)
         self.audit_uploads = audit_upload.Uploads()
         self.witness = audit_upload.Witness()
-        self._resynced_at = float("-inf")
+        self._resync = ResyncOrder(self.timing.heartbeat_interval)
         self.threads: list[threading.Thread] = []
         self.renewed: Callable[[Identity], None] = lambda _identity: None
         self._order_lock = threading.Lock()
@@ -195,7 +193,7 @@ class Supervisor:
         return pacing.jittered(self.timing.heartbeat_interval, 0.2, self._random)
 
     def replica_step(self) -> float:
-        self._follow_resync_order()
+        self._resync.follow(self.node.directive)
         pulled = replica.pull(self.channel, self.known_identity().environment)
         return 0.0 if pulled is Pulled.MORE else pacing.jittered(self.timing.replica_poll, 0.1, self._random)
 
@@ -273,17 +271,6 @@ class Supervisor:
         self.wake_lease.set()
         if directive.tasks_waiting:
             self.wake_tasks.set()
-
-    def _follow_resync_order(self) -> None:
-        """Begin the copy anew once for each order, which stands in every directive until a heartbeat has shown the new copy."""
-        directive = self.node.directive
-        if directive is None or not directive.resync_replica:
-            self._resynced_at = float("-inf")
-            return
-        repeat = RESYNC_AGAIN_BEATS * self.timing.heartbeat_interval
-        if time.monotonic() - self._resynced_at > repeat and not state.this_life().replica_resyncing:
-            replica.begin_resync()
-            self._resynced_at = time.monotonic()
 
     def _tell_a_change(self, directive: Directive) -> None:
         """A new assignment shows in the fleet's table at once, not a heartbeat later."""

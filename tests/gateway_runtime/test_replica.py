@@ -335,7 +335,7 @@ def test_the_pull_of_who_writes_takes_no_longer_than_the_rest_of_its_time(site: 
             waits.append(timeout)
             return site.primary.call(path, message, kind, timeout=timeout)
 
-    replica.catch_up(Channel(), "NPR", site.secret().id, 2, 1.0)  # type: ignore[arg-type]
+    replica.catch_up(Channel(), "NPR", site.secret().id, 2, 1.0)
     assert len(waits) == 1 and 0 < waits[0] <= 1.0
     assert replica._pulling.acquire(timeout=0), "the lock was given back"
     replica._pulling.release()
