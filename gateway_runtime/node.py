@@ -135,6 +135,17 @@ class Node:
             self._lease = granted
             return True
 
+    def expel(self, why: str) -> None:
+        """The Primary does not know this gateway any more: no lease, no orders, and no word to callers until a new directive."""
+        with self._lock:
+            self._drop_lease(why)
+            self._directive = None
+            assignment = (Assignment.FENCED.value, self._highest_epoch)
+            if assignment != self._committed_assignment:
+                state.commit_assignment(Assignment.FENCED, self._highest_epoch)
+                self._committed_assignment = assignment
+                log.error("this gateway serves nothing any more: %s", why)
+
     def drop_lease(self, why: str) -> None:
         with self._lock:
             self._drop_lease(why)

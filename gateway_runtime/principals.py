@@ -5,7 +5,7 @@ There are no accounts here. Whatever is wrong with a credential, the answer is t
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -57,11 +57,10 @@ class GatewayAuthentication(BaseAuthentication):
 
 def _refuse_old_copy(now: datetime) -> None:
     """Nobody can tell whether a credential was revoked while the Primary is away, so it counts for a limited time only."""
-    complete_at = state.this_life().replica_complete_at
-    if complete_at is None:
+    age = state.age_of_copy(state.this_life(), now)
+    if age is None:
         raise Unavailable("this gateway has not read its environment yet; try again", code="REPLICA_INCOMPLETE", retry_after=2)
-    longest = timedelta(seconds=settings.MAZEVAULT.own_gateway.offline_auth_max)
-    if now - complete_at >= longest:
+    if age >= settings.MAZEVAULT.own_gateway.offline_auth_max:
         raise AuthenticationInvalid(
             "this gateway has been without the Primary for too long to trust any credential", code="AUTH_OFFLINE_TOO_LONG"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import uuid
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +31,8 @@ log = logging.getLogger("mazevault.gateway.replica")
 
 PULL_SECONDS = 15.0
 """Longest wait for one page."""
+LONGEST_AGE = 1e9
+"""What is reported in seconds when nobody knows the age, since a message holds no infinity."""
 _SWEPT = (
     (ReplicaKind.SECRET, Secret),
     (ReplicaKind.PROJECT, Project),
@@ -60,13 +63,16 @@ class Report:
     age: float
     digest: str
 
+    @property
+    def complete(self) -> bool:
+        """Whether the copy was complete at least once, so that callers can be served from it."""
+        return self.age >= 0
+
 
 def pull(channel: Channel, environment: str, timeout: float = PULL_SECONDS) -> Pulled:
     """Ask for the next page of this gateway environment and store it. One at a time in this process."""
     with _pulling:
-        asked_at, cursor = clock_now(), state.this_life()
-        ask = AskChanges(after=cursor.replica_position, generation=cursor.replica_generation)
-        return apply_page(channel.call(paths.CHANGES, ask, Changes, timeout=timeout), cursor, environment, asked_at)
+        return _pull(channel, environment, timeout)
 
 
 def apply_page(page: Changes, cursor: NodeState, environment: str, asked_at: datetime) -> Pulled:
@@ -98,23 +104,41 @@ def begin_resync() -> None:
 
 
 def catch_up(channel: Channel, environment: str, secret: uuid.UUID, version: int, timeout: float) -> Secret | None:
-    """The copy of a secret in at least this version, asking for changes once if need be; None when it has not arrived."""
+    """The copy of a secret in at least this version, asking for changes once if need be; None when it has not arrived.
+
+    `timeout` is the whole wait in seconds, also for the pull of somebody else.
+    """
+    deadline = time.monotonic() + timeout
     found = _copied(secret, version)
-    if found is None:
-        pull(channel, environment, timeout)
-        found = _copied(secret, version)
-    return found
+    if found is not None or not _pulling.acquire(timeout=timeout):
+        return found
+    try:
+        found = _copied(secret, version)  # whoever pulled meanwhile may have brought it
+        left = deadline - time.monotonic()
+        if found is not None or left <= 0:
+            return found
+        _pull(channel, environment, left)
+    finally:
+        _pulling.release()
+    return _copied(secret, version)
 
 
 def report(now: datetime) -> Report:
     """Position and digest belong together: the digest is left out when the copy moved while it was computed."""
     row = state.this_life()
-    if row.replica_complete_at is None:
+    age = state.age_of_copy(row, now)
+    if age is None:
         return Report(row.replica_position, -1.0, "")
-    age = max(0.0, (now - row.replica_complete_at).total_seconds())
+    age = min(age, LONGEST_AGE)
     if row.replica_resyncing:
         return Report(row.replica_position, age, "")
     return Report(row.replica_position, age, _digest_at(row.replica_round, row.replica_position))
+
+
+def _pull(channel: Channel, environment: str, timeout: float) -> Pulled:
+    asked_at, cursor = clock_now(), state.this_life()
+    ask = AskChanges(after=cursor.replica_position, generation=cursor.replica_generation)
+    return apply_page(channel.call(paths.CHANGES, ask, Changes, timeout=timeout), cursor, environment, asked_at)
 
 
 def _why_refuse(page: Changes, cursor: NodeState) -> str:

@@ -5,7 +5,9 @@ The answer says what is true: applied when the Primary has applied it, queued wh
 
 from __future__ import annotations
 
+import math
 import uuid
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import NoReturn
 
@@ -27,7 +29,7 @@ from protocol.vocabulary import Assignment, BreakerState, WriteOperation, WriteO
 from protocol.writes import WriteBatch, WriteReceipt, WriteReceipts
 from vault import rules
 from vault.models import Secret, SecretStatus
-from vault.ports import Freshness, SecretChange, Written
+from vault.ports import Freshness, PendingCreation, SecretChange, Written
 
 APPLY_SECONDS = 5.0
 """How long a caller waits for the Primary to apply a change before it is promised instead."""
@@ -36,9 +38,10 @@ STALE_POLLS = 5
 """A copy that was not complete for so many polls is called stale."""
 STATUS_OF_CODE = {
     "VALIDATION_ERROR": 400, "RESOURCE_NOT_FOUND": 404, "PROJECT_NOT_FOUND": 404, "PERMISSION_DENIED": 403,
-    "ACTOR_NOT_ALLOWED": 403, "PREVIOUS_NOT_APPLIED": 409, "BASE_FROM_FUTURE": 409,
+    "ACTOR_NOT_ALLOWED": 403, "PREVIOUS_NOT_APPLIED": 409, "BASE_FROM_FUTURE": 409, "NOT_ACTIVE": 503,
+    "STALE_EPOCH": 503, "GATEWAY_HELD": 503, "ENVIRONMENT_HELD": 503, "AUDIT_UNAVAILABLE": 503,
 }  # fmt: skip
-"""How a refusal of the Primary is answered; any other code is a conflict."""
+"""How a refusal of the Primary is answered; any other code is a conflict. 503 is for what passes by itself or with a failover."""
 _AGAIN = 2
 """Tries of a change that names no version: another one at the Primary may have come between the copy and now."""
 
@@ -52,16 +55,16 @@ class GatewayNode:
             raise Unavailable("this gateway is not the active one of its environment", code="NOT_ACTIVE", retry_after=5)
 
     def freshness(self, project: Project) -> Freshness | None:
-        as_of = state.this_life().replica_complete_at
-        if as_of is None:
+        row, timing = state.this_life(), settings.MAZEVAULT.timing
+        as_of, age = row.replica_complete_at, state.age_of_copy(row, clock_now())
+        if as_of is None or age is None:
             raise Unavailable(
                 "this gateway has not read its environment yet; try again", code="REPLICA_INCOMPLETE", retry_after=2
             )
-        age, timing = (clock_now() - as_of).total_seconds(), settings.MAZEVAULT.timing
         longest = project.max_staleness_seconds
         if longest is not None and age > longest:
             raise Unavailable(
-                f"the copy of this project is {age:.0f} s old and may be at most {longest} s old", code="STALE",
+                f"the copy of this project is {_in_words(age)} old and may be at most {longest} s old", code="STALE",
                 retry_after=timing.replica_poll,
             )  # fmt: skip
         return Freshness(as_of, stale=age > STALE_POLLS * timing.replica_poll)
@@ -69,6 +72,19 @@ class GatewayNode:
     def pending(self, secret: uuid.UUID) -> uuid.UUID | None:
         found = write_queue.newest_open(secret)
         return found.id if found else None
+
+    def pending_of(self, secrets: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, uuid.UUID]:
+        return write_queue.newest_open_of(secrets)
+
+    def creation_of(self, secret: uuid.UUID) -> PendingCreation | None:
+        write = write_queue.open_creation(secret)
+        if write is None or Secret.objects.filter(id=secret).exists():
+            return None
+        project = Project.objects.filter(id=write.project, deleted_at=None).first()
+        environment = Environment.objects.filter(id=write.environment, deleted_at=None).first()
+        if project is None or environment is None or environment.organization_id != project.organization_id:
+            return None
+        return PendingCreation(write.id, Secret(id=secret, project=project, environment=environment, key=write.key))
 
     def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
         """Queue the change, and have it applied at once while the Primary answers and nothing older waits for the secret."""
@@ -110,7 +126,11 @@ def _ask_to_apply(write: PendingWrite) -> WriteReceipt | None:
     timeout = min(APPLY_SECONDS, settings.MAZEVAULT.timing.round_trip_max)
     try:
         answer = _supervisor().channel.call(paths.WRITES, batch, WriteReceipts, timeout=timeout)
-    except (PrimaryUnreachable, PrimaryRefused):
+    except PrimaryUnreachable:
+        return None
+    except PrimaryRefused as refused:
+        if _supervisor().take_refusal(refused):
+            return WriteReceipt(str(write.id), WriteOutcome.REFUSED, 0, "NOT_ACTIVE", "this gateway is not active any more")
         return None
     return next((receipt for receipt in answer.receipts if receipt.id == str(write.id)), None)
 
@@ -142,7 +162,10 @@ def _catch_up(secret: uuid.UUID, version: int, *, at_least_newer: bool = False) 
     try:
         environment = supervisor.known_identity().environment
         return replica.catch_up(supervisor.channel, environment, secret, wanted, CATCH_UP_SECONDS)
-    except (PrimaryUnreachable, PrimaryRefused):
+    except PrimaryUnreachable:
+        return None
+    except PrimaryRefused as refused:
+        supervisor.take_refusal(refused)
         return None
     finally:
         supervisor.wake_replica.set()
@@ -177,6 +200,10 @@ _STATUS_AFTER = {
 }
 
 
+def _in_words(age: float) -> str:
+    return f"{age:.0f} s" if math.isfinite(age) else "nobody knows how"
+
+
 def _refuse_unless_allowed(change: SecretChange, caller: Principal) -> None:
     """The same questions, the same sentences as at the Primary, asked of the copy."""
     project = Project.objects.filter(id=change.project, deleted_at=None).first()
@@ -193,6 +220,8 @@ def _refuse_unless_allowed(change: SecretChange, caller: Principal) -> None:
 
 def _raise_refusal(write: PendingWrite) -> NoReturn:
     status = STATUS_OF_CODE.get(write.code, 409)
+    if status == 503:
+        raise Unavailable(write.detail or "the Primary takes no changes now; try again", code=write.code, retry_after=5)
     kind: type[MazeVaultError] = {
         400: errors.ValidationFailed, 403: errors.PermissionRefused, 404: errors.NotFound
     }.get(status, Conflict)  # fmt: skip

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import uuid
+from datetime import datetime
 
 import psycopg
 from django.db import transaction
@@ -16,6 +18,9 @@ from protocol.vocabulary import Assignment
 
 SEQUENCE_BLOCK = 1000
 """Sequence numbers are reserved in blocks, so that one commit serves many messages and a crash only leaves a gap."""
+
+CLOCK_SKEW = 60.0
+"""Seconds by which the wall clock may be put back without a doubt about the age of the copy."""
 
 
 class Sequences:
@@ -55,6 +60,17 @@ def begin_new_life() -> uuid.UUID:
         replica_complete_at=None, replica_round=F("replica_round") + 1, replica_resyncing=True,
     )  # fmt: skip
     return generation
+
+
+def age_of_copy(row: NodeState, now: datetime) -> float | None:
+    """Seconds since the copy was known to be complete; None while it never was.
+
+    Infinite when that time lies ahead by more than clocks may differ: the clock was put back, so nobody knows how old it is.
+    """
+    if row.replica_complete_at is None:
+        return None
+    age = (now - row.replica_complete_at).total_seconds()
+    return max(0.0, age) if age >= -CLOCK_SKEW else math.inf
 
 
 def standing_of(row: NodeState) -> Assignment:

@@ -26,6 +26,7 @@ from gateway_runtime.client import CallsPaused, Channel, PrimaryRefused, Primary
 from gateway_runtime.identity import Identity
 from gateway_runtime.node import Node, boottime
 from gateway_runtime.replica import Pulled
+from gateway_runtime.resync import ResyncOrder
 from gateway_runtime.state import OneProcess, Sequences
 from gateway_runtime.uploads import Uploader
 from protocol import paths
@@ -55,11 +56,11 @@ STOP_SECONDS = 8.0
 REFUSED_PAUSE = 10.0
 """A banned or revoked gateway asks again this slowly; it acts on nothing meanwhile."""
 
+EXPELLED = frozenset({"GATEWAY_BANNED", "GATEWAY_DECOMMISSIONED", "CERTIFICATE_REVOKED"})
+"""Refusals that are meant for this gateway itself and not for what it asked."""
+
 UNSETTLED_PAUSE = 0.2
 """Pause in seconds before an order that is not carried out yet is looked at again."""
-
-RESYNC_AGAIN_BEATS = 3
-"""An order to read the copy again that still stands so many heartbeats after it was followed is a new order."""
 
 Step = Callable[[], float]
 """One step of a loop; returns the pause in seconds until the next one."""
@@ -82,7 +83,7 @@ class Supervisor:
         self.uploader = Uploader(self.timing.replica_poll)
         self.audit_uploads = audit_upload.Uploads()
         self.witness = audit_upload.Witness()
-        self._resynced_at = float("-inf")
+        self._resync = ResyncOrder(self.timing.heartbeat_interval)
         self.threads: list[threading.Thread] = []
         self.renewed: Callable[[Identity], None] = lambda _identity: None
         self._order_lock = threading.Lock()
@@ -192,7 +193,7 @@ class Supervisor:
         return pacing.jittered(self.timing.heartbeat_interval, 0.2, self._random)
 
     def replica_step(self) -> float:
-        self._follow_resync_order()
+        self._resync.follow(self.node.directive)
         pulled = replica.pull(self.channel, self.known_identity().environment)
         return 0.0 if pulled is Pulled.MORE else pacing.jittered(self.timing.replica_poll, 0.1, self._random)
 
@@ -204,6 +205,14 @@ class Supervisor:
 
     def audit_upload_step(self) -> float:
         return self.audit_uploads.step(self.channel, str(self.known_identity().generation), self.timing.round_trip_max)
+
+    def take_refusal(self, refused: PrimaryRefused) -> bool:
+        """Stop serving when the Primary has expelled this gateway. False when the refusal means something else (I14)."""
+        if refused.code not in EXPELLED:
+            return False
+        self._settled = ""
+        self.node.expel(f"the Primary answers {refused.code}")
+        return True
 
     def certificate_expires_at(self) -> datetime:
         return x509.load_pem_x509_certificate(self.known_identity().certificate.encode()).not_valid_after_utc
@@ -262,17 +271,6 @@ class Supervisor:
         self.wake_lease.set()
         if directive.tasks_waiting:
             self.wake_tasks.set()
-
-    def _follow_resync_order(self) -> None:
-        """Begin the copy anew once for each order, which stands in every directive until a heartbeat has shown the new copy."""
-        directive = self.node.directive
-        if directive is None or not directive.resync_replica:
-            self._resynced_at = float("-inf")
-            return
-        repeat = RESYNC_AGAIN_BEATS * self.timing.heartbeat_interval
-        if time.monotonic() - self._resynced_at > repeat and not state.this_life().replica_resyncing:
-            replica.begin_resync()
-            self._resynced_at = time.monotonic()
 
     def _tell_a_change(self, directive: Directive) -> None:
         """A new assignment shows in the fleet's table at once, not a heartbeat later."""
@@ -374,7 +372,8 @@ class Supervisor:
             write_queue_last_sequence=state.this_life().write_sequence,
             write_queue_bytes=queue.size,
             replica_position=copy.position,
-            replica_age_seconds=max(0.0, copy.age),
+            replica_age_seconds=copy.age if copy.complete else replica.LONGEST_AGE,
+            replica_complete=copy.complete,
             replica_digest=copy.digest,
         )
 
@@ -393,7 +392,7 @@ class Supervisor:
     def _one_step(self, name: str, step: Step, attempt: int) -> tuple[float, int]:
         """Run one step through the breaker; returns the pause and the number of failures in a row."""
         try:
-            pause = step()
+            pause = self._minding_refusals(step)
         except CallsPaused:
             return self.node.breaker.pause(time.monotonic()), attempt
         except PrimaryUnreachable as error:
@@ -408,6 +407,13 @@ class Supervisor:
         else:
             return pause, 0
         return pacing.backoff(attempt, RETRY_BASE, min(RETRY_CAP, self.timing.lease_renew), self._random), attempt + 1
+
+    def _minding_refusals(self, step: Step) -> float:
+        try:
+            return step()
+        except PrimaryRefused as refused:
+            self.take_refusal(refused)
+            raise
 
 
 def _wall_clock() -> str:

@@ -12,7 +12,7 @@ import msgspec
 from common.clock import now as clock_now
 from gateway_runtime import write_queue
 from gateway_runtime.client import Channel, PrimaryRefused
-from gateway_runtime.models import PendingWrite
+from gateway_runtime.models import OPEN, PendingWrite
 from protocol import paths
 from protocol.vocabulary import WriteOutcome
 from protocol.writes import QueuedWrite, WriteBatch, WriteReceipts
@@ -25,7 +25,7 @@ BATCH_WRITES, BATCH_BYTES = 100, 1024 * 1024
 ASKED_AT_ONCE = 500
 UPLOAD_SECONDS = 15.0
 """Longest wait for the receipts of a batch."""
-PARK_BASE, PARK_CAP = timedelta(seconds=5), timedelta(minutes=5)
+PARK_BASE, PARK_CAP = timedelta(seconds=5), write_queue.LONGEST_PAUSE
 """First and longest pause of a write that cannot be sent or that the Primary cannot take at all."""
 UNTAKEABLE = frozenset({400, 413, 422})
 """The Primary refuses the message as such: one of its writes is to blame, and the others must not wait for it."""
@@ -44,7 +44,9 @@ class Uploader:
         moment = clock_now()
         rows = list(write_queue.due(moment, WriteOutcome.QUEUED)[: 1 if self._singly else BATCH_WRITES])
         asked = [str(row.id) for row in write_queue.due(moment, WriteOutcome.RECEIVED).only("id")[:ASKED_AT_ONCE]]
-        batch = list(_packed(rows, moment))
+        packed = list(_packed(rows, moment))
+        open_still = write_queue.promise_all(row.id for row, _ in packed)
+        batch = [(row, write) for row, write in packed if row.id in open_still]
         if not batch and not asked:
             write_queue.forget_ended(moment)
             return 0.0 if rows else self._idle
@@ -60,7 +62,9 @@ class Uploader:
                 raise
             return self._isolate(rows, refused)
         self._singly = max(0, self._singly - len(rows))
-        write_queue.settle(receipts.receipts, clock_now())
+        moment = clock_now()
+        write_queue.settle(receipts.receipts, moment)
+        _park_unanswered([str(row.id) for row in rows], asked, receipts, moment)
         return receipts.retry_after_seconds
 
     def _isolate(self, rows: list[PendingWrite], refused: PrimaryRefused) -> float:
@@ -86,6 +90,14 @@ def _packed(rows: Iterable[PendingWrite], moment: datetime) -> Iterable[tuple[Pe
         if number and size > BATCH_BYTES:
             return
         yield row, write
+
+
+def _park_unanswered(sent: list[str], asked: list[str], answer: WriteReceipts, moment: datetime) -> None:
+    """What was sent and is still to be sent, or was asked for and not answered, would come first again at once, for ever."""
+    answered = {receipt.id for receipt in answer.receipts}
+    stuck = {*sent, *(identifier for identifier in asked if identifier not in answered)}
+    for row in PendingWrite.objects.filter(OPEN, id__in=stuck, not_before__lte=moment).defer("sealed_body"):
+        _park(row, moment, row.detail or "the Primary gave no receipt")
 
 
 def _park(row: PendingWrite, moment: datetime, why: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import connection, transaction
-from django.db.models import Count, Max, Min, QuerySet, Sum
+from django.db.models import Count, Max, Min, Q, QuerySet, Sum
 from django.utils.crypto import salted_hmac
 
 from common import audit
@@ -40,6 +40,8 @@ KEPT = timedelta(days=7)
 """How long an ended write can still be asked for here, and its idempotency key is known."""
 ASK_BASE, ASK_CAP = 1.0, 60.0
 """First and longest pause in seconds between two questions about a write the Primary has but has not settled."""
+LONGEST_PAUSE = timedelta(minutes=5)
+"""No write is put off for longer; a time further ahead was set by a clock that has been put back since."""
 
 _TALLY = """
 INSERT INTO gateway_runtime_writetally (outcome, total) VALUES (%s, %s)
@@ -113,6 +115,18 @@ def promise(write: PendingWrite, now: datetime) -> PendingWrite:
     return write
 
 
+def promise_all(ids: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+    """Commit that these writes are promised, before they are sent as such. Returns which of them are still open.
+
+    Their requests have given up; one that ended meanwhile with a refusal must not be applied after all.
+    """
+    wanted = set(ids)
+    with transaction.atomic():
+        promised = PendingWrite.objects.filter(OPEN, id__in=wanted, promised=False).update(promised=True)
+        _count([WriteOutcome.QUEUED] * promised)
+    return set(PendingWrite.objects.filter(OPEN, id__in=wanted, promised=True).values_list("id", flat=True))
+
+
 def settle(receipts: Iterable[WriteReceipt], now: datetime) -> int:
     """Take the Primary's word on writes: ended, still waiting there, or unknown there. Returns how many ended.
 
@@ -150,9 +164,22 @@ def newest_open(secret: uuid.UUID, generation: uuid.UUID | None = None) -> Pendi
     return (rows.filter(generation=generation) if generation else rows).first()
 
 
+def newest_open_of(secrets: Iterable[uuid.UUID]) -> dict[uuid.UUID, uuid.UUID]:
+    """Secret to its last write that has not ended, of any life of this database; in one query."""
+    rows = PendingWrite.objects.filter(OPEN, secret__in=list(secrets)).order_by("life", "sequence")
+    return dict(rows.values_list("secret", "id"))
+
+
+def open_creation(secret: uuid.UUID) -> PendingWrite | None:
+    """The write that creates this secret, while it has not ended."""
+    creations = PendingWrite.objects.filter(OPEN, secret=secret, operation=WriteOperation.CREATE.value)
+    return creations.defer("sealed_body", "head").first()
+
+
 def due(now: datetime, outcome: WriteOutcome) -> QuerySet[PendingWrite]:
     """Writes in this open outcome whose time has come, oldest first. A request that still waits for its own is left alone."""
-    return PendingWrite.objects.filter(outcome=outcome.value, not_before__lte=now).order_by("life", "sequence")
+    come = Q(not_before__lte=now) | Q(not_before__gt=now + LONGEST_PAUSE)
+    return PendingWrite.objects.filter(come, outcome=outcome.value).order_by("life", "sequence")
 
 
 def postpone(write: PendingWrite, until: datetime, why: str) -> None:
@@ -227,7 +254,7 @@ def _foundation(change: SecretChange, node: NodeState) -> tuple[PendingWrite | N
         _refuse_taken_key(change)
         return None, None
     previous = newest_open(change.secret, node.generation)
-    known = known_version(change.secret)
+    known = known_version(change.secret, node.replica_complete_at)
     if change.base_version is not None and change.base_version != known:
         raise VersionConflict(known, change.base_version)
     if previous is None:
@@ -241,13 +268,16 @@ def _foundation(change: SecretChange, node: NodeState) -> tuple[PendingWrite | N
     return previous, None
 
 
-def known_version(secret: uuid.UUID) -> int:
-    """The newest version of the Primary's this gateway knows: the copy's, or what its own last writes became."""
+def known_version(secret: uuid.UUID, complete_at: datetime | None) -> int:
+    """The newest version of the Primary's this gateway knows: the copy's, or what its own writes became since it was complete.
+
+    A complete copy has the last word on what came before it: the Primary may have been restored to an older state.
+    """
     copied = Secret.objects.filter(id=secret).values_list("version", flat=True).first() or 0
-    own = PendingWrite.objects.filter(secret=secret, outcome=WriteOutcome.APPLIED.value).aggregate(newest=Max("version"))[
-        "newest"
-    ]
-    return max(copied, own or 0)
+    own = PendingWrite.objects.filter(secret=secret, outcome=WriteOutcome.APPLIED.value)
+    if complete_at is not None:
+        own = own.filter(settled_at__gt=complete_at)
+    return max(copied, own.aggregate(newest=Max("version"))["newest"] or 0)
 
 
 def _refuse_wrong_status(change: SecretChange) -> None:

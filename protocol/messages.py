@@ -6,7 +6,7 @@ identifiers are UUID texts. `decode` is the only way in.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct
@@ -27,11 +27,22 @@ class MessageError(ValueError):
 
 
 class Message(Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all bodies."""
+    """Base of all bodies. Fields named in `hidden` hold secrets and are shown in no `repr`, log or traceback (I16)."""
+
+    hidden: ClassVar[frozenset[str]] = frozenset()
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={'…' if name in self.hidden else repr(getattr(self, name))}" for name in self.__struct_fields__)
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(name, "…" if name in self.hidden else getattr(self, name)) for name in self.__struct_fields__]
 
 
 class Register(Message, frozen=True):
     """First words of a gateway, sealed to the Primary, signed with the key it brings (DESIGN §6)."""
+
+    hidden: ClassVar[frozenset[str]] = frozenset({"token"})
 
     token: Annotated[str, Meta(max_length=2048)]
     csr: Pem
@@ -121,7 +132,9 @@ class Heartbeat(Message, frozen=True):
     replica_position: Count = 0
     """Cursor up to which the gateway's copy is complete."""
     replica_age_seconds: Seconds = 0
-    """Seconds since the copy was last known to be complete."""
+    """Seconds since the copy was last known to be complete; 10^9 when it never was or nobody knows."""
+    replica_complete: bool = False
+    """Whether the copy has been complete at least once in this life of the gateway's database."""
     replica_digest: Annotated[str, Meta(max_length=64)] = ""
     """`protocol.replica.digest` of the copy at that position; empty when it was not computed."""
     audit_position: Count = 0

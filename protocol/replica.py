@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -81,6 +81,8 @@ class ReplicaVersion(Message, frozen=True):
 
 class ReplicaSecret(Message, frozen=True):
     """A secret with its newest value; `value` is None for tombstones and where the value rests elsewhere."""
+
+    hidden: ClassVar[frozenset[str]] = frozenset({"value", "metadata", "description", "rotation"})
 
     id: Identifier
     project: Identifier

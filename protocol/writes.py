@@ -12,7 +12,7 @@ import binascii
 import hashlib
 import hmac
 import secrets
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from cryptography.exceptions import InvalidSignature
@@ -34,6 +34,8 @@ class WriteForged(ValueError):
 
 class QueuedWrite(Message, frozen=True):
     """One write of a gateway. `head` and `body` are the exact texts that were signed (see `sign`)."""
+
+    hidden: ClassVar[frozenset[str]] = frozenset({"body", "salt"})
 
     head: Annotated[str, Meta(max_length=8192)]
     body: Annotated[str, Meta(max_length=600_000)]
@@ -92,6 +94,8 @@ class WriteHead(Message, frozen=True):
 
 class WriteBody(Message, frozen=True):
     """The content. A field that is None is not changed."""
+
+    hidden: ClassVar[frozenset[str]] = frozenset({"value", "metadata", "description", "rotation"})
 
     value: str | None = None
     ttl_hours: int | None = None

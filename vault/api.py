@@ -4,134 +4,40 @@ from __future__ import annotations
 
 import re
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 from django.db import transaction
 from drf_spectacular.utils import OpenApiParameter, extend_schema
-from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.authentication import principal_in
 from accounts.roles import SECRETS_DELETE, SECRETS_READ, SECRETS_WRITE
-from common.api import Operation, Text, checked
+from common.api import Operation, checked
 from common.clock import now
 from common.errors import NotFound, ValidationFailed
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import WriteBody
 from vault import rules, secrets, selectors
+from vault.forms import (
+    ChangeWish,
+    CreateWish,
+    Fields,
+    QueuedRow,
+    RollbackWish,
+    SecretRow,
+    SecretWithValue,
+    UpdateWish,
+    VersionRow,
+    VersionWithValue,
+)
 from vault.models import Secret, SecretStatus
-from vault.ports import SecretChange, SecretNode, Written
+from vault.ports import PendingCreation, SecretChange, SecretNode, Written
 
 _ETAG = re.compile(r'^(?:W/)?"?(\d{1,10})"?$', re.ASCII)
 _VERSION = re.compile(r"^\d{1,10}$", re.ASCII)
 LONGEST_IDEMPOTENCY_KEY = 200
-
-
-class Whole(serializers.IntegerField):
-    """A JSON integer and nothing else: the framework's own field takes texts and fractions too."""
-
-    def to_internal_value(self, data: Any) -> int:
-        if type(data) is not int:
-            raise serializers.ValidationError("must be a whole number")
-        return data
-
-
-class Words(Text):
-    """A text that is taken as it is, blanks and all; how long it may be is said by `vault.rules`."""
-
-    def __init__(self, **more: Any) -> None:
-        super().__init__(**{"trim_whitespace": False, "allow_blank": True, **more})
-
-
-class Fields(serializers.Serializer):
-    """What may be changed with or without the value. Limits: `vault.rules`."""
-
-    ttl_hours = Whole(required=False, allow_null=True, help_text="0 for no end")
-    metadata = serializers.DictField(child=Words(), required=False, allow_null=True)
-    type = Words(required=False, allow_null=True, help_text="password, api_key, certificate, ssh_key or general")
-    description = Words(required=False, allow_null=True)
-    tags = serializers.ListField(child=Words(), required=False, allow_null=True)
-    rotation = serializers.DictField(required=False, allow_null=True)
-    change_reason = Words(required=False, allow_null=True)
-    base_version = Whole(required=False, allow_null=True, help_text="the version this change is made on, like If-Match")
-
-
-class CreateWish(Fields):
-    project_id = Text()
-    key = Words(required=False)
-    name = Words(required=False, help_text="another word for key")
-    value = Words()
-    environment = Words(required=False, allow_null=True, help_text="name or slug; the project's default when left out")
-
-
-class UpdateWish(Fields):
-    """A new value. `ttl_hours` and `metadata` are replaced too: left out they become 0 and empty. PATCH keeps them."""
-
-    value = Words()
-
-
-class ChangeWish(serializers.Serializer):
-    change_reason = Words(required=False, allow_null=True)
-    base_version = Whole(required=False, allow_null=True)
-
-
-class RollbackWish(ChangeWish):
-    version = Whole()
-
-
-class SecretRow(serializers.Serializer):
-    id = serializers.UUIDField()
-    project_id = serializers.UUIDField()
-    organization_id = serializers.UUIDField()
-    environment = serializers.CharField(help_text="slug")
-    key = serializers.CharField()
-    type = serializers.CharField()
-    description = serializers.CharField()
-    tags = serializers.ListField(child=serializers.CharField())
-    ttl_hours = serializers.IntegerField()
-    metadata = serializers.DictField(child=serializers.CharField())
-    rotation = serializers.DictField(allow_null=True)
-    storage = serializers.CharField(help_text="where the values of the project rest")
-    version = serializers.IntegerField()
-    status = serializers.CharField(help_text="active, archived or deleted")
-    created_by = serializers.CharField()
-    created_at = serializers.DateTimeField()
-    updated_at = serializers.DateTimeField()
-    expires_at = serializers.DateTimeField(allow_null=True)
-    as_of = serializers.DateTimeField(allow_null=True, help_text="how old a gateway's copy is; null at the Primary")
-    stale = serializers.BooleanField()
-    pending_write = serializers.UUIDField(allow_null=True, help_text="a write accepted here and not applied yet")
-
-
-class SecretWithValue(SecretRow):
-    value = serializers.CharField()
-
-
-class VersionRow(serializers.Serializer):
-    version = serializers.IntegerField()
-    current = serializers.BooleanField()
-    operation = serializers.CharField()
-    created_by = serializers.CharField()
-    origin = serializers.CharField(help_text="primary, or the gateway the change came through")
-    change_reason = serializers.CharField()
-    created_at = serializers.DateTimeField()
-
-
-class VersionWithValue(VersionRow):
-    id = serializers.UUIDField()
-    key = serializers.CharField()
-    value = serializers.CharField()
-
-
-class QueuedRow(serializers.Serializer):
-    """Committed at the gateway, not applied yet."""
-
-    durability = serializers.CharField(help_text="gateway")
-    id = serializers.UUIDField(help_text="of the write")
-    status = serializers.CharField()
-    status_url = serializers.CharField()
-    secret_id = serializers.UUIDField()
 
 
 class SecretOperation(Operation):
@@ -149,6 +55,32 @@ class SecretOperation(Operation):
         if self.node is None:
             raise TypeError("the route names no node")
         return self.node
+
+    def secret_to_read(self, identifier: str) -> Secret:
+        """Raises `NotFound`; for a secret that is promised and not there yet it names the write that creates it."""
+        caller = principal_in(self.request)
+        try:
+            return selectors.secret_for(caller, identifier)
+        except NotFound:
+            creation = self._creation(identifier)
+            if creation is not None:
+                selectors.refuse_promised(caller, creation)
+            raise
+
+    def secret_to_change(self, identifier: str, needed: str, statuses: Iterable[str] = selectors.SHOWN) -> Secret:
+        """Also one that is only promised: the change then waits behind the write that creates it."""
+        caller = principal_in(self.request)
+        try:
+            return selectors.secret_for(caller, identifier, needed, statuses)
+        except NotFound:
+            creation = self._creation(identifier)
+            if creation is None:
+                raise
+            return selectors.promised_secret(caller, creation, needed)
+
+    def _creation(self, identifier: str) -> PendingCreation | None:
+        wanted = selectors.as_uuid(identifier)
+        return self.here.creation_of(wanted) if wanted else None
 
     def row(self, secret: Secret, value: str | None = None) -> dict[str, Any]:
         return selectors.secret_row(secret, self.here.freshness(secret.project), self.here.pending(secret.id), value)
@@ -230,7 +162,8 @@ class Secrets(SecretOperation):
             return self.opened(selectors.secret_of_key(caller, project, asked["key"], environment))
         fresh = self.here.freshness(project)
         found = selectors.secrets_of(caller, project, environment, asked.get("status", "active"))
-        return Response([selectors.secret_row(row, fresh, self.here.pending(row.id)) for row in found])
+        pending = self.here.pending_of([row.id for row in found])
+        return Response([selectors.secret_row(row, fresh, pending.get(row.id)) for row in found])
 
 
 class SecretOne(SecretOperation):
@@ -240,11 +173,11 @@ class SecretOne(SecretOperation):
 
     @extend_schema(operation_id="getSecret", responses=SecretWithValue)
     def get(self, request: Request, identifier: str) -> Response:
-        return self.opened(selectors.secret_for(principal_in(request), identifier))
+        return self.opened(self.secret_to_read(identifier))
 
     @extend_schema(operation_id="updateSecret", request=UpdateWish, responses={200: SecretWithValue, 202: QueuedRow})
     def put(self, request: Request, identifier: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_WRITE)
+        secret = self.secret_to_change(identifier, SECRETS_WRITE)
         wish = checked(UpdateWish, request.data)
         replaced = {**wish, "ttl_hours": wish.get("ttl_hours") or 0, "metadata": wish.get("metadata") or {}}
         written = self.change(secret, WriteOperation.UPDATE, _body(replaced, value=wish["value"]), self.base(wish))
@@ -252,7 +185,7 @@ class SecretOne(SecretOperation):
 
     @extend_schema(operation_id="changeSecret", request=Fields, responses={200: SecretRow, 202: QueuedRow})
     def patch(self, request: Request, identifier: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_WRITE)
+        secret = self.secret_to_change(identifier, SECRETS_WRITE)
         wish = checked(Fields, request.data)
         if "value" in request.data:
             raise ValidationFailed("value: PATCH changes what stands beside the value; send a new value with PUT")
@@ -260,7 +193,7 @@ class SecretOne(SecretOperation):
 
     @extend_schema(operation_id="deleteSecret", request=None, responses={204: None, 202: QueuedRow})
     def delete(self, request: Request, identifier: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_DELETE)
+        secret = self.secret_to_change(identifier, SECRETS_DELETE)
         written = self.change(secret, WriteOperation.DELETE, WriteBody(), self.base({}))
         return _gone(written, secret.id)
 
@@ -273,7 +206,7 @@ class SecretPermanent(SecretOperation):
     @extend_schema(operation_id="purgeSecret", request=None, responses={204: None, 202: QueuedRow})
     def delete(self, request: Request, identifier: str) -> Response:
         statuses = (*selectors.SHOWN, SecretStatus.DELETED)
-        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_DELETE, statuses)
+        secret = self.secret_to_change(identifier, SECRETS_DELETE, statuses)
         written = self.change(secret, WriteOperation.PURGE, WriteBody(), self.base({}))
         return _gone(written, secret.id)
 
@@ -285,7 +218,7 @@ class SecretVersions(SecretOperation):
 
     @extend_schema(operation_id="listSecretVersions", responses=VersionRow(many=True))
     def get(self, request: Request, identifier: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier)
+        secret = self.secret_to_read(identifier)
         self.here.freshness(secret.project)
         return Response([selectors.version_row(row, secret.version) for row in selectors.versions_of(secret)])
 
@@ -297,7 +230,7 @@ class SecretVersionOne(SecretOperation):
 
     @extend_schema(operation_id="getSecretVersion", responses=VersionWithValue)
     def get(self, request: Request, identifier: str, number: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier)
+        secret = self.secret_to_read(identifier)
         self.here.freshness(secret.project)
         wanted = int(number) if _VERSION.match(number) else 0
         row = secret.versions.filter(version=wanted).first() if wanted <= rules.NEWEST_VERSION else None
@@ -316,7 +249,7 @@ class SecretRollback(SecretOperation):
 
     @extend_schema(operation_id="rollbackSecret", request=RollbackWish, responses={200: SecretRow, 202: QueuedRow})
     def post(self, request: Request, identifier: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_WRITE)
+        secret = self.secret_to_change(identifier, SECRETS_WRITE)
         wish = checked(RollbackWish, request.data)
         body = WriteBody(rollback_to=wish["version"], reason=wish.get("change_reason") or "")
         return self.answer(self.change(secret, WriteOperation.ROLLBACK, body, self.base(wish)), secret.id)
@@ -327,7 +260,7 @@ class _StatusChange(SecretOperation):
     statuses: tuple[str, ...] = selectors.SHOWN
 
     def make(self, request: Request, identifier: str) -> Response:
-        secret = selectors.secret_for(principal_in(request), identifier, SECRETS_WRITE, self.statuses)
+        secret = self.secret_to_change(identifier, SECRETS_WRITE, self.statuses)
         wish = checked(ChangeWish, request.data)
         body = WriteBody(reason=wish.get("change_reason") or "")
         return self.answer(self.change(secret, self.operation, body, self.base(wish)), secret.id)

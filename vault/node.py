@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 
 from django.db import transaction
@@ -16,7 +17,7 @@ from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import body_text
 from vault import rules
 from vault.models import AnsweredRequest, Secret
-from vault.ports import Applied, Freshness, Origin, SecretChange, Written
+from vault.ports import Applied, Freshness, Origin, PendingCreation, SecretChange, Written
 from vault.secrets import apply_change
 
 REMEMBERED = timedelta(hours=24)
@@ -34,6 +35,12 @@ class PrimaryNode:
 
     def pending(self, secret: uuid.UUID) -> uuid.UUID | None:
         """Writes that wait at a gateway are not known here."""
+        return None
+
+    def pending_of(self, secrets: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, uuid.UUID]:
+        return {}
+
+    def creation_of(self, secret: uuid.UUID) -> PendingCreation | None:
         return None
 
     def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:

@@ -6,7 +6,8 @@ A change is the same thing everywhere: a person's request at the Primary, a requ
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -31,7 +32,7 @@ class SecretChange:
     environment: uuid.UUID
     key: str
     base_version: int | None
-    body: WriteBody
+    body: WriteBody = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,14 @@ class Freshness:
     stale: bool
 
 
+@dataclass(frozen=True)
+class PendingCreation:
+    """A secret that is promised and not there yet. `secret` is not saved: id, place and key only."""
+
+    write: uuid.UUID
+    secret: Secret
+
+
 class VersionConflict(Conflict):
     """The secret is not in the version the change was made on."""
 
@@ -98,6 +107,12 @@ class SecretNode(Protocol):
 
     def pending(self, secret: uuid.UUID) -> uuid.UUID | None:
         """Id of the newest write to this secret that is accepted here and not applied yet."""
+
+    def pending_of(self, secrets: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, uuid.UUID]:
+        """`pending` of many at once; a secret without such a write is left out."""
+
+    def creation_of(self, secret: uuid.UUID) -> PendingCreation | None:
+        """The write that creates this secret, while it is accepted here and not applied yet."""
 
     def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
         """Make the change or promise it. Raises the errors of `vault.secrets.apply_change`; what it raised is not promised."""

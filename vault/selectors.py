@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from accounts.access import Principal
 from accounts.models import Environment, Project
@@ -14,7 +14,7 @@ from common.api import rfc3339
 from common.errors import Conflict, NotFound, ValidationFailed
 from vault import rules
 from vault.models import Secret, SecretStatus, SecretVersion
-from vault.ports import Freshness
+from vault.ports import Freshness, PendingCreation
 
 SHOWN = (SecretStatus.ACTIVE, SecretStatus.ARCHIVED)
 """What a read by id finds; a tombstone is not there."""
@@ -37,6 +37,24 @@ def secret_for(caller: Principal, identifier: str, needed: str = SECRETS_READ, s
     if found is None or not _may(caller, (SECRETS_READ, needed), found.project, found.environment):
         raise NotFound(rules.ABSENT)
     return found
+
+
+def refuse_promised(caller: Principal, creation: PendingCreation) -> NoReturn:
+    """Say that a secret is promised and cannot be read yet, to who may read it there. Else `NotFound` like for any other."""
+    if not _may_read(caller, creation.secret):
+        raise NotFound(rules.ABSENT)
+    raise NotFound(
+        f"this secret is created by write {creation.write}, which waits to be applied; see /api/v1/writes/{creation.write}",
+        extra={"pending_write": str(creation.write)},
+    )
+
+
+def promised_secret(caller: Principal, creation: PendingCreation, needed: str) -> Secret:
+    """The secret a waiting write creates, to make a change of it; the same permissions, the same `NotFound` as `secret_for`."""
+    secret = creation.secret
+    if not _may(caller, (SECRETS_READ, needed), secret.project, secret.environment):
+        raise NotFound(rules.ABSENT)
+    return secret
 
 
 def secret_of_key(caller: Principal, project: Project, key: str, environment: str) -> Secret:

@@ -46,12 +46,18 @@ class FakePrimary:
     """Status and code for every message."""
     poison: str = ""
     """A secret whose writes make a whole message malformed."""
+    silent: str = ""
+    """A secret whose writes get no receipt."""
+    no_changes: bool = False
+    """The change feed does not answer, so that the copy lags."""
     head: int | None = None
     """Claim that the feed ends here."""
     epoch: int = 0
 
     def call(self, path: str, message: Message, kind: type[Message], *, timeout: float) -> Any:
         if self.down:
+            raise PrimaryUnreachable("no answer")
+        if self.no_changes and path == paths.CHANGES:
             raise PrimaryUnreachable("no answer")
         if self.refuse_message:
             raise PrimaryRefused(*self.refuse_message, "refused for the test")
@@ -83,9 +89,16 @@ class FakePrimary:
         if any(head.secret == self.poison for _, head, _ in checked):
             raise PrimaryRefused(400, "INVALID_FORMAT", "the sealed body does not fit")
         for write, head, _ in checked:
+            if head.secret == self.silent:
+                self._store(write, head, WriteOutcome.RECEIVED)
+                continue
             self._take_one(write, head, batch.apply_now and not write.promised)
         asked = [self.received[one][2] if one in self.received else WriteReceipt(one, WriteOutcome.QUEUED) for one in batch.ask]
-        return WriteReceipts([*(self.received[head.id][2] for _, head, _ in checked), *asked])
+        receipts = [*(self.received[head.id][2] for _, head, _ in checked), *asked]
+        return WriteReceipts([one for one in receipts if one.id not in self._unanswered()])
+
+    def _unanswered(self) -> set[str]:
+        return {head.id for _, head, _ in self.received.values() if head.secret == self.silent}
 
     def _take_one(self, write: QueuedWrite, head: WriteHead, waits: bool) -> None:
         known = self.received.get(head.id)

@@ -28,6 +28,15 @@ def test_a_token_counts_while_the_copy_is_young_enough(site: Site) -> None:
     assert code_for(GatewayPerson("mzv_unknown", ""), site) == (401, "AUTH_OFFLINE_TOO_LONG"), "the same for everybody"
 
 
+def test_no_token_counts_when_the_clock_was_put_back_behind_the_copy(site: Site) -> None:
+    """Else a clock put back by a year would make every credential live a year longer."""
+    ann = site.person()
+    site.cut_off_for(seconds=-50)
+    assert code_for(ann, site) == (200, "")
+    site.cut_off_for(seconds=-90)
+    assert code_for(ann, site) == (401, "AUTH_OFFLINE_TOO_LONG")
+
+
 def test_unknown_expired_and_revoked_tokens_get_one_answer(site: Site) -> None:
     expired, revoked = site.person(name="old"), site.person(name="gone")
     ReplicaToken.objects.filter(principal__name="old").update(expires_at=now() - timedelta(seconds=1))

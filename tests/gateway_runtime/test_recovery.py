@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from gateway_runtime.breaker import FAILURES_TO_OPEN, PAUSE_CAP
-from gateway_runtime.node import Node
-from gateway_runtime.supervisor import RETRY_CAP, Supervisor
+from gateway_runtime.models import PendingWrite
+from gateway_runtime.node import Node, boottime
+from gateway_runtime.supervisor import EXPELLED, RETRY_CAP, Supervisor
 from protocol.messages import AskDirective, Directive
 from protocol.timing import SHORT, STANDARD, TimeProfile
 from protocol.vocabulary import Assignment, BreakerState
+from tests.gateway_runtime.conftest import Site
+from tests.gateway_runtime.test_node import directive
 
 pytestmark = pytest.mark.django_db
 
@@ -77,3 +80,40 @@ def test_no_pause_after_an_outage_is_longer_than_one_renewal_of_the_lease(timing
             waited += 0.05
         assert waited <= min(PAUSE_CAP, timing.lease_renew) + 0.05
         now += waited
+
+
+@pytest.mark.parametrize("code", sorted(EXPELLED))
+def test_an_expelled_gateway_serves_and_promises_nothing_more(site: Site, code: str) -> None:
+    secret, ann, node = site.secret(), site.person(), site.supervisor.node
+    node.obey(directive())
+    assert node.take_lease(epoch=1, ttl=60, sent_boot=boottime(), sent_wall=time.time())
+    site.primary.refuse_message = (403, code)
+    site.supervisor._one_step("lease", site.supervisor.lease_step, 0)
+    assert node.lease_seconds_left() == 0 and not node.wants_lease()
+    assert [ann.get(f"secrets/{secret.id}")[1]["code"], ann.put(f"secrets/{secret.id}", {"value": "x"})[1]["code"]] == [
+        "NOT_ACTIVE", "NOT_ACTIVE"
+    ]  # fmt: skip
+    site.primary.down = True
+    site.restart()
+    assert ann.get(f"secrets/{secret.id}")[0] == 503, "a restart without the Primary remembers it"
+
+
+def test_a_change_that_meets_the_expulsion_is_not_promised(site: Site) -> None:
+    secret, ann = site.secret(), site.person()
+    site.primary.refuse_message = (403, "GATEWAY_BANNED")
+    answer = ann.response("put", f"secrets/{secret.id}", {"value": "two"})
+    assert (answer.status_code, answer.json()["code"]) == (503, "NOT_ACTIVE") and int(answer["Retry-After"]) >= 1
+    row = PendingWrite.objects.get()
+    assert (row.outcome, row.promised, row.sealed_body) == ("refused", False, None)
+    assert ann.get(f"secrets/{secret.id}")[1]["code"] == "NOT_ACTIVE"
+
+
+def test_any_other_refusal_and_a_new_directive_let_the_gateway_serve(site: Site) -> None:
+    secret, ann = site.secret(), site.person()
+    site.primary.refuse_message = (403, "CERTIFICATE_EXPIRED")
+    site.supervisor._one_step("uploads", site.supervisor.replica_step, 0)
+    assert ann.get(f"secrets/{secret.id}")[0] == 200
+    site.supervisor.node.expel("for the test")
+    assert ann.get(f"secrets/{secret.id}")[0] == 503
+    site.supervisor.node.obey(directive())
+    assert ann.get(f"secrets/{secret.id}")[0] == 200

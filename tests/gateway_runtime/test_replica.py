@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -281,6 +282,11 @@ def test_a_copy_is_complete_as_of_the_moment_it_was_asked_for(world: World) -> N
     assert before <= complete_at <= now()
 
 
+def test_a_copy_whose_age_nobody_knows_is_reported_as_very_old(site: Site) -> None:
+    site.cut_off_for(seconds=-90)
+    assert replica.report(now()).age == replica.LONGEST_AGE
+
+
 def test_a_new_life_reads_everything_anew_and_serves_nothing_before(world: World) -> None:
     world.say(world.secret())
     world.pull()
@@ -290,3 +296,46 @@ def test_a_new_life_reads_everything_anew_and_serves_nothing_before(world: World
     world.site.primary.records = world.site.primary.records[:1]
     world.pull()
     assert not Secret.objects.exists() and ReplicaRow.objects.count() == 1
+
+
+def test_who_writes_does_not_wait_for_a_pull_of_somebody_else_longer_than_its_own_time(site: Site) -> None:
+    secret = site.secret()
+    with replica._pulling:
+        began = time.monotonic()
+        assert replica.catch_up(site.primary, "NPR", secret.id, 2, 0.2) is None
+        assert 0.2 <= time.monotonic() - began < 2
+
+
+def test_what_somebody_else_pulled_meanwhile_is_not_asked_for_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = site.secret()
+    site.primary.down = True
+
+    class Busy:
+        """The pull of another thread ends, and has brought the version."""
+
+        released = 0
+
+        def acquire(self, timeout: float) -> bool:
+            Secret.objects.filter(id=secret.id).update(version=2)
+            return True
+
+        def release(self) -> None:
+            self.released += 1
+
+    monkeypatch.setattr(replica, "_pulling", Busy())
+    found = replica.catch_up(site.primary, "NPR", secret.id, 2, 1.0)
+    assert found is not None and found.version == 2
+
+
+def test_the_pull_of_who_writes_takes_no_longer_than_the_rest_of_its_time(site: Site) -> None:
+    waits: list[float] = []
+
+    class Channel:
+        def call(self, path: str, message: Any, kind: Any, *, timeout: float) -> Any:
+            waits.append(timeout)
+            return site.primary.call(path, message, kind, timeout=timeout)
+
+    replica.catch_up(Channel(), "NPR", site.secret().id, 2, 1.0)
+    assert len(waits) == 1 and 0 < waits[0] <= 1.0
+    assert replica._pulling.acquire(timeout=0), "the lock was given back"
+    replica._pulling.release()

@@ -8,9 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from accounts.models import Project
 from common.clock import now
+from common.errors import Unavailable
 from common.models import AuditEntry
 from gateway_runtime import write_queue
 from gateway_runtime.models import NodeState, PendingWrite
@@ -43,6 +46,18 @@ def test_a_copy_older_than_the_project_allows_is_not_given_out_and_nothing_is_op
     assert not AuditEntry.objects.filter(action="secret.read").exists()
 
 
+def test_a_copy_from_the_future_counts_as_stale(site: Site) -> None:
+    site.cut_off_for(seconds=-50)
+    fresh = site.node.freshness(site.project)
+    assert fresh is not None and not fresh.stale
+    site.cut_off_for(seconds=-90)
+    fresh = site.node.freshness(site.project)
+    assert fresh is not None and fresh.stale
+    site.project.max_staleness_seconds = 3600
+    with pytest.raises(Unavailable, match="may be at most 3600 s old"):
+        site.node.freshness(site.project)
+
+
 def test_a_change_is_applied_while_the_primary_is_there(site: Site) -> None:
     secret, ann = site.secret(), site.person()
     status, body = ann.put(f"secrets/{secret.id}", {"value": "two"})
@@ -53,8 +68,20 @@ def test_a_change_is_applied_while_the_primary_is_there(site: Site) -> None:
 
 def test_successive_changes_do_not_conflict_while_the_copy_lags(site: Site) -> None:
     secret, ann = site.secret(), site.person()
+    site.primary.no_changes = True
     versions = [ann.put(f"secrets/{secret.id}", {"value": f"v{number}"})[1]["version"] for number in range(3)]
     assert versions == [2, 3, 4]
+
+
+def test_a_complete_copy_outweighs_what_own_writes_became_before_it(site: Site) -> None:
+    """The Primary was restored: the version this gateway's write had become does not exist any more."""
+    secret, ann = site.secret(), site.person()
+    assert ann.put(f"secrets/{secret.id}", {"value": "two"})[1]["version"] == 2
+    site.primary.versions[str(secret.id)] = 1
+    Secret.objects.filter(id=secret.id).update(version=1)
+    NodeState.objects.update(replica_complete_at=now())
+    status, body = ann.put(f"secrets/{secret.id}", {"value": "again"}, **{"If-Match": '"1"'})
+    assert (status, body["version"]) == (200, 2)
 
 
 def test_a_change_without_the_primary_is_queued_and_a_read_names_it(site: Site) -> None:
@@ -71,6 +98,19 @@ def test_a_change_without_the_primary_is_queued_and_a_read_names_it(site: Site) 
     site.upload()
     followed = ann.get(f"writes/{body['id']}")[1]
     assert (followed["outcome"], followed["version"], followed["where"]) == ("applied", 2, "settled@primary")
+
+
+def test_a_list_names_the_writes_that_wait_in_one_query(site: Site) -> None:
+    secrets, ann = [site.secret(f"k{number}") for number in range(4)], site.person()
+    path = f"secrets?project_id={site.project.id}"
+    site.primary.down = True
+    for secret in (*secrets[:3], secrets[0]):
+        newest = ann.put(f"secrets/{secret.id}", {"value": "two"})[1]["id"]
+    with CaptureQueriesContext(connection) as asked:
+        rows = ann.get(path)[1]
+    assert sum("pendingwrite" in one["sql"] for one in asked) == 1
+    assert rows[0]["pending_write"] == newest and rows[3]["pending_write"] is None
+    assert len({row["pending_write"] for row in rows}) == 4
 
 
 def test_a_lost_answer_is_a_promise_and_the_change_is_made_once(site: Site) -> None:
@@ -97,13 +137,15 @@ def test_a_change_the_primary_holds_back_is_promised_and_asked_for_later(site: S
 @pytest.mark.parametrize(
     ("code", "status"),
     [("VERSION_CONFLICT", 409), ("VALIDATION_ERROR", 400), ("ACTOR_NOT_ALLOWED", 403), ("RESOURCE_NOT_FOUND", 404),
-     ("STALE_EPOCH", 409)],
+     ("STALE_EPOCH", 503), ("GATEWAY_HELD", 503), ("ENVIRONMENT_HELD", 503), ("AUDIT_UNAVAILABLE", 503)],
 )  # fmt: skip
 def test_a_refusal_of_the_primary_is_answered_as_it_is_and_promises_nothing(site: Site, code: str, status: int) -> None:
     secret, ann = site.secret(), site.person()
     site.primary.refuse = (code, "key: the Primary says no")
-    answer = ann.put(f"secrets/{secret.id}", {"value": "two"}, **{"If-Match": '"1"'})
-    assert (answer[0], answer[1]["code"], answer[1]["error"]) == (status, code, "key: the Primary says no")
+    answer = ann.response("put", f"secrets/{secret.id}", {"value": "two"}, headers={"If-Match": '"1"'})
+    said = answer.json()
+    assert (answer.status_code, said["code"], said["error"]) == (status, code, "key: the Primary says no")
+    assert ("Retry-After" in answer) == (status == 503)
     assert (only().outcome, only().promised, only().sealed_body) == ("refused", False, None)
 
 
@@ -168,6 +210,39 @@ def test_a_new_secret_is_created_through_the_queue_and_its_key_is_taken_at_once(
     site.primary.down = False
     site.upload()
     assert site.primary.applied == [(body["secret_id"], body["id"], "x")]
+
+
+def test_a_secret_that_waits_to_be_created_can_be_changed_and_names_its_write(site: Site) -> None:
+    ann, reader = site.person(), site.person(["secrets:read"], name="rob")
+    stranger = site.person(name="eve", project="00000000-0000-0000-0000-000000000001")
+    site.primary.down = True
+    wish = {"project_id": str(site.project.id), "environment": "dev", "key": "new", "value": "x"}
+    made = ann.post("secrets", wish)[1]
+    path = f"secrets/{made['secret_id']}"
+    status, body = ann.get(path)
+    assert (status, body["pending_write"]) == (404, made["id"]) and made["id"] in body["error"]
+    assert made["id"] not in str([stranger.get(path), stranger.put(path, {"value": "y"})])
+    assert stranger.get(path)[0] == stranger.put(path, {"value": "y"})[0] == stranger.call("delete", path)[0] == 404
+    assert reader.put(path, {"value": "y"})[0] == 403 and reader.get(path)[1]["pending_write"] == made["id"]
+    assert ann.put(path, {"value": "y"})[0] == 202
+    assert ann.post(f"{path}/archive", {})[0] == 202
+    assert ann.call("delete", path)[0] == 202
+    rows = list(PendingWrite.objects.order_by("sequence"))
+    assert [(row.operation, row.previous) for row in rows] == [
+        ("create", None), ("update", rows[0].id), ("archive", rows[1].id), ("delete", rows[2].id)
+    ]  # fmt: skip
+    site.primary.down = False
+    site.upload()
+    assert set(PendingWrite.objects.values_list("outcome", flat=True)) == {"applied"}
+    assert site.primary.versions[made["secret_id"]] == 4
+
+
+def test_an_id_that_no_write_creates_is_unknown_as_ever(site: Site) -> None:
+    ann = site.person()
+    for identifier in ("00000000-0000-0000-0000-000000000009", "nonsense"):
+        status, body = ann.get(f"secrets/{identifier}")
+        assert status == 404 and "pending_write" not in body
+        assert ann.put(f"secrets/{identifier}", {"value": "y"})[0] == 404
 
 
 def test_a_secret_created_at_once_is_answered_with_201(site: Site) -> None:

@@ -12,7 +12,7 @@ import pytest
 from django.db import connection
 
 from common.clock import now
-from gateway_runtime import state, uploads, write_queue
+from gateway_runtime import replica, state, uploads, write_queue
 from gateway_runtime.client import PrimaryRefused
 from gateway_runtime.models import NodeState, PendingWrite
 from protocol.messages import DrainOrder, FenceOrder
@@ -94,6 +94,74 @@ def test_a_request_that_still_waits_keeps_its_write_to_itself(site: Site) -> Non
     PendingWrite.objects.filter(id=write.id).update(not_before=now())  # its request died
     site.upload()
     assert outcomes() == ["applied"] and site.primary.batches[0].writes[0].promised
+
+
+def test_a_write_without_a_receipt_waits_longer_each_time_and_lets_the_others_pass(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one that the Primary keeps as evidence under another id."""
+    monkeypatch.setattr(uploads, "BATCH_WRITES", 1)
+    silent, good = site.secret("silent"), site.secret("good")
+    site.primary.silent = str(silent.id)
+    for secret in (silent, good):
+        queue(site, secret)
+    site.upload()
+    site.upload()
+    assert outcomes() == ["queued", "applied"] and len(site.primary.batches) == 2
+    pauses = []
+    for _ in range(3):
+        PendingWrite.objects.update(not_before=now())
+        site.upload()
+        pauses.append((PendingWrite.objects.get(secret=silent.id).not_before - now()).total_seconds())
+    assert 5 < pauses[0] < pauses[1] < pauses[2]
+
+
+def test_a_question_without_an_answer_is_not_asked_again_at_once(site: Site) -> None:
+    secret = site.secret()
+    site.primary.hold = True
+    queue(site, secret)
+    site.upload()
+    site.primary.silent = str(secret.id)
+    PendingWrite.objects.update(not_before=now())
+    site.upload()
+    row = PendingWrite.objects.get()
+    assert row.outcome == "received" and row.not_before > now()
+
+
+def test_a_write_is_a_promise_in_the_database_before_it_is_sent_as_one(site: Site) -> None:
+    write = queue(site, site.secret(), promised=False)
+    PendingWrite.objects.filter(id=write.id).update(not_before=now())
+    site.primary.lose_answers = 1
+    with pytest.raises(Exception, match="lost"):
+        site.upload()
+    assert site.primary.batches[0].writes[0].promised and PendingWrite.objects.get().promised
+    write_queue.settle([WriteReceipt(str(write.id), WriteOutcome.REFUSED, 0, "VERSION_CONFLICT", "late")], now())
+    assert outcomes() == ["queued"], "the answer to the first request comes too late to refuse it"
+
+
+def test_a_write_that_ended_while_it_was_packed_is_not_sent(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = queue(site, site.secret(), promised=False)
+    PendingWrite.objects.filter(id=write.id).update(not_before=now())
+    promise_all = write_queue.promise_all
+
+    def refused_first(ids: Any) -> Any:
+        write_queue.settle([WriteReceipt(str(write.id), WriteOutcome.REFUSED)], now())
+        return promise_all(ids)
+
+    monkeypatch.setattr(write_queue, "promise_all", refused_first)
+    site.upload()
+    assert outcomes() == ["refused"] and not site.primary.batches
+
+
+def test_a_pause_that_a_clock_made_too_long_is_over(site: Site) -> None:
+    """The clock was a year ahead when the write was put off."""
+    queue(site, site.secret())
+    PendingWrite.objects.update(not_before=now() + timedelta(minutes=4))
+    site.upload()
+    assert outcomes() == ["queued"]
+    PendingWrite.objects.update(not_before=now() + timedelta(days=365))
+    site.upload()
+    assert outcomes() == ["applied"]
 
 
 def test_a_restart_goes_on_with_what_was_open(site: Site) -> None:
@@ -190,6 +258,10 @@ def test_fence_drain_and_heartbeat_tell_the_truth_about_the_queue(site: Site, mo
     monkeypatch.setattr(site.primary, "latency_p95_ms", lambda: None, raising=False)
     beat = site.supervisor._report()
     assert (beat.write_queue_depth, beat.write_queue_last_sequence) == (1, 1) and beat.write_queue_bytes > 100
+    assert beat.replica_complete and beat.replica_age_seconds < 60
+    NodeState.objects.update(replica_complete_at=None)
+    beat = site.supervisor._report()
+    assert not beat.replica_complete and beat.replica_age_seconds == replica.LONGEST_AGE, "never complete is not brand new"
     drain = DrainOrder(operation=str(uuid.uuid4()), epoch=1)
     assert not site.supervisor._report_drain(directive(drain=drain)), "a drain ends with an empty queue"
     assert said[-1].write_queue_depth == 1

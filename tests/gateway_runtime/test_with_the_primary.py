@@ -125,6 +125,23 @@ def test_queued_changes_are_applied_in_order_when_the_primary_is_back(pair: Pair
     assert list(rows) == [("applied", 2), ("applied", 3), ("applied", 4)] and pair.version() == 4
 
 
+def test_a_secret_made_and_changed_while_the_primary_was_away_is_there_when_it_is_back(pair: Pair) -> None:
+    pair.site.primary.down = True
+    wish = {"project_id": str(pair.site.project.id), "environment": "dev", "key": "new", "value": "x"}
+    made = pair.ann.post("secrets", wish)[1]
+    path = f"secrets/{made['secret_id']}"
+    assert pair.ann.get(path)[1]["pending_write"] == made["id"]
+    assert pair.ann.put(path, {"value": "y"})[0] == 202
+    pair.site.primary.down = False
+    pair.site.upload()
+    inbox.apply_pending()
+    PendingWrite.objects.update(not_before=now())
+    pair.site.upload()
+    pair.pull()
+    status, body = pair.ann.get(path)
+    assert (status, body["value"], body["version"], body["pending_write"]) == (200, "y", 2, None)
+
+
 def test_a_change_at_the_primary_before_the_cut_makes_a_conflict_of_the_queued_one(pair: Pair) -> None:
     pair.site.primary.down = True
     Secret.objects.filter(id=pair.secret.id).update(version=1)

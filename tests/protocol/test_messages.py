@@ -256,3 +256,23 @@ class TestVocabulary:
 
     def test_each_role_stands_in_for_the_other(self) -> None:
         assert [role.counterpart for role in Role] == [Role.DR_STANDBY, Role.PRIMARY]
+
+
+def test_no_message_shows_a_secret_when_it_is_printed() -> None:
+    """Whatever an exception, a log line or a debugger prints of a change, the value is not in it (I16)."""
+    canary = "canary-5f0c"
+    body = writes.WriteBody(value=canary, metadata={"a": canary}, description=canary, rotation={"by": canary})
+    queued = writes.QueuedWrite(head="{}", body=writes.body_text(body), salt=canary, signature="s", promised=True)
+    copied = replica.ReplicaSecret(
+        id=ID, project=ID, environment=ID, key="db", type="general", description=canary, tags=[], metadata={"a": canary},
+        ttl_hours=0, rotation={"by": canary}, status="active", version=1, value=canary, created_by="user:ann", created_at="",
+        updated_at="", archived_at=None, deleted_at=None, versions=[],
+    )  # fmt: skip
+    page = replica.Changes(generation=ID, position=1, head=1, more=False, secrets=[copied])
+    enrolling = messages.Register(
+        token=canary, csr="", server_csr="", signing_key="", encryption_key="", generation=ID, version="1"
+    )  # fmt: skip
+    for message in (body, queued, writes.WriteBatch(writes=[queued]), copied, page, enrolling):
+        assert canary in encode(message).decode(), "it does hold the canary"
+        assert canary not in f"{message!r} {message} {[message]} {list(message.__rich_repr__())}"
+    assert "key='db'" in repr(page) and "promised=True" in repr(queued)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +20,7 @@ from tests import factories
 from tests.conftest import Person
 from vault.models import Secret, SecretVersion
 from vault.node import PrimaryNode
-from vault.ports import Freshness, SecretChange, Written
+from vault.ports import Freshness, PendingCreation, SecretChange, Written
 from vault.urls import secret_routes
 
 AS_OF = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
@@ -45,6 +46,12 @@ class CopyingNode:
 
     def pending(self, secret: uuid.UUID) -> uuid.UUID | None:
         return WRITE if any(change.secret == secret for change in self.promised) else None
+
+    def pending_of(self, secrets: Iterable[uuid.UUID]) -> Mapping[uuid.UUID, uuid.UUID]:
+        return {secret: WRITE for secret in secrets if self.pending(secret)}
+
+    def creation_of(self, secret: uuid.UUID) -> PendingCreation | None:
+        return None
 
     def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
         self.promised.append(change)

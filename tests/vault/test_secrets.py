@@ -387,3 +387,10 @@ def tables_with(text: str) -> set[str]:
             if text in rows or text.encode().hex() in rows:
                 found.add(table)
     return found
+
+
+def test_a_change_does_not_show_its_content_when_it_is_printed() -> None:
+    wish = SecretChange(
+        WriteOperation.UPDATE, uuid.uuid4(), uuid.uuid4(), uuid.uuid4(), "db", None, WriteBody(value="canary-9a1")
+    )
+    assert "canary-9a1" not in repr(wish) and "db" in repr(wish)

@@ -1,0 +1,115 @@
+"""The forms of the secrets API: what a request may say and what an answer looks like. Limits of the content: `vault.rules`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rest_framework import serializers
+
+from common.api import Text
+
+
+class Whole(serializers.IntegerField):
+    """A JSON integer and nothing else: the framework's own field takes texts and fractions too."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if type(data) is not int:
+            raise serializers.ValidationError("must be a whole number")
+        return data
+
+
+class Words(Text):
+    """A text that is taken as it is, blanks and all; how long it may be is said by `vault.rules`."""
+
+    def __init__(self, **more: Any) -> None:
+        super().__init__(**{"trim_whitespace": False, "allow_blank": True, **more})
+
+
+class Fields(serializers.Serializer):
+    """What may be changed with or without the value. Limits: `vault.rules`."""
+
+    ttl_hours = Whole(required=False, allow_null=True, help_text="0 for no end")
+    metadata = serializers.DictField(child=Words(), required=False, allow_null=True)
+    type = Words(required=False, allow_null=True, help_text="password, api_key, certificate, ssh_key or general")
+    description = Words(required=False, allow_null=True)
+    tags = serializers.ListField(child=Words(), required=False, allow_null=True)
+    rotation = serializers.DictField(required=False, allow_null=True)
+    change_reason = Words(required=False, allow_null=True)
+    base_version = Whole(required=False, allow_null=True, help_text="the version this change is made on, like If-Match")
+
+
+class CreateWish(Fields):
+    project_id = Text()
+    key = Words(required=False)
+    name = Words(required=False, help_text="another word for key")
+    value = Words()
+    environment = Words(required=False, allow_null=True, help_text="name or slug; the project's default when left out")
+
+
+class UpdateWish(Fields):
+    """A new value. `ttl_hours` and `metadata` are replaced too: left out they become 0 and empty. PATCH keeps them."""
+
+    value = Words()
+
+
+class ChangeWish(serializers.Serializer):
+    change_reason = Words(required=False, allow_null=True)
+    base_version = Whole(required=False, allow_null=True)
+
+
+class RollbackWish(ChangeWish):
+    version = Whole()
+
+
+class SecretRow(serializers.Serializer):
+    id = serializers.UUIDField()
+    project_id = serializers.UUIDField()
+    organization_id = serializers.UUIDField()
+    environment = serializers.CharField(help_text="slug")
+    key = serializers.CharField()
+    type = serializers.CharField()
+    description = serializers.CharField()
+    tags = serializers.ListField(child=serializers.CharField())
+    ttl_hours = serializers.IntegerField()
+    metadata = serializers.DictField(child=serializers.CharField())
+    rotation = serializers.DictField(allow_null=True)
+    storage = serializers.CharField(help_text="where the values of the project rest")
+    version = serializers.IntegerField()
+    status = serializers.CharField(help_text="active, archived or deleted")
+    created_by = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+    expires_at = serializers.DateTimeField(allow_null=True)
+    as_of = serializers.DateTimeField(allow_null=True, help_text="how old a gateway's copy is; null at the Primary")
+    stale = serializers.BooleanField()
+    pending_write = serializers.UUIDField(allow_null=True, help_text="a write accepted here and not applied yet")
+
+
+class SecretWithValue(SecretRow):
+    value = serializers.CharField()
+
+
+class VersionRow(serializers.Serializer):
+    version = serializers.IntegerField()
+    current = serializers.BooleanField()
+    operation = serializers.CharField()
+    created_by = serializers.CharField()
+    origin = serializers.CharField(help_text="primary, or the gateway the change came through")
+    change_reason = serializers.CharField()
+    created_at = serializers.DateTimeField()
+
+
+class VersionWithValue(VersionRow):
+    id = serializers.UUIDField()
+    key = serializers.CharField()
+    value = serializers.CharField()
+
+
+class QueuedRow(serializers.Serializer):
+    """Committed at the gateway, not applied yet."""
+
+    durability = serializers.CharField(help_text="gateway")
+    id = serializers.UUIDField(help_text="of the write")
+    status = serializers.CharField()
+    status_url = serializers.CharField()
+    secret_id = serializers.UUIDField()
