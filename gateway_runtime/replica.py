@@ -37,7 +37,8 @@ _SWEPT = (
     (ReplicaKind.ORGANIZATION, Organization),
 )
 """What refers to others goes first."""
-_pulling = threading.Lock()
+pulling = threading.Lock()
+"""Held while something is asked for that is then stored: what was asked for first is stored first."""
 _digests: dict[tuple[int, int], str] = {}
 """The last digest, by round and position."""
 
@@ -63,7 +64,7 @@ class Report:
 
 def pull(channel: Channel, environment: str, timeout: float = PULL_SECONDS) -> Pulled:
     """Ask for the next page of this gateway environment and store it. One at a time in this process."""
-    with _pulling:
+    with pulling:
         asked_at, cursor = clock_now(), state.this_life()
         ask = AskChanges(after=cursor.replica_position, generation=cursor.replica_generation)
         return apply_page(channel.call(paths.CHANGES, ask, Changes, timeout=timeout), cursor, environment, asked_at)

@@ -183,7 +183,7 @@ def _principals(code: str, identifiers: set[uuid.UUID], moment: datetime) -> lis
     if not identifiers:
         return []
     here = _Here(code)
-    tokens = _tokens_of(identifiers, moment)
+    tokens = _tokens_of(code, identifiers, moment)
     users = User.objects.filter(id__in=identifiers, is_active=True, deleted_at=None)
     services = ServiceIdentity.objects.filter(id__in=identifiers, status="active", deleted_at=None)
     everybody = [principal_of_user(user, moment) for user in users]
@@ -233,11 +233,12 @@ def _principal_record(
     )
 
 
-def _tokens_of(identifiers: set[uuid.UUID], moment: datetime) -> dict[uuid.UUID, list[ReplicaToken]]:
-    """Hashes of the living sessions and API tokens of each holder."""
+def _tokens_of(code: str, identifiers: set[uuid.UUID], moment: datetime) -> dict[uuid.UUID, list[ReplicaToken]]:
+    """Hashes of the living sessions and API tokens of each holder, but for sessions of gateways of another environment."""
     found: dict[uuid.UUID, list[ReplicaToken]] = defaultdict(list)
     for model in (Session, ApiToken):
-        living = model.objects.filter(revoked_at=None, expires_at__gt=moment).order_by("expires_at", "id")
+        counts_here = {"gateway_environment__in": ("", code)} if model is Session else {}
+        living = model.objects.filter(revoked_at=None, expires_at__gt=moment, **counts_here).order_by("expires_at", "id")
         for holder in ("user_id", "service_id"):
             for row in living.filter(**{f"{holder}__in": identifiers}):
                 scopes = row.scopes if isinstance(row, ApiToken) else None

@@ -211,7 +211,7 @@ class TestBrowser:
 
     def test_the_proof_of_one_session_is_none_for_another(self, page: Client) -> None:
         foreign = Session.objects.create(user=User.objects.get(email="ada@example.com"), token_hash="x", expires_at=now())
-        headers = {"X-CSRF-Token": browser.csrf_token(foreign)}
+        headers = {"X-CSRF-Token": browser.csrf_token(foreign.token_hash)}
         assert page.post("/api/v1/auth/logout", headers=headers, content_type="application/json").status_code == 403
 
     def test_signing_out_takes_the_cookie_away_and_ends_the_session(self, page: Client) -> None:
