@@ -38,7 +38,7 @@ class Beginning:
 
 @dataclass(frozen=True)
 class Proof:
-    """What a node that carried out a sign-in shows to the one that decides. `access`: only where Graph must be asked for groups."""
+    """What a node that carried out a sign-in shows to the one that decides. `access` only where Graph must be asked."""
 
     id_token: str = field(repr=False)
     nonce: str = field(repr=False)
@@ -70,17 +70,19 @@ def begin(browser: str, *, address: str, now: datetime) -> Beginning:
 
 def finish(values: Mapping[str, str], browser: str, *, address: str, now: datetime) -> SignedIn:
     """Finish a sign-in: who is it, may they come in, what may they do; then a session. Every refusal is in the audit."""
+    adapter = entra()
     with refusals_noted(address):
-        tokens = _redeemed(values, browser, now)
+        tokens = _redeemed(adapter, values, browser, now)
         person = _person(tokens.claims)
-        groups = entra().groups_of(tokens.access) if person.overage else person.groups
+        groups = adapter.groups_of(tokens.access) if person.overage else person.groups
         return _come_in(person, groups, tokens, address=address, now=now)
 
 
 def redeem(values: Mapping[str, str], browser: str, *, address: str, now: datetime) -> Proof:
     """A gateway's half of `finish`: the sign-in is redeemed and believed here; what it gives is decided at the Primary."""
+    adapter = entra()
     with refusals_noted(address):
-        tokens = _redeemed(values, browser, now)
+        tokens = _redeemed(adapter, values, browser, now)
         return Proof(tokens.id_token, tokens.nonce, tokens.access if _person(tokens.claims).overage else "")
 
 
@@ -90,8 +92,8 @@ def accept(proof: Proof, *, gateway_environment: str, address: str, now: datetim
     A gateway's word counts for nothing: claims and groups come from Entra's signature and from Graph. The session counts in
     that gateway environment only.
     """
+    adapter = entra()
     with refusals_noted(address):
-        adapter = entra()
         claims = adapter.verified(proof.id_token, proof.nonce, now)
         person = _person(claims)
         attempts.spend(proof.nonce, now)
@@ -136,15 +138,15 @@ def _adapter(own: EntraSettings) -> Entra:
     return Entra(own)
 
 
-def _redeemed(values: Mapping[str, str], browser: str, now: datetime) -> Tokens:
+def _redeemed(adapter: Entra, values: Mapping[str, str], browser: str, now: datetime) -> Tokens:
     attempt = attempts.finish(values.get("state", ""), browser, now)
     if "error" in values:
         raise EntraError(*diagnoses.diagnose(values))
-    return entra().finish(attempt.flow, values, now)
+    return adapter.finish(attempt.flow, values, now)
 
 
 def _person(claims: Mapping[str, Any]) -> Person:
-    """Who the token speaks of. Too many groups are read from Graph; if that fails the sign-in is refused: no silent loss of rights."""
+    """Who the token speaks of. If their groups cannot be read, the sign-in is refused: no silent loss of rights."""
     try:
         return person_of(claims)
     except GroupsAsRoles as mistake:
