@@ -279,7 +279,7 @@ def entra_settings(environ: Mapping[str, str], base_url: str, *, mode: str = "pr
     """
     enabled = _flag(environ, "ENTRA_ENABLED", default=False)
     client_id = environ.get("ENTRA_CLIENT_ID", "").strip()
-    frontend = _https(environ, "FRONTEND_URL", f"{base_url}/ui/")
+    frontend = _https(environ, "FRONTEND_URL", f"{base_url}/ui/" if mode == "primary" else f"{base_url}/")
     origin = frontend.rstrip("/") if environ.get("FRONTEND_URL") and mode == "primary" else base_url
     if mode == "gateway":
         frontend = _https(environ, "GATEWAY_FRONTEND_URL", frontend)
