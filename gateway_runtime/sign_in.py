@@ -77,7 +77,7 @@ def _answers_of_the_primary() -> Iterator[None]:
     try:
         yield
     except PrimaryRefused as refused:
-        if refused.code.startswith(_OF_THE_PERSON):
+        if refused.code.startswith(_OF_THE_PERSON) and refused.code != "ENTRA_DISABLED":
             raise MazeVaultError(
                 refused.sentence, code=refused.code, status=refused.status, details=refused.details or None
             ) from refused

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 from django.conf import settings
-from django.test import Client
+from django.test import Client, override_settings
 from msgspec import structs
 
 from accounts import sessions, sso
@@ -254,6 +254,19 @@ def test_a_gateway_that_the_primary_refuses_says_that_the_primary_is_needed(here
     Gateway.objects.filter(id=here.gateway.id).update(banned_at=now())
     answer = here.sign_in()
     assert code_of(answer) == (503, "PRIMARY_NEEDED") and "GATEWAY_BANNED" in answer.json()["error"]
+
+
+def test_a_primary_without_entra_is_named(here: Here, paul_may: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = here.primary.call
+    off = replace(settings.MAZEVAULT, entra=replace(settings.MAZEVAULT.entra, enabled=False))
+
+    def switched_off(*message: Any, **more: Any) -> Any:
+        with override_settings(MAZEVAULT=off):
+            return call(*message, **more)
+
+    monkeypatch.setattr(here.primary, "call", switched_off)
+    answer = here.sign_in()
+    assert code_of(answer) == (503, "PRIMARY_NEEDED") and "ENTRA_DISABLED" in answer.json()["error"]
 
 
 def test_a_primary_of_another_life_is_not_believed(here: Here, paul_may: None) -> None:
