@@ -230,7 +230,7 @@ def _browser_response(opened: SignedIn) -> Response:
 
 def _browser_answer(session: Session, user: User) -> dict[str, Any]:
     return {
-        "csrf_token": browser.csrf_token(session),
+        "csrf_token": browser.csrf_token(session.token_hash),
         "expires_at": rfc3339(session.expires_at),
         "user": user_row(user),
     }

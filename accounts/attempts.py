@@ -6,7 +6,7 @@ import hmac
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from django.db import transaction
+from django.db import IntegrityError, transaction
 
 from accounts import resting
 from accounts.models import EntraSession, SignInAttempt
@@ -15,6 +15,8 @@ from common.addresses import network_of
 from common.errors import AuthenticationInvalid
 
 LIFE = timedelta(minutes=10)
+SPENT_LIFE = timedelta(hours=25)
+"""An id_token lives for an hour, and for a day at most where an administrator made it so."""
 MOST_AT_ONE_ADDRESS = 60
 """Begun and not yet forgotten. Beyond it the oldest of the address goes, so that a script that fills the table keeps nobody
 out: who signs in takes less time than it needs for so many."""
@@ -51,6 +53,23 @@ def finish(state: str, browser: str, now: datetime) -> Attempt:
     if not SignInAttempt.objects.filter(pk=found.pk, used_at__isnull=True).update(used_at=now):
         raise _refused("this sign-in was finished already", "SSO_REPLAYED")
     return Attempt(resting.opened(resting.attempt(found), found.sealed_flow))
+
+
+def spend(nonce: str, now: datetime) -> None:
+    """Take the proof of a sign-in that a gateway carried out, once. Raises `AuthenticationInvalid` for the second time.
+
+    Remembered for longer than Entra's tokens live, so a gateway cannot make many sessions of one sign-in.
+    """
+    spent = SignInAttempt(
+        state_hash=hash_token(f"gateway|{nonce}"), browser_hash="", address="", created_at=now, used_at=now,
+        expires_at=now + SPENT_LIFE,
+    )  # fmt: skip
+    try:
+        with transaction.atomic():
+            spent.sealed_flow = resting.sealed(resting.attempt(spent), "")
+            spent.save(force_insert=True)
+    except IntegrityError as error:
+        raise _refused("this sign-in was finished already", "SSO_REPLAYED") from error
 
 
 def prune(now: datetime) -> int:

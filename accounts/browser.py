@@ -15,7 +15,7 @@ from django.http import HttpResponseBase
 from rest_framework.request import Request
 
 from accounts.models import Session
-from accounts.sessions import LIFE, SignedIn, session_of
+from accounts.sessions import LIFE, SignedIn, hash_token, session_of
 from common.errors import PermissionRefused
 
 COOKIE = "__Host-mazevault"
@@ -37,16 +37,26 @@ def take(response: HttpResponseBase) -> None:
 
 def session_in_cookie(request: Request, now: datetime) -> Session | None:
     """The living session of the cookie, or None without a cookie. Raises `PermissionRefused` for a change without its proof."""
-    token = request.COOKIES.get(COOKIE, "")
+    token = token_in(request)
     if not token:
         return None
     session = session_of(token, now)
-    presented = str(request.META.get(HEADER, ""))
-    if request.method not in SAFE_METHODS and not hmac.compare_digest(presented.encode(), csrf_token(session).encode()):
-        raise PermissionRefused("the header X-CSRF-Token is missing or wrong; GET auth/session says it", code="CSRF_INVALID")
+    refuse_without_proof(request, token)
     return session
 
 
-def csrf_token(session: Session) -> str:
-    """The proof of this session. It tells nothing of the session's token."""
-    return hmac.new(str(settings.SECRET_KEY).encode(), b"csrf|" + session.token_hash.encode(), hashlib.sha256).hexdigest()
+def token_in(request: Request) -> str:
+    """The session's token as the cookie brings it, or an empty text. It alone changes nothing."""
+    return str(request.COOKIES.get(COOKIE, ""))
+
+
+def refuse_without_proof(request: Request, token: str) -> None:
+    """Raises `PermissionRefused` for an unsafe method that comes without the second proof of this token's session."""
+    presented, expected = str(request.META.get(HEADER, "")), csrf_token(hash_token(token))
+    if request.method not in SAFE_METHODS and not hmac.compare_digest(presented.encode(), expected.encode()):
+        raise PermissionRefused("the header X-CSRF-Token is missing or wrong; GET auth/session says it", code="CSRF_INVALID")
+
+
+def csrf_token(token_hash: str) -> str:
+    """The proof of the session whose token has this hash. It tells nothing of the token."""
+    return hmac.new(str(settings.SECRET_KEY).encode(), b"csrf|" + token_hash.encode(), hashlib.sha256).hexdigest()

@@ -22,7 +22,7 @@ from requests.adapters import HTTPAdapter
 from accounts import diagnoses
 from accounts.diagnoses import Diagnosis
 from accounts.entra_settings import EntraSettings
-from accounts.id_token import Expected, TokenFault, TokenRefused, key_id_of, read_id_token, usable_keys
+from accounts.id_token import Expected, TokenFault, TokenRefused, key_id_of, read_id_token, refuse_of_another, usable_keys
 from common.errors import MazeVaultError
 
 CONNECT_SECONDS, READ_SECONDS = 3.05, 10.0
@@ -69,12 +69,17 @@ class Begun:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a finished sign-in gave. `access` is for this application only: the assertion of on-behalf-of."""
+    """What a finished sign-in gave. `access` is for this application only: the assertion of on-behalf-of.
+
+    `id_token` and `nonce` prove the sign-in to another node of the same app registration.
+    """
 
     claims: Mapping[str, Any] = field(repr=False)
     access: str = field(repr=False)
     refresh: str = field(repr=False)
     lives: timedelta
+    id_token: str = field(default="", repr=False)
+    nonce: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)
@@ -117,12 +122,25 @@ class Entra:
             raise TokenRefused(TokenFault.NONCE, "the token was made for another sign-in") from mismatch
         tokens = _accepted(result)
         nonce = parse_qs(urlsplit(begun["auth_uri"]).query).get("nonce", [""])[0]
+        id_token = str(tokens.get("id_token") or "")
         return Tokens(
-            claims=self._verified(str(tokens.get("id_token") or ""), nonce, now),
+            claims=self.verified(id_token, nonce, now),
             access=str(tokens.get("access_token") or ""),
             refresh=str(tokens.get("refresh_token") or ""),
             lives=_life(tokens),
+            id_token=id_token,
+            nonce=nonce,
         )
+
+    def verified(self, token: str, nonce: str, now: datetime) -> Mapping[str, Any]:
+        """The claims of an id_token that Entra gave for the sign-in with this nonce. Raises `TokenRefused`."""
+        issuers = frozenset({str(self.configuration()["issuer"]), f"{V1_ISSUER}/{self.settings.tenant_id}/"})
+        expected = Expected(self.settings.client_id, self.settings.tenant_id, issuers, nonce)
+        return read_id_token(token, self.keys(now, wanted=key_id_of(token)), expected, now)
+
+    def refuse_of_another(self, access_token: str, claims: Mapping[str, Any], now: datetime) -> None:
+        """Raises `TokenRefused` unless the access token is of the person these claims speak of."""
+        refuse_of_another(access_token, self.keys(now, wanted=key_id_of(access_token)), claims)
 
     def on_behalf_of(self, assertion: str, scope: str) -> ResourceToken:
         """Exchange a user's token for this application into one for another API, in the same user's name."""
@@ -179,11 +197,6 @@ class Entra:
         """One plain GET with this adapter's trust and time limits, redirects not followed (doctor)."""
         with _translated():
             return self._http.get(url, allow_redirects=False)
-
-    def _verified(self, token: str, nonce: str, now: datetime) -> Mapping[str, Any]:
-        issuers = frozenset({str(self.configuration()["issuer"]), f"{V1_ISSUER}/{self.settings.tenant_id}/"})
-        expected = Expected(self.settings.client_id, self.settings.tenant_id, issuers, nonce)
-        return read_id_token(token, self.keys(now, wanted=key_id_of(token)), expected, now)
 
     def _scopes(self) -> list[str]:
         return [scope for scope in self.settings.scopes if scope not in RESERVED]

@@ -37,6 +37,7 @@ class TokenFault(StrEnum):
     TENANT = "tenant"
     NONCE = "nonce"
     KIND = "kind"
+    PERSON = "person"
 
 
 class TokenRefused(Exception):
@@ -89,6 +90,16 @@ def read_id_token(token: str, keys: Mapping[str, jwt.PyJWK], expected: Expected,
     if claims.get("idtyp") == "app" or "scp" in claims:
         _refuse(TokenFault.KIND, "the token is an access token, not an id_token")
     return claims
+
+
+def refuse_of_another(access_token: str, keys: Mapping[str, jwt.PyJWK], claims: Mapping[str, Any]) -> None:
+    """Raise `TokenRefused` unless the access token is of the same person and tenant as these claims of an id_token.
+
+    What it is for and whether it still lives, Entra itself checks when it is exchanged.
+    """
+    other = _signed_claims(access_token, keys)
+    if (other.get("tid"), other.get("oid")) != (claims["tid"], claims["oid"]):
+        _refuse(TokenFault.PERSON, "the access token is of somebody else")
 
 
 def key_id_of(token: str) -> str:

@@ -202,13 +202,17 @@ class RoleGrant(models.Model):
 
 
 class Session(models.Model):
-    """A bearer token that was given out at a sign-in. Only its hash is kept."""
+    """A bearer token that was given out at a sign-in. Only its hash is kept.
+
+    `gateway_environment`: it was opened at a gateway of this environment and counts at those only; empty for the Primary's own.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     user = models.ForeignKey(User, models.CASCADE, null=True, related_name="sessions")
     service = models.ForeignKey(ServiceIdentity, models.CASCADE, null=True, related_name="sessions")
     token_hash = models.CharField(max_length=64, unique=True)
     address = models.CharField(max_length=64, default="")
+    gateway_environment = models.CharField(max_length=16, default="", db_default="")
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()
     last_used_at = models.DateTimeField(null=True)

@@ -59,10 +59,12 @@ def sign_in(email: str, password: str, *, address: str, now: datetime) -> Signed
     return opened
 
 
-def open_session(user: User, *, address: str, now: datetime, action: str = "auth.login.success") -> SignedIn:
+def open_session(
+    user: User, *, address: str, now: datetime, action: str = "auth.login.success", gateway_environment: str = ""
+) -> SignedIn:
     """A new session of somebody who has proved who they are, by password or elsewhere."""
     with transaction.atomic():
-        opened = _open(user, address, now)
+        opened = _open(user, address, now, gateway_environment)
         _audit(action, user, address)
         User.objects.filter(pk=user.pk).update(last_login=now)
     return opened
@@ -144,7 +146,15 @@ def sign_out(session: Session, *, address: str, now: datetime) -> None:
 
 
 def session_of(token: str, now: datetime) -> Session:
-    """The living session behind a token. Raises `AuthenticationInvalid` or `AuthenticationExpired`."""
+    """The living session behind a token, for the Primary's own API. Raises `AuthenticationInvalid` or `AuthenticationExpired`."""
+    found = session_anywhere(token, now)
+    if found.gateway_environment:
+        raise AuthenticationInvalid("this session was opened at a gateway and counts there only; sign in here")
+    return found
+
+
+def session_anywhere(token: str, now: datetime) -> Session:
+    """The same, also for a session that was opened at a gateway."""
     found = Session.objects.select_related("user", "service").filter(token_hash=hash_token(token)).first()
     if found is None or found.revoked_at or not holder_lives(found):
         raise AuthenticationInvalid("this token is not valid; sign in again")
@@ -176,9 +186,11 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 
-def _open(user: User, address: str, now: datetime) -> SignedIn:
+def _open(user: User, address: str, now: datetime, gateway_environment: str = "") -> SignedIn:
     token = PREFIX + secrets.token_urlsafe(32)
-    session = Session.objects.create(user=user, token_hash=hash_token(token), address=address, expires_at=now + LIFE)
+    session = Session.objects.create(
+        user=user, token_hash=hash_token(token), address=address, gateway_environment=gateway_environment, expires_at=now + LIFE
+    )
     changes.credential_changed(session)
     return SignedIn(user, session, token)
 

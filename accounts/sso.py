@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
@@ -35,6 +37,15 @@ class Beginning:
 
 
 @dataclass(frozen=True)
+class Proof:
+    """What a node that carried out a sign-in shows to the one that decides. `access` only where Graph must be asked."""
+
+    id_token: str = field(repr=False)
+    nonce: str = field(repr=False)
+    access: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True)
 class Checked:
     """Whether one API can be reached in the user's name; `error` says what is missing."""
 
@@ -60,13 +71,44 @@ def begin(browser: str, *, address: str, now: datetime) -> Beginning:
 def finish(values: Mapping[str, str], browser: str, *, address: str, now: datetime) -> SignedIn:
     """Finish a sign-in: who is it, may they come in, what may they do; then a session. Every refusal is in the audit."""
     adapter = entra()
-    try:
-        attempt = attempts.finish(values.get("state", ""), browser, now)
-        if "error" in values:
-            raise EntraError(*diagnoses.diagnose(values))
-        tokens = adapter.finish(attempt.flow, values, now)
-        person, groups = _person(adapter, tokens)
+    with refusals_noted(address):
+        tokens = _redeemed(adapter, values, browser, now)
+        person = _person(tokens.claims)
+        groups = adapter.groups_of(tokens.access) if person.overage else person.groups
         return _come_in(person, groups, tokens, address=address, now=now)
+
+
+def redeem(values: Mapping[str, str], browser: str, *, address: str, now: datetime) -> Proof:
+    """A gateway's half of `finish`: the sign-in is redeemed and believed here; what it gives is decided at the Primary."""
+    adapter = entra()
+    with refusals_noted(address):
+        tokens = _redeemed(adapter, values, browser, now)
+        return Proof(tokens.id_token, tokens.nonce, tokens.access if _person(tokens.claims).overage else "")
+
+
+def accept(proof: Proof, *, gateway_environment: str, address: str, now: datetime) -> SignedIn:
+    """The Primary's half: verify the proof as if nobody had, then the same as at our own callback.
+
+    A gateway's word counts for nothing: claims and groups come from Entra's signature and from Graph. The session counts in
+    that gateway environment only.
+    """
+    adapter = entra()
+    with refusals_noted(address):
+        claims = adapter.verified(proof.id_token, proof.nonce, now)
+        person = _person(claims)
+        attempts.spend(proof.nonce, now)
+        groups = person.groups
+        if person.overage:
+            adapter.refuse_of_another(proof.access, claims, now)
+            groups = adapter.groups_of(proof.access)
+        return _come_in(person, groups, None, address=address, now=now, gateway_environment=gateway_environment)
+
+
+@contextmanager
+def refusals_noted(address: str) -> Iterator[None]:
+    """Every refusal of a sign-in is in the audit and has a code of its own."""
+    try:
+        yield
     except TokenRefused as refused:
         _note_refusal(refused.fault.value, address)
         sentence = f"Entra's token is not accepted: {refused.sentence}"
@@ -96,22 +138,39 @@ def _adapter(own: EntraSettings) -> Entra:
     return Entra(own)
 
 
-def _person(adapter: Entra, tokens: Tokens) -> tuple[Person, tuple[str, ...]]:
-    """Who the token speaks of, and all their groups. Groups that cannot be read refuse the sign-in: no silent loss of rights."""
+def _redeemed(adapter: Entra, values: Mapping[str, str], browser: str, now: datetime) -> Tokens:
+    attempt = attempts.finish(values.get("state", ""), browser, now)
+    if "error" in values:
+        raise EntraError(*diagnoses.diagnose(values))
+    return adapter.finish(attempt.flow, values, now)
+
+
+def _person(claims: Mapping[str, Any]) -> Person:
+    """Who the token speaks of. If their groups cannot be read, the sign-in is refused: no silent loss of rights."""
     try:
-        person = person_of(tokens.claims)
+        return person_of(claims)
     except GroupsAsRoles as mistake:
         raise EntraError(diagnoses.GROUPS_AS_ROLES) from mistake
-    return person, adapter.groups_of(tokens.access) if person.overage else person.groups
 
 
-def _come_in(person: Person, groups: tuple[str, ...], tokens: Tokens, *, address: str, now: datetime) -> SignedIn:
+def _come_in(
+    person: Person,
+    groups: tuple[str, ...],
+    tokens: Tokens | None,
+    *,
+    address: str,
+    now: datetime,
+    gateway_environment: str = "",
+) -> SignedIn:
     with transaction.atomic():
         transaction_lock(f"entra-account:{person.external_id}")  # two tabs of a newcomer make one account
         user = _account(person, address)
         _give_roles(user, (*person.app_roles, *groups), address)
-        opened = sessions.open_session(user, address=address, now=now, action="sso_login")
-        obo.remember(opened.session, tokens, now)
+        opened = sessions.open_session(
+            user, address=address, now=now, action="sso_login", gateway_environment=gateway_environment
+        )
+        if tokens is not None:
+            obo.remember(opened.session, tokens, now)
     return opened
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime
 from html import escape
 from typing import Any
 
@@ -20,6 +21,7 @@ from accounts.authentication import person_of, session_in
 from accounts.operations import Signed
 from accounts.rbac_api import PersonRow, person_row
 from accounts.roles import USERS_WRITE
+from accounts.sessions import SignedIn
 from common.api import SIGNED_IN, Operation, translate
 from common.clock import now
 from common.errors import MazeVaultError, ValidationFailed
@@ -79,7 +81,7 @@ class EntraCallback(Operation):
     @extend_schema(operation_id="entraCallback", responses={200: TokenAnswer, 302: None}, auth=[])
     def get(self, request: Request) -> HttpResponse:
         moment = now()
-        opened = sso.finish(_parameters(request), cookies.browser_of(request), address=self.address, now=moment)
+        opened = self.finish(_parameters(request), cookies.browser_of(request), moment)
         response: HttpResponse = Response(token_answer(opened))
         if prefers_html(request):
             response = HttpResponseRedirect(settings.MAZEVAULT.entra.frontend_url)
@@ -87,6 +89,9 @@ class EntraCallback(Operation):
         cookies.forget_browser(response)
         response["Referrer-Policy"] = "no-referrer"
         return response
+
+    def finish(self, values: dict[str, str], browser_value: str, moment: datetime) -> SignedIn:
+        return sso.finish(values, browser_value, address=self.address, now=moment)
 
     def handle_exception(self, exc: Exception) -> HttpResponse:  # type: ignore[override]
         """People see a page with cause, fix and owner; programs the error shape."""

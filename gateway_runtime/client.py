@@ -62,11 +62,11 @@ class CallsPaused(PrimaryUnreachable):
 
 
 class PrimaryRefused(Exception):
-    """The Primary answered no. `code` is its machine code, `status` the HTTP status."""
+    """The Primary answered no. `code` is its machine code, `status` the HTTP status, `details` what else it says."""
 
-    def __init__(self, status: int, code: str, sentence: str) -> None:
+    def __init__(self, status: int, code: str, sentence: str, details: str = "") -> None:
         super().__init__(f"{status} {code}: {sentence}")
-        self.status, self.code, self.sentence = status, code, sentence
+        self.status, self.code, self.sentence, self.details = status, code, sentence, details
 
 
 class AnswerNotTrusted(PrimaryUnreachable):
@@ -291,6 +291,8 @@ def _thumbprint(identity: Identity | None) -> str:
 def _refusal_of(answer: httpx.Response) -> Exception:
     try:
         body = answer.json()
-        return PrimaryRefused(answer.status_code, str(body["code"]), str(body["error"])[:500])
+        return PrimaryRefused(
+            answer.status_code, str(body["code"]), str(body["error"])[:500], str(body.get("details") or "")[:500]
+        )
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
         return PrimaryUnreachable(f"answered {answer.status_code} without a reason; is this a MazeVault Primary?")

@@ -39,7 +39,7 @@ def store(page: Changes, row: NodeState, environment: str, moment: datetime) -> 
     _store_environments(page.environments, environment, moment)
     _store_projects(page.projects, moment)
     _store_secrets(page.secrets, moment, rewrite=row.replica_resyncing)
-    _store_principals(page.principals, row.replica_round)
+    store_principals(page.principals, row.replica_round)
     _mark(page, row.replica_round)
 
 
@@ -144,7 +144,7 @@ def _store_values(rows: list[Secret], records: Iterable[told.ReplicaSecret]) -> 
     )
 
 
-def _store_principals(records: Iterable[told.ReplicaPrincipal], round_number: int) -> None:
+def store_principals(records: Iterable[told.ReplicaPrincipal], round_number: int) -> None:
     """Credentials are replaced as a whole, so that a revoked one is gone with the page that does not name it."""
     records = list(records)
     living = [one for one in records if one.grants and one.tokens]

@@ -12,6 +12,7 @@ from django.conf import settings
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
+from accounts import browser
 from accounts.access import Grant, Principal, PrincipalKind, Scope, limited
 from accounts.authentication import bearer_text
 from accounts.sessions import hash_token
@@ -45,11 +46,17 @@ def principal_named(actor: str, now: datetime) -> Principal | None:
 
 
 class GatewayAuthentication(BaseAuthentication):
-    """Django REST framework's hook on a gateway."""
+    """Django REST framework's hook on a gateway: the header, else the browser's cookie. `request.auth` is the token."""
 
-    def authenticate(self, request: Request) -> tuple[Principal, None] | None:
-        token = bearer_text(request)
-        return (principal_of_token(token, clock_now()), None) if token else None
+    def authenticate(self, request: Request) -> tuple[Principal, str] | None:
+        presented = bearer_text(request)
+        token = presented or browser.token_in(request)
+        if not token:
+            return None
+        principal = principal_of_token(token, clock_now())
+        if not presented:
+            browser.refuse_without_proof(request, token)
+        return principal, token
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"

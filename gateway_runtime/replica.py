@@ -40,7 +40,8 @@ _SWEPT = (
     (ReplicaKind.ORGANIZATION, Organization),
 )
 """What refers to others goes first."""
-_pulling = threading.Lock()
+pulling = threading.Lock()
+"""Held while something is asked for that is then stored: what was asked for first is stored first."""
 _digests: dict[tuple[int, int], str] = {}
 """The last digest, by round and position."""
 
@@ -71,7 +72,7 @@ class Report:
 
 def pull(channel: Channel, environment: str, timeout: float = PULL_SECONDS) -> Pulled:
     """Ask for the next page of this gateway environment and store it. One at a time in this process."""
-    with _pulling:
+    with pulling:
         return _pull(channel, environment, timeout)
 
 
@@ -110,7 +111,7 @@ def catch_up(channel: Channel, environment: str, secret: uuid.UUID, version: int
     """
     deadline = time.monotonic() + timeout
     found = _copied(secret, version)
-    if found is not None or not _pulling.acquire(timeout=timeout):
+    if found is not None or not pulling.acquire(timeout=timeout):
         return found
     try:
         found = _copied(secret, version)  # whoever pulled meanwhile may have brought it
@@ -119,7 +120,7 @@ def catch_up(channel: Channel, environment: str, secret: uuid.UUID, version: int
             return found
         _pull(channel, environment, left)
     finally:
-        _pulling.release()
+        pulling.release()
     return _copied(secret, version)
 
 

@@ -122,7 +122,7 @@ def _apply_now(write: PendingWrite, change: SecretChange) -> Written:
 
 def _ask_to_apply(write: PendingWrite) -> WriteReceipt | None:
     batch = WriteBatch(writes=[write_queue.on_the_wire(write, promised=False)], apply_now=True)
-    _give_connection_back()
+    give_connection_back()
     timeout = min(APPLY_SECONDS, settings.MAZEVAULT.timing.round_trip_max)
     try:
         answer = _supervisor().channel.call(paths.WRITES, batch, WriteReceipts, timeout=timeout)
@@ -158,7 +158,7 @@ def _catch_up(secret: uuid.UUID, version: int, *, at_least_newer: bool = False) 
     """The copy after an applied change, so that who wrote reads what they wrote, with the Primary's own times."""
     supervisor = _supervisor()
     wanted = version + 1 if at_least_newer else version
-    _give_connection_back()
+    give_connection_back()
     try:
         environment = supervisor.known_identity().environment
         return replica.catch_up(supervisor.channel, environment, secret, wanted, CATCH_UP_SECONDS)
@@ -228,13 +228,11 @@ def _raise_refusal(write: PendingWrite) -> NoReturn:
     raise kind(write.detail or "the Primary refused the change", code=write.code or None)
 
 
-def _give_connection_back() -> None:
+def give_connection_back() -> None:
     """Who waits for the Primary holds no database connection, or a slow Primary would take them all from the other loops."""
     if not connection.in_atomic_block:
         connection.close()
 
 
 def _supervisor() -> Supervisor:
-    if current.supervisor is None or current.supervisor.identity is None:
-        raise Unavailable("this gateway is not registered yet", code="NOT_ACTIVE", retry_after=5)
-    return current.supervisor
+    return current.registered()

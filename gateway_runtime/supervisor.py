@@ -18,6 +18,7 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 
+from accounts import attempts
 from common import audit
 from common.clock import now as clock_now
 from gateway_runtime import audit_upload, enroll, pacing, probes, replica, state, work, write_queue
@@ -58,6 +59,8 @@ REFUSED_PAUSE = 10.0
 
 EXPELLED = frozenset({"GATEWAY_BANNED", "GATEWAY_DECOMMISSIONED", "CERTIFICATE_REVOKED"})
 """Refusals that are meant for this gateway itself and not for what it asked."""
+PRUNE_SECONDS = 300.0
+"""How often sign-ins that were begun here and never finished are dropped."""
 
 UNSETTLED_PAUSE = 0.2
 """Pause in seconds before an order that is not carried out yet is looked at again."""
@@ -127,6 +130,7 @@ class Supervisor:
             ("lease", self.lease_step, self.wake_lease),
             ("tasks", self.task_step, self.wake_tasks),
             ("renewal", self.renewal_step, None),
+            ("old-sign-ins", self.old_sign_ins_step, None),
             ("replica", self.replica_step, self.wake_replica),
             ("uploads", self.upload_step, self.wake_uploads),
             ("audit-chain", self.audit_chain_step, None),
@@ -191,6 +195,10 @@ class Supervisor:
             self._use(enroll.renew(self.known_identity(), self.channel))
             log.info("certificate renewed, valid until %s", self.certificate_expires_at().isoformat())
         return pacing.jittered(self.timing.heartbeat_interval, 0.2, self._random)
+
+    def old_sign_ins_step(self) -> float:
+        attempts.prune(clock_now())
+        return PRUNE_SECONDS
 
     def replica_step(self) -> float:
         self._resync.follow(self.node.directive)

@@ -119,7 +119,7 @@ class MyPermissions(Operation):
         return Response({"permissions": sorted(principal_in(request).permissions_anywhere)})
 
 
-class SignIn(Operation):
+class PasswordSignIn(Operation):
     """Not here: passwords and client secrets are checked at the Primary only."""
 
     public = True

@@ -22,6 +22,7 @@ from gateways import (
     identity,
     inbox,
     routes,
+    sign_ins,
 )
 from gateways.channel import Call, channel, open_registration, sealed_answer
 from protocol.messages import (
@@ -45,6 +46,7 @@ from protocol.messages import (
     TaskVerdicts,
 )
 from protocol.replica import AskChanges, Changes
+from protocol.sign_in import EndSession, EntraProof, SessionOpened
 from protocol.vocabulary import Role
 from protocol.writes import WriteBatch, WriteReceipts
 from vault import authorities
@@ -162,3 +164,14 @@ def take_writes(call: Call, body: WriteBatch) -> WriteReceipts:
 @channel(AskChanges)
 def give_changes(call: Call, body: AskChanges) -> Changes:
     return changes.take_changes(call.gateway, body, call.now)
+
+
+@channel(EntraProof)
+def sign_in(call: Call, body: EntraProof) -> SessionOpened:
+    return sign_ins.open_session(call.gateway, body, call.now)
+
+
+@channel(EndSession)
+def sign_out(call: Call, body: EndSession) -> Acknowledged:
+    sign_ins.end_session(call.gateway, body, call.now)
+    return Acknowledged(detail="ended")

@@ -185,10 +185,11 @@ def _principals(code: str, identifiers: set[uuid.UUID], moment: datetime) -> lis
     if not identifiers:
         return []
     here = _Here(code)
-    tokens = _tokens_of(identifiers, moment)
+    tokens = _tokens_of(code, identifiers, moment)
     users = User.objects.filter(id__in=identifiers, is_active=True, deleted_at=None, must_change_password=False)
     services = ServiceIdentity.objects.filter(id__in=identifiers, status="active", deleted_at=None)
-    records = [_loaded(holder, here, tokens, moment) for holder in (*users, *services)]
+    holders: list[User | ServiceIdentity] = [*users, *services]
+    records = [_loaded(holder, here, tokens, moment) for holder in holders]
     return [record for record in records if record and record.grants and record.tokens]
 
 
@@ -245,11 +246,12 @@ def _principal_record(
     )
 
 
-def _tokens_of(identifiers: set[uuid.UUID], moment: datetime) -> dict[uuid.UUID, list[ReplicaToken]]:
-    """Hashes of the living sessions and API tokens of each holder."""
+def _tokens_of(code: str, identifiers: set[uuid.UUID], moment: datetime) -> dict[uuid.UUID, list[ReplicaToken]]:
+    """Hashes of the living sessions and API tokens of each holder, but for sessions of gateways of another environment."""
     found: dict[uuid.UUID, list[ReplicaToken]] = defaultdict(list)
     for model in (Session, ApiToken):
-        living = model.objects.filter(revoked_at=None, expires_at__gt=moment).order_by("expires_at", "id")
+        counts_here = {"gateway_environment__in": ("", code)} if model is Session else {}
+        living = model.objects.filter(revoked_at=None, expires_at__gt=moment, **counts_here).order_by("expires_at", "id")
         for holder in ("user_id", "service_id"):
             for row in living.filter(**{f"{holder}__in": identifiers}):
                 scopes = row.scopes if isinstance(row, ApiToken) else None

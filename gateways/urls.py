@@ -28,6 +28,8 @@ urlpatterns = [
     *routes("audit-logs/verify", audit_api.AuditVerify.as_view(), "audit-verify"),
     *routes(_relative(paths.WRITES), machine_api.take_writes, "channel-writes"),
     *routes(_relative(paths.CHANGES), machine_api.give_changes, "channel-changes"),
+    *routes(_relative(paths.SIGN_IN), machine_api.sign_in, "channel-sign-in"),
+    *routes(_relative(paths.SIGN_OUT), machine_api.sign_out, "channel-sign-out"),
     *routes("gateways", api.Gateways.as_view(), "gateways"),
     *routes("gateways/<str:identifier>", api.GatewayOne.as_view(), "gateway"),
     *routes("gateways/<str:identifier>/ban", api.Ban.as_view(), "gateway-ban"),

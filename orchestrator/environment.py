@@ -130,7 +130,7 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         failpoint=environ.get("MAZEVAULT_FAILPOINT", ""),
         run_migrations=_flag(environ, "RUN_MIGRATIONS", default=False),
         audit_retention_days=_whole(environ, "MAZEVAULT_AUDIT_RETENTION_DAYS", default=0, low=0, high=36500),
-        entra=entra_settings(environ, base_url),
+        entra=entra_settings(environ, base_url, mode=chosen),
         gateway=_gateway(environ) if chosen == "gateway" else None,
     )
 
@@ -272,12 +272,17 @@ def _gateway(environ: Mapping[str, str]) -> GatewaySettings:
     )
 
 
-def entra_settings(environ: Mapping[str, str], base_url: str) -> EntraSettings:
-    """The Entra group. What is only needed for the sign-in is only demanded when ENTRA_ENABLED is true."""
+def entra_settings(environ: Mapping[str, str], base_url: str, *, mode: str = "primary") -> EntraSettings:
+    """The Entra group. What is only needed for the sign-in is only demanded when ENTRA_ENABLED is true.
+
+    Entra sends the browser back to the node itself; where it goes from there may be a console that stands elsewhere.
+    """
     enabled = _flag(environ, "ENTRA_ENABLED", default=False)
     client_id = environ.get("ENTRA_CLIENT_ID", "").strip()
-    frontend = _https(environ, "FRONTEND_URL", f"{base_url}/ui/")
-    origin = frontend.rstrip("/") if environ.get("FRONTEND_URL") else base_url
+    frontend = _https(environ, "FRONTEND_URL", f"{base_url}/ui/" if mode == "primary" else f"{base_url}/")
+    origin = frontend.rstrip("/") if environ.get("FRONTEND_URL") and mode == "primary" else base_url
+    if mode == "gateway":
+        frontend = _https(environ, "GATEWAY_FRONTEND_URL", frontend)
     entra = EntraSettings(
         enabled=enabled,
         tenant_id=environ.get("ENTRA_TENANT_ID", "").strip(),

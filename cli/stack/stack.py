@@ -184,6 +184,9 @@ class Stack:
             "MAZEVAULT_GATEWAY_ENVIRONMENT": spec.environment,
             "MAZEVAULT_GATEWAY_ROLE": spec.role,
             "MAZEVAULT_GATEWAY_STATE_FILE": str(state),
+            **self._entra_environment(spec.url),
+            "ENTRA_REDIRECT_URI": f"{spec.url}{sandbox.CALLBACK}",
+            "GATEWAY_FRONTEND_URL": f"{spec.url}/",
         }
         return own if state.exists() else {**own, "GATEWAY_BOOTSTRAP_TOKEN": self._bootstrap_token(spec)}
 

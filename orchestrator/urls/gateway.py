@@ -2,8 +2,9 @@
 
 from django.urls import include, path
 
+from accounts.sso_api import EntraLogin
 from common.api import routes
-from gateway_runtime import writes_api
+from gateway_runtime import sign_in_api, writes_api
 from gateway_runtime.api import health, metrics, root
 from gateway_runtime.secrets_node import GatewayNode
 from vault.urls import secret_routes
@@ -16,8 +17,12 @@ urlpatterns = [
     path("api/v1/", include(secret_routes(GatewayNode()))),
     *routes("api/v1/writes", writes_api.Writes.as_view(), "queued-writes"),
     *routes("api/v1/writes/<str:identifier>", writes_api.WriteOne.as_view(), "queued-write"),
-    *routes("api/v1/auth/login", writes_api.SignIn.as_view(), "login"),
-    *routes("api/v1/auth/token", writes_api.SignIn.as_view(), "token"),
+    *routes("api/v1/auth/login", writes_api.PasswordSignIn.as_view(), "login"),
+    *routes("api/v1/auth/token", writes_api.PasswordSignIn.as_view(), "token"),
+    *routes("api/v1/auth/sso/entra/login", EntraLogin.as_view(), "entra-login"),
+    *routes("api/v1/auth/sso/entra/callback", sign_in_api.EntraCallback.as_view(), "entra-callback"),
+    *routes("api/v1/auth/session", sign_in_api.BrowserSession.as_view(), "browser-session"),
+    *routes("api/v1/auth/logout", sign_in_api.Logout.as_view(), "logout"),
     *routes("api/v1/auth/me", writes_api.Me.as_view(), "me"),
     *routes("api/v1/auth/me/permissions", writes_api.MyPermissions.as_view(), "my-permissions"),
 ]

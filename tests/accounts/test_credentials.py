@@ -261,7 +261,7 @@ class TestBrowser:
 
     def test_the_proof_of_one_session_is_none_for_another(self, page: Client) -> None:
         foreign = Session.objects.create(user=User.objects.get(email="ada@example.com"), token_hash="x", expires_at=now())
-        headers = {"X-CSRF-Token": browser.csrf_token(foreign)}
+        headers = {"X-CSRF-Token": browser.csrf_token(foreign.token_hash)}
         assert page.post("/api/v1/auth/logout", headers=headers, content_type="application/json").status_code == 403
 
     def test_signing_out_takes_the_cookie_away_and_ends_the_session(self, page: Client) -> None:
@@ -337,7 +337,12 @@ class TestRates:
         monkeypatch.setattr(rates, "_minute", lambda moment: 7)
         monkeypatch.setattr(rates, "ACCOUNTS_PER_NETWORK", 1)
         checked: list[str] = []
-        monkeypatch.setattr(sessions, "_password_fits", lambda user, password: bool(checked.append(password)))
+
+        def never_fits(user: User, password: str) -> bool:
+            checked.append(password)
+            return False
+
+        monkeypatch.setattr(sessions, "_password_fits", never_fits)
 
         def attempt(number: int, address: str) -> int:
             wish = {"email": f"n{number}@example.com", "password": "x"}

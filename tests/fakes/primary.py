@@ -162,4 +162,4 @@ class RealPrimary:
         if isinstance(answer, Message):
             return answer
         body = json.loads(answer.content)
-        raise PrimaryRefused(answer.status_code, body["code"], body["error"])
+        raise PrimaryRefused(answer.status_code, body["code"], body["error"], body.get("details", ""))

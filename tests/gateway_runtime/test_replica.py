@@ -300,7 +300,7 @@ def test_a_new_life_reads_everything_anew_and_serves_nothing_before(world: World
 
 def test_who_writes_does_not_wait_for_a_pull_of_somebody_else_longer_than_its_own_time(site: Site) -> None:
     secret = site.secret()
-    with replica._pulling:
+    with replica.pulling:
         began = time.monotonic()
         assert replica.catch_up(site.primary, "NPR", secret.id, 2, 0.2) is None
         assert 0.2 <= time.monotonic() - began < 2
@@ -322,7 +322,7 @@ def test_what_somebody_else_pulled_meanwhile_is_not_asked_for_again(site: Site, 
         def release(self) -> None:
             self.released += 1
 
-    monkeypatch.setattr(replica, "_pulling", Busy())
+    monkeypatch.setattr(replica, "pulling", Busy())
     found = replica.catch_up(site.primary, "NPR", secret.id, 2, 1.0)
     assert found is not None and found.version == 2
 
@@ -337,5 +337,5 @@ def test_the_pull_of_who_writes_takes_no_longer_than_the_rest_of_its_time(site: 
 
     replica.catch_up(Channel(), "NPR", site.secret().id, 2, 1.0)
     assert len(waits) == 1 and 0 < waits[0] <= 1.0
-    assert replica._pulling.acquire(timeout=0), "the lock was given back"
-    replica._pulling.release()
+    assert replica.pulling.acquire(timeout=0), "the lock was given back"
+    replica.pulling.release()

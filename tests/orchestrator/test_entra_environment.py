@@ -80,3 +80,18 @@ def test_a_mistake_is_named(name: str, value: str, words: str) -> None:
     with pytest.raises(EnvironmentMistake) as mistake:
         entra(**{name: value})
     assert str(mistake.value).startswith(name) and words in str(mistake.value)
+
+
+def test_a_gateway_has_its_own_way_back_from_entra_and_its_own_page() -> None:
+    both = {"MAZEVAULT_MODE": "gateway", "FRONTEND_URL": "https://console.bank.example/"}
+    own = entra(**both)
+    assert own.redirect_uri == "https://mazevault.bank.example:8443/api/v1/auth/sso/entra/callback", "not the Primary's console"
+    assert own.frontend_url == "https://console.bank.example/"
+    assert entra(MAZEVAULT_MODE="gateway").frontend_url == "https://mazevault.bank.example:8443/", "a gateway has no console"
+    assert entra(**both, GATEWAY_FRONTEND_URL="https://gw.bank.example/ui/").frontend_url == "https://gw.bank.example/ui/"
+    assert entra(GATEWAY_FRONTEND_URL="https://gw.bank.example/ui/").frontend_url.startswith("https://mazevault."), "a Primary"
+
+
+def test_a_gateways_page_must_be_https() -> None:
+    with pytest.raises(EnvironmentMistake, match=r"^GATEWAY_FRONTEND_URL"):
+        entra(MAZEVAULT_MODE="gateway", GATEWAY_FRONTEND_URL="http://gw.bank.example/")
