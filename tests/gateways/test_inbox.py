@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -17,10 +18,11 @@ from common.models import AuditEntry
 from gateways import inbox, settlement, write_resolution
 from gateways.models import Gateway, ReceivedWrite, Route, WriteTally
 from gateways.settlement import ATTEMPTS
+from gateways.write_bodies import open_body
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import QueuedWrite, WriteBody, WriteHead, body_digest, head_of, sign
 from tests import factories
-from tests.conftest import fleet_of
+from tests.conftest import Person, fleet_of
 from tests.fakes.gateway import FakeGateway
 from tests.gateways.desk import Desk, history, id_of, row_of, value_of
 from vault.models import Secret, SecretStatus, SecretVersion
@@ -307,12 +309,36 @@ class TestBadInput:
     def test_a_gateway_of_another_environment_as_its_author(self, desk: Desk) -> None:
         foreign, _ = fleet_of("PRO")
         write = desk.write(desk.secret(), gateway=foreign.id, generation=str(foreign.generation))
-        assert self.settle_beside(desk, write) == ("dead_letter", "WRITER_UNKNOWN")
+        assert self.settle_beside(desk, write) == ("quarantined", "WRITER_UNKNOWN")
+
+    def test_a_writer_we_do_not_know_may_be_our_own_gap_so_a_person_can_apply_what_it_brought(
+        self, desk: Desk, admin: Person
+    ) -> None:
+        """Its gateway keeps no content once it was answered, and the sender did prove who it is."""
+        secret = desk.secret()
+        write = desk.write(secret, CANARY, generation=str(uuid.uuid4()))
+        receipt = desk.active.upload_one(write)
+        assert (receipt.id, receipt.outcome, receipt.code) == (id_of(write), WriteOutcome.QUARANTINED, "WRITER_UNKNOWN")
+        evidence = ReceivedWrite.objects.get(claimed_id=id_of(write))
+        assert (evidence.in_stream, evidence.secret, str(evidence.gateway_id)) == (False, secret.id, desk.active.id)
+        path = f"admin/writes/{evidence.id}/resolve"
+        assert admin.post(path, {"resolution": "retry"})[0] == 409
+        assert admin.post(path, {"resolution": "apply"})[0] == 200
+        assert value_of(secret) == CANARY
+
+    def test_a_head_of_another_form_is_answered_under_its_id_and_keeps_its_content(self, desk: Desk) -> None:
+        write = desk.write(desk.secret(), CANARY)
+        head = {**json.loads(write.head), "operation": "a new one"}
+        receipt = desk.active.upload_one(structs.replace(write, head=json.dumps(head)))
+        assert (receipt.id, receipt.outcome, receipt.code) == (id_of(write), WriteOutcome.QUARANTINED, "WRITE_UNREADABLE")
+        evidence = ReceivedWrite.objects.get(claimed_id=id_of(write))
+        assert open_body(evidence).value == CANARY
+        assert (evidence.secret, evidence.actor) == (None, ""), "nothing of it is believed"
 
     def test_a_head_that_is_no_json(self, desk: Desk) -> None:
         good = desk.write(desk.secret("good"))
         receipts = desk.active.upload(structs.replace(desk.write(desk.secret()), head="\0 no json"), good)
-        assert [receipt.code for receipt in receipts] == ["WRITE_FORGED", ""]
+        assert [receipt.code for receipt in receipts] == ["WRITE_UNREADABLE", ""]
 
     def test_a_signed_body_that_does_not_fit(self, desk: Desk) -> None:
         write = desk.write(desk.secret())
