@@ -21,7 +21,7 @@ from accounts.access import Principal
 from accounts.models import Environment, Project
 from accounts.principals import principal_named
 from common import audit
-from common.errors import MazeVaultError
+from common.errors import MazeVaultError, Unavailable
 from gateways.models import Gateway, GatewayStatus, ReceivedWrite, Route
 from gateways.reconciliation import (
     Decision,
@@ -187,6 +187,9 @@ def settle(row: ReceivedWrite, scene: Scene, *, caller_waits: bool = False) -> W
     try:
         with transaction.atomic():
             _carry_out(row, decide(_facts(row, scene, caller_waits)), scene, caller_waits)
+    except Unavailable as down:
+        scene.forget_secret(row)
+        _try_again(row, down, scene, gives_up=False)
     except MazeVaultError as refused:
         scene.forget_secret(row)
         _take_refusal(row, refused, scene, caller_waits)
@@ -277,7 +280,8 @@ def _route_facts(route: Route, gateway: Gateway) -> RouteFacts:
         active_gateway=str(route.active_gateway_id or ""),
         generation=str(gateway.generation),
         frozen=bool(route.danger),
-        held=gateway.held_at is not None or gateway.banned_at is not None,
+        held=gateway.held_at is not None,
+        banned=gateway.banned_at is not None,
     )
 
 
@@ -293,7 +297,7 @@ def _previous_facts(row: ReceivedWrite, scene: Scene) -> PreviousFacts | None:
         return None
     same = (found.gateway_id, found.secret) == (row.gateway_id, row.secret) and found.in_stream
     earlier = found.generation != row.generation or found.sequence < row.sequence
-    return PreviousFacts(WriteOutcome(found.outcome), found.version, same_stream=same and earlier)
+    return PreviousFacts(WriteOutcome(found.outcome), found.version, found.base_version, same_stream=same and earlier)
 
 
 def _policy(place: Place | None) -> PolicyFacts:
@@ -367,11 +371,14 @@ def _take_refusal(row: ReceivedWrite, refused: MazeVaultError, scene: Scene, cal
     finish(row, WriteOutcome.REFUSED if caller_waits else outcome, scene, code=refused.code, detail=refused.sentence)
 
 
-def _try_again(row: ReceivedWrite, error: Exception, scene: Scene) -> None:
-    """A failure that may pass: again later, and after the last attempt to a person."""
-    row.attempts += 1
+def _try_again(row: ReceivedWrite, error: Exception, scene: Scene, *, gives_up: bool = True) -> None:
+    """A failure that may pass: again later, and after the last attempt to a person.
+
+    With `gives_up` False the fault is this Primary's and not the write's (no audit, I17): it is tried until it passes.
+    """
+    row.attempts = min(row.attempts + 1, ATTEMPTS)
     log.error("write %s could not be settled (attempt %s of %s): %s", row.id, row.attempts, ATTEMPTS, _name(error))
-    if row.attempts >= ATTEMPTS:
+    if gives_up and row.attempts >= ATTEMPTS:
         finish(
             row, WriteOutcome.DEAD_LETTER, scene, code="ATTEMPTS_EXHAUSTED", detail=f"it failed {ATTEMPTS} times: {_name(error)}"
         )

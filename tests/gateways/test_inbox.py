@@ -14,6 +14,7 @@ from msgspec import structs
 
 from accounts.models import RoleGrant, User
 from common.clock import database_now
+from common.errors import Unavailable
 from common.models import AuditEntry
 from gateways import inbox, settlement, write_resolution
 from gateways.models import Gateway, ReceivedWrite, Route, WriteTally
@@ -437,6 +438,16 @@ class TestTime:
         ReceivedWrite.objects.update(not_before=database_now())
         assert inbox.apply_pending() == 1
 
+    def test_what_a_banned_gateway_had_sent_waits_for_a_person_and_not_for_ever(self, desk: Desk) -> None:
+        secret = desk.secret()
+        write = desk.write(secret)
+        desk.active.upload(write)
+        Gateway.objects.filter(id=desk.active.id).update(banned_at=database_now())
+        inbox.apply_pending()
+        row = row_of(write)
+        assert (row.outcome, row.code, row.sealed_body is not None) == ("quarantined", "GATEWAY_BANNED", True)
+        assert value_of(secret) == "one"
+
 
 class TestPeople:
     def test_a_leavers_write_is_dead_and_revives_by_retry_when_they_return(self, desk: Desk) -> None:
@@ -497,6 +508,25 @@ class TestPoison:
         assert (row.outcome, row.code, CANARY in row.detail) == ("dead_letter", "ATTEMPTS_EXHAUSTED", False)
         inbox.apply_pending()
         assert row_of(poison).attempts == ATTEMPTS
+
+    def test_without_an_audit_a_write_is_neither_refused_nor_given_up(self, desk: Desk, monkeypatch: Any) -> None:
+        secret = desk.secret()
+        write, asked = desk.write(secret), desk.write(desk.secret("other"), promised=False)
+        down = Unavailable("the audit trail cannot be written right now", code="AUDIT_UNAVAILABLE")
+
+        def refuse(*args: Any, **more: Any) -> None:
+            raise down
+
+        desk.active.upload(write)
+        with monkeypatch.context() as audit_down:
+            audit_down.setattr(settlement, "apply_change", refuse)
+            assert desk.active.upload_one(asked, apply_now=True).outcome is WriteOutcome.RECEIVED
+            for _ in range(ATTEMPTS + 1):
+                ReceivedWrite.objects.update(not_before=database_now())
+                inbox.apply_pending()
+        assert (row_of(write).outcome, row_of(asked).outcome, row_of(write).code) == ("received", "received", "TRYING_AGAIN")
+        ReceivedWrite.objects.update(not_before=database_now())
+        assert inbox.apply_pending() == 2
 
     def test_content_that_was_changed_in_the_database_is_never_applied(self, desk: Desk) -> None:
         secret, other = desk.secret("one"), desk.secret("other")
