@@ -120,6 +120,8 @@ class Facts:
     key_taken: bool = False
     actor_allowed: bool = True
     earlier_waits: bool = False
+    later_applied: bool = False
+    """A later write of the same stream to the same secret has been applied already."""
     clock_trusted: bool = True
 
 
@@ -179,6 +181,8 @@ def _why_wait(facts: Facts) -> Decision | None:
 
 def _compare(facts: Facts) -> Decision:
     write, previous, secret = facts.write, facts.previous, facts.secret
+    if facts.later_applied:
+        return Decision(Verdict.CONFLICT, "LATER_APPLIED", "a later write of its gateway to this secret was applied already")
     if write.operation is WriteOperation.CREATE:
         return _creation(facts)
     if previous and previous.outcome is WriteOutcome.REFUSED and previous.base is not None:

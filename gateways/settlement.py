@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import DatabaseError, DataError, IntegrityError, connection, transaction
+from django.db.models import Max
 from django.utils.dateparse import parse_datetime
 
 from accounts.access import Principal
@@ -92,6 +93,7 @@ class Scene:
     secrets: dict[uuid.UUID, Secret | None] = field(default_factory=dict)
     writes: dict[uuid.UUID, ReceivedWrite] = field(default_factory=dict)
     waiting: dict[uuid.UUID, set[tuple[int, uuid.UUID]]] = field(default_factory=dict)
+    newest_applied: dict[tuple[uuid.UUID, uuid.UUID, uuid.UUID], int] = field(default_factory=dict)
     changed: dict[uuid.UUID, ReceivedWrite] = field(default_factory=dict)
     settled: list[uuid.UUID] = field(default_factory=list)
     tally: Counter[str] = field(default_factory=Counter)
@@ -112,7 +114,10 @@ class Scene:
         self.writes |= {row.id: row for row in named}
         streams = {(row.gateway_id, row.generation) for row in rows}
         for gateway, generation in streams:
-            self._read_waiting(gateway, generation, {row.secret for row in rows if row.secret})
+            secrets = {row.secret for row in rows if row.secret}
+            self._read_waiting(gateway, generation, secrets)
+            first = min(row.sequence for row in rows if (row.gateway_id, row.generation) == (gateway, generation))
+            self._read_applied(gateway, generation, secrets, first)
 
     def close(self) -> None:
         """Store what became of the writes, wake what waited for them and count; last, since the counters are everybody's."""
@@ -166,6 +171,11 @@ class Scene:
         waiting = self.waiting.get(row.secret, set()) if row.secret else set()
         return any(sequence < row.sequence for sequence, _ in waiting)
 
+    def later_applied(self, row: ReceivedWrite) -> bool:
+        """Whether a later write of the stream to the same secret was applied: what is older may not go on top of it (I9)."""
+        newest = self.newest_applied.get((row.gateway_id, row.generation, row.secret), 0) if row.secret else 0
+        return newest > row.sequence
+
     def _lock_secrets(self, identifiers: set[uuid.UUID]) -> None:
         if not identifiers:
             return
@@ -180,6 +190,16 @@ class Scene:
         for secret, sequence, identifier in open_rows.values_list("secret", "sequence", "id"):
             if secret:
                 self.waiting.setdefault(secret, set()).add((sequence, identifier))
+
+    def _read_applied(self, gateway: uuid.UUID, generation: uuid.UUID, secrets: set[uuid.UUID], after: int) -> None:
+        """Looks only behind `after`, which is the end of the stream unless somebody tries an old write again."""
+        applied = ReceivedWrite.objects.filter(
+            gateway_id=gateway, generation=generation, sequence__gt=after, in_stream=True, secret__in=secrets,
+            outcome=WriteOutcome.APPLIED,
+        )  # fmt: skip
+        for secret, newest in applied.values("secret").annotate(newest=Max("sequence")).values_list("secret", "newest"):
+            if secret:
+                self.newest_applied[gateway, generation, secret] = newest
 
 
 def settle(row: ReceivedWrite, scene: Scene, *, caller_waits: bool = False) -> WriteOutcome:
@@ -270,6 +290,7 @@ def _facts(row: ReceivedWrite, scene: Scene, caller_waits: bool) -> Facts:
         key_taken=place is not None and operation is WriteOperation.CREATE and _key_is_taken(row.key, place),
         actor_allowed=place is not None and _is_allowed(scene.principal(row.actor), operation, place),
         earlier_waits=scene.earlier_waits(row),
+        later_applied=scene.later_applied(row),
         clock_trusted=abs(skew) <= TRUSTED_SKEW_SECONDS and accepted is not None and _is_past(accepted, row.received_at),
     )
 

@@ -82,6 +82,10 @@ TABLE = {
     "its predecessor waits": (facts(**after(WriteOutcome.RECEIVED)), V.WAIT, "PREVIOUS_WAITS"),
     "an earlier one waits unnamed": (facts(earlier_waits=True), V.WAIT, "PREVIOUS_WAITS"),
     "no such place": (facts(place_exists=False, secret=None, actor_allowed=False), V.DEAD_LETTER, "RESOURCE_NOT_FOUND"),
+    "a later one was applied, and the gateway wins": (
+        facts(secret=MOVED, later_applied=True, policy="external_wins"), V.CONFLICT, "LATER_APPLIED"),
+    "a later one was applied, on whatever is there": (
+        facts({"base": None}, later_applied=True), V.CONFLICT, "LATER_APPLIED"),
     "a leaver": (facts(actor_allowed=False), V.DEAD_LETTER, "ACTOR_NOT_ALLOWED"),
     "a leaver, and in conflict": (facts(actor_allowed=False, secret=MOVED), V.DEAD_LETTER, "ACTOR_NOT_ALLOWED"),
     "no such secret": (facts(secret=None), V.DEAD_LETTER, "RESOURCE_NOT_FOUND"),
