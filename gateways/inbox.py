@@ -23,7 +23,7 @@ from common.clock import database_now
 from common.errors import TooLarge
 from common.failpoints import reach
 from common.locks import try_transaction_lock
-from gateways import heartbeats, losses
+from gateways import heartbeats, losses, routes
 from gateways.models import Gateway, GatewayLife, ReceivedWrite, Route
 from gateways.settlement import Scene, finish, settle, tell
 from gateways.write_bodies import seal_body
@@ -182,7 +182,27 @@ def _found_meanwhile(desk: _Desk, write: QueuedWrite, head: WriteHead, row: Rece
         return twin
     other = ReceivedWrite.objects.get(gateway_id=row.gateway_id, generation=row.generation, sequence=row.sequence, in_stream=True)
     sentence = f"another write came with the sequence number {head.sequence} of this stream before"
+    _hold_restored(desk, row, other)
     return _keep_contradiction(desk, write, head, "SEQUENCE_REUSED", sentence, str(other.id))
+
+
+def _hold_restored(desk: _Desk, row: ReceivedWrite, other: ReceivedWrite) -> None:
+    """A life that counts twice forgot what it said: its database was restored. It accepts nothing until a person looked."""
+    if (row.gateway_id, row.generation) != (desk.gateway.id, desk.gateway.generation):
+        return
+    Scene.open(desk.gateway.environment_id, desk.now)  # the route comes before the gateway in the order of locks
+    held = Gateway.objects.filter(id=row.gateway_id, held_at=None).update(
+        held_at=desk.now, held_reason="it used a sequence number twice: its database was restored to an earlier state"
+    )
+    if not held:
+        return
+    audit.record(
+        actor=_actor(desk.gateway), action="gateway.held", entity="gateway", entity_id=str(row.gateway_id),
+        severity=audit.Severity.CRITICAL, environment=row.environment_id,
+        details={"sequence": row.sequence, "write": str(row.id), "before": str(other.id)},
+    )  # fmt: skip
+    routes.wake(row.environment_id)
+    log.error("gateway %s is held: it used the sequence number %s twice", desk.gateway.name, row.sequence)
 
 
 def _row_of(desk: _Desk, write: QueuedWrite, head: WriteHead, waits: bool) -> ReceivedWrite:

@@ -337,6 +337,18 @@ class TestHold:
         status, refused = admin.post("admin/failover/NPR/activate-dr")
         assert (status, refused["code"]) == (409, "ENVIRONMENT_HELD")
 
+    def test_a_held_environment_goes_on_reading_and_accepts_nothing(self, npr: Pair) -> None:
+        first, _ = npr
+        self.hold(npr)
+        directive = first.heartbeat()
+        assert (directive.assigned_role, directive.poll_tasks) == (Assignment.DRAINING, False)
+        assert first.renew_lease().verdict == "fencing"
+
+    def test_a_gateway_that_was_told_to_fence_itself_stays_fenced_in_a_hold(self, npr: Pair, admin: Person) -> None:
+        assert admin.post("admin/failover/NPR/activate-dr")[0] == 202
+        self.hold(npr)
+        assert npr[0].heartbeat().assigned_role == Assignment.FENCED
+
     def test_resume_goes_on_above_every_epoch_seen_and_only_after_an_old_lease_must_have_ended(
         self, npr: Pair, admin: Person
     ) -> None:

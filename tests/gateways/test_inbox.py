@@ -20,7 +20,7 @@ from gateways import inbox, settlement, write_resolution
 from gateways.models import Gateway, ReceivedWrite, Route, WriteTally
 from gateways.settlement import ATTEMPTS
 from gateways.write_bodies import open_body
-from protocol.vocabulary import WriteOperation, WriteOutcome
+from protocol.vocabulary import Assignment, WriteOperation, WriteOutcome
 from protocol.writes import QueuedWrite, WriteBody, WriteHead, body_digest, head_of, sign
 from tests import factories
 from tests.conftest import Person, fleet_of
@@ -219,6 +219,12 @@ class TestRepetition:
         receipts = desk.active.upload(first, again)
         assert [receipt.code for receipt in receipts] == ["", "SEQUENCE_REUSED"]
         assert row_of(again).sealed_body is not None, "somebody was promised this write"
+        held = Gateway.objects.get(id=desk.active.id)
+        assert held.held_at and "restored" in held.held_reason, "its database is older than what it said"
+        assert AuditEntry.objects.get(action="gateway.held").severity == "critical"
+        directive = desk.active.heartbeat()
+        assert (directive.assigned_role, directive.poll_tasks) == (Assignment.DRAINING, False)
+        Gateway.objects.filter(id=desk.active.id).update(held_at=None)
         inbox.apply_pending()
         assert (value_of(secret), value_of(other)) == ("a", "one")
 
