@@ -37,16 +37,13 @@ def note(scopes: Iterable[str], kind: str, entity_id: uuid.UUID) -> None:
 
 
 def place_pending(batch: int = 2000) -> int:
-    """Give the next committed rows their positions. One process at a time; returns how many were placed."""
-    with transaction.atomic():
-        if not Change.objects.filter(position=None).exists() or not try_transaction_lock("change-feed"):
-            return 0
-        before = head_of_all()
-        with connection.cursor() as cursor:
-            cursor.execute(_PLACE, [batch])
-            placed: int = cursor.rowcount
-            cursor.execute(_FORGET_OLDER, [before])
-    return placed
+    """Give all committed rows their positions, a batch in a transaction. One process at a time; returns how many were placed."""
+    total = 0
+    while placed := _place_batch(batch):
+        total += placed
+        if placed < batch:
+            break
+    return total
 
 
 def changes_after(scope: str, position: int, limit: int) -> list[Change]:
@@ -61,3 +58,15 @@ def head(scope: str) -> int:
 
 def head_of_all() -> int:
     return Change.objects.aggregate(at=Max("position"))["at"] or 0
+
+
+def _place_batch(batch: int) -> int:
+    with transaction.atomic():
+        if not Change.objects.filter(position=None).exists() or not try_transaction_lock("change-feed"):
+            return 0
+        before = head_of_all()
+        with connection.cursor() as cursor:
+            cursor.execute(_PLACE, [batch])
+            placed: int = cursor.rowcount
+            cursor.execute(_FORGET_OLDER, [before])
+    return placed

@@ -20,13 +20,13 @@ from common.locks import try_transaction_lock
 from failover import machine, preflight
 from failover.facts import checks_of, living_gateway, move_facts
 from failover.kinds import KINDS
-from failover.machine import FENCING, PREFLIGHT, State, StepFacts
+from failover.machine import FENCING, PREFLIGHT, PROMOTION, State, StepFacts
 from failover.models import EnvironmentState, Operation
 from failover.preflight import Level
 from failover.transitions import Step, carry_out, open_operation, state_of
 from failover.witness import ClockWitness
 from gateways import routes
-from gateways.models import GatewayEnvironment, Route
+from gateways.models import Gateway, GatewayEnvironment, Route
 from protocol.vocabulary import Role
 
 log = logging.getLogger("mazevault.failover")
@@ -63,6 +63,7 @@ def step(code: str) -> bool:
             return False
         route = routes.lock_route(code)
         state, operation = state_of(code), open_operation(code)
+        _freeze_when_nobody_can_be_promoted(route, state, operation)
         event = machine.next_step(_facts(route, state, operation))
         if event is None:
             return False
@@ -73,6 +74,18 @@ def step(code: str) -> bool:
         reach(f"{name}:before-commit")
     reach(f"{name}:after-commit")
     return True
+
+
+def _freeze_when_nobody_can_be_promoted(route: Route, state: EnvironmentState, operation: Operation | None) -> None:
+    """Past the fence nothing is taken back by itself: if the target was banned meanwhile, a person decides who goes on."""
+    if State(state.state) not in PROMOTION or operation is None or operation.target is None or route.danger:
+        return
+    target = Gateway.objects.select_for_update().get(pk=operation.target_id)
+    if target.banned_at is None and target.decommissioned_at is None:
+        return
+    sentence = f"{target.name} was {'banned' if target.banned_at else 'decommissioned'} while it was to become active"
+    routes.freeze_because(target, sentence, {"operation": str(operation.id), "target": target.name}, actor=DRIVER)
+    route.refresh_from_db(fields=["danger", "lease_open"])
 
 
 def _environments_to_look_at() -> list[str]:

@@ -50,13 +50,19 @@ def directive_for(gateway: Gateway) -> Directive:
 
 
 def assignment_of(gateway: Gateway, route: Route | None) -> Assignment:
-    """Active, draining, fenced or standby, from the route alone."""
+    """Active, draining, fenced or standby.
+
+    Draining is what reads and takes nothing new: also where a person must decide first, of the gateway (held) or of the whole
+    environment (danger). There no lease is given, so its effects end with the lease it has.
+    """
     if route is None or route.active_gateway_id is None:
         return Assignment.STANDBY
     if route.active_gateway_id == gateway.id:
         if not route.lease_open:
-            return Assignment.FENCED
-        return Assignment.DRAINING if route.drain_operation or gateway.drained_at else Assignment.ACTIVE
+            told_to_fence = route.fence_operation is not None and not route.fence_cancelled
+            return Assignment.DRAINING if route.danger and not told_to_fence else Assignment.FENCED
+        draining = route.drain_operation or gateway.drained_at or gateway.held_at
+        return Assignment.DRAINING if draining else Assignment.ACTIVE
     return Assignment.FENCED if gateway.role == Role.PRIMARY else Assignment.STANDBY
 
 
@@ -140,6 +146,7 @@ class WaitingRoom:
                 if self._turn == turn and left > 0:
                     self._condition.wait(min(left, RECHECK_SECONDS))
                 turn = self._turn
+            gateway.refresh_from_db(fields=["held_at", "drained_at"])
             directive = directive_for(gateway)
             if directive.revision != after or time.monotonic() >= deadline or self._closed:
                 return directive

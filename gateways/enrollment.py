@@ -209,6 +209,7 @@ def _gateway_row(wish: _Wish, now: datetime) -> tuple[Gateway, bool]:
         "version": wish.body.version,
         "enrolled_at": now,
     }
+    Route.objects.select_for_update().filter(environment=wish.row.environment).first()  # before the gateway, as everywhere
     existing = Gateway.objects.select_for_update().filter(name=wish.row.name, decommissioned_at__isnull=True).first()
     if existing is None:
         created = Gateway.objects.create(name=wish.row.name, environment=wish.row.environment, role=wish.row.role, **facts)
@@ -217,7 +218,6 @@ def _gateway_row(wish: _Wish, now: datetime) -> tuple[Gateway, bool]:
         raise PermissionRefused("a banned gateway cannot enrol again", code="GATEWAY_BANNED")
     if existing.generation == wish.generation:
         raise Conflict("a new enrolment begins a new generation; this one was used before", code="GENERATION_REUSED")
-    Route.objects.select_for_update().filter(active_gateway=existing).first()
     GatewayCertificate.objects.filter(gateway=existing, revoked_at__isnull=True).update(
         revoked_at=now, revoked_reason="enrolled again"
     )

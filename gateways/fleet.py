@@ -44,17 +44,15 @@ def drain(identifier: uuid.UUID, *, draining: bool, reason: str, actor: str, add
 
 
 def decommission(identifier: uuid.UUID, *, reason: str, actor: str, address: str, now: datetime) -> Gateway:
-    """End a gateway for good; its name and role become free. The active gateway is refused: move the environment first."""
+    """End a gateway for good; its name and role become free. Refused for the active one and for the target of an open move."""
 
     def apply(gateway: Gateway) -> None:
-        if Route.objects.select_for_update().filter(active_gateway=gateway).exists():
-            raise Conflict(
-                f"{gateway.name} is the active gateway of {gateway.environment_id}; move the environment away from it first"
-            )
         gateway.decommissioned_at = now
         _revoke_certificates(gateway, "decommissioned", now)
 
-    return _change(identifier, "gateway.decommissioned", apply, reason=reason, actor=actor, address=address)
+    with transaction.atomic():
+        _refuse_if_needed(identifier)
+        return _change(identifier, "gateway.decommissioned", apply, reason=reason, actor=actor, address=address)
 
 
 def living_gateway(identifier: uuid.UUID) -> Gateway:
@@ -63,6 +61,20 @@ def living_gateway(identifier: uuid.UUID) -> Gateway:
     if gateway is None:
         raise NotFound("there is no gateway with this id")
     return gateway
+
+
+def _refuse_if_needed(identifier: uuid.UUID) -> None:
+    """The route is locked before the gateway, as in every step of a move, and stays locked until the gateway has ended."""
+    gateway = living_gateway(identifier)
+    route = Route.objects.select_for_update().get(environment_id=gateway.environment_id)
+    if route.active_gateway_id == gateway.id:
+        raise Conflict(
+            f"{gateway.name} is the active gateway of {gateway.environment_id}; move the environment away from it first"
+        )
+    moving = route.drain_operation is not None or (route.fence_operation is not None and not route.lease_open)
+    if moving and not route.danger:
+        raise Conflict(f"{gateway.name} is about to become active in {gateway.environment_id}; cancel that or wait for its end",
+                       code="OPERATION_OPEN")  # fmt: skip
 
 
 def _change(

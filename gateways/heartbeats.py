@@ -56,6 +56,7 @@ def take_heartbeat(gateway: Gateway, beat: Heartbeat, moment: datetime) -> None:
         status.highest_epoch = max(status.highest_epoch, beat.epoch)
         _relabel(status, judge_facts(gateway, status, moment), moment)
         replicas.take_position(gateway, status, beat, moment)
+        losses.take_report(gateway, beat.write_queue_last_sequence)
         status.save()
         if gateway.version != beat.version:
             Gateway.objects.filter(pk=gateway.pk).update(version=beat.version)

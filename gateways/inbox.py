@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from django.db import IntegrityError, transaction
 
@@ -22,7 +23,7 @@ from common.clock import database_now
 from common.errors import TooLarge
 from common.failpoints import reach
 from common.locks import try_transaction_lock
-from gateways import heartbeats, losses
+from gateways import heartbeats, losses, routes
 from gateways.models import Gateway, GatewayLife, ReceivedWrite, Route
 from gateways.settlement import Scene, finish, settle, tell
 from gateways.write_bodies import seal_body
@@ -45,6 +46,12 @@ _EVIDENCE = uuid.UUID("5f0c8f0e-0b0a-4e57-9a55-3f3d5a1a7c11")
 
 _Wrong = tuple[str, str]
 """Why a write that its gateway signed as it is can never be applied: code and sentence."""
+
+
+class _Named(msgspec.Struct):
+    """The one field of a head that is read even when the others have another form."""
+
+    id: str
 
 
 @dataclass
@@ -135,9 +142,12 @@ def _take(desk: _Desk, write: QueuedWrite, *, waits: bool) -> ReceivedWrite:
     """The stored row of a write: the one it already has, a new one, or evidence that something is wrong with it."""
     try:
         head = decode(write.head.encode(), WriteHead)
+    except (MessageError, UnicodeEncodeError) as error:
+        return _keep_unreadable(desk, write, str(error))
+    try:
         key = desk.keys.get((head.gateway, head.generation))
         if key is None:
-            return _keep_forged(desk, write, "WRITER_UNKNOWN", "no gateway of this environment ever signed with this generation")
+            return _keep_unknown(desk, write, head)
         wrong = _wrong_body(write, key) or _wrong_head(head, desk.gateway)
     except (WriteForged, MessageError, UnicodeEncodeError) as error:
         return _keep_forged(desk, write, "WRITE_FORGED", str(error))
@@ -172,7 +182,27 @@ def _found_meanwhile(desk: _Desk, write: QueuedWrite, head: WriteHead, row: Rece
         return twin
     other = ReceivedWrite.objects.get(gateway_id=row.gateway_id, generation=row.generation, sequence=row.sequence, in_stream=True)
     sentence = f"another write came with the sequence number {head.sequence} of this stream before"
+    _hold_restored(desk, row, other)
     return _keep_contradiction(desk, write, head, "SEQUENCE_REUSED", sentence, str(other.id))
+
+
+def _hold_restored(desk: _Desk, row: ReceivedWrite, other: ReceivedWrite) -> None:
+    """A life that counts twice forgot what it said: its database was restored. It accepts nothing until a person looked."""
+    if (row.gateway_id, row.generation) != (desk.gateway.id, desk.gateway.generation):
+        return
+    Scene.open(desk.gateway.environment_id, desk.now)  # the route comes before the gateway in the order of locks
+    held = Gateway.objects.filter(id=row.gateway_id, held_at=None).update(
+        held_at=desk.now, held_reason="it used a sequence number twice: its database was restored to an earlier state"
+    )
+    if not held:
+        return
+    audit.record(
+        actor=_actor(desk.gateway), action="gateway.held", entity="gateway", entity_id=str(row.gateway_id),
+        severity=audit.Severity.CRITICAL, environment=row.environment_id,
+        details={"sequence": row.sequence, "write": str(row.id), "before": str(other.id)},
+    )  # fmt: skip
+    routes.wake(row.environment_id)
+    log.error("gateway %s is held: it used the sequence number %s twice", desk.gateway.name, row.sequence)
 
 
 def _row_of(desk: _Desk, write: QueuedWrite, head: WriteHead, waits: bool) -> ReceivedWrite:
@@ -231,13 +261,34 @@ def _take_again(desk: _Desk, row: ReceivedWrite, write: QueuedWrite, wrong: _Wro
 
 def _keep_forged(desk: _Desk, write: QueuedWrite, code: str, sentence: str) -> ReceivedWrite:
     """Evidence of a write nobody is known to have made: without content, under an id of its own, in nobody's place."""
-    row = ReceivedWrite(
+    return _keep(desk, _evidence_of(desk, write), WriteOutcome.DEAD_LETTER, code, sentence)
+
+
+def _evidence_of(desk: _Desk, write: QueuedWrite) -> ReceivedWrite:
+    """A row that says only what came and who brought it."""
+    return ReceivedWrite(
         id=_evidence_id(write), gateway=desk.gateway, environment_id=desk.gateway.environment_id,
         generation=desk.gateway.generation, epoch=0, sequence=0, in_stream=False, claimed_id=_claimed(write), operation="",
         key="", actor="", accepted_at="", head=_storable(write.head), signature=_storable(write.signature), body_digest="",
         promised=write.promised, not_before=desk.now, received_at=desk.now,
     )  # fmt: skip
-    return _keep(desk, row, WriteOutcome.DEAD_LETTER, code, sentence)
+
+
+def _keep_unreadable(desk: _Desk, write: QueuedWrite, sentence: str) -> ReceivedWrite:
+    """Its sender proved who it is and wipes what is answered: the content stays here, although nobody can say whose it is."""
+    row = _evidence_of(desk, write)
+    row.sealed_body = seal_body(row.environment_id, row.id, write.body, write.salt)
+    return _keep(desk, row, WriteOutcome.QUARANTINED, "WRITE_UNREADABLE", f"its head cannot be read: {sentence}")
+
+
+def _keep_unknown(desk: _Desk, write: QueuedWrite, head: WriteHead) -> ReceivedWrite:
+    """Signed by a life nobody here knows of, for example after a restore: for a person, beside every stream."""
+    row = _row_of(desk, write, head, waits=False)
+    row.gateway, row.generation, row.in_stream = desk.gateway, desk.gateway.generation, False
+    row.claimed_id, row.id = row.id, _evidence_id(write)
+    row.sealed_body = seal_body(row.environment_id, row.id, write.body, write.salt)
+    sentence = "no gateway of this environment ever signed with this generation"
+    return _keep(desk, row, WriteOutcome.QUARANTINED, "WRITER_UNKNOWN", sentence)
 
 
 def _keep_contradiction(desk: _Desk, write: QueuedWrite, head: WriteHead, code: str, sentence: str, other: str) -> ReceivedWrite:
@@ -353,10 +404,10 @@ def _evidence_id(write: QueuedWrite) -> uuid.UUID:
 
 
 def _claimed(write: QueuedWrite) -> uuid.UUID | None:
-    """The id a write says it has, believed or not."""
+    """The id a write says it has, believed or not, also when the rest of its head cannot be read."""
     try:
-        return uuid.UUID(decode(write.head.encode(), WriteHead).id)
-    except (MessageError, UnicodeEncodeError, ValueError):
+        return uuid.UUID(msgspec.json.decode(write.head, type=_Named).id)
+    except (msgspec.MsgspecError, UnicodeEncodeError, ValueError):
         return None
 
 

@@ -13,7 +13,7 @@ from django.db.models import Q, QuerySet
 from common import audit
 from common.clock import database_now
 from common.errors import Conflict, NotFound
-from gateways.models import GatewayStatus, LossManifest, ReceivedWrite, Route
+from gateways.models import Gateway, GatewayStatus, LossManifest, ReceivedWrite, Route
 from gateways.settlement import KEPT
 from protocol.vocabulary import WriteOutcome
 
@@ -42,7 +42,7 @@ def open_manifest(route: Route, operation: uuid.UUID | None, moment: datetime) -
     lost = route.active_gateway
     if lost is None or route.fence_acknowledged_at is not None:
         return None
-    status = GatewayStatus.objects.filter(gateway=lost).first()
+    status = GatewayStatus.objects.filter(gateway=lost, heartbeat_at__gte=lost.enrolled_at).first()
     report = status.report if status else {}
     manifest = LossManifest.objects.create(
         environment_id=route.environment_id, operation=operation, gateway=lost, generation=lost.generation, epoch=route.epoch,
@@ -51,6 +51,16 @@ def open_manifest(route: Route, operation: uuid.UUID | None, moment: datetime) -
     )  # fmt: skip
     _tell(manifest, "failover.loss_manifest.opened", "system", {"reported_depth": manifest.reported_depth})
     return manifest
+
+
+def take_report(gateway: Gateway, last_sequence: int) -> None:
+    """A lost gateway is heard of again in the same life: what it accepted while nobody heard it belongs to its manifest too.
+
+    Runs in the heartbeat's transaction, so that a report which a new life overwrites later was counted before.
+    """
+    LossManifest.objects.filter(
+        gateway=gateway, generation=gateway.generation, closed_at=None, last_sequence__lt=last_sequence
+    ).update(last_sequence=last_sequence)
 
 
 def close_finished(environment: str) -> int:
@@ -86,13 +96,11 @@ def account_of(manifest: LossManifest) -> Account:
     in_stream = ReceivedWrite.objects.filter(
         gateway_id=manifest.gateway_id, generation=manifest.generation, in_stream=True, sequence__lte=manifest.last_sequence
     )
-    status = GatewayStatus.objects.filter(gateway_id=manifest.gateway_id).first()
-    back = status is not None and status.heartbeat_at is not None and status.heartbeat_at > manifest.opened_at
     return Account(
         arrived=writes.count(),
         unresolved=unresolved(writes).count(),
         missing=manifest.last_sequence - in_stream.count(),
-        empty_since_return=back and (status.report if status else {}).get("write_queue_depth", 0) == 0,
+        empty_since_return=_is_back_and_empty(manifest),
     )
 
 
@@ -106,6 +114,20 @@ def writes_of(manifest: LossManifest) -> QuerySet[ReceivedWrite]:
 def unresolved(writes: QuerySet[ReceivedWrite]) -> QuerySet[ReceivedWrite]:
     """Those that are not settled, or wait for a person."""
     return writes.filter(Q(outcome=WriteOutcome.RECEIVED) | Q(outcome__in=KEPT, resolution=""))
+
+
+def _is_back_and_empty(manifest: LossManifest) -> bool:
+    """Only the life that was lost can say that nothing is left of it, and only once it knows that it was replaced.
+
+    A new life of the gateway has an empty queue because it has another database; a report of the old epoch may have been made
+    before it accepted more.
+    """
+    status = GatewayStatus.objects.select_related("gateway").filter(gateway_id=manifest.gateway_id).first()
+    if status is None or status.heartbeat_at is None or status.heartbeat_at <= manifest.opened_at:
+        return False
+    if status.gateway.generation != manifest.generation or status.report.get("epoch", 0) <= manifest.epoch:
+        return False
+    return status.report.get("write_queue_depth", 0) == 0
 
 
 def _close(

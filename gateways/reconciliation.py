@@ -70,14 +70,19 @@ class RouteFacts:
     generation: str
     frozen: bool = False
     held: bool = False
+    banned: bool = False
 
 
 @dataclass(frozen=True)
 class PreviousFacts:
-    """The write that this one names as the one before it. `same_stream`: of the same gateway and secret, and earlier."""
+    """The write that this one names as the one before it. `same_stream`: of the same gateway and secret, and earlier.
+
+    `version` is what it made, `base` what it was made on itself.
+    """
 
     outcome: WriteOutcome
     version: int = 0
+    base: int | None = None
     same_stream: bool = True
 
 
@@ -115,6 +120,8 @@ class Facts:
     key_taken: bool = False
     actor_allowed: bool = True
     earlier_waits: bool = False
+    later_applied: bool = False
+    """A later write of the same stream to the same secret has been applied already."""
     clock_trusted: bool = True
 
 
@@ -128,6 +135,8 @@ def decide(facts: Facts) -> Decision:
 def _decide(facts: Facts) -> Decision:
     if facts.route.frozen:
         return Decision(Verdict.WAIT, "ENVIRONMENT_HELD", "the environment is held until an operator decides")
+    if facts.route.banned:
+        return Decision(Verdict.QUARANTINE, "GATEWAY_BANNED", "its gateway was banned before this write was settled")
     if facts.route.held:
         return Decision(Verdict.WAIT, "GATEWAY_HELD", "the gateway is held until an operator releases it")
     stale = _stale(facts)
@@ -172,8 +181,13 @@ def _why_wait(facts: Facts) -> Decision | None:
 
 def _compare(facts: Facts) -> Decision:
     write, previous, secret = facts.write, facts.previous, facts.secret
+    if facts.later_applied:
+        return Decision(Verdict.CONFLICT, "LATER_APPLIED", "a later write of its gateway to this secret was applied already")
     if write.operation is WriteOperation.CREATE:
         return _creation(facts)
+    if previous and previous.outcome is WriteOutcome.REFUSED and previous.base is not None:
+        # Its caller got an error, so nothing of it was ever there: this one stands on what that one stood on.
+        return _compare(replace(facts, previous=None, write=replace(write, base=previous.base)))
     if previous and previous.outcome is not WriteOutcome.APPLIED:
         return _differs(facts, "PREVIOUS_NOT_APPLIED", f"the write it was made on ended as {previous.outcome.value}")
     if secret is None:

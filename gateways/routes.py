@@ -195,11 +195,14 @@ def freeze(code: str, sentence: str) -> bool:
     return bool(changed)
 
 
-def freeze_because(gateway: Gateway, sentence: str, seen: Mapping[str, Any]) -> None:
-    """Freeze the environment of a gateway that has seen more than this Primary's database knows of (I4)."""
+def freeze_because(gateway: Gateway, sentence: str, seen: Mapping[str, Any], *, actor: str = "") -> None:
+    """Freeze the environment of a gateway that has seen more than this Primary's database knows of (I4), or that cannot serve.
+
+    `actor` is who noticed it; the gateway itself unless said otherwise.
+    """
     if freeze(gateway.environment_id, sentence):
         audit.record(
-            actor=f"gateway:{gateway.id}",
+            actor=actor or f"gateway:{gateway.id}",
             action="failover.frozen",
             entity="environment",
             entity_id=gateway.environment_id,

@@ -15,13 +15,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import DatabaseError, DataError, IntegrityError, connection, transaction
+from django.db.models import Max
 from django.utils.dateparse import parse_datetime
 
 from accounts.access import Principal
 from accounts.models import Environment, Project
 from accounts.principals import principal_named
 from common import audit
-from common.errors import MazeVaultError
+from common.errors import MazeVaultError, Unavailable
 from gateways.models import Gateway, GatewayStatus, ReceivedWrite, Route
 from gateways.reconciliation import (
     Decision,
@@ -92,6 +93,7 @@ class Scene:
     secrets: dict[uuid.UUID, Secret | None] = field(default_factory=dict)
     writes: dict[uuid.UUID, ReceivedWrite] = field(default_factory=dict)
     waiting: dict[uuid.UUID, set[tuple[int, uuid.UUID]]] = field(default_factory=dict)
+    newest_applied: dict[tuple[uuid.UUID, uuid.UUID, uuid.UUID], int] = field(default_factory=dict)
     changed: dict[uuid.UUID, ReceivedWrite] = field(default_factory=dict)
     settled: list[uuid.UUID] = field(default_factory=list)
     tally: Counter[str] = field(default_factory=Counter)
@@ -112,7 +114,10 @@ class Scene:
         self.writes |= {row.id: row for row in named}
         streams = {(row.gateway_id, row.generation) for row in rows}
         for gateway, generation in streams:
-            self._read_waiting(gateway, generation, {row.secret for row in rows if row.secret})
+            secrets = {row.secret for row in rows if row.secret}
+            self._read_waiting(gateway, generation, secrets)
+            first = min(row.sequence for row in rows if (row.gateway_id, row.generation) == (gateway, generation))
+            self._read_applied(gateway, generation, secrets, first)
 
     def close(self) -> None:
         """Store what became of the writes, wake what waited for them and count; last, since the counters are everybody's."""
@@ -166,6 +171,11 @@ class Scene:
         waiting = self.waiting.get(row.secret, set()) if row.secret else set()
         return any(sequence < row.sequence for sequence, _ in waiting)
 
+    def later_applied(self, row: ReceivedWrite) -> bool:
+        """Whether a later write of the stream to the same secret was applied: what is older may not go on top of it (I9)."""
+        newest = self.newest_applied.get((row.gateway_id, row.generation, row.secret), 0) if row.secret else 0
+        return newest > row.sequence
+
     def _lock_secrets(self, identifiers: set[uuid.UUID]) -> None:
         if not identifiers:
             return
@@ -181,12 +191,25 @@ class Scene:
             if secret:
                 self.waiting.setdefault(secret, set()).add((sequence, identifier))
 
+    def _read_applied(self, gateway: uuid.UUID, generation: uuid.UUID, secrets: set[uuid.UUID], after: int) -> None:
+        """Looks only behind `after`, which is the end of the stream unless somebody tries an old write again."""
+        applied = ReceivedWrite.objects.filter(
+            gateway_id=gateway, generation=generation, sequence__gt=after, in_stream=True, secret__in=secrets,
+            outcome=WriteOutcome.APPLIED,
+        )  # fmt: skip
+        for secret, newest in applied.values("secret").annotate(newest=Max("sequence")).values_list("secret", "newest"):
+            if secret:
+                self.newest_applied[gateway, generation, secret] = newest
+
 
 def settle(row: ReceivedWrite, scene: Scene, *, caller_waits: bool = False) -> WriteOutcome:
     """Decide on a locked row and carry it out. One write's trouble is its own: it is counted against it and nothing rises."""
     try:
         with transaction.atomic():
             _carry_out(row, decide(_facts(row, scene, caller_waits)), scene, caller_waits)
+    except Unavailable as down:
+        scene.forget_secret(row)
+        _try_again(row, down, scene, gives_up=False)
     except MazeVaultError as refused:
         scene.forget_secret(row)
         _take_refusal(row, refused, scene, caller_waits)
@@ -267,6 +290,7 @@ def _facts(row: ReceivedWrite, scene: Scene, caller_waits: bool) -> Facts:
         key_taken=place is not None and operation is WriteOperation.CREATE and _key_is_taken(row.key, place),
         actor_allowed=place is not None and _is_allowed(scene.principal(row.actor), operation, place),
         earlier_waits=scene.earlier_waits(row),
+        later_applied=scene.later_applied(row),
         clock_trusted=abs(skew) <= TRUSTED_SKEW_SECONDS and accepted is not None and _is_past(accepted, row.received_at),
     )
 
@@ -277,7 +301,8 @@ def _route_facts(route: Route, gateway: Gateway) -> RouteFacts:
         active_gateway=str(route.active_gateway_id or ""),
         generation=str(gateway.generation),
         frozen=bool(route.danger),
-        held=gateway.held_at is not None or gateway.banned_at is not None,
+        held=gateway.held_at is not None,
+        banned=gateway.banned_at is not None,
     )
 
 
@@ -293,7 +318,7 @@ def _previous_facts(row: ReceivedWrite, scene: Scene) -> PreviousFacts | None:
         return None
     same = (found.gateway_id, found.secret) == (row.gateway_id, row.secret) and found.in_stream
     earlier = found.generation != row.generation or found.sequence < row.sequence
-    return PreviousFacts(WriteOutcome(found.outcome), found.version, same_stream=same and earlier)
+    return PreviousFacts(WriteOutcome(found.outcome), found.version, found.base_version, same_stream=same and earlier)
 
 
 def _policy(place: Place | None) -> PolicyFacts:
@@ -367,11 +392,14 @@ def _take_refusal(row: ReceivedWrite, refused: MazeVaultError, scene: Scene, cal
     finish(row, WriteOutcome.REFUSED if caller_waits else outcome, scene, code=refused.code, detail=refused.sentence)
 
 
-def _try_again(row: ReceivedWrite, error: Exception, scene: Scene) -> None:
-    """A failure that may pass: again later, and after the last attempt to a person."""
-    row.attempts += 1
+def _try_again(row: ReceivedWrite, error: Exception, scene: Scene, *, gives_up: bool = True) -> None:
+    """A failure that may pass: again later, and after the last attempt to a person.
+
+    With `gives_up` False the fault is this Primary's and not the write's (no audit, I17): it is tried until it passes.
+    """
+    row.attempts = min(row.attempts + 1, ATTEMPTS)
     log.error("write %s could not be settled (attempt %s of %s): %s", row.id, row.attempts, ATTEMPTS, _name(error))
-    if row.attempts >= ATTEMPTS:
+    if gives_up and row.attempts >= ATTEMPTS:
         finish(
             row, WriteOutcome.DEAD_LETTER, scene, code="ATTEMPTS_EXHAUSTED", detail=f"it failed {ATTEMPTS} times: {_name(error)}"
         )

@@ -169,6 +169,7 @@ def _retry(row: ReceivedWrite, now: datetime) -> None:
                        code="SYNC_CONFLICT")  # fmt: skip
     row.outcome, row.code, row.detail, row.attempts = WriteOutcome.RECEIVED.value, "", "", 0
     row.promised, row.not_before, row.settled_at, row.settled_by = True, now, None, ""
+    row.received_at = now  # so that what it waits for has its whole time to arrive again
     row.save()
 
 

@@ -15,7 +15,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from accounts.jobs import forget_old_failures
-from common import audit
+from common import audit, feed
 from common.clock import now
 from failover import driver
 from gateways import audit_chains, audit_retention, dispatch, generation, heartbeats, identity, inbox
@@ -29,6 +29,7 @@ LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("audit-proofs", lambda: audit_chains.prove(now()), 5.0),
     ("audit-retention", lambda: audit_retention.apply(now()), 600.0),
     ("reconcile-writes", inbox.apply_pending, 0.5),
+    ("change-feed", feed.place_pending, 5.0),
     ("judge", lambda: heartbeats.count_missed(now()), 5.0),
     ("sweep", lambda: dispatch.sweep(now()), 5.0),
     ("generation", generation.look, 5.0),

@@ -337,6 +337,18 @@ class TestHold:
         status, refused = admin.post("admin/failover/NPR/activate-dr")
         assert (status, refused["code"]) == (409, "ENVIRONMENT_HELD")
 
+    def test_a_held_environment_goes_on_reading_and_accepts_nothing(self, npr: Pair) -> None:
+        first, _ = npr
+        self.hold(npr)
+        directive = first.heartbeat()
+        assert (directive.assigned_role, directive.poll_tasks) == (Assignment.DRAINING, False)
+        assert first.renew_lease().verdict == "fencing"
+
+    def test_a_gateway_that_was_told_to_fence_itself_stays_fenced_in_a_hold(self, npr: Pair, admin: Person) -> None:
+        assert admin.post("admin/failover/NPR/activate-dr")[0] == 202
+        self.hold(npr)
+        assert npr[0].heartbeat().assigned_role == Assignment.FENCED
+
     def test_resume_goes_on_above_every_epoch_seen_and_only_after_an_old_lease_must_have_ended(
         self, npr: Pair, admin: Person
     ) -> None:
@@ -380,6 +392,46 @@ def test_a_target_that_dies_between_request_and_step_aborts_cleanly(npr: Pair, a
     body = state_of(admin)
     assert (body["state"], body["operation"], body["last_operation"]["outcome"]) == ("PRIMARY_ACTIVE", None, "aborted")
     assert npr[0].renew_lease().verdict == "granted"
+
+
+class TestUnusableTarget:
+    """A ban counts at once, also in the middle of a move: past the fence there is no way back, so a person decides."""
+
+    def move(self, npr: Pair, admin: Person) -> None:
+        assert admin.post("admin/failover/NPR/activate-dr")[0] == 202
+
+    def test_a_ban_after_the_fence_holds_the_environment_and_a_person_can_go_on(self, npr: Pair, admin: Person) -> None:
+        first, second = npr
+        self.move(npr, admin)
+        assert admin.post(f"gateways/{second.id}/ban", {"reason": "stolen"})[0] == 200
+        order = first.take_over().fence
+        first.acknowledge_fence(order.operation, order.epoch)
+        driver.drive_all()
+        body = state_of(admin)
+        assert (body["state"], body["operation"], body["last_operation"]["outcome"]) == ("HOLD", None, "aborted")
+        assert "gw-npr-dr was banned" in body["hold_reason"] and body["epoch"] == 1
+        assert first.renew_lease().verdict == "fencing"
+        assert AuditEntry.objects.get(action="failover.frozen").severity == "critical"
+        wish = {"gateway": "gw-npr-primary", "confirm": "NPR", "reason": "the standby is gone"}
+        status, body = admin.post("admin/failover/NPR/resume", wish)
+        assert (status, body["state"], body["epoch"], body["active_gateway"]) == (200, "PRIMARY_ACTIVE", 2, "gw-npr-primary")
+
+    def test_a_held_environment_lets_its_banned_gateway_be_decommissioned(self, npr: Pair, admin: Person) -> None:
+        _, second = npr
+        self.move(npr, admin)
+        assert admin.post(f"gateways/{second.id}/ban", {"reason": "stolen"})[0] == 200
+        let_lease_end()
+        driver.drive_all()
+        assert state_of(admin)["state"] == "HOLD"
+        assert admin.post(f"gateways/{second.id}/decommission", {"reason": "replaced"})[0] == 200
+
+    def test_the_target_of_an_open_move_cannot_be_decommissioned(self, npr: Pair, admin: Person) -> None:
+        _, second = npr
+        self.move(npr, admin)
+        status, body = admin.post(f"gateways/{second.id}/decommission", {"reason": "old"})
+        assert (status, body["code"]) == (409, "OPERATION_OPEN")
+        assert admin.post("admin/failover/NPR/cancel")[0] == 200
+        assert admin.post(f"gateways/{second.id}/decommission", {"reason": "old"})[0] == 200
 
 
 def test_a_drain_that_takes_too_long_goes_back_to_dr(npr: Pair, admin: Person) -> None:

@@ -14,8 +14,9 @@ from django.test.utils import CaptureQueriesContext
 from accounts.models import Environment, Organization, Project, Role, RoleGrant, Session, User
 from common import feed
 from common.clock import database_now, now
-from common.models import AuditEntry
+from common.models import AuditEntry, Change
 from gateways import changes
+from orchestrator import loops
 from protocol.messages import encode
 from protocol.replica import Changes, ReplicaKind
 from protocol.vocabulary import WriteOperation
@@ -215,6 +216,19 @@ class TestPrincipals:
         assert [record.tokens for record in gateway.changes(position).principals] == [[]]
 
 
+class TestPlacing:
+    def test_everything_that_waits_gets_its_position_however_much_it_is(self, gateway: FakeGateway) -> None:
+        feed.place_pending()
+        with transaction.atomic():
+            for _ in range(7):
+                feed.note(["NPR"], "secret", uuid.uuid4())
+        assert feed.place_pending(batch=3) == 7
+        assert not Change.objects.filter(position=None).exists()
+
+    def test_it_does_not_take_a_gateway_that_asks(self) -> None:
+        assert feed.place_pending in [use_case for _, use_case, _ in loops.LOOPS]
+
+
 class TestPages:
     def test_large_values_make_several_pages_of_about_a_mebibyte(self, gateway: FakeGateway) -> None:
         project = factories.project()
@@ -248,6 +262,14 @@ class TestPages:
         bad.versions.update(sealed_value=b"\x01damaged")
         found = {record.id: record.value for record in gateway.changes().secrets}
         assert found == {str(good.id): "fine", str(bad.id): None}
+
+    def test_a_long_page_names_every_secret_in_the_audit(self, gateway: FakeGateway) -> None:
+        project = factories.project()
+        made = {str(make_secret(project, key=f"key-{number}").id) for number in range(101)}
+        gateway.all_changes()
+        entries = AuditEntry.objects.filter(action="gateway.replica.sent")
+        named = [one for entry in entries for one in entry.details["secrets"]]
+        assert (set(named), len(named)) == (made, 101), "none is cut from a list that is too long"
 
     def test_what_leaves_with_a_value_is_in_the_audit_before(self, gateway: FakeGateway, monkeypatch: Any) -> None:
         secret = make_secret(factories.project(), value=CANARY)

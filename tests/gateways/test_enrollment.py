@@ -13,7 +13,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
+from django.db import connection
 from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
 from msgspec import structs
 
 from common.models import AuditEntry
@@ -232,6 +234,16 @@ class TestRedeemingAgain:
         assert refusal(old.heartbeat()) == (403, "CERTIFICATE_REVOKED")
         assert new.heartbeat().assigned_role
         assert Gateway.objects.get().generation == new.generation
+
+    def test_the_route_is_locked_before_the_gateway_as_in_every_move(self) -> None:
+        FakeGateway("gw-npr-primary").enrol()
+        again = FakeGateway("gw-npr-primary")
+        token = again.new_token()
+        with CaptureQueriesContext(connection) as seen:
+            again.register(token)
+        locks = [query["sql"].split("FROM")[1].split()[0] for query in seen if "FOR UPDATE" in query["sql"]]
+        locks = [table.strip('"') for table in locks if table.strip('"') in ("gateways_route", "gateways_gateway")]
+        assert locks == ["gateways_route", "gateways_gateway"]
 
     def test_a_name_of_another_role_is_taken(self, admin: Person) -> None:
         FakeGateway("gw-1").enrol()

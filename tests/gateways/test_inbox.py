@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -13,14 +14,16 @@ from msgspec import structs
 
 from accounts.models import RoleGrant, User
 from common.clock import database_now
+from common.errors import Unavailable
 from common.models import AuditEntry
 from gateways import inbox, settlement, write_resolution
 from gateways.models import Gateway, ReceivedWrite, Route, WriteTally
 from gateways.settlement import ATTEMPTS
-from protocol.vocabulary import WriteOperation, WriteOutcome
+from gateways.write_bodies import open_body
+from protocol.vocabulary import Assignment, WriteOperation, WriteOutcome
 from protocol.writes import QueuedWrite, WriteBody, WriteHead, body_digest, head_of, sign
 from tests import factories
-from tests.conftest import fleet_of
+from tests.conftest import Person, fleet_of
 from tests.fakes.gateway import FakeGateway
 from tests.gateways.desk import Desk, history, id_of, row_of, value_of
 from vault.models import Secret, SecretStatus, SecretVersion
@@ -216,6 +219,12 @@ class TestRepetition:
         receipts = desk.active.upload(first, again)
         assert [receipt.code for receipt in receipts] == ["", "SEQUENCE_REUSED"]
         assert row_of(again).sealed_body is not None, "somebody was promised this write"
+        held = Gateway.objects.get(id=desk.active.id)
+        assert held.held_at and "restored" in held.held_reason, "its database is older than what it said"
+        assert AuditEntry.objects.get(action="gateway.held").severity == "critical"
+        directive = desk.active.heartbeat()
+        assert (directive.assigned_role, directive.poll_tasks) == (Assignment.DRAINING, False)
+        Gateway.objects.filter(id=desk.active.id).update(held_at=None)
         inbox.apply_pending()
         assert (value_of(secret), value_of(other)) == ("a", "one")
 
@@ -307,12 +316,36 @@ class TestBadInput:
     def test_a_gateway_of_another_environment_as_its_author(self, desk: Desk) -> None:
         foreign, _ = fleet_of("PRO")
         write = desk.write(desk.secret(), gateway=foreign.id, generation=str(foreign.generation))
-        assert self.settle_beside(desk, write) == ("dead_letter", "WRITER_UNKNOWN")
+        assert self.settle_beside(desk, write) == ("quarantined", "WRITER_UNKNOWN")
+
+    def test_a_writer_we_do_not_know_may_be_our_own_gap_so_a_person_can_apply_what_it_brought(
+        self, desk: Desk, admin: Person
+    ) -> None:
+        """Its gateway keeps no content once it was answered, and the sender did prove who it is."""
+        secret = desk.secret()
+        write = desk.write(secret, CANARY, generation=str(uuid.uuid4()))
+        receipt = desk.active.upload_one(write)
+        assert (receipt.id, receipt.outcome, receipt.code) == (id_of(write), WriteOutcome.QUARANTINED, "WRITER_UNKNOWN")
+        evidence = ReceivedWrite.objects.get(claimed_id=id_of(write))
+        assert (evidence.in_stream, evidence.secret, str(evidence.gateway_id)) == (False, secret.id, desk.active.id)
+        path = f"admin/writes/{evidence.id}/resolve"
+        assert admin.post(path, {"resolution": "retry"})[0] == 409
+        assert admin.post(path, {"resolution": "apply"})[0] == 200
+        assert value_of(secret) == CANARY
+
+    def test_a_head_of_another_form_is_answered_under_its_id_and_keeps_its_content(self, desk: Desk) -> None:
+        write = desk.write(desk.secret(), CANARY)
+        head = {**json.loads(write.head), "operation": "a new one"}
+        receipt = desk.active.upload_one(structs.replace(write, head=json.dumps(head)))
+        assert (receipt.id, receipt.outcome, receipt.code) == (id_of(write), WriteOutcome.QUARANTINED, "WRITE_UNREADABLE")
+        evidence = ReceivedWrite.objects.get(claimed_id=id_of(write))
+        assert open_body(evidence).value == CANARY
+        assert (evidence.secret, evidence.actor) == (None, ""), "nothing of it is believed"
 
     def test_a_head_that_is_no_json(self, desk: Desk) -> None:
         good = desk.write(desk.secret("good"))
         receipts = desk.active.upload(structs.replace(desk.write(desk.secret()), head="\0 no json"), good)
-        assert [receipt.code for receipt in receipts] == ["WRITE_FORGED", ""]
+        assert [receipt.code for receipt in receipts] == ["WRITE_UNREADABLE", ""]
 
     def test_a_signed_body_that_does_not_fit(self, desk: Desk) -> None:
         write = desk.write(desk.secret())
@@ -411,6 +444,16 @@ class TestTime:
         ReceivedWrite.objects.update(not_before=database_now())
         assert inbox.apply_pending() == 1
 
+    def test_what_a_banned_gateway_had_sent_waits_for_a_person_and_not_for_ever(self, desk: Desk) -> None:
+        secret = desk.secret()
+        write = desk.write(secret)
+        desk.active.upload(write)
+        Gateway.objects.filter(id=desk.active.id).update(banned_at=database_now())
+        inbox.apply_pending()
+        row = row_of(write)
+        assert (row.outcome, row.code, row.sealed_body is not None) == ("quarantined", "GATEWAY_BANNED", True)
+        assert value_of(secret) == "one"
+
 
 class TestPeople:
     def test_a_leavers_write_is_dead_and_revives_by_retry_when_they_return(self, desk: Desk) -> None:
@@ -471,6 +514,25 @@ class TestPoison:
         assert (row.outcome, row.code, CANARY in row.detail) == ("dead_letter", "ATTEMPTS_EXHAUSTED", False)
         inbox.apply_pending()
         assert row_of(poison).attempts == ATTEMPTS
+
+    def test_without_an_audit_a_write_is_neither_refused_nor_given_up(self, desk: Desk, monkeypatch: Any) -> None:
+        secret = desk.secret()
+        write, asked = desk.write(secret), desk.write(desk.secret("other"), promised=False)
+        down = Unavailable("the audit trail cannot be written right now", code="AUDIT_UNAVAILABLE")
+
+        def refuse(*args: Any, **more: Any) -> None:
+            raise down
+
+        desk.active.upload(write)
+        with monkeypatch.context() as audit_down:
+            audit_down.setattr(settlement, "apply_change", refuse)
+            assert desk.active.upload_one(asked, apply_now=True).outcome is WriteOutcome.RECEIVED
+            for _ in range(ATTEMPTS + 1):
+                ReceivedWrite.objects.update(not_before=database_now())
+                inbox.apply_pending()
+        assert (row_of(write).outcome, row_of(asked).outcome, row_of(write).code) == ("received", "received", "TRYING_AGAIN")
+        ReceivedWrite.objects.update(not_before=database_now())
+        assert inbox.apply_pending() == 2
 
     def test_content_that_was_changed_in_the_database_is_never_applied(self, desk: Desk) -> None:
         secret, other = desk.secret("one"), desk.secret("other")

@@ -12,6 +12,7 @@ from failover.preflight import Level
 from gateways import inbox
 from gateways.models import LossManifest
 from tests.conftest import Person
+from tests.fakes.gateway import FakeGateway
 from tests.gateways.desk import Desk, id_of, row_of
 
 
@@ -62,6 +63,7 @@ def test_a_manifest_lists_what_arrives_late_and_closes_when_all_of_it_is_decided
     assert listed["body_digest"] == row_of(first).body_digest
 
     desk.active.upload(second)
+    desk.active.take_over()
     report(desk, depth=0, last=2)
     assert is_open(admin), "both wait for a decision"
     for write, resolution in ((first, "apply"), (second, "discard")):
@@ -75,15 +77,58 @@ def test_it_stays_open_until_the_gateway_is_back_and_empty(desk: Desk, admin: Pe
     desk.move_to_standby(acknowledged=False)
     inbox.apply_pending()
     assert is_open(admin), "nobody has heard from it yet"
-    report(desk, depth=3, last=3)
+    report(desk, depth=0, last=0)
+    assert is_open(admin), "it does not know yet that it was replaced, so it may go on accepting"
+    desk.active.take_over()
+    report(desk, depth=1, last=0)
     assert is_open(admin)
     report(desk, depth=0, last=0)
     assert not is_open(admin)
 
 
+def test_what_it_accepted_while_nobody_heard_it_is_missing_until_it_arrives(desk: Desk, admin: Person) -> None:
+    report(desk, depth=0, last=0)
+    desk.move_to_standby(acknowledged=False)
+    report(desk, depth=1, last=1)
+    row = manifests(admin)[0]
+    assert (row["last_sequence"], row["missing"]) == (1, 1)
+    desk.active.take_over()
+    report(desk, depth=0, last=1)
+    assert is_open(admin), "it says its queue is empty, but the write is not here"
+    late = desk.write(desk.secret(), epoch=1)
+    desk.active.upload(late)
+    assert admin.post(f"admin/writes/{id_of(late)}/resolve", {"resolution": "discard"})[0] == 200
+    report(desk, depth=0, last=1)
+    assert not is_open(admin)
+
+
+def test_a_new_life_on_an_empty_database_accounts_for_nothing(desk: Desk, admin: Person) -> None:
+    """Cut off, it accepts writes after its last report and dies with them: its successor's empty queue proves nothing."""
+    report(desk, depth=0, last=0)
+    desk.move_to_standby(acknowledged=False)
+    reborn = FakeGateway("gw-npr-primary", "NPR", "primary").enrol()
+    reborn.take_over()
+    reborn.heartbeat(write_queue_depth=0, write_queue_last_sequence=0)
+    inbox.apply_pending()
+    row = manifests(admin)[0]
+    assert (row["open"], is_open(admin)) == (True, True)
+    wish = {"confirm": "NPR", "reason": "its disk is gone"}
+    assert admin.post(f"admin/failover/NPR/loss-manifest/{row['id']}/accept", wish)[0] == 200
+    assert not is_open(admin)
+
+
+def test_what_an_earlier_life_said_is_not_asked_of_the_lost_one(desk: Desk, admin: Person) -> None:
+    report(desk, depth=5, last=5)
+    desk.active = FakeGateway("gw-npr-primary", "NPR", "primary").enrol()
+    desk.move_to_standby(acknowledged=False)
+    row = manifests(admin)[0]
+    assert (row["open"], row["reported_depth"], row["last_sequence"]) == (True, 0, 0)
+
+
 def test_a_gateway_that_returns_without_its_queue_leaves_the_loss_in_the_open(desk: Desk, admin: Person) -> None:
     report(desk, depth=4, last=4)
     desk.move_to_standby(acknowledged=False)
+    desk.active.take_over()
     report(desk, depth=0, last=0)
     row = manifests(admin)[0]
     assert (row["open"], row["missing"]) == (True, 4)

@@ -63,6 +63,11 @@ TABLE = {
         facts({"operation": WriteOperation.RESTORE}, secret=replace(SECRET, living=False)), V.APPLY, ""),
     "environment held": (facts(route={"frozen": True}), V.WAIT, "ENVIRONMENT_HELD"),
     "gateway held": (facts(route={"held": True}), V.WAIT, "GATEWAY_HELD"),
+    "gateway banned": (facts(route={"banned": True, "held": True}), V.QUARANTINE, "GATEWAY_BANNED"),
+    "gateway banned, and the past would be replayed": (
+        replace(facts({"epoch": 3}, {"banned": True}), policy=PolicyFacts(stale="replay_as_new")),
+        V.QUARANTINE, "GATEWAY_BANNED"),
+    "held even when banned": (facts(route={"frozen": True, "banned": True}), V.WAIT, "ENVIRONMENT_HELD"),
     "held even when stale": (facts({"epoch": 3}, {"frozen": True}), V.WAIT, "ENVIRONMENT_HELD"),
     "an old epoch": (facts({"epoch": 3}), V.QUARANTINE, "STALE_EPOCH"),
     "an epoch of the future": (facts({"epoch": 5}), V.QUARANTINE, "STALE_EPOCH"),
@@ -77,11 +82,20 @@ TABLE = {
     "its predecessor waits": (facts(**after(WriteOutcome.RECEIVED)), V.WAIT, "PREVIOUS_WAITS"),
     "an earlier one waits unnamed": (facts(earlier_waits=True), V.WAIT, "PREVIOUS_WAITS"),
     "no such place": (facts(place_exists=False, secret=None, actor_allowed=False), V.DEAD_LETTER, "RESOURCE_NOT_FOUND"),
+    "a later one was applied, and the gateway wins": (
+        facts(secret=MOVED, later_applied=True, policy="external_wins"), V.CONFLICT, "LATER_APPLIED"),
+    "a later one was applied, on whatever is there": (
+        facts({"base": None}, later_applied=True), V.CONFLICT, "LATER_APPLIED"),
     "a leaver": (facts(actor_allowed=False), V.DEAD_LETTER, "ACTOR_NOT_ALLOWED"),
     "a leaver, and in conflict": (facts(actor_allowed=False, secret=MOVED), V.DEAD_LETTER, "ACTOR_NOT_ALLOWED"),
     "no such secret": (facts(secret=None), V.DEAD_LETTER, "RESOURCE_NOT_FOUND"),
     "a base from the future": (facts({"base": 9}, policy="external_wins"), V.CONFLICT, "BASE_FROM_FUTURE"),
     "a changed base": (facts(secret=MOVED), V.CONFLICT, "VERSION_CONFLICT"),
+    "on a refused write, and nothing has changed since": (facts(**after(WriteOutcome.REFUSED, 0, base=3)), V.APPLY, ""),
+    "on a refused write, and somebody changed it": (
+        facts(**after(WriteOutcome.REFUSED, 0, base=3), secret=MOVED), V.CONFLICT, "VERSION_CONFLICT"),
+    "on a refused write that says no base": (
+        facts(**after(WriteOutcome.REFUSED, 0)), V.CONFLICT, "PREVIOUS_NOT_APPLIED"),
     "an applied predecessor, then somebody else": (
         facts(**after(WriteOutcome.APPLIED, 4), secret=MOVED), V.CONFLICT, "VERSION_CONFLICT"),
     "an archived secret": (facts(secret=replace(SECRET, living=False)), V.CONFLICT, "VERSION_CONFLICT"),

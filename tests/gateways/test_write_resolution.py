@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -198,6 +199,27 @@ def test_a_write_whose_project_is_gone_can_only_be_discarded(desk: Desk, admin: 
     Project.objects.filter(id=desk.project.id).update(deleted_at=database_now())
     assert resolve(admin, write, "apply")[0] == 404
     assert resolve(admin, write, "discard")[0] == 200
+
+
+def test_an_old_write_that_is_tried_again_never_goes_on_top_of_a_newer_one(desk: Desk, admin: Person) -> None:
+    """The gateway wins over the Primary by this policy, but not over itself (I9)."""
+    desk.policy(conflict_strategy="external_wins")
+    secret = desk.secret()
+    old = desk.write(secret, "old", previous=str(uuid.uuid4()), base_version=None)
+    desk.active.upload(old)
+    long_ago = database_now() - timedelta(minutes=11)
+    ReceivedWrite.objects.filter(id=id_of(old)).update(received_at=long_ago, not_before=long_ago)
+    inbox.apply_pending()
+    assert row_of(old).outcome == "dead_letter"
+    new = desk.write(secret, "new")
+    desk.active.upload(new)
+    inbox.apply_pending()
+    assert resolve(admin, old, "retry")[0] == 200
+    inbox.apply_pending()
+    assert (row_of(old).outcome, row_of(old).code) == ("received", "PREVIOUS_MISSING"), "it has its whole time again"
+    ReceivedWrite.objects.filter(id=id_of(old)).update(previous=None, base_version=1, not_before=database_now())
+    inbox.apply_pending()
+    assert (row_of(old).outcome, row_of(old).code, value_of(secret)) == ("conflict", "LATER_APPLIED", "new")
 
 
 def test_evidence_of_a_forged_write_has_nothing_to_apply(desk: Desk, admin: Person) -> None:

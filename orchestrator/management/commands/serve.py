@@ -16,6 +16,9 @@ from orchestrator.environment import Settings
 
 log = logging.getLogger("mazevault.server")
 
+DURABLE = ("fsync", "synchronous_commit")
+"""Settings of PostgreSQL without which a confirmed change may be lost."""
+
 
 class Command(BaseCommand):
     help = "Run this node until TERM or INT."
@@ -24,12 +27,26 @@ class Command(BaseCommand):
         node: Settings = settings.MAZEVAULT
         if node.production and node.failpoint:
             raise CommandError("MAZEVAULT_FAILPOINT is for tests; unset it where MAZEVAULT_ENV is production")
+        require_durability(node)
         if node.run_migrations:
             prepare(node)
         if node.gateway is not None:
             serve_gateway(node)
         else:
             serve_primary(node)
+
+
+def require_durability(node: Settings) -> None:
+    """What is answered as done must survive a crash of the database (I7). Production refuses to start without that."""
+    with open_connection() as looking:
+        rows = looking.execute(
+            "SELECT name FROM pg_settings WHERE name = ANY(%s) AND setting = 'off'", [list(DURABLE)]
+        ).fetchall()
+    for (name,) in rows:
+        sentence = f"the database runs with {name}=off and loses accepted work when it crashes; set {name} to on"
+        if node.production:
+            raise CommandError(sentence)
+        log.warning("%s", sentence)
 
 
 def prepare(node: Settings) -> None:
