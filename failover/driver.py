@@ -80,7 +80,7 @@ def _freeze_when_nobody_can_be_promoted(route: Route, state: EnvironmentState, o
     """Past the fence nothing is taken back by itself: if the target was banned meanwhile, a person decides who goes on."""
     if State(state.state) not in PROMOTION or operation is None or operation.target is None or route.danger:
         return
-    target = Gateway.objects.select_for_update().get(pk=operation.target_id)
+    target = Gateway.objects.select_for_update().get(pk=operation.target.pk)
     if target.banned_at is None and target.decommissioned_at is None:
         return
     sentence = f"{target.name} was {'banned' if target.banned_at else 'decommissioned'} while it was to become active"

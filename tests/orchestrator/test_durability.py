@@ -21,7 +21,7 @@ def careless(monkeypatch: Any, value: str) -> None:
 
     def connect() -> psycopg.Connection:
         connection = open_connection()
-        connection.execute(f"SET synchronous_commit = {value}")  # type: ignore[call-overload]
+        connection.execute(f"SET synchronous_commit = {value}")
         return connection
 
     monkeypatch.setattr(serve, "open_connection", connect)
