@@ -72,5 +72,6 @@ def _side(gateway: Gateway, moment: datetime) -> SideFacts:
         queue_depth=report.get("write_queue_depth", 0),
         queue_oldest=report.get("write_queue_oldest_seconds", 0.0),
         key_vault=vault["ok"] if vault else None,
+        copy_age=report.get("replica_age_seconds") if report.get("replica_complete") else None,
         cold=gateway.standby_mode == StandbyMode.COLD,
     )

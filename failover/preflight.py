@@ -53,6 +53,8 @@ class SideFacts:
     """Writes of its earlier life that are at the Primary and neither applied nor decided."""
     recent_dead_letters: int = 0
     """Writes of it that could not be applied, not decided on, younger than the last move."""
+    copy_age: float | None = None
+    """How old its copy of the environment's secrets was at its last heartbeat; None when it was never complete."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def failover_checks(facts: MoveFacts, timing: TimeProfile) -> list[Check]:
     return [
         *_target_basics(target, timing.standby_fresh_age, start),
         _score(target, Level.WAIVABLE),
+        _copy(target, timing, Level.WAIVABLE),
         _version(target, facts.source),
         _key_vault(target),
         _cooldown(facts, timing),
@@ -109,6 +112,7 @@ def failback_checks(facts: MoveFacts, timing: TimeProfile) -> list[Check]:
         Check("target_dead_letters", Level.WAIVABLE, target.recent_dead_letters == 0,
               f"{target.recent_dead_letters} writes of {target.name} could not be applied since the last move",
               "look at them in GET admin/writes?outcome=dead_letter; retry or discard them"),
+        _copy(target, timing, Level.HARD),
         Check("target_stable", Level.WAIVABLE, stable,
               f"{target.name} has been well for {target.good_beats} heartbeats and {target.stable_for:.0f} s",
               f"wait for {STABLE_BEATS} good heartbeats over {timing.failback_stable:g} s"),
@@ -173,6 +177,17 @@ def _score(target: SideFacts, level: Level) -> Check:
         "target_score", level, target.score >= TARGET_SCORE,
         f"the health score of {target.name} is {target.score:.2f}; {TARGET_SCORE:.2f} is wanted",
         "see its parts and why in GET admin/gateway-health",
+    )  # fmt: skip
+
+
+def _copy(target: SideFacts, timing: TimeProfile, level: Level) -> Check:
+    """Without a copy the target would be active and answer nobody (reliability §4.5, data caught up)."""
+    age = target.copy_age
+    told = f"was complete {age:.0f} s before its last heartbeat" if age is not None else "was never complete"
+    return Check(
+        "target_copy", level, age is not None and age <= timing.heartbeat_full_age,
+        f"the copy of {target.name} {told}; it may be {timing.heartbeat_full_age:g} s old",
+        "wait until it has read its environment from the Primary",
     )  # fmt: skip
 
 

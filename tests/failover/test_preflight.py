@@ -29,7 +29,7 @@ from protocol.timing import SHORT, STANDARD
 
 TARGET = SideFacts(
     name="gw-npr-dr", banned=False, held=False, age=12.0, score=0.98, good_beats=9, stable_for=900.0, certificate_days=60.0,
-    version="1.4.0", queue_depth=0, queue_oldest=0.0, key_vault=True,
+    version="1.4.0", queue_depth=0, queue_oldest=0.0, key_vault=True, copy_age=1.0,
 )  # fmt: skip
 SOURCE = replace(TARGET, name="gw-npr-primary")
 FACTS = MoveFacts(source=SOURCE, target=TARGET, target_role="dr-standby", since_switch=86_400.0, lease_seconds=30.0)
@@ -59,9 +59,10 @@ class TestChecks:
         }  # fmt: skip
         over = {(check.name, check.level) for check in failover_checks(FACTS, STANDARD)}
         back = {(check.name, check.level) for check in failback_checks(FACTS, STANDARD)}
-        assert over == shared | {("target_score", WAIVABLE), ("target_key_vault", WAIVABLE)}
+        assert over == shared | {("target_score", WAIVABLE), ("target_key_vault", WAIVABLE), ("target_copy", WAIVABLE)}
         assert back == shared | {
             ("target_score", HARD), ("target_queue", HARD), ("target_dead_letters", WAIVABLE), ("target_stable", WAIVABLE),
+            ("target_copy", HARD),
         }  # fmt: skip
 
     @BOTH_WAYS
@@ -93,6 +94,9 @@ class TestChecks:
             ("failback", facts({"score": 0.69}), ("target_score", HARD)),
             ("failover", facts({"key_vault": False}), ("target_key_vault", WAIVABLE)),
             ("failback", facts({"queue_depth": 1}), ("target_queue", HARD)),
+            ("failover", facts({"copy_age": None}), ("target_copy", WAIVABLE)),
+            ("failover", facts({"copy_age": 75.1}), ("target_copy", WAIVABLE)),
+            ("failback", facts({"copy_age": None}), ("target_copy", HARD)),
             ("failback", facts({"unresolved_writes": 1}), ("target_queue", HARD)),
             ("failback", facts({"recent_dead_letters": 1}), ("target_dead_letters", WAIVABLE)),
             ("failback", facts({"good_beats": 4}), ("target_stable", WAIVABLE)),

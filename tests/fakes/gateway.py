@@ -132,6 +132,7 @@ class FakeGateway:
             "started_at": (moment - timedelta(minutes=5)).isoformat(), "sent_at": moment.isoformat(),
             "certificate_expires_at": self.certificate_ends().isoformat(), "database": messages.Probe(ok=True, latency_ms=1),
             "cache": messages.Probe(ok=True, latency_ms=1), "primary_latency_p95_ms": 5.0,
+            "replica_complete": True,
         }  # fmt: skip
         return messages.Heartbeat(**{**facts, **other})
 
