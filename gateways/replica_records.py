@@ -188,7 +188,8 @@ def _principals(code: str, identifiers: set[uuid.UUID], moment: datetime) -> lis
     tokens = _tokens_of(identifiers, moment)
     users = User.objects.filter(id__in=identifiers, is_active=True, deleted_at=None, must_change_password=False)
     services = ServiceIdentity.objects.filter(id__in=identifiers, status="active", deleted_at=None)
-    records = [_loaded(holder, here, tokens, moment) for holder in (*users, *services)]
+    holders: list[User | ServiceIdentity] = [*users, *services]
+    records = [_loaded(holder, here, tokens, moment) for holder in holders]
     return [record for record in records if record and record.grants and record.tokens]
 
 

@@ -337,7 +337,12 @@ class TestRates:
         monkeypatch.setattr(rates, "_minute", lambda moment: 7)
         monkeypatch.setattr(rates, "ACCOUNTS_PER_NETWORK", 1)
         checked: list[str] = []
-        monkeypatch.setattr(sessions, "_password_fits", lambda user, password: bool(checked.append(password)))
+
+        def wrong(user: User | None, password: str) -> bool:
+            checked.append(password)
+            return False
+
+        monkeypatch.setattr(sessions, "_password_fits", wrong)
 
         def attempt(number: int, address: str) -> int:
             wish = {"email": f"n{number}@example.com", "password": "x"}
