@@ -338,11 +338,11 @@ class TestRates:
         monkeypatch.setattr(rates, "ACCOUNTS_PER_NETWORK", 1)
         checked: list[str] = []
 
-        def never_fits(user: User, password: str) -> bool:
+        def wrong(user: User | None, password: str) -> bool:
             checked.append(password)
             return False
 
-        monkeypatch.setattr(sessions, "_password_fits", never_fits)
+        monkeypatch.setattr(sessions, "_password_fits", wrong)
 
         def attempt(number: int, address: str) -> int:
             wish = {"email": f"n{number}@example.com", "password": "x"}

@@ -86,7 +86,8 @@ def test_a_first_read_gives_everything_of_the_environment(gateway: FakeGateway) 
     pages = gateway.all_changes()
     assert ids(pages, "secrets") == [str(secret.id)]
     assert ids(pages, "projects") == [str(project.id)]
-    assert len(set(ids(pages, "environments"))) == 3
+    visible = project.organization.environments.filter(gateway_environment="NPR")
+    assert len(visible) == 3 and {str(place.id) for place in visible} <= set(ids(pages, "environments"))
     record = pages[-1].secrets[0]
     assert (record.value, record.version, [version.operation for version in record.versions]) == ("one", 1, ["create"])
     assert pages[-1].position == pages[-1].head
@@ -97,9 +98,11 @@ def test_what_a_thing_refers_to_comes_with_it_in_the_same_page(gateway: FakeGate
     project = factories.project()
     make_secret(project)
     note_all(project.organization)
-    first = gateway.changes(limit=1)
-    assert (len(first.secrets), len(first.projects), len(first.environments), len(first.organizations)) == (1, 1, 1, 1)
-    assert first.more
+    start = gateway.changes(limit=1)
+    while not start.secrets:
+        start = gateway.changes(start.position, start.generation, limit=1)
+    assert (len(start.secrets), len(start.projects), len(start.environments), len(start.organizations)) == (1, 1, 1, 1)
+    assert start.more
 
 
 def test_only_what_changed_since_the_cursor_comes_again(gateway: FakeGateway) -> None:
