@@ -296,13 +296,15 @@ class TestAtOnce:
         writers = [threading.Thread(target=write, args=(secret,)) for secret in found]
         for writer in writers:
             writer.start()
-        for _round in range(3):
-            keys.begin("NPR", "test", now())
-            while keys.held_by_retired("NPR"):
-                for _step in keys.reseal("NPR", 5):
-                    pass
-            keys.destroy_unused("NPR", "test")
-        stop.set()
+        try:
+            for _round in range(3):
+                keys.begin("NPR", "test", now())
+                while keys.held_by_retired("NPR"):
+                    for _step in keys.reseal("NPR", 5):
+                        pass
+                keys.destroy_unused("NPR", "test")
+        finally:
+            stop.set()
         for writer in writers:
             writer.join(30)
         assert failures == []
