@@ -42,8 +42,10 @@ _columns: dict[tuple[str, str], SealedColumn] = {}
 
 def register_column(column: SealedColumn) -> None:
     """Called by the app that owns the table, when it is ready. A column that is not known here would lose its values with the
-    first rotation of a key, so a test compares this register with all models."""
-    _columns[column.model, column.column] = column
+    first rotation of a key, so a test compares this register with all models. Raises `ValueError` when two apps claim one."""
+    known = _columns.setdefault((column.model, column.column), column)
+    if known != column:
+        raise ValueError(f"{column.model}.{column.column} is registered twice")
 
 
 def columns() -> list[SealedColumn]:
