@@ -84,7 +84,7 @@ class AuditExport(Operation):
             OpenApiParameter("start_date", str), OpenApiParameter("end_date", str),
             *(OpenApiParameter(name, str) for name in FILTERS),
         ],
-        responses={(200, "application/octet-stream"): OpenApiTypes.BINARY},
+        responses={(200, "text/csv"): OpenApiTypes.BINARY, (200, "application/json"): OpenApiTypes.ANY},
     )  # fmt: skip
     def get(self, request: Request) -> StreamingHttpResponse:
         form = request.query_params.get("format", "csv")

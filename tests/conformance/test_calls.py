@@ -119,7 +119,14 @@ def test_the_audit_trail_is_paged_without_gap_or_overlap(terraform: Terraform, w
     assert pages == whole_trail and len(whole_trail) > 4
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=-1", "limit=x", "limit=1.5", "offset=-1", "limit=99999999999999999999"])
+@pytest.mark.parametrize(("limit", "rows"), [("0", 1), ("1", 1), ("1001", 1000)])
+def test_a_limit_beyond_the_bounds_is_the_nearest_bound(
+    terraform: Terraform, world: dict[str, str], limit: str, rows: int
+) -> None:
+    assert 1 <= len(terraform.ok("GET", f"audit-logs/?limit={limit}")) <= rows
+
+
+@pytest.mark.parametrize("query", ["limit=-1", "limit=x", "limit=1.5", "offset=-1", "limit=99999999999999999999"])
 def test_a_page_that_makes_no_sense_is_400(terraform: Terraform, query: str) -> None:
     assert terraform.call("GET", f"audit-logs/?{query}").status == 400
 
