@@ -33,6 +33,9 @@ from common.parsing import LARGEST_BODY
 from common.permissions import SIGNED_IN as SIGNED_IN
 
 log = logging.getLogger("mazevault.api")
+_NO_DATABASE = """the database does not answer right now; a change may have been kept or not: \
+repeat it with the same Idempotency-Key, or read first"""
+"""A connection that ends during COMMIT tells nobody which."""
 
 
 def error_response(error: MazeVaultError) -> JsonResponse:
@@ -58,7 +61,7 @@ def translate(error: Exception) -> MazeVaultError:
         return _from_framework(error)
     if isinstance(error, OperationalError | InterfaceError):
         log.error("the database does not answer: %s", type(error).__name__)
-        return Unavailable("the database does not answer right now; try again", retry_after=2)
+        return Unavailable(_NO_DATABASE, retry_after=2)
     if isinstance(error, RequestDataTooBig):
         return TooLarge(f"the body is larger than {LARGEST_BODY} bytes")
     if isinstance(error, SuspiciousOperation):  # also a query of thousands of fields

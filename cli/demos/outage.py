@@ -3,12 +3,13 @@ applied once and in order or shown as a conflict. The last line is the summary; 
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,9 +88,9 @@ def tell(stack: Stack, primary: PrimaryClient, story: Story, asked: Callable[[],
     for name in stack.children:
         stack.start(name)
     stack.wait_until_primary_answers()
-    begun = time.monotonic()
+    begun, stale = time.monotonic(), _heartbeats(primary)
     story.say("the Primary is back")
-    _until(lambda: _open_writes(primary) == 0, RECONCILED_SECONDS, "the queues did not become empty", asked)
+    _until(lambda: _open_writes(primary, stale) == 0, RECONCILED_SECONDS, "the queues did not become empty", asked)
     story.say(f"every write has its end after {time.monotonic() - begun:.1f} s")
     verdict = judge(primary, ledger, stage.known, known=stage.known, conflict_expected=lambda one: _is_late(stage, one))
     _table(story, ledger, verdict)
@@ -151,10 +152,18 @@ def _wait_for_copy(stack: Stack, primary: PrimaryClient, spec: GatewaySpec, secr
         _until(lambda: gateway.get(f"secrets/{secret}").status_code == 200, 30, f"{spec.name} has no copy", lambda: False)
 
 
-def _open_writes(primary: PrimaryClient) -> int:
-    """Writes without an end: at the gateways by their heartbeats, at the Primary by its rows."""
-    at_gateways = sum(row["write_queue"]["depth"] for row in primary.get("admin/gateway-health"))
-    return int(at_gateways + len(primary.get("admin/writes?outcome=received")))
+def _open_writes(primary: PrimaryClient, stale: Mapping[str, str]) -> float:
+    """Writes without an end: at the gateways by their heartbeats, at the Primary by its rows. No number yet is infinitely many:
+    a heartbeat of before the outage tells of a queue that was empty then."""
+    rows = [row for row in primary.get("admin/gateway-health") if row["name"] in ACTIVE.values()]
+    if any(row["last_heartbeat"] == stale[row["name"]] for row in rows):
+        return math.inf
+    at_gateways = sum(row["write_queue"]["depth"] for row in rows)
+    return float(at_gateways + len(primary.get("admin/writes?outcome=received")))
+
+
+def _heartbeats(primary: PrimaryClient) -> dict[str, str]:
+    return {row["name"]: row["last_heartbeat"] for row in primary.get("admin/gateway-health")}
 
 
 def _table(story: Story, ledger: Ledger, verdict: Verdict) -> None:
@@ -164,7 +173,7 @@ def _table(story: Story, ledger: Ledger, verdict: Verdict) -> None:
     rows: list[tuple[str, Any]] = [(f"accepted at {name}", count) for name, count in sorted(by_gateway.items())]
     rows += [("applied", verdict.applied), ("conflicts", verdict.conflicts), ("lost", len(verdict.lost)),
              ("duplicated", len(verdict.duplicated)), ("reordered", len(verdict.reordered)),
-             ("answers that never came", len(ledger.unknown))]  # fmt: skip
+             ("answers that told nothing", len(ledger.unknown))]  # fmt: skip
     for name, count in rows:
         story.say(f"  {name:<28} {count:>5}")
 

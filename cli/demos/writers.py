@@ -49,7 +49,7 @@ class Ledger:
     accepted: list[Accepted] = field(default_factory=list)
     refused: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     unknown: set[str] = field(default_factory=set)
-    """Values of writes whose answer never came: they may or may not have been accepted."""
+    """Values of writes whose answer never came, or said that the database went away: they may or may not have been accepted."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def queued(self) -> int:
@@ -93,7 +93,10 @@ class Writer(threading.Thread):
                 write = str(body.get("write_id") or body["id"])
                 self._ledger.accepted.append(Accepted(self._gateway, secret, value, write, answer.status_code == 200))
             else:
-                self._ledger.refused[f"{answer.status_code} {_code(answer)}"] += 1
+                code = _code(answer)
+                self._ledger.refused[f"{answer.status_code} {code}"] += 1
+                if code == "UNAVAILABLE":
+                    self._ledger.unknown.add(value)
         if answer.status_code >= 500:
             time.sleep(0.1)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test.utils import CaptureQueriesContext
 
 from accounts.models import Project
@@ -305,6 +305,25 @@ def test_a_repeated_request_is_accepted_once(site: Site, down: bool) -> None:
     assert PendingWrite.objects.count() == 1
     other = ann.put(f"secrets/{secret.id}", {"value": "three"}, **{"Idempotency-Key": "k"})
     assert (other[0], other[1]["code"]) == (409, "IDEMPOTENCY_MISMATCH")
+
+
+def test_a_write_whose_promise_met_no_database_is_not_called_refused_and_is_found_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit that queued it was there; whoever repeats it with the key gets that write and no second one."""
+    secret, ann = site.secret(), site.person()
+    site.primary.down = True
+
+    def gone(*_: object) -> PendingWrite:
+        raise OperationalError("server closed the connection unexpectedly")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write_queue, "promise", gone)
+        status, body = ann.put(f"secrets/{secret.id}", {"value": "two"}, **{"Idempotency-Key": "k"})
+    assert (status, body["code"]) == (503, "UNAVAILABLE")
+    assert "may have been kept or not" in body["error"] and "Idempotency-Key" in body["error"]
+    status, body = ann.put(f"secrets/{secret.id}", {"value": "two"}, **{"Idempotency-Key": "k"})
+    assert (status, body["id"]) == (202, str(only().id))
 
 
 def test_an_idempotency_key_belongs_to_its_principal(site: Site) -> None:
