@@ -149,7 +149,7 @@ def _is_late(stage: Stage, one: Accepted) -> bool:
 
 def _wait_for_copy(stack: Stack, primary: PrimaryClient, spec: GatewaySpec, secret: str) -> None:
     with client_of(spec.url, stack.layout.ca_file, primary.token) as gateway:
-        _until(lambda: gateway.get(f"secrets/{secret}").status_code == 200, 30, f"{spec.name} has no copy", lambda: False)
+        _until(lambda: gateway.get(f"secrets/{secret}").status_code == 200, 90, f"{spec.name} has no copy", lambda: False)
 
 
 def _open_writes(primary: PrimaryClient, stale: Mapping[str, str]) -> float:

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable
 from protocol import paths
 from protocol.messages import Acknowledged, Message, decode, encode
-from protocol.replica import AskChanges, Changes
+from protocol.replica import AskChanges, Changes, ReplicaSecret, ReplicaVersion
 from protocol.vocabulary import WriteOutcome
 from protocol.writes import QueuedWrite, WriteBatch, WriteHead, WriteReceipt, WriteReceipts, check
 from tests.fakes.gateway import FakeGateway
@@ -53,6 +53,10 @@ class FakePrimary:
     head: int | None = None
     """Claim that the feed ends here."""
     epoch: int = 0
+    tells: bool = False
+    """Every applied update is in the change feed at once, as it is at the real one."""
+    told: int = 0
+    """The last position of the feed."""
 
     def call(self, path: str, message: Message, kind: type[Message], *, timeout: float) -> Any:
         if self.down:
@@ -129,8 +133,17 @@ class FakePrimary:
             self._store(write, head, outcome, code="VERSION_CONFLICT", detail=f"base_version: the secret is in version {current}")
             return
         self.versions[head.secret] = current + 1
-        self.applied.append((head.secret, head.id, check(write, self.key)[1].value))
+        value = check(write, self.key)[1].value
+        self.applied.append((head.secret, head.id, value))
         self._store(write, head, WriteOutcome.APPLIED, version=current + 1)
+        if self.tells:
+            self._tell(_copy_of(head, value, current + 1))
+
+    def _tell(self, record: ReplicaSecret) -> None:
+        """A feed holds the newest state of a thing, at its newest position."""
+        self.records = [one for one in self.records if getattr(one[1], "id", "") != record.id]
+        self.told += 1
+        self.records.append((self.told, record))
 
     def _store(self, write: QueuedWrite, head: WriteHead, outcome: WriteOutcome, **more: Any) -> None:
         self.received[head.id] = (write, head, WriteReceipt(head.id, outcome, **more))
@@ -145,6 +158,16 @@ class FakePrimary:
         for _, record in following:
             found[type(record).__name__.removeprefix("Replica").lower() + "s"].append(record)
         return Changes(generation=self.generation, position=position, head=head, more=position < head, **found)
+
+
+def _copy_of(head: WriteHead, value: str | None, version: int) -> ReplicaSecret:
+    """The record of a secret after this update of its value."""
+    made = [ReplicaVersion(number, "update", head.actor, "queue", "", head.accepted_at) for number in range(version, 0, -1)]
+    return ReplicaSecret(
+        id=head.secret, project=head.project, environment=head.project_environment, key=head.key, type="general", description="",
+        tags=[], metadata={}, ttl_hours=0, rotation=None, status="active", version=version, value=value, created_by=head.actor,
+        created_at=head.accepted_at, updated_at=head.accepted_at, archived_at=None, deleted_at=None, versions=made,
+    )  # fmt: skip
 
 
 @dataclass

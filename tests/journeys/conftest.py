@@ -25,6 +25,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("journeys"))
 
 
+PATIENCE_SECONDS = 90.0
+"""How long a journey waits for what must come. Long, since other tests load the machine; what is quick costs nothing."""
+
+
+class NotYet(Exception):
+    """What is waited for has not come; the sentence says what speaks against it."""
+
+
 class Town:
     """The running stack and what a journey asks of it."""
 
@@ -40,7 +48,7 @@ class Town:
     def health(self, name: str) -> dict[str, Any]:
         return next(dict(row) for row in self.primary.get("admin/gateway-health") if row["name"] == name)
 
-    def wait_for(self, what: str, true: Callable[[], Any], seconds: float = 30.0) -> Any:
+    def wait_for(self, what: str, true: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
         """The first true answer. The Primary may be away meanwhile."""
         deadline, last = time.monotonic() + seconds, "no answer"
         while time.monotonic() < deadline:
@@ -49,12 +57,12 @@ class Town:
                 if found:
                     return found
                 last = repr(found)
-            except PrimaryError as error:
+            except (PrimaryError, NotYet) as error:
                 last = str(error)
             time.sleep(0.1)
         raise AssertionError(f"{what} did not come true within {seconds:g} s; last: {last}")
 
-    def wait_for_task(self, identifier: str, seconds: float = 30.0) -> dict[str, Any]:
+    def wait_for_task(self, identifier: str, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         """The row of the task once it has succeeded."""
 
         def look() -> dict[str, Any] | None:
@@ -72,7 +80,7 @@ class Town:
             raise AssertionError(f"the move ended in {row['state']} without a crash: {row['last_operation']}")
         return False
 
-    def wait_for_state(self, state: str, code: str = "NPR", seconds: float = 30.0) -> dict[str, Any]:
+    def wait_for_state(self, state: str, code: str = "NPR", seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
             row = self.status(code)
             return row if row["state"] == state and row["operation"] is None else None
@@ -112,7 +120,10 @@ class Town:
 
         def movable() -> bool:
             plan = self.primary.post(f"admin/failover/{code}/plan", {"kind": kind})
-            return {check["name"] for check in plan["checks"] if not check["passed"]} <= {"cooldown", "target_stable"}
+            failed = [check for check in plan["checks"] if not check["passed"]]
+            if {check["name"] for check in failed} <= {"cooldown", "target_stable"}:
+                return True
+            raise NotYet(str(failed))
 
         self.wait_for(f"a plan for {kind}", movable)
 

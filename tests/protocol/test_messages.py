@@ -7,6 +7,8 @@ its type on the way. `SAMPLES` must name every kind, so that a new message is co
 from __future__ import annotations
 
 import json
+import pkgutil
+from importlib import import_module
 from typing import Any
 
 import msgspec
@@ -14,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol import messages, replica, writes
+import protocol
+from protocol import messages, replica, sign_in, writes
 from protocol.messages import Message, MessageError, decode, encode
 from protocol.vocabulary import (
     Assignment,
@@ -93,6 +96,9 @@ SAMPLES: tuple[Message, ...] = (
     TOKEN,
     PRINCIPAL,
     replica.Changes(ID, 12, 13, True, [ORGANIZATION], [ENVIRONMENT], [PROJECT], [SECRET], [PRINCIPAL]),
+    sign_in.EntraProof("token", "nonce", "10.0.0.1", "access"),
+    sign_in.SessionOpened("mzv_x", WHEN, "a@example.com", "Ann", "viewer", WHEN, PRINCIPAL, ID),
+    sign_in.EndSession("mzv_x", "10.0.0.1"),
 )  # fmt: skip
 BY_KIND = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: type(sample).__name__)
 
@@ -106,6 +112,8 @@ def sample_of(kind: type[Message]) -> Message:
 
 
 def test_every_kind_of_message_has_a_sample() -> None:
+    for module in pkgutil.iter_modules(protocol.__path__):
+        import_module(f"protocol.{module.name}")  # a kind is known when its module was imported, whoever did it
     assert {type(sample) for sample in SAMPLES} == set(Message.__subclasses__())
 
 

@@ -49,9 +49,9 @@ class Model:
     def apply(self, operation: WriteOperation, base: int | None, body: dict[str, Any]) -> str:
         """`made`, `same`, or the code of the refusal."""
         if operation is W.CREATE:
-            if self.status not in ("none", "deleted", "purged"):
-                return "DUPLICATE_NAME"
-            return "VERSION_CONFLICT" if base else "new"
+            if base:  # a creation has nothing before it; whoever names a version means another operation
+                return "VERSION_CONFLICT"
+            return "new" if self.status in ("none", "deleted", "purged") else "DUPLICATE_NAME"
         if self.status == "none":
             return "RESOURCE_NOT_FOUND"
         if base is not None and base != len(self.history):
