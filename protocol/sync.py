@@ -1,7 +1,7 @@
 """A sync run between Primary and gateway: the order, what the rule remembers, the plan, each step before and after it is done.
 
-The gateway plans and acts, since it has the identity that reaches the vault; the Primary keeps the rule, its memory and the history,
-and is asked before every batch of steps. Values travel only in steps that write to the project, sealed like every message.
+The gateway plans and acts, since it has the identity that reaches the vault. The Primary keeps the rule, its memory and the
+history, and is asked before every batch of steps. Values travel only in steps that write to the project.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ class RunAnswer(Message, frozen=True):
 
     go_on: bool
     why: Sentence = ""
-    taken: list[StepReport] = []  # noqa: RUF012  msgspec copies empty defaults
+    taken: list[StepReport] = []
 
 
 class Progress(Message, frozen=True):
@@ -244,8 +244,8 @@ class Progress(Message, frozen=True):
     epoch: Count
     ended: list[StepReport]
     begin: list[BegunStep]
-    learned: list[SyncItem] = []  # noqa: RUF012
-    forgotten: list[Name] = []  # noqa: RUF012
+    learned: list[SyncItem] = []
+    forgotten: list[Name] = []
 
 
 class EndRun(Message, frozen=True):
@@ -257,5 +257,5 @@ class EndRun(Message, frozen=True):
     settled: bool = False
     code: Annotated[str, Meta(max_length=64)] = ""
     detail: Sentence = ""
-    facts: dict[str, Any] = {}  # noqa: RUF012
+    facts: dict[str, Any] = {}
     """Numbers for the history: secrets on both sides, calls of the vault, seconds."""

@@ -3,8 +3,6 @@ refused, the environment moves back. Prints times; the last line is the summary;
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -45,7 +43,7 @@ def _tell(stack: Stack, primary: PrimaryClient, observer: Observer, story: Story
     until = _Until(primary, asked)
     observer.wait_until_serving(OLD, 10)
     pid = stack.pids()[OLD]
-    os.kill(pid, signal.SIGKILL)
+    stack.kill(OLD)
     killed = time.monotonic()
     story.say(f"kill -9 {pid}: {OLD} is gone, NPR has no active gateway")
     ill = until.health(OLD, lambda row: row["health_score"] < 0.5, 260)

@@ -127,7 +127,7 @@ def _cut(stack: Stack, primary: PrimaryClient, stage: Stage) -> None:
             value = f"changed at the Primary {secret}"
             primary.put(f"secrets/{secret}", {"value": value})
             stage.known[secret].add(value)
-        os.kill(stack.pids()["primary"], signal.SIGKILL)
+        stack.kill("primary")
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)

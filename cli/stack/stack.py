@@ -111,6 +111,13 @@ class Stack:
         children.stop([self._child(name)], seconds)
         self._write_run_file()
 
+    def kill(self, name: str) -> None:
+        """End a process the hard way, and return when it is gone: until then its port answers and it counts as running."""
+        child = self._child(name)
+        child.tell(signal.SIGKILL)
+        if child.process:
+            child.process.wait()
+
     def client(self) -> PrimaryClient:
         """The Primary's API as the administrator; use it in a `with` block."""
         return PrimaryClient(self.layout.primary_url, self.layout.ca_file, ADMIN_EMAIL, self.layout.password_file)

@@ -38,7 +38,7 @@ def unplanned(town: Town, timing: TimeProfile) -> float:
     """kill -9 the active gateway, ask at once; seconds from the accepted request to the DR gateway's first effect."""
     with town.observe() as observer:
         observer.wait_until_serving(OLD, 10)
-        os.kill(town.stack.pids()[OLD], signal.SIGKILL)
+        town.stack.kill(OLD)
         task = town.primary.post("admin/tasks", {"environment": "NPR", "kind": "gateway.probe"})["id"]
         accepted = town.primary.post("admin/failover/NPR/activate-dr")
         begun = time.monotonic()
@@ -104,7 +104,7 @@ def test_the_whole_move_works_with_worker_beat_and_valkey_stopped(town: Town) ->
 def test_a_killed_primary_is_survived_and_nobody_registers_again(town: Town) -> None:
     before = {name: town.health(name)["id"] for name in (OLD, NEW)}
     epoch = town.status()["epoch"]
-    os.kill(town.stack.pids()["primary"], signal.SIGKILL)
+    town.stack.kill("primary")
     time.sleep(PROFILES["short"].lease_ttl + 1)  # longer than the lease: the active gateway must have stopped by itself
     with town.observe() as observer:
         time.sleep(0.5)
@@ -118,7 +118,7 @@ def test_a_killed_primary_is_survived_and_nobody_registers_again(town: Town) -> 
 
 def test_a_killed_database_is_survived(town: Town) -> None:
     epoch = town.status()["epoch"]
-    os.kill(town.stack.pids()["postgres"], signal.SIGKILL)
+    town.stack.kill("postgres")
     time.sleep(2)
     with pytest.raises(PrimaryError, match=r"5[0-9][0-9]"):
         town.status()
@@ -135,7 +135,7 @@ def failing(town: Town) -> set[str]:
 
 
 def test_killing_a_standby_changes_nothing_but_its_health(town: Town) -> None:
-    os.kill(town.stack.pids()[NEW], signal.SIGKILL)
+    town.stack.kill(NEW)
     town.wait_for("low health", lambda: town.health(NEW)["health_score"] < 0.5)
     town.wait_for("a counted failure", lambda: town.health(NEW)["consecutive_failures"] >= 1)
     assert town.health(NEW)["why"]

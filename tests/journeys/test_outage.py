@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from itertools import cycle, islice
@@ -26,7 +24,7 @@ def kill_and_start(*names: str) -> Callable[[Stack], None]:
     def vandal(stack: Stack) -> None:
         for name in names:
             time.sleep(0.5)
-            os.kill(stack.pids()[name], signal.SIGKILL)
+            stack.kill(name)
             time.sleep(0.3)
             stack.start(name)
 
@@ -38,7 +36,7 @@ def start_and_kill_the_primary(stack: Stack) -> None:
     stack.start("primary")
     stack.wait_until_primary_answers()
     time.sleep(1.5)
-    os.kill(stack.pids()["primary"], signal.SIGKILL)
+    stack.kill("primary")
 
 
 def empty_valkey(stack: Stack) -> None:
