@@ -56,6 +56,19 @@ def token_for(entra: Entra, session: Session, resource: str, now: datetime) -> R
     return made
 
 
+def assertion_for(entra: Entra, session: Session, now: datetime) -> str:
+    """The user's token for this application, which an integration of the same application exchanges for one of a vault.
+
+    Raises `EntraError`, `PermissionRefused` for a session that began elsewhere, `AuthenticationExpired` when it has ended.
+    """
+    row = _row_of(session, now)
+    try:
+        return _assertion(entra, row, now)
+    except EntraError as error:
+        _heed(error, session, now)
+        raise
+
+
 def _row_of(session: Session, now: datetime) -> EntraSession:
     fresh = Session.objects.select_related("user", "service").filter(pk=session.pk).first()
     if fresh is None or fresh.revoked_at or fresh.expires_at <= now or not holder_lives(fresh):

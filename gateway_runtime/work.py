@@ -6,16 +6,19 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from django.db import IntegrityError
 
-from gateway_runtime import probes
+from gateway_runtime import probes, vaults
 from gateway_runtime.client import Channel
 from gateway_runtime.models import Effect
 from gateway_runtime.node import MayNotAct, Node, boottime
+from integrations.azure.connection_test import PROBE_OWNER, test_connection
+from integrations.azure.keyvault import Marks
 from protocol import paths
 from protocol.messages import (
     AskDirective,
@@ -27,24 +30,45 @@ from protocol.messages import (
     TaskResults,
     TaskVerdicts,
 )
+from protocol.sync import AskAccess, VaultAccess
 from protocol.vocabulary import TaskOutcome
 
 log = logging.getLogger("mazevault.gateway.work")
 
 CLAIM_LIMIT = 10
-Executor = Callable[[Channel, Mapping[str, Any], float], dict[str, Any]]
 
 
 class TaskImpossible(Exception):
     """Trying again would not help."""
 
 
-def probe_surroundings(channel: Channel, payload: Mapping[str, Any], deadline: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class TaskFrame:
+    """What an executor works with. `deadline` in seconds is the hard one of a single effect."""
+
+    channel: Channel
+    node: Node
+    epoch: int
+    deadline: float
+
+
+Work = Callable[[TaskFrame, Mapping[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Executor:
+    """How a kind is done. What is one call is one effect; `steps` are many calls, each of which asks for its own right to act."""
+
+    work: Work
+    steps: bool = False
+
+
+def probe_surroundings(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
     """`gateway.probe`: measure database, cache and the way to the Primary, each with its time in milliseconds."""
     measured: dict[str, Callable[[], Any]] = {
         "database": probes.database,
         "cache": probes.cache_server,
-        "primary": lambda: _probe_primary(channel, deadline),
+        "primary": lambda: _probe_primary(frame.channel, frame.deadline),
     }
     wanted = payload.get("targets", list(measured))
     if any(target not in measured for target in wanted):
@@ -58,7 +82,19 @@ def _probe_primary(channel: Channel, deadline: float) -> dict[str, Any]:
     return {"ok": True, "latency_ms": round((time.monotonic() - began) * 1000, 2)}
 
 
-EXECUTORS: Mapping[str, Executor] = {"gateway.probe": probe_surroundings}
+def try_vault(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """`integration.test`: the way to a vault, stage by stage; writing is tried under the lease."""
+    ask = AskAccess(integration=str(payload["integration"]), epoch=frame.epoch)
+    connection = vaults.connection_of(frame.channel.call(paths.VAULT_ACCESS, ask, VaultAccess, timeout=frame.deadline))
+    credential, guard = vaults.credential_of(connection), vaults.guard()
+    marks = Marks(frame.epoch, str(payload["integration"]), PROBE_OWNER) if payload.get("write") else None
+    return {"stages": [asdict(one) for one in test_connection(connection, credential, guard, marks, frame.node.effect)]}
+
+
+EXECUTORS: Mapping[str, Executor] = {
+    "gateway.probe": Executor(probe_surroundings),
+    "integration.test": Executor(try_vault, steps=True),
+}
 """One line a kind; the Primary's table of kinds is `gateways.kinds`."""
 
 
@@ -78,10 +114,15 @@ def do_task(node: Node, channel: Channel, offered: OfferedTask) -> None:
         with node.effect() as epoch:
             if epoch != offered.epoch:
                 raise MayNotAct(f"the task belongs to epoch {offered.epoch}, the lease to {epoch}")
+            executor = EXECUTORS.get(offered.kind)
             effect = _begin(offered, epoch)
             if effect is None:
                 return
-            _act(node, channel, offered, effect)
+            frame = TaskFrame(channel, node, epoch, node.timing.effect_deadline)
+            if executor is None or not executor.steps:
+                _act(frame, executor, offered, effect)
+        if executor is not None and executor.steps:
+            _act(frame, executor, offered, effect)
     except MayNotAct as refused:
         _record_refusal(offered, str(refused))
 
@@ -124,15 +165,17 @@ def _begin(offered: OfferedTask, epoch: int) -> Effect | None:
         return None
 
 
-def _act(node: Node, channel: Channel, offered: OfferedTask, effect: Effect) -> None:
-    began = time.monotonic()
+def _act(frame: TaskFrame, executor: Executor | None, offered: OfferedTask, effect: Effect) -> None:
+    began, node = time.monotonic(), frame.node
     try:
-        executor = EXECUTORS.get(offered.kind)
         if executor is None:
             raise TaskImpossible(f"this gateway does not know the kind {offered.kind}")
-        effect.result = executor(channel, offered.payload, node.timing.effect_deadline)
+        effect.result = executor.work(frame, offered.payload)
         effect.outcome = TaskOutcome.SUCCEEDED.value
         node.tasks_succeeded += 1
+    except MayNotAct as refused:
+        effect.outcome, effect.detail = TaskOutcome.REFUSED.value, str(refused)
+        log.warning("task %s stops: %s", offered.id, refused)
     except Exception as error:  # an executor may fail in any way; the outcome says how and the next task goes on
         effect.outcome, effect.detail = TaskOutcome.FAILED.value, f"{type(error).__name__}: {error}"[:2000]
         effect.retry = not isinstance(error, TaskImpossible)

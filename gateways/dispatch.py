@@ -19,7 +19,7 @@ from common.clock import database_now
 from common.errors import Conflict, PermissionRefused
 from gateways import routes
 from gateways.directives import polls_tasks
-from gateways.kinds import KINDS, check_payload, kind_of
+from gateways.kinds import KINDS, TaskKind, check_payload, kind_of
 from gateways.models import DurationTally, Gateway, RejectedResult, Route, Task, TaskTally
 from protocol.messages import OfferedTask, TaskResult
 from protocol.vocabulary import ResultVerdict, TaskOutcome, TaskState
@@ -43,9 +43,13 @@ RETURNING id, kind, payload, claim, attempts
 
 
 def create_task(code: str, kind_name: str, payload: Mapping[str, Any], *, actor: str, address: str) -> Task:
-    """Offer work to whichever gateway is active. Bad kind or payload is refused by name."""
+    """Offer the work that a person asks for. Bad kind or payload is refused by name."""
+    return offer(code, kind_of(kind_name), payload, actor=actor, address=address)
+
+
+def offer(code: str, kind: TaskKind, payload: Mapping[str, Any], *, actor: str, address: str) -> Task:
+    """Offer work of any kind to whichever gateway is active. A bad payload is refused by name."""
     environment = routes.environment_of(code)
-    kind = kind_of(kind_name)
     check_payload(kind, payload)
     with transaction.atomic():
         task = Task.objects.create(environment=environment, kind=kind.name, payload=dict(payload), created_by=actor)
@@ -66,17 +70,25 @@ def create_task(code: str, kind_name: str, payload: Mapping[str, Any], *, actor:
 def claim(gateway: Gateway, epoch: int, limit: int) -> list[OfferedTask]:
     """Take up to `limit` tasks. A standby, a fenced, a draining or an outdated gateway is refused here, whatever it believes."""
     with transaction.atomic():
-        route = _shared_route(gateway)
-        if not polls_tasks(gateway, route):
-            raise PermissionRefused("only the active gateway of the environment takes tasks", code="NOT_ACTIVE")
-        if epoch != route.epoch:
-            raise Conflict(f"the environment is in epoch {route.epoch}, not {epoch}", code="STALE_EPOCH")
-        if gateway.held_at:
-            raise PermissionRefused("this gateway is held until an operator releases it", code="GATEWAY_HELD")
+        refuse_unless_active(gateway, epoch)
         offers: list[OfferedTask] = []
         for kind in KINDS.values():
             offers += _claim_of_kind(gateway, epoch, kind.name, kind.claim_seconds, limit - len(offers))
     return offers
+
+
+def refuse_unless_active(gateway: Gateway, epoch: int) -> None:
+    """Only the active gateway in the epoch of its environment does work. Shares the route's lock until the transaction ends (I3).
+
+    Raises `PermissionRefused` (NOT_ACTIVE, GATEWAY_HELD) or `Conflict` (STALE_EPOCH).
+    """
+    route = _shared_route(gateway)
+    if not polls_tasks(gateway, route):
+        raise PermissionRefused("only the active gateway of the environment takes tasks", code="NOT_ACTIVE")
+    if epoch != route.epoch:
+        raise Conflict(f"the environment is in epoch {route.epoch}, not {epoch}", code="STALE_EPOCH")
+    if gateway.held_at:
+        raise PermissionRefused("this gateway is held until an operator releases it", code="GATEWAY_HELD")
 
 
 def take_results(gateway: Gateway, results: Iterable[TaskResult]) -> dict[str, ResultVerdict]:

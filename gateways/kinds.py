@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,10 @@ PROBE_TARGETS = ("database", "cache", "primary")
 
 @dataclass(frozen=True)
 class TaskKind:
-    """`idempotent`: may be done again when nobody knows whether it was done; others wait for a person."""
+    """`idempotent`: may be done again when nobody knows whether it was done; others wait for a person.
+
+    `by_people`: may be asked for as such; the others are made by what they belong to, a sync run for example.
+    """
 
     name: str
     summary: str
@@ -21,6 +25,24 @@ class TaskKind:
     claim_seconds: float
     attempts: int
     fields: Mapping[str, str]
+    check: Callable[[Mapping[str, Any]], None]
+    by_people: bool = True
+
+
+def _check_targets(payload: Mapping[str, Any]) -> None:
+    targets = payload.get("targets", list(PROBE_TARGETS))
+    if not isinstance(targets, list) or not targets or any(target not in PROBE_TARGETS for target in targets):
+        raise ValidationFailed(f"payload.targets must be a list of {', '.join(PROBE_TARGETS)}")
+
+
+def _check_id(name: str) -> Callable[[Mapping[str, Any]], None]:
+    def check(payload: Mapping[str, Any]) -> None:
+        try:
+            uuid.UUID(payload[name])
+        except (KeyError, ValueError, AttributeError, TypeError):
+            raise ValidationFailed(f"payload.{name} must be an id") from None
+
+    return check
 
 
 KINDS: Mapping[str, TaskKind] = {
@@ -33,15 +55,37 @@ KINDS: Mapping[str, TaskKind] = {
             claim_seconds=60,
             attempts=5,
             fields={"targets": "list of database, cache, primary; all of them when absent"},
+            check=_check_targets,
+        ),
+        TaskKind(
+            name="integration.test",
+            summary="try the way to the vault of an integration, stage by stage, with the gateway's own identity",
+            idempotent=True,
+            claim_seconds=60,
+            attempts=1,
+            fields={"integration": "its id", "write": "whether set and recover are tried too"},
+            check=_check_id("integration"),
+            by_people=False,
+        ),
+        TaskKind(
+            name="sync.run",
+            summary="a part of a sync run: plan, and do what may be done",
+            idempotent=True,
+            claim_seconds=120,
+            attempts=5,
+            fields={"run": "its id"},
+            check=_check_id("run"),
+            by_people=False,
         ),
     )
 }
 
 
 def kind_of(name: str) -> TaskKind:
-    """The kind with this name, or `ValidationFailed` listing the known ones."""
-    if name not in KINDS:
-        raise ValidationFailed(f"kind must be one of {', '.join(KINDS)}")
+    """The kind people may ask for by this name, or `ValidationFailed` listing those."""
+    known = [kind.name for kind in KINDS.values() if kind.by_people]
+    if name not in known:
+        raise ValidationFailed(f"kind must be one of {', '.join(known)}")
     return KINDS[name]
 
 
@@ -50,6 +94,4 @@ def check_payload(kind: TaskKind, payload: Mapping[str, Any]) -> None:
     unknown = sorted(set(payload) - set(kind.fields))
     if unknown:
         raise ValidationFailed(f"payload.{unknown[0]} is not known for {kind.name}; known are {', '.join(kind.fields)}")
-    targets = payload.get("targets", list(PROBE_TARGETS))
-    if not isinstance(targets, list) or not targets or any(target not in PROBE_TARGETS for target in targets):
-        raise ValidationFailed(f"payload.targets must be a list of {', '.join(PROBE_TARGETS)}")
+    kind.check(payload)

@@ -23,6 +23,7 @@ from gateways import (
     inbox,
     routes,
     sign_ins,
+    vault_ways,
 )
 from gateways.channel import Call, channel, open_registration, sealed_answer
 from protocol.messages import (
@@ -47,6 +48,7 @@ from protocol.messages import (
 )
 from protocol.replica import AskChanges, Changes
 from protocol.sign_in import EndSession, EntraProof, SessionOpened
+from protocol.sync import AskAccess, VaultAccess
 from protocol.vocabulary import Role
 from protocol.writes import WriteBatch, WriteReceipts
 from vault import authorities
@@ -164,6 +166,11 @@ def take_writes(call: Call, body: WriteBatch) -> WriteReceipts:
 @channel(AskChanges)
 def give_changes(call: Call, body: AskChanges) -> Changes:
     return changes.take_changes(call.gateway, body, call.now)
+
+
+@channel(AskAccess)
+def vault_access(call: Call, body: AskAccess) -> VaultAccess:
+    return vault_ways.access_for(call.gateway, body.epoch, uuid.UUID(body.integration))
 
 
 @channel(EntraProof)

@@ -1,7 +1,7 @@
 """Routes of this app: people's API, and the machine channel at the paths of `protocol.paths`."""
 
 from common.api import routes
-from gateways import api, audit_api, machine_api, writes_api
+from gateways import api, audit_api, machine_api, vault_api, writes_api
 from protocol import paths
 
 
@@ -30,6 +30,8 @@ urlpatterns = [
     *routes(_relative(paths.CHANGES), machine_api.give_changes, "channel-changes"),
     *routes(_relative(paths.SIGN_IN), machine_api.sign_in, "channel-sign-in"),
     *routes(_relative(paths.SIGN_OUT), machine_api.sign_out, "channel-sign-out"),
+    *routes(_relative(paths.VAULT_ACCESS), machine_api.vault_access, "channel-vault-access"),
+    *routes("projects/integrations/<uuid:identifier>/test", vault_api.IntegrationTest.as_view(), "integration-test"),
     *routes("gateways", api.Gateways.as_view(), "gateways"),
     *routes("gateways/<str:identifier>", api.GatewayOne.as_view(), "gateway"),
     *routes("gateways/<str:identifier>/ban", api.Ban.as_view(), "gateway-ban"),

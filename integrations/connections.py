@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
@@ -19,7 +20,7 @@ from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
 from accounts.scoping import absent, environment_named, place_of, project_for, require, visible_projects
 from common.errors import ValidationFailed
 from common.sealing import Place
-from integrations import rules
+from integrations import providers, rules, vaults
 from integrations.models import Integration
 
 SEALED_WITHOUT_ENVIRONMENT = "platform"
@@ -38,6 +39,7 @@ def create(project_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integratio
             **{name: wish[name] for name in ("name", "type", "provider")},
         )
         sealed_config.put(integration, integration.sealed_under, wish.get("config") or {})
+        _refuse_unusable(integration)
         with changes.unique("an integration of this name"):
             integration.save(force_insert=True)
         _record(by, "integration.created", integration)
@@ -53,6 +55,7 @@ def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integrati
         if sealed_config.put(integration, integration.sealed_under, wish.get("config") or {}):
             names += ["config", "sealed_secrets", "secrets_version"]
         if names:
+            _refuse_unusable(integration)
             integration.updated_at = Now()
             with changes.unique("an integration of this name"):
                 integration.save(update_fields=[*names, "updated_at"])
@@ -96,6 +99,16 @@ def _locked(identifier: uuid.UUID, by: By) -> Integration:
     found = _seen(Integration.objects.select_for_update(of=("self",)), by.principal, identifier)
     require(by.principal, PROJECTS_WRITE, place_of(found.project), readable=PROJECTS_READ, what="integration")
     return found
+
+
+def _refuse_unusable(integration: Integration) -> None:
+    """What its provider needs, and for a vault the environment it belongs to."""
+    config = {**integration.config, **sealed_config.secrets_of(integration, integration.sealed_under)}
+    providers.check(integration.provider, config, settings.MAZEVAULT.azure.cloud)
+    if integration.provider == providers.AZURE_KEY_VAULT:
+        if integration.environment is None:
+            raise ValidationFailed("environment: name the environment of the organization whose secrets belong in this vault")
+        vaults.bind(config["vault_url"], integration.environment.gateway_environment)
 
 
 def _environment(project: Project, text: str) -> Environment | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 from django.db import models
-from django.db.models.functions import Lower
+from django.db.models.functions import Lower, Now
 
 from accounts.models import LIVING, ConflictStrategy, Environment, Project, Timed
 
@@ -40,6 +40,14 @@ class Integration(Timed):
                 name="one_living_integration_of_a_name",
             )
         ]
+
+
+class Vault(models.Model):
+    """A vault that an integration has named, and the gateway environment it belongs to from then on."""
+
+    origin = models.CharField(max_length=300, primary_key=True)
+    gateway_environment = models.CharField(max_length=32)
+    bound_at = models.DateTimeField(db_default=Now())
 
 
 class SyncDirection(models.TextChoices):

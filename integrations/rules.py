@@ -17,8 +17,9 @@ from accounts.changes import By
 from accounts.models import ConflictStrategy, Project
 from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
 from accounts.scoping import absent, environment_named, place_of, project_for, require, visible_projects
-from common.errors import ValidationFailed
+from common.errors import Conflict, ValidationFailed
 from integrations.models import Integration, SyncDirection, SyncMode, SyncRule
+from integrations.providers import AZURE_KEY_VAULT
 
 PLACEHOLDERS = frozenset({"key", "environment"})
 WHEN_ABSENT: Mapping[str, Any] = {
@@ -89,7 +90,23 @@ def _fields(project: Project, wish: Mapping[str, Any]) -> dict[str, Any]:
     if unknown:
         raise ValidationFailed("key_transform_template: the only placeholders are {{key}} and {{environment}}")
     given = {name: wish[name] for name in WHEN_ABSENT if wish.get(name)}
+    _refuse_foreign_target(project, integration, given.get("target_environment", ""))
     return {**WHEN_ABSENT, **given, "name": wish["name"], "integration": integration}
+
+
+def _refuse_foreign_target(project: Project, integration: Integration, target: str) -> None:
+    """A vault of one gateway environment gets no secrets of another (I13)."""
+    found = environment_named(project.organization_id, target) if target else None
+    if integration.provider != AZURE_KEY_VAULT or integration.environment is None:
+        return
+    if target and found is None:
+        raise ValidationFailed("target_environment: the organization has no environment of this name or slug")
+    own = integration.environment.gateway_environment
+    if found is not None and found.gateway_environment != own:
+        raise Conflict(
+            f"target_environment: {found.slug} belongs to {found.gateway_environment}, the integration's vault to {own}",
+            code="VAULT_OF_OTHER_ENVIRONMENT",
+        )
 
 
 def _end(rule: SyncRule, by: By, now: datetime) -> None:

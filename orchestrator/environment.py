@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlencode, urlparse
 
 from accounts.entra_settings import AUTHORITY_HOST, CALLBACK_PATH, GRAPH_ENDPOINT, EntraSettings
+from integrations.azure.node_cloud import AzureNode, azure_node
 from orchestrator.version import VERSION
 from protocol.timing import TimeProfile, TimingError, time_profile
 from protocol.vocabulary import Role
@@ -75,6 +76,7 @@ class Settings:
     run_migrations: bool
     audit_retention_days: int
     entra: EntraSettings
+    azure: AzureNode
     gateway: GatewaySettings | None
 
     @property
@@ -131,6 +133,7 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         run_migrations=_flag(environ, "RUN_MIGRATIONS", default=False),
         audit_retention_days=_whole(environ, "MAZEVAULT_AUDIT_RETENTION_DAYS", default=0, low=0, high=36500),
         entra=entra_settings(environ, base_url, mode=chosen),
+        azure=_azure(environ),
         gateway=_gateway(environ) if chosen == "gateway" else None,
     )
 
@@ -270,6 +273,13 @@ def _gateway(environ: Mapping[str, str]) -> GatewaySettings:
         server_names=_names(environ.get("MAZEVAULT_SERVER_NAMES") or "localhost,127.0.0.1"),
         offline_auth_max=_whole(environ, "OFFLINE_AUTH_MAX", default=8 * 3600, low=1, high=30 * 86400),
     )
+
+
+def _azure(environ: Mapping[str, str]) -> AzureNode:
+    try:
+        return azure_node(environ)
+    except ValueError as error:
+        raise EnvironmentMistake(str(error)) from error
 
 
 def entra_settings(environ: Mapping[str, str], base_url: str, *, mode: str = "primary") -> EntraSettings:

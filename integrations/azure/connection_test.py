@@ -8,7 +8,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import islice
@@ -62,6 +62,10 @@ class Result:
     retrying_helps: bool = False
 
 
+Gate = Callable[[], AbstractContextManager[object]]
+"""Entered around each call that changes the vault; raises when the right to act is gone."""
+
+
 @dataclass
 class _Trial:
     """What the stages learn from each other."""
@@ -70,6 +74,7 @@ class _Trial:
     credential: Credential
     guard: Guard
     marks: Marks
+    gate: Gate
     target: Target | None = None
     addresses: Sequence[str] = ()
     results: list[Result] = field(default_factory=list)
@@ -96,13 +101,13 @@ class _Trial:
 
 
 def test_connection(
-    connection: Connection, credential: Credential, guard: Guard, marks: Marks | None = None
+    connection: Connection, credential: Credential, guard: Guard, marks: Marks | None = None, gate: Gate = nullcontext
 ) -> tuple[Result, ...]:
     """Every stage with its outcome. Without `marks` nothing is written: set and recover are skipped.
 
-    With them, the caller holds whatever right a write needs (DESIGN §7). Raises nothing.
+    With them, each call that writes is made inside of `gate` (DESIGN §7). Raises what the gate raises, and nothing else.
     """
-    trial = _Trial(connection, credential, guard, marks or Marks(0, "none", PROBE_OWNER))
+    trial = _Trial(connection, credential, guard, marks or Marks(0, "none", PROBE_OWNER), gate)
     if _reached(trial) and _authenticated(trial):
         with KeyVault(connection, credential, guard) as vault:
             _try_data(trial, vault, writing=marks is not None)
@@ -133,7 +138,7 @@ def _try_data(trial: _Trial, vault: KeyVault, *, writing: bool) -> None:
     for stage, attempt in (
         (Stage.LIST, lambda: list(islice(vault.entries(), 1))),
         (Stage.GET, lambda: _get(vault)),
-        *(((Stage.SET, lambda: _set(vault, trial.marks)), (Stage.RECOVER, lambda: _recover(vault))) if writing else ()),
+        *(((Stage.SET, lambda: _set(vault, trial)), (Stage.RECOVER, lambda: _recover(vault, trial))) if writing else ()),
     ):
         if not trial.run(stage, attempt) and trial.results[-1].code not in _OF_ONE_VERB:
             return
@@ -182,19 +187,22 @@ def _get(vault: KeyVault) -> None:
         return
 
 
-def _set(vault: KeyVault, marks: Marks) -> None:
+def _set(vault: KeyVault, trial: _Trial) -> None:
     """The probe of an earlier trial lies deleted, so it is recovered first."""
     try:
-        vault.set(PROBE, "probe", marks)
+        with trial.gate():
+            vault.set(PROBE, "probe", trial.marks)
     except NameTaken:
-        vault.recover(PROBE)
-        vault.set(PROBE, "probe", marks)
+        with trial.gate():
+            vault.recover(PROBE)
+        with trial.gate():
+            vault.set(PROBE, "probe", trial.marks)
 
 
-def _recover(vault: KeyVault) -> None:
-    vault.delete(PROBE)
-    vault.recover(PROBE)
-    vault.delete(PROBE)
+def _recover(vault: KeyVault, trial: _Trial) -> None:
+    for change in (vault.delete, vault.recover, vault.delete):
+        with trial.gate():
+            change(PROBE)
 
 
 def _complete(results: list[Result], reason: str) -> tuple[Result, ...]:

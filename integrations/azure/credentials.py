@@ -105,6 +105,20 @@ class Credentials:
             return self._application
 
 
+class Refusing(Credential):
+    """Stands for somebody of whom it is known already that there is no token; says why when it is asked."""
+
+    def __init__(self, trouble: TokenTrouble) -> None:
+        super().__init__(Cloud(), "")
+        self._trouble = trouble
+
+    def get_token(self, *scopes: str, **_: Any) -> AccessToken:
+        raise TokenRefused(self._trouble)
+
+    def _acquire(self, scope: str, claims: str | None) -> Answer:
+        raise TokenRefused(self._trouble)
+
+
 class _Managed(Credential):
     """The managed identity of this machine. msal keeps the token and asks the metadata service again in time."""
 

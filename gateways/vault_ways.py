@@ -1,0 +1,134 @@
+"""The way to an integration's vault: given to the active gateway of the environment the vault belongs to, and tried for people.
+
+Who acts decides where a trial runs: a person's own name and an application's secret count at the Primary, the managed identity
+of an environment only where it lives, at its active gateway.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+
+from accounts import changes, obo, sso
+from accounts.changes import By
+from accounts.entra import EntraError
+from accounts.models import Session
+from common.errors import MazeVaultError, NotFound, ValidationFailed
+from gateways import dispatch, routes
+from gateways.kinds import KINDS
+from gateways.models import Gateway, Task
+from integrations import vaults
+from integrations.access import connection_of, method_of, vault_access
+from integrations.azure.cloud import AuthMethod, Connection
+from integrations.azure.connection_test import test_connection
+from integrations.azure.credentials import Credential, Credentials, Refusing
+from integrations.azure.egress import Guard
+from integrations.azure.errors import Owner, TokenTrouble
+from integrations.models import Integration
+from protocol.sync import VaultAccess
+from protocol.vocabulary import TaskState
+
+TASK_SECONDS = 15.0
+"""How long a person's request waits for the gateway's answer; later it is found in the task."""
+LOOK_SECONDS = 0.2
+WAITING = (TaskState.PENDING, TaskState.CLAIMED)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that has ended, with its stages; or one that a gateway still makes, with the task to look at."""
+
+    ran_at: str
+    method: AuthMethod
+    stages: list[dict[str, Any]]
+    task: uuid.UUID | None = None
+    detail: str = ""
+
+    @property
+    def ok(self) -> bool | None:
+        """None while it is not known."""
+        return all(stage["outcome"] != "failed" for stage in self.stages) if self.stages else None
+
+
+def access_for(gateway: Gateway, epoch: int, identifier: uuid.UUID) -> VaultAccess:
+    """Raises `PermissionRefused` for who is not active, `Conflict` for an old epoch, `NotFound`, and `Conflict`
+    (VAULT_OF_OTHER_ENVIRONMENT) for a vault of another environment (I3, I13)."""
+    with transaction.atomic():
+        dispatch.refuse_unless_active(gateway, epoch)
+        integration = Integration.objects.filter(id=identifier, deleted_at=None).first()
+        if integration is None:
+            raise NotFound("there is no such integration")
+        return checked_access(integration, gateway.environment_id)
+
+
+def checked_access(integration: Integration, gateway_environment: str) -> VaultAccess:
+    """The way to the vault, for a gateway of this environment only (I13)."""
+    access = vault_access(integration)
+    belongs_to = vaults.environment_of(access.vault_url)
+    vaults.refuse_foreign(belongs_to, gateway_environment, vaults.origin_of(access.vault_url))
+    return access
+
+
+def try_integration(integration: Integration, session: Session | None, by: By, *, write: bool, now: datetime) -> Trial:
+    """Try the way to the vault stage by stage; the person and the outcome are audited."""
+    method = method_of(integration)
+    if method in (AuthMethod.MANAGED_IDENTITY, AuthMethod.WORKLOAD_IDENTITY):
+        trial = _at_the_gateway(integration, method, by, write=write)
+    else:
+        if write:
+            raise ValidationFailed("write: is tried by the gateway only, with its own identity, since it alone holds the lease")
+        trial = _here(connection_of(integration), method, session, now)
+    with transaction.atomic():
+        details = {"ran_at": trial.ran_at, "method": method.value, "ok": trial.ok, "task": str(trial.task or "")}
+        changes.record(by, "integration.tested", "integration", integration.id, details)
+    return trial
+
+
+def _here(way: Connection, method: AuthMethod, session: Session | None, now: datetime) -> Trial:
+    cloud = settings.MAZEVAULT.azure.cloud
+    credential = _of_person(way, session, now) if method is AuthMethod.ON_BEHALF_OF else Credentials(way, cloud).own()
+    connection.close()  # Azure may be slow; who waits for it holds no connection of the pool
+    return Trial("primary", method, [asdict(one) for one in test_connection(way, credential, Guard(cloud))])
+
+
+def _of_person(way: Connection, session: Session | None, now: datetime) -> Credential:
+    """The signed-in person at Azure. What stands in the way is told at the stage of the token, after address and network."""
+    try:
+        if session is None:
+            raise TokenTrouble("an API token has no person at Entra behind it", "sign in with Entra", owner=Owner.PERSON)
+        assertion = obo.assertion_for(sso.entra(), session, now)
+    except EntraError as error:
+        return Refusing(TokenTrouble(str(error), error.diagnosis.fix, owner=Owner.DIRECTORY))
+    except TokenTrouble as trouble:
+        return Refusing(trouble)
+    except MazeVaultError as error:
+        return Refusing(TokenTrouble(str(error), "sign in with Entra, then try again", owner=Owner.PERSON))
+    return Credentials(way, settings.MAZEVAULT.azure.cloud).of_user(assertion)
+
+
+def _at_the_gateway(integration: Integration, method: AuthMethod, by: By, *, write: bool) -> Trial:
+    environment = integration.environment
+    if environment is None:
+        raise ValidationFailed("environment: the integration names none, so no gateway is known that could try it")
+    checked_access(integration, environment.gateway_environment)
+    payload = {"integration": str(integration.id), "write": write}
+    task = dispatch.offer(
+        environment.gateway_environment, KINDS["integration.test"], payload, actor=by.actor, address=by.address
+    )  # fmt: skip
+    deadline = time.monotonic() + TASK_SECONDS
+    while time.monotonic() < deadline:
+        task.refresh_from_db()
+        if task.state not in WAITING:
+            break
+        time.sleep(LOOK_SECONDS)
+    return Trial(_name_of(task), method, list(task.result.get("stages", [])), task.id, task.detail)
+
+
+def _name_of(task: Task) -> str:
+    return task.gateway.name if task.gateway else f"no gateway of {routes.environment_of(task.environment_id).code} yet"

@@ -1,0 +1,48 @@
+"""How the vault of an integration is reached: by a gateway with its own identity, by the Primary with an application's secret."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accounts import sealed_config
+from common.errors import Conflict
+from integrations.azure.cloud import AuthMethod, Connection
+from integrations.models import Integration
+from integrations.providers import AZURE_KEY_VAULT
+from protocol.sync import VaultAccess
+
+
+def vault_access(integration: Integration) -> VaultAccess:
+    """What a gateway needs for background work. It acts as itself unless the integration names an application's secret.
+
+    Raises `Conflict` (PROVIDER_WITHOUT_VAULT) for an integration that is no vault.
+    """
+    config = _config(integration)
+    own_secret = config.get("auth_method") == AuthMethod.CLIENT_SECRET
+    return VaultAccess(
+        integration=str(integration.id),
+        vault_url=str(config["vault_url"]),
+        auth_method=AuthMethod.CLIENT_SECRET.value if own_secret else AuthMethod.MANAGED_IDENTITY.value,
+        **({name: str(config.get(name) or "") for name in ("tenant_id", "client_id", "client_secret")} if own_secret else {}),
+    )
+
+
+def connection_of(integration: Integration) -> Connection:
+    """The integration's own connection, for calls that this node makes itself. Raises `Conflict` for one that is no vault."""
+    config = _config(integration)
+    tenant_id, client_id, client_secret = (str(config.get(name) or "") for name in ("tenant_id", "client_id", "client_secret"))
+    return Connection(str(config["vault_url"]), method_of(integration), tenant_id, client_id, client_secret)
+
+
+def method_of(integration: Integration) -> AuthMethod:
+    """Who the calls of a vault's integration are made as; without a word the gateway's managed identity."""
+    return AuthMethod(integration.config.get("auth_method") or AuthMethod.MANAGED_IDENTITY)
+
+
+def _config(integration: Integration) -> dict[str, Any]:
+    if integration.provider != AZURE_KEY_VAULT:
+        raise Conflict(
+            f"the integration {integration.name!r} is of the provider {integration.provider!r}, which is no vault",
+            code="PROVIDER_WITHOUT_VAULT",
+        )
+    return {**integration.config, **sealed_config.secrets_of(integration, integration.sealed_under)}

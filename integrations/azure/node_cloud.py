@@ -1,0 +1,64 @@
+"""The Azure of this node, from its environment variables: one group for the public cloud, sovereign clouds and the sandbox."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from integrations.azure.cloud import Cloud, Network
+
+_DEFAULT = Cloud()
+
+
+@dataclass(frozen=True)
+class AzureNode:
+    """What a node brings to Azure: the cloud, its own identity, and the vaults a gateway may touch (I13)."""
+
+    cloud: Cloud = field(default_factory=Cloud)
+    vaults: tuple[str, ...] = ()
+    client_id: str = ""
+    tenant_id: str = ""
+    federated_token_file: Path | None = None
+
+
+def azure_node(environ: Mapping[str, str]) -> AzureNode:
+    """Raises `ValueError` with one sentence that names the variable."""
+    token_file = environ.get("AZURE_FEDERATED_TOKEN_FILE", "").strip()
+    return AzureNode(
+        cloud=cloud_from(environ),
+        vaults=_listed(environ.get("MAZEVAULT_PROJECT_VAULTS", "")),
+        client_id=environ.get("AZURE_CLIENT_ID", "").strip(),
+        tenant_id=environ.get("AZURE_TENANT_ID", "").strip(),
+        federated_token_file=Path(token_file) if token_file else None,
+    )
+
+
+def cloud_from(environ: Mapping[str, str]) -> Cloud:
+    """The cloud this node talks to. Raises `ValueError` with one sentence that names the variable."""
+    bundle = environ.get("AZURE_CA_BUNDLE", "").strip()
+    try:
+        return Cloud(
+            authority_host=environ.get("ENTRA_AUTHORITY_HOST", "").strip().rstrip("/") or _DEFAULT.authority_host,
+            instance_discovery=environ.get("ENTRA_INSTANCE_DISCOVERY", "").strip().lower() not in ("false", "0", "no"),
+            arm_endpoint=environ.get("AZURE_ARM_ENDPOINT", "").strip().rstrip("/") or _DEFAULT.arm_endpoint,
+            private_networks=_networks(environ.get("AZURE_PRIVATE_NETWORKS", "")),
+            sandbox_domain=environ.get("MAZEVAULT_SANDBOX_VAULT_DOMAIN", "").strip().lower(),
+            ca_bundle=Path(bundle) if bundle else None,
+        )
+    except ValueError as error:
+        names = {"private_networks": "AZURE_PRIVATE_NETWORKS", "sandbox_domain": "MAZEVAULT_SANDBOX_VAULT_DOMAIN"}
+        name, _, sentence = str(error).partition(": ")
+        raise ValueError(f"{names.get(name, name)}: {sentence}") from None
+
+
+def _networks(text: str) -> tuple[Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part) for part in _listed(text))
+    except ValueError as error:
+        raise ValueError(f"AZURE_PRIVATE_NETWORKS: {error}; list networks such as 10.20.0.0/16, separated by commas") from None
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

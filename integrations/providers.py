@@ -1,0 +1,70 @@
+"""The table of providers: what the configuration of an integration must have. One line a provider.
+
+A provider that is not in the table is a stored object only, as existing clients keep them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from common.errors import ValidationFailed
+from integrations.azure.cloud import AuthMethod, Cloud, Connection
+from integrations.azure.egress import read_vault_url
+from integrations.azure.errors import AddressRefused
+
+AZURE_KEY_VAULT, AZURE_DEVOPS, GENERIC = "azure_key_vault", "azure_devops", "generic"
+Check = Callable[[Mapping[str, Any], Cloud], None]
+
+_KEY_VAULT_FIELDS = frozenset({"vault_url", "vault_id", "auth_method", "tenant_id", "client_id", "client_secret"})
+_DEVOPS_FIELDS = frozenset({
+    "azure_org", "azure_project", "azure_pat", "azure_mode", "azure_variable_group_id", "azure_repo", "azure_branch",
+    "azure_file_path",
+})  # fmt: skip
+
+
+def check(provider: str, config: Mapping[str, Any], cloud: Cloud) -> None:
+    """Refuse a configuration that could not work, with the field and the fix. `config` includes the secrets kept from before."""
+    PROVIDERS.get(provider, _anything)(config, cloud)
+
+
+def _anything(config: Mapping[str, Any], cloud: Cloud) -> None:
+    """Git of any kind, and what clients store here under names of their own."""
+
+
+def _key_vault(config: Mapping[str, Any], cloud: Cloud) -> None:
+    _refuse_unknown(config, _KEY_VAULT_FIELDS, AZURE_KEY_VAULT)
+    for name, value in config.items():
+        if not isinstance(value, str):
+            raise ValidationFailed(f"config.{name}: must be text")
+    methods = [method.value for method in AuthMethod]
+    method = config.get("auth_method") or AuthMethod.MANAGED_IDENTITY.value
+    if method not in methods:
+        raise ValidationFailed(f"config.auth_method: must be one of {', '.join(methods)}")
+    try:
+        read_vault_url(config.get("vault_url", ""), cloud)
+    except AddressRefused as refused:
+        raise ValidationFailed(f"config.vault_url: {refused.cause}; {refused.fix}") from None
+    if method in (AuthMethod.CLIENT_SECRET, AuthMethod.ON_BEHALF_OF):
+        _check_application(config, AuthMethod(method))
+
+
+def _check_application(config: Mapping[str, Any], method: AuthMethod) -> None:
+    try:
+        tenant_id, client_id, client_secret = (config.get(name) or "" for name in ("tenant_id", "client_id", "client_secret"))
+        Connection(config["vault_url"], method, tenant_id, client_id, client_secret)
+    except ValidationFailed as wrong:
+        raise ValidationFailed(f"config.{wrong}") from None
+
+
+def _devops(config: Mapping[str, Any], cloud: Cloud) -> None:
+    _refuse_unknown({name: "" for name in config if name.startswith("azure_")}, _DEVOPS_FIELDS, AZURE_DEVOPS)
+
+
+def _refuse_unknown(config: Mapping[str, Any], known: frozenset[str], provider: str) -> None:
+    unknown = sorted(set(config) - known)
+    if unknown:
+        raise ValidationFailed(f"config.{unknown[0]}: is not known for {provider}; known are {', '.join(sorted(known))}")
+
+
+PROVIDERS: Mapping[str, Check] = {AZURE_KEY_VAULT: _key_vault, AZURE_DEVOPS: _devops, GENERIC: _anything}
