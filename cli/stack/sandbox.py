@@ -33,12 +33,29 @@ def entra_environment(layout: Layout, base_url: str) -> dict[str, str]:
         "ENTRA_AUTHORITY_HOST": layout.sandbox_url,
         "ENTRA_INSTANCE_DISCOVERY": "false",
         "AZURE_GRAPH_ENDPOINT": layout.sandbox_url,
+        "AZURE_ARM_ENDPOINT": layout.sandbox_url,
         "AZURE_CA_BUNDLE": str(layout.node(SANDBOX) / "ca.crt"),
+        "MAZEVAULT_SANDBOX_VAULT_DOMAIN": _vault_domain(layout),
     }
+
+
+def machine_environment(layout: Layout, environment: str) -> dict[str, str]:
+    """What the machine of a gateway environment has: a metadata service that knows one identity, and that identity's vaults."""
+    code = environment.lower()
+    vaults = (f"kv-mazevault-{code}", f"kv-mazevault-we-{code}")
+    return {
+        "AZURE_POD_IDENTITY_AUTHORITY_HOST": f"http://127.0.0.1:{layout.sandbox_port}/hosts/{code}",
+        "MAZEVAULT_PROJECT_VAULTS": ",".join(f"https://{name}.{_vault_domain(layout)}" for name in vaults),
+    }
+
+
+def _vault_domain(layout: Layout) -> str:
+    return f"vault.localhost:{layout.sandbox_port}"
 
 
 def own_tenant(environ: Mapping[str, str]) -> dict[str, str]:
     """The caller's own ENTRA_ and AZURE_ variables, when they name a tenant: the stack then signs people in there."""
     if not environ.get("ENTRA_TENANT_ID"):
         return {}
-    return {name: value for name, value in environ.items() if name.startswith(("ENTRA_", "AZURE_"))}
+    names = ("ENTRA_", "AZURE_", "MAZEVAULT_PROJECT_VAULTS")
+    return {name: value for name, value in environ.items() if name.startswith(names)}

@@ -181,6 +181,11 @@ class Stack:
         """Sign-in through the caller's own tenant when they name one, else through the sandbox, else not at all."""
         return sandbox.own_tenant(self._environ) or (sandbox.entra_environment(self.layout, base_url) if self._sandbox else {})
 
+    def _machine_environment(self, code: str) -> dict[str, str]:
+        """The managed identity of a gateway's machine: the caller's own machine has it, or the sandbox plays it."""
+        local = self._sandbox and not sandbox.own_tenant(self._environ)
+        return sandbox.machine_environment(self.layout, code) if local else {}
+
     def _gateway_environment(self, spec: GatewaySpec) -> dict[str, str]:
         state = self.layout.node(spec.name) / "gateway-state.json"
         own = {
@@ -192,6 +197,7 @@ class Stack:
             "MAZEVAULT_GATEWAY_ROLE": spec.role,
             "MAZEVAULT_GATEWAY_STATE_FILE": str(state),
             **self._entra_environment(spec.url),
+            **self._machine_environment(spec.environment),
             "ENTRA_REDIRECT_URI": f"{spec.url}{sandbox.CALLBACK}",
             "GATEWAY_FRONTEND_URL": f"{spec.url}/",
         }
