@@ -1,4 +1,7 @@
-"""A PostgreSQL connection of one's own, outside Django's pool: for LISTEN and for locks that live as long as a session."""
+"""A PostgreSQL connection of one's own, outside Django's pool, for LISTEN and for locks that live as long as a session.
+
+And giving the pool's one back while something else is waited for.
+"""
 
 from __future__ import annotations
 
@@ -13,3 +16,9 @@ def open_connection() -> psycopg.Connection:
     named = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST", "port": "PORT"}
     values = {libpq: settings[django] for libpq, django in named.items() if settings.get(django)}
     return psycopg.connect(**{**options, **values}, autocommit=True)
+
+
+def give_connection_back() -> None:
+    """Who waits for somebody else holds no database connection: a slow other side would take them all from the other threads."""
+    if not connection.in_atomic_block:
+        connection.close()

@@ -12,12 +12,12 @@ from datetime import datetime
 from typing import NoReturn
 
 from django.conf import settings
-from django.db import connection
 
 from accounts.access import Principal
 from accounts.models import Environment, Project
 from common import errors
 from common.clock import now as clock_now
+from common.direct import give_connection_back
 from common.errors import Conflict, MazeVaultError, NotFound, Unavailable, ValidationFailed
 from gateway_runtime import current, replica, state, write_queue
 from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable
@@ -226,12 +226,6 @@ def _raise_refusal(write: PendingWrite) -> NoReturn:
         400: errors.ValidationFailed, 403: errors.PermissionRefused, 404: errors.NotFound
     }.get(status, Conflict)  # fmt: skip
     raise kind(write.detail or "the Primary refused the change", code=write.code or None)
-
-
-def give_connection_back() -> None:
-    """Who waits for the Primary holds no database connection, or a slow Primary would take them all from the other loops."""
-    if not connection.in_atomic_block:
-        connection.close()
 
 
 def _supervisor() -> Supervisor:

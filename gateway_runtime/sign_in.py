@@ -19,11 +19,11 @@ from accounts.models import Session, User
 from accounts.sessions import SignedIn, hash_token
 from accounts.tokens import PREFIX as API_TOKEN_PREFIX
 from common import audit
+from common.direct import give_connection_back
 from common.errors import MazeVaultError, PermissionRefused, Unavailable
 from gateway_runtime import copying, current, replica
 from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.models import NodeState, ReplicaToken
-from gateway_runtime.secrets_node import give_connection_back
 from protocol import paths
 from protocol.messages import Acknowledged
 from protocol.sign_in import EndSession, EntraProof, SessionOpened

@@ -13,12 +13,13 @@ from datetime import datetime
 from typing import Any
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 
 from accounts import changes, obo, sso
 from accounts.changes import By
 from accounts.entra import EntraError
 from accounts.models import Session
+from common.direct import give_connection_back
 from common.errors import MazeVaultError, NotFound, ValidationFailed
 from gateways import dispatch, routes
 from gateways.kinds import KINDS
@@ -93,7 +94,7 @@ def try_integration(integration: Integration, session: Session | None, by: By, *
 def _here(way: Connection, method: AuthMethod, session: Session | None, now: datetime) -> Trial:
     cloud = settings.MAZEVAULT.azure.cloud
     credential = _of_person(way, session, now) if method is AuthMethod.ON_BEHALF_OF else Credentials(way, cloud).own()
-    connection.close()  # Azure may be slow; who waits for it holds no connection of the pool
+    give_connection_back()
     return Trial("primary", method, [asdict(one) for one in test_connection(way, credential, Guard(cloud))])
 
 
@@ -126,6 +127,7 @@ def _at_the_gateway(integration: Integration, method: AuthMethod, by: By, *, wri
         task.refresh_from_db()
         if task.state not in WAITING:
             break
+        give_connection_back()
         time.sleep(LOOK_SECONDS)
     return Trial(_name_of(task), method, list(task.result.get("stages", [])), task.id, task.detail)
 

@@ -9,18 +9,25 @@ from typing import Any
 
 import httpx
 import pytest
+from django.conf import settings
 from django.db import transaction
 
-from accounts import attempts, obo, sso
+from accounts import attempts, obo, sealed_config, sso
+from accounts.changes import By
 from accounts.entra import Entra, EntraError
 from accounts.entra_settings import EntraSettings
 from accounts.models import EntraSession, OboToken, Session, User
 from common.clock import now
 from common.errors import AuthenticationInvalid, PermissionRefused
 from common.models import AuditEntry
-from sandbox.azure.directory import GRAPH, KEY_VAULT, MANAGEMENT
+from gateways import vault_ways
+from integrations.azure.cloud import Cloud
+from integrations.azure.node_cloud import AzureNode
+from integrations.models import Integration
+from sandbox.azure.directory import CLIENT_ID, GRAPH, KEY_VAULT, MANAGEMENT, TENANT_ID
 from sandbox.azure.server import Sandbox
 from sandbox.azure.tokens import parted
+from tests import factories
 from tests.accounts.conftest import Node
 from tests.conftest import Person
 from tests.fakes.browser import Browser
@@ -176,3 +183,29 @@ def test_a_sign_in_without_an_assertion_is_remembered_but_cannot_go_further(
         with pytest.raises(EntraError) as refused, transaction.atomic():
             obo.token_for(sso.entra(), Session.objects.get(), KEY_VAULT, now())
         assert refused.value.code == "ENTRA_ASSERTION_AUDIENCE"
+
+
+def test_an_integration_of_our_application_is_tried_in_the_name_of_whoever_asks(
+    session_of: Callable[..., Session], entra: Entra, sandbox: Sandbox, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paul's group may read the NPR vault and nothing more; Stella has no role there, and nobody else's is used for her."""
+    cloud = Cloud(
+        authority_host=sandbox.base_url, instance_discovery=False, arm_endpoint=sandbox.base_url,
+        sandbox_domain=sandbox.world.vault_domain, ca_bundle=sandbox.ca_file,
+    )  # fmt: skip
+    monkeypatch.setattr(settings, "MAZEVAULT", replace(settings.MAZEVAULT, azure=AzureNode(cloud)))
+    project = factories.project()
+    integration = Integration(
+        project=project, environment=factories.environment_of(project), name="v", type="key_vault", provider="azure_key_vault",
+        sealed_under="NPR",
+    )  # fmt: skip
+    config = {"vault_url": f"https://kv-mazevault-npr.{sandbox.world.vault_domain}", "auth_method": "on_behalf_of",
+              "tenant_id": TENANT_ID, "client_id": CLIENT_ID, "client_secret": secret}  # fmt: skip
+    with transaction.atomic():
+        sealed_config.put(integration, "NPR", config)
+        integration.save()
+    by = By(factories.principal())
+    for user, failed in (("paul.project", []), ("stella.stranger", ["KEY_VAULT_ROLE_MISSING"] * 2)):
+        trial = vault_ways.try_integration(integration, session_of(user), by, write=False, now=now())
+        assert [stage["code"] for stage in trial.stages if stage["outcome"] == "failed"] == failed, trial
+        assert trial.ok is not bool(failed) and trial.ran_at == "primary"

@@ -1,0 +1,228 @@
+"""The way to a vault: who may take it, who may try it, and that no environment reaches the vault of another (I13)."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from django.conf import settings
+
+from common.errors import PermissionRefused
+from common.models import AuditEntry
+from gateway_runtime import vaults as own_vaults
+from gateway_runtime import work
+from gateways import vault_ways
+from gateways.models import Task
+from integrations.azure.cloud import AuthMethod, Cloud
+from integrations.azure.node_cloud import AzureNode
+from integrations.models import Integration, Vault
+from protocol import messages, paths
+from protocol.sync import AskAccess, VaultAccess
+from sandbox.azure.directory import CLIENT_ID, TENANT_ID
+from sandbox.azure.server import Sandbox
+from tests.conftest import Person, fleet_of
+from tests.fakes.gateway import FakeGateway
+
+pytestmark = pytest.mark.usefixtures("primary")
+NPR = "https://kv-mazevault-npr.vault.azure.net"
+
+
+def config_of(url: str = f"{NPR}/", **more: str) -> dict[str, Any]:
+    return {"name": "vault", "type": "key_vault", "provider": "azure_key_vault", "environment": "dev",
+            "config": {"vault_url": url, **more}}  # fmt: skip
+
+
+@pytest.fixture
+def project(admin: Person) -> str:
+    return str(admin.post("projects", {"name": "payments"})[1]["id"])
+
+
+@pytest.fixture
+def integration(admin: Person, project: str) -> dict[str, Any]:
+    status, row = admin.post(f"projects/{project}/integrations", config_of())
+    assert status == 201, row
+    return dict(row)
+
+
+class TestValidation:
+    @pytest.mark.parametrize(
+        ("config", "field"),
+        [
+            ({}, "config.vault_url"),
+            ({"vault_url": "https://vault.example.com/"}, "config.vault_url"),
+            ({"vault_url": "http://kv-a.vault.azure.net/"}, "config.vault_url"),
+            ({"vault_url": "https://169.254.169.254/"}, "config.vault_url"),
+            ({"vault_url": NPR, "auth_method": "password"}, "config.auth_method"),
+            ({"vault_url": NPR, "auth_method": "on_behalf_of"}, "config.tenant_id"),
+            ({"vault_url": NPR, "auth_method": "client_secret", "tenant_id": TENANT_ID}, "config.client_id"),
+            ({"vault_url": NPR, "auth_method": "on_behalf_of", "tenant_id": TENANT_ID, "client_id": CLIENT_ID},
+             "config.client_secret"),
+            ({"vault_url": NPR, "vualt": "x"}, "config.vualt"),
+            ({"vault_url": 7}, "config.vault_url"),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_work_is_refused_with_the_field(
+        self, admin: Person, project: str, config: dict[str, Any], field: str
+    ) -> None:
+        status, body = admin.post(f"projects/{project}/integrations", {**config_of(), "config": config})
+        assert (status, body["error"].startswith(f"{field}: ")) == (400, True), body
+        assert not Integration.objects.exists() and not Vault.objects.exists()
+
+    def test_a_vault_needs_an_environment(self, admin: Person, project: str) -> None:
+        status, body = admin.post(f"projects/{project}/integrations", {**config_of(), "environment": ""})
+        assert status == 400 and body["error"].startswith("environment: "), body
+
+    def test_the_client_secret_is_kept_and_never_shown(self, admin: Person, project: str) -> None:
+        wish = config_of(auth_method="on_behalf_of", tenant_id=TENANT_ID, client_id=CLIENT_ID, client_secret="canary-8d1")
+        _, row = admin.post(f"projects/{project}/integrations", wish)
+        assert "client_secret" not in row["config"]
+        changed = {name: wish[name] for name in ("name", "type", "provider")} | {"config": row["config"]}
+        assert admin.put(f"projects/integrations/{row['id']}", changed)[0] == 200, "the secret of before counts"
+        assert "canary-8d1" not in str(list(AuditEntry.objects.values()))
+
+
+class TestIsolation:
+    def test_at_validation_a_vault_belongs_to_the_first_environment_that_names_it(
+        self, admin: Person, project: str, integration: dict[str, Any]
+    ) -> None:
+        wish = {**config_of("https://KV-MAZEVAULT-NPR.vault.azure.net"), "environment": "prod"}
+        status, body = admin.post(f"projects/{project}/integrations", wish)
+        assert (status, body["code"]) == (409, "VAULT_OF_OTHER_ENVIRONMENT"), body
+        assert admin.post(f"projects/{project}/integrations", {**config_of(), "environment": "qa"})[0] == 201, "also NPR"
+
+    def test_at_validation_a_rule_for_another_environment_is_refused(
+        self, admin: Person, project: str, integration: dict[str, Any]
+    ) -> None:
+        wish = {"name": "r", "integration_id": integration["id"], "target_environment": "prod"}
+        status, body = admin.post(f"projects/{project}/sync-rules", wish)
+        assert (status, body["code"]) == (409, "VAULT_OF_OTHER_ENVIRONMENT"), body
+
+    def test_at_dispatch_only_the_active_gateway_of_its_environment_gets_the_way(self, integration: dict[str, Any]) -> None:
+        npr, npr_dr = fleet_of("NPR")
+        pro, _ = fleet_of("PRO")
+        ask = AskAccess(integration["id"], 1)
+        assert npr.call(paths.VAULT_ACCESS, ask, VaultAccess).vault_url == f"{NPR}/"
+        assert code_of(npr_dr, ask) == "NOT_ACTIVE"
+        assert code_of(pro, ask) == "VAULT_OF_OTHER_ENVIRONMENT"
+        assert code_of(npr, AskAccess(integration["id"], 7)) == "STALE_EPOCH"
+        assert code_of(npr, AskAccess(str(uuid.uuid4()), 1)) == "RESOURCE_NOT_FOUND"
+
+    def test_at_the_gateway_any_vault_but_its_own_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        be_on(monkeypatch, Cloud(), (NPR,))
+        assert own_vaults.connection_of(access(NPR)).vault_url == NPR
+        for url in ("https://kv-mazevault-pro.vault.azure.net", "https://kv-mazevault-npr.vault.azure.cn"):
+            with pytest.raises(PermissionRefused, match="none of this gateway's vaults"):
+                own_vaults.connection_of(access(url))
+        be_on(monkeypatch, Cloud(), ())
+        with pytest.raises(PermissionRefused):
+            own_vaults.connection_of(access(NPR))
+
+    def test_a_person_cannot_make_the_task_of_a_trial_or_a_run(self, admin: Person) -> None:
+        fleet_of("NPR")
+        for kind in ("integration.test", "sync.run"):
+            wish = {"environment": "NPR", "kind": kind, "payload": {"integration": str(uuid.uuid4())}}
+            assert admin.post("admin/tasks", wish)[0] == 400
+
+
+class TestTrial:
+    def test_at_the_gateway_with_its_own_identity(
+        self, admin: Person, project: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The task as the gateway does it, with the Azure client, against the sandbox."""
+        url = sandbox_vault(sandbox, "kv-mazevault-npr")
+        be_on(monkeypatch, cloud_of(sandbox), (url, sandbox_vault(sandbox, "kv-mazevault-pro")))
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"{sandbox.plain_url}/hosts/npr")
+        asked = work.try_vault(frame(url), {"integration": str(uuid.uuid4()), "write": True})
+        assert [one["outcome"] for one in asked["stages"]] == ["ok"] * 10, asked
+        foreign = work.try_vault(frame(sandbox_vault(sandbox, "kv-mazevault-pro")), {"integration": str(uuid.uuid4())})
+        failed = [one for one in foreign["stages"] if one["outcome"] == "failed"]
+        assert {one["code"] for one in failed} == {"KEY_VAULT_ROLE_MISSING"} and "assign" in failed[0]["fix"]
+
+    def test_the_answer_of_the_gateway_comes_back_with_the_request(
+        self, admin: Person, integration: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        npr, _ = fleet_of("NPR")
+        stage = {"stage": "dns", "outcome": "failed", "milliseconds": 3, "cause": "no such name", "fix": "correct it",
+                 "owner": "network team", "code": "AZURE_UNREACHABLE", "retrying_helps": True}  # fmt: skip
+        monkeypatch.setattr(vault_ways.time, "sleep", lambda _: answer_for(npr, {"stages": [stage]}))
+        status, body = admin.post(f"projects/integrations/{integration['id']}/test")
+        assert (status, body["ok"], body["ran_at"], body["stages"][0]["fix"]) == (200, False, "gw-npr-primary", "correct it")
+        assert AuditEntry.objects.filter(action="integration.tested").count() == 1
+
+    def test_without_a_gateway_the_task_is_named(
+        self, admin: Person, integration: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        fleet_of("NPR")
+        monkeypatch.setattr(vault_ways, "TASK_SECONDS", 0.0)
+        status, body = admin.post(f"projects/integrations/{integration['id']}/test")
+        assert (status, body["ok"]) == (202, None) and Task.objects.get(id=body["task"]).state == "pending"
+
+    def test_on_behalf_of_somebody_who_is_not_signed_in_with_entra_the_network_is_tried_and_the_token_explained(
+        self, admin: Person, project: str, sandbox: Sandbox, secret: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        be_on(monkeypatch, cloud_of(sandbox), ())
+        wish = config_of(sandbox_vault(sandbox, "kv-mazevault-npr"), auth_method="on_behalf_of", tenant_id=TENANT_ID,
+                         client_id=CLIENT_ID, client_secret=secret)  # fmt: skip
+        _, row = admin.post(f"projects/{project}/integrations", wish)
+        status, body = admin.post(f"projects/integrations/{row['id']}/test")
+        found = {one["stage"]: one for one in body["stages"]}
+        assert (status, body["ok"], body["ran_at"], body["auth_method"]) == (200, False, "primary", "on_behalf_of")
+        assert found["tls"]["outcome"] == "ok" and found["token"]["outcome"] == "failed", body
+        assert found["token"]["owner"] == "the signed-in person" and secret not in str(body)
+        assert admin.post(f"projects/integrations/{row['id']}/test", {"write": True})[0] == 400
+
+    def test_who_may_not_change_the_project_may_not_try(self, integration: dict[str, Any], person: Any) -> None:
+        assert person("auditor").post(f"projects/integrations/{integration['id']}/test")[0] in (403, 404)
+
+
+def code_of(gateway: FakeGateway, ask: AskAccess) -> str:
+    return str(gateway.call(paths.VAULT_ACCESS, ask, VaultAccess).json()["code"])
+
+
+def access(url: str) -> VaultAccess:
+    return VaultAccess(str(uuid.uuid4()), url, AuthMethod.MANAGED_IDENTITY.value)
+
+
+def be_on(monkeypatch: pytest.MonkeyPatch, cloud: Cloud, vaults: tuple[str, ...]) -> None:
+    monkeypatch.setattr(settings, "MAZEVAULT", replace(settings.MAZEVAULT, azure=AzureNode(cloud, vaults)))
+
+
+def cloud_of(sandbox: Sandbox) -> Cloud:
+    return Cloud(
+        authority_host=sandbox.base_url, instance_discovery=False, arm_endpoint=sandbox.base_url,
+        sandbox_domain=sandbox.world.vault_domain, ca_bundle=sandbox.ca_file,
+    )  # fmt: skip
+
+
+def sandbox_vault(sandbox: Sandbox, name: str) -> str:
+    return f"https://{name}.{sandbox.world.vault_domain}"
+
+
+def frame(url: str) -> work.TaskFrame:
+    """A task under a lease that holds, before a Primary that gives this way."""
+
+    class Way:
+        def call(self, path: str, message: object, kind: object, *, timeout: float) -> VaultAccess:
+            return access(url)
+
+    class Leased:
+        def effect(self) -> Any:
+            return Held()
+
+    class Held:
+        def __enter__(self) -> int:
+            return 1
+
+        def __exit__(self, *_: object) -> None: ...
+
+    return work.TaskFrame(Way(), Leased(), 1, 10.0)
+
+
+def answer_for(gateway: FakeGateway, result: dict[str, Any]) -> None:
+    """What the gateway does while the request waits."""
+    offers = gateway.call(paths.TASK_CLAIM, messages.ClaimTasks(epoch=1, limit=5), messages.TaskOffers)
+    for offer in offers.tasks:
+        done = messages.TaskResult(offer.id, offer.claim, 1, "succeeded", 0.1, "", result, False)
+        gateway.call(paths.TASK_RESULTS, messages.TaskResults([done]), messages.TaskVerdicts)
