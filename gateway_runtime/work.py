@@ -18,7 +18,9 @@ from gateway_runtime.client import Channel
 from gateway_runtime.models import Effect
 from gateway_runtime.node import MayNotAct, Node, boottime
 from integrations.azure.connection_test import PROBE_OWNER, test_connection
+from integrations.azure.errors import AzureTrouble
 from integrations.azure.keyvault import Marks
+from integrations.azure.rbac import RoleAssignments
 from protocol import paths
 from protocol.messages import (
     AskDirective,
@@ -91,9 +93,23 @@ def try_vault(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
     return {"stages": [asdict(one) for one in test_connection(connection, credential, guard, marks, frame.node.effect)]}
 
 
+def list_access(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """`integration.access`: who has a role on a vault. What Azure refuses is an answer too, with its cause and fix."""
+    ask = AskAccess(integration=str(payload["integration"]), epoch=frame.epoch)
+    access = frame.channel.call(paths.VAULT_ACCESS, ask, VaultAccess, timeout=frame.deadline)
+    credential = vaults.credential_of(vaults.connection_of(access))
+    try:
+        with RoleAssignments(access.vault_id, credential, vaults.guard()) as assignments:
+            found = assignments.access(datetime.now(UTC))
+    except AzureTrouble as trouble:
+        return {"trouble": {"cause": trouble.cause, "fix": trouble.fix, "owner": trouble.owner.value, "code": trouble.code}}
+    return {"at": found.at.isoformat(), "grants": [asdict(grant) for grant in found.grants]}
+
+
 EXECUTORS: Mapping[str, Executor] = {
     "gateway.probe": Executor(probe_surroundings),
     "integration.test": Executor(try_vault, steps=True),
+    "integration.access": Executor(list_access, steps=True),
 }
 """One line a kind; the Primary's table of kinds is `gateways.kinds`."""
 

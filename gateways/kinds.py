@@ -68,6 +68,16 @@ KINDS: Mapping[str, TaskKind] = {
             by_people=False,
         ),
         TaskKind(
+            name="integration.access",
+            summary="list who has a role on the vault of an integration",
+            idempotent=True,
+            claim_seconds=60,
+            attempts=1,
+            fields={"integration": "its id"},
+            check=_check_id("integration"),
+            by_people=False,
+        ),
+        TaskKind(
             name="sync.run",
             summary="a part of a sync run: plan, and do what may be done",
             idempotent=True,

@@ -32,6 +32,7 @@ urlpatterns = [
     *routes(_relative(paths.SIGN_OUT), machine_api.sign_out, "channel-sign-out"),
     *routes(_relative(paths.VAULT_ACCESS), machine_api.vault_access, "channel-vault-access"),
     *routes("projects/integrations/<uuid:identifier>/test", vault_api.IntegrationTest.as_view(), "integration-test"),
+    *routes("projects/integrations/<uuid:identifier>/access", vault_api.IntegrationAccess.as_view(), "integration-access"),
     *routes("gateways", api.Gateways.as_view(), "gateways"),
     *routes("gateways/<str:identifier>", api.GatewayOne.as_view(), "gateway"),
     *routes("gateways/<str:identifier>/ban", api.Ban.as_view(), "gateway-ban"),

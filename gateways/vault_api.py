@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,14 +15,14 @@ from accounts.models import Session
 from accounts.operations import Signed
 from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
 from accounts.scoping import place_of, require
-from common.api import checked
+from common.api import checked, rfc3339
 from common.clock import now
-from gateways import vault_ways
+from gateways import vault_grants, vault_ways
 from gateways.vault_ways import Trial
 from integrations import connections
 
 
-class TestWish(serializers.Serializer):
+class TrialWish(serializers.Serializer):
     write = serializers.BooleanField(
         required=False, default=False, help_text="also try to set, delete and recover a secret of our own in the vault"
     )
@@ -38,7 +38,7 @@ class StageRow(serializers.Serializer):
     code = serializers.CharField()
 
 
-class TestRow(serializers.Serializer):
+class TrialRow(serializers.Serializer):
     ok = serializers.BooleanField(allow_null=True, help_text="null while a gateway has not answered yet")
     ran_at = serializers.CharField(help_text="`primary`, or the name of the gateway")
     auth_method = serializers.CharField()
@@ -52,9 +52,9 @@ class IntegrationTest(Signed):
 
     permissions = {"POST": PROJECTS_WRITE}
 
-    @extend_schema(operation_id="testIntegration", request=TestWish, responses={200: TestRow, 202: TestRow})
+    @extend_schema(operation_id="testIntegration", request=TrialWish, responses={200: TrialRow, 202: TrialRow})
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
-        wish = checked(TestWish, request.data)
+        wish = checked(TrialWish, request.data)
         integration = connections.integration_seen(self.by.principal, identifier)
         require(
             self.by.principal, PROJECTS_WRITE, place_of(integration.project), readable=PROJECTS_READ, what="integration"
@@ -63,6 +63,40 @@ class IntegrationTest(Signed):
         session = credential if isinstance(credential, Session) else None
         trial = vault_ways.try_integration(integration, session, self.by, write=wish["write"], now=now())
         return Response(test_row(trial), status=202 if trial.ok is None and not trial.detail else 200)
+
+
+class VaultGrantRow(serializers.Serializer):
+    principal_id = serializers.CharField(help_text="object id in Entra")
+    principal_type = serializers.CharField()
+    role = serializers.CharField()
+    scope = serializers.CharField()
+    inherited = serializers.BooleanField(help_text="it comes from the resource group, the subscription or above")
+    reads_values = serializers.BooleanField()
+    reads_names = serializers.BooleanField()
+    writes = serializers.BooleanField()
+
+
+class AccessRow(serializers.Serializer):
+    at = serializers.DateTimeField(help_text="when Azure said so; deny assignments and eligible roles are not in it")
+    vault_id = serializers.CharField()
+    grants = VaultGrantRow(many=True)
+
+
+class IntegrationAccess(Signed):
+    """Who has a role on the vault of an integration. Kept for ten minutes; `refresh=true` asks Azure anew."""
+
+    permissions = {"GET": PROJECTS_READ}
+
+    @extend_schema(
+        operation_id="listIntegrationAccess", parameters=[OpenApiParameter("refresh", bool)], responses=AccessRow
+    )  # fmt: skip
+    def get(self, request: Request, identifier: uuid.UUID) -> Response:
+        integration = connections.integration_seen(self.by.principal, identifier)
+        credential = credential_in(request)
+        session = credential if isinstance(credential, Session) else None
+        fresh = request.query_params.get("refresh", "").lower() == "true"
+        found = vault_grants.access_of(integration, session, self.by, fresh=fresh, now=now())
+        return Response({"at": rfc3339(found.at), "vault_id": integration.config["vault_id"], "grants": found.grants})
 
 
 def test_row(trial: Trial) -> dict[str, Any]:

@@ -77,7 +77,8 @@ def checked_access(integration: Integration, gateway_environment: str) -> VaultA
 
 
 def try_integration(integration: Integration, session: Session | None, by: By, *, write: bool, now: datetime) -> Trial:
-    """Try the way to the vault stage by stage; the person and the outcome are audited."""
+    """Try the way to the vault stage by stage; the person and the outcome are audited. Raises `Conflict` for what is no vault."""
+    vault_access(integration)
     method = method_of(integration)
     if method in (AuthMethod.MANAGED_IDENTITY, AuthMethod.WORKLOAD_IDENTITY):
         trial = _at_the_gateway(integration, method, by, write=write)
@@ -93,12 +94,12 @@ def try_integration(integration: Integration, session: Session | None, by: By, *
 
 def _here(way: Connection, method: AuthMethod, session: Session | None, now: datetime) -> Trial:
     cloud = settings.MAZEVAULT.azure.cloud
-    credential = _of_person(way, session, now) if method is AuthMethod.ON_BEHALF_OF else Credentials(way, cloud).own()
+    credential = credential_of_person(way, session, now) if method is AuthMethod.ON_BEHALF_OF else Credentials(way, cloud).own()
     give_connection_back()
     return Trial("primary", method, [asdict(one) for one in test_connection(way, credential, Guard(cloud))])
 
 
-def _of_person(way: Connection, session: Session | None, now: datetime) -> Credential:
+def credential_of_person(way: Connection, session: Session | None, now: datetime) -> Credential:
     """The signed-in person at Azure. What stands in the way is told at the stage of the token, after address and network."""
     try:
         if session is None:
@@ -114,14 +115,19 @@ def _of_person(way: Connection, session: Session | None, now: datetime) -> Crede
 
 
 def _at_the_gateway(integration: Integration, method: AuthMethod, by: By, *, write: bool) -> Trial:
+    task = ask_gateway(integration, "integration.test", by, write=write)
+    return Trial(name_of(task), method, list(task.result.get("stages", [])), task.id, task.detail)
+
+
+def ask_gateway(integration: Integration, kind: str, by: By, **payload: Any) -> Task:
+    """Have the active gateway of the vault's environment do this and wait a while. Returns the task as it is then."""
     environment = integration.environment
     if environment is None:
-        raise ValidationFailed("environment: the integration names none, so no gateway is known that could try it")
-    checked_access(integration, environment.gateway_environment)
-    payload = {"integration": str(integration.id), "write": write}
-    task = dispatch.offer(
-        environment.gateway_environment, KINDS["integration.test"], payload, actor=by.actor, address=by.address
-    )  # fmt: skip
+        raise ValidationFailed("environment: the integration names none, so no gateway is known that could reach its vault")
+    code = environment.gateway_environment
+    checked_access(integration, code)
+    wish = {"integration": str(integration.id), **payload}
+    task = dispatch.offer(code, KINDS[kind], wish, actor=by.actor, address=by.address)
     deadline = time.monotonic() + TASK_SECONDS
     while time.monotonic() < deadline:
         task.refresh_from_db()
@@ -129,8 +135,8 @@ def _at_the_gateway(integration: Integration, method: AuthMethod, by: By, *, wri
             break
         give_connection_back()
         time.sleep(LOOK_SECONDS)
-    return Trial(_name_of(task), method, list(task.result.get("stages", [])), task.id, task.detail)
+    return task
 
 
-def _name_of(task: Task) -> str:
+def name_of(task: Task) -> str:
     return task.gateway.name if task.gateway else f"no gateway of {routes.environment_of(task.environment_id).code} yet"

@@ -22,6 +22,7 @@ def vault_access(integration: Integration) -> VaultAccess:
     return VaultAccess(
         integration=str(integration.id),
         vault_url=str(config["vault_url"]),
+        vault_id=str(config.get("vault_id") or ""),
         auth_method=AuthMethod.CLIENT_SECRET.value if own_secret else AuthMethod.MANAGED_IDENTITY.value,
         **({name: str(config.get(name) or "") for name in ("tenant_id", "client_id", "client_secret")} if own_secret else {}),
     )

@@ -50,6 +50,22 @@ class Vault(models.Model):
     bound_at = models.DateTimeField(db_default=Now())
 
 
+class AccessSnapshot(models.Model):
+    """Who has a role on the vault of an integration, as Azure said at a moment.
+
+    `seen_by` is the person in whose name it was asked, so that it is shown to nobody else; empty when an application or a managed
+    identity asked.
+    """
+
+    integration = models.ForeignKey(Integration, models.CASCADE, related_name="access_snapshots")
+    seen_by = models.CharField(max_length=64, default="")
+    at = models.DateTimeField()
+    grants = models.JSONField(default=list)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["integration", "seen_by"], name="one_access_list_of_an_integration")]
+
+
 class SyncDirection(models.TextChoices):
     PULL = "pull"
     PUSH = "push"

@@ -12,6 +12,7 @@ from common.errors import ValidationFailed
 from integrations.azure.cloud import AuthMethod, Cloud, Connection
 from integrations.azure.egress import read_vault_url
 from integrations.azure.errors import AddressRefused
+from integrations.azure.rbac import VAULT_ID
 
 AZURE_KEY_VAULT, AZURE_DEVOPS, GENERIC = "azure_key_vault", "azure_devops", "generic"
 Check = Callable[[Mapping[str, Any], Cloud], None]
@@ -45,8 +46,19 @@ def _key_vault(config: Mapping[str, Any], cloud: Cloud) -> None:
         read_vault_url(config.get("vault_url", ""), cloud)
     except AddressRefused as refused:
         raise ValidationFailed(f"config.vault_url: {refused.cause}; {refused.fix}") from None
+    _check_vault_id(config)
     if method in (AuthMethod.CLIENT_SECRET, AuthMethod.ON_BEHALF_OF):
         _check_application(config, AuthMethod(method))
+
+
+def _check_vault_id(config: Mapping[str, Any]) -> None:
+    """The resource id is only needed to show who has access; it must be that of the same vault."""
+    given = config.get("vault_id")
+    if not given:
+        return
+    name = config["vault_url"].removeprefix("https://").partition(".")[0]
+    if not VAULT_ID.fullmatch(given) or given.rsplit("/", 1)[1].lower() != name.lower():
+        raise ValidationFailed(f"config.vault_id: must be the resource id of {name}, /subscriptions/…/vaults/{name}")
 
 
 def _check_application(config: Mapping[str, Any], method: AuthMethod) -> None:

@@ -65,6 +65,7 @@ class VaultAccess(Message, frozen=True):
     tenant_id: Annotated[str, Meta(max_length=64)] = ""
     client_id: Annotated[str, Meta(max_length=64)] = ""
     client_secret: Annotated[str, Meta(max_length=4096)] = ""
+    vault_id: Annotated[str, Meta(max_length=400)] = ""
 
 
 class AskAccess(Message, frozen=True):

@@ -20,10 +20,11 @@ from accounts.models import EntraSession, OboToken, Session, User
 from common.clock import now
 from common.errors import AuthenticationInvalid, PermissionRefused
 from common.models import AuditEntry
-from gateways import vault_ways
+from gateways import vault_grants, vault_ways
 from integrations.azure.cloud import Cloud
+from integrations.azure.errors import AccessDenied
 from integrations.azure.node_cloud import AzureNode
-from integrations.models import Integration
+from integrations.models import AccessSnapshot, Integration
 from sandbox.azure.directory import CLIENT_ID, GRAPH, KEY_VAULT, MANAGEMENT, TENANT_ID
 from sandbox.azure.server import Sandbox
 from sandbox.azure.tokens import parted
@@ -186,9 +187,31 @@ def test_a_sign_in_without_an_assertion_is_remembered_but_cannot_go_further(
 
 
 def test_an_integration_of_our_application_is_tried_in_the_name_of_whoever_asks(
-    session_of: Callable[..., Session], entra: Entra, sandbox: Sandbox, secret: str, monkeypatch: pytest.MonkeyPatch
+    session_of: Callable[..., Session], sandbox: Sandbox, secret: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Paul's group may read the NPR vault and nothing more; Stella has no role there, and nobody else's is used for her."""
+    integration = _integration(sandbox, secret, monkeypatch)
+    by = By(factories.principal())
+    for user, failed in (("paul.project", []), ("stella.stranger", ["KEY_VAULT_ROLE_MISSING"] * 2)):
+        trial = vault_ways.try_integration(integration, session_of(user), by, write=False, now=now())
+        assert [stage["code"] for stage in trial.stages if stage["outcome"] == "failed"] == failed, trial
+        assert trial.ok is not bool(failed) and trial.ran_at == "primary"
+
+
+def test_who_has_access_is_asked_in_a_persons_own_name_and_shown_to_nobody_else(
+    session_of: Callable[..., Session], sandbox: Sandbox, secret: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    integration, by = _integration(sandbox, secret, monkeypatch), By(factories.principal(name="ada"))
+    found = vault_grants.access_of(integration, session_of("ada.admin"), by, fresh=False, now=now())
+    assert any(grant["role"] == "Key Vault Secrets User" for grant in found.grants)
+    with pytest.raises(AccessDenied):
+        other = By(factories.principal(name="stella"))
+        vault_grants.access_of(integration, session_of("stella.stranger"), other, fresh=False, now=now())
+    assert [row.seen_by for row in AccessSnapshot.objects.all()] == [by.actor]
+
+
+def _integration(sandbox: Sandbox, secret: str, monkeypatch: pytest.MonkeyPatch) -> Integration:
+    """One of our application, that acts on behalf of users, for the NPR vault of the sandbox."""
     cloud = Cloud(
         authority_host=sandbox.base_url, instance_discovery=False, arm_endpoint=sandbox.base_url,
         sandbox_domain=sandbox.world.vault_domain, ca_bundle=sandbox.ca_file,
@@ -199,13 +222,11 @@ def test_an_integration_of_our_application_is_tried_in_the_name_of_whoever_asks(
         project=project, environment=factories.environment_of(project), name="v", type="key_vault", provider="azure_key_vault",
         sealed_under="NPR",
     )  # fmt: skip
-    config = {"vault_url": f"https://kv-mazevault-npr.{sandbox.world.vault_domain}", "auth_method": "on_behalf_of",
-              "tenant_id": TENANT_ID, "client_id": CLIENT_ID, "client_secret": secret}  # fmt: skip
+    vault = sandbox.world.vaults.named("kv-mazevault-npr")
+    assert vault is not None
+    config = {"vault_url": f"https://{vault.name}.{sandbox.world.vault_domain}", "auth_method": "on_behalf_of",
+              "vault_id": vault.resource_id, "tenant_id": TENANT_ID, "client_id": CLIENT_ID, "client_secret": secret}  # fmt: skip
     with transaction.atomic():
         sealed_config.put(integration, "NPR", config)
         integration.save()
-    by = By(factories.principal())
-    for user, failed in (("paul.project", []), ("stella.stranger", ["KEY_VAULT_ROLE_MISSING"] * 2)):
-        trial = vault_ways.try_integration(integration, session_of(user), by, write=False, now=now())
-        assert [stage["code"] for stage in trial.stages if stage["outcome"] == "failed"] == failed, trial
-        assert trial.ok is not bool(failed) and trial.ran_at == "primary"
+    return integration

@@ -37,6 +37,8 @@ PLACES: Mapping[str, Mapping[str, str]] = {
     "project-audit-logs": {"identifier": "project"},
     "integrations": {"project": "project"},
     "integration": {"identifier": "integration"},
+    "integration-test": {"identifier": "integration"},
+    "integration-access": {"identifier": "integration"},
     "sync-rules": {"project": "project"},
     "sync-rule": {"identifier": "rule"},
     "user": {"identifier": "user"},
@@ -75,8 +77,8 @@ EVERYWHERE_ONLY = {
     ("user-enable", "post"), ("user-reset", "post"), ("user-entra", "post"), ("roles", "post"),
 }  # fmt: skip
 """What a role in one organization does not reach, though its permission is held there."""
-NOT_EMPTY = {("organization", "delete")}
-"""What is refused with 409 to whoever may do it: the organization of this world has a project."""
+NOT_EMPTY = {("organization", "delete"), ("integration-test", "post"), ("integration-access", "get")}
+"""What is refused with 409 to whoever may do it: the organization of this world has a project, its integration is no vault."""
 
 
 @dataclass(frozen=True)

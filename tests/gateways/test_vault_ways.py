@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.conf import settings
+from msgspec import structs
 
 from common.errors import PermissionRefused
 from common.models import AuditEntry
 from gateway_runtime import vaults as own_vaults
 from gateway_runtime import work
-from gateways import vault_ways
+from gateways import vault_grants, vault_ways
 from gateways.models import Task
 from integrations.azure.cloud import AuthMethod, Cloud
 from integrations.azure.node_cloud import AzureNode
@@ -26,6 +28,9 @@ from tests.conftest import Person, fleet_of
 from tests.fakes.gateway import FakeGateway
 
 pytestmark = pytest.mark.usefixtures("primary")
+GROUP = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/rg/providers/Microsoft.KeyVault/vaults"
+GRANT = {"principal_id": "p", "principal_type": "Group", "role": "Reader", "scope": "/", "inherited": True,
+         "reads_values": False, "reads_names": True, "writes": False}  # fmt: skip
 NPR = "https://kv-mazevault-npr.vault.azure.net"
 
 
@@ -177,6 +182,52 @@ class TestTrial:
         assert person("auditor").post(f"projects/integrations/{integration['id']}/test")[0] in (403, 404)
 
 
+class TestAccess:
+    def test_the_gateway_lists_who_has_a_role_and_says_why_when_it_may_not(
+        self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        urls = [sandbox_vault(sandbox, name) for name in ("kv-mazevault-npr", "kv-mazevault-pro")]
+        be_on(monkeypatch, cloud_of(sandbox), tuple(urls))
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"{sandbox.plain_url}/hosts/npr")
+        payload = {"integration": str(uuid.uuid4())}
+        found = work.list_access(frame(urls[0], vault_id(sandbox, "kv-mazevault-npr")), payload)
+        names = {(grant["role"], grant["reads_values"], grant["writes"]) for grant in found["grants"]}
+        assert ("Key Vault Secrets Officer", True, True) in names and ("Key Vault Secrets User", True, False) in names, names
+        refused = work.list_access(frame(urls[1], vault_id(sandbox, "kv-mazevault-pro")), payload)
+        assert refused["trouble"]["fix"] and "grants" not in refused
+
+    def test_the_answer_is_dated_kept_and_asked_anew_on_wish(
+        self, admin: Person, project: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wish = config_of(vault_id=f"{GROUP}/kv-mazevault-npr")
+        identifier = admin.post(f"projects/{project}/integrations", wish)[1]["id"]
+        npr, _ = fleet_of("NPR")
+        answers = [{"at": f"2026-01-0{day}T00:00:00+00:00", "grants": [GRANT] * day} for day in (1, 2)]
+        monkeypatch.setattr(vault_ways.time, "sleep", lambda _: answer_for(npr, answers[0]))
+        monkeypatch.setattr(vault_grants, "KEPT", timedelta(days=36500))
+        path = f"projects/integrations/{identifier}/access"
+        assert [admin.get(path)[1]["at"] for _ in range(2)] == ["2026-01-01T00:00:00.000000Z"] * 2
+        assert Task.objects.filter(kind="integration.access").count() == 1
+        answers.pop(0)
+        status, body = admin.get(f"{path}?refresh=true")
+        assert (status, body["at"], body["grants"]) == (200, "2026-01-02T00:00:00.000000Z", [GRANT] * 2)
+
+    def test_what_azure_refuses_is_told_with_its_fix(self, admin: Person, project: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        identifier = admin.post(f"projects/{project}/integrations", config_of(vault_id=f"{GROUP}/kv-mazevault-npr"))[1]["id"]
+        npr, _ = fleet_of("NPR")
+        trouble = {"cause": "no role", "fix": "assign Reader", "owner": "owner of the vault", "code": "ACCESS_DENIED"}
+        monkeypatch.setattr(vault_ways.time, "sleep", lambda _: answer_for(npr, {"trouble": trouble}))
+        status, body = admin.get(f"projects/integrations/{identifier}/access")
+        assert (status, body["code"], "assign Reader" in body["details"]) == (502, "ACCESS_DENIED", True)
+
+    def test_the_resource_id_must_be_that_of_the_vault(self, admin: Person, project: str, integration: dict[str, Any]) -> None:
+        for given in ("kv-mazevault-npr", f"{GROUP}/kv-mazevault-pro"):
+            status, body = admin.post(f"projects/{project}/integrations", config_of(vault_id=given))
+            assert status == 400 and body["error"].startswith("config.vault_id: "), body
+        status, body = admin.get(f"projects/integrations/{integration['id']}/access")
+        assert status == 400 and body["error"].startswith("config.vault_id: "), body
+
+
 def code_of(gateway: FakeGateway, ask: AskAccess) -> str:
     return str(gateway.call(paths.VAULT_ACCESS, ask, VaultAccess).json()["code"])
 
@@ -200,12 +251,16 @@ def sandbox_vault(sandbox: Sandbox, name: str) -> str:
     return f"https://{name}.{sandbox.world.vault_domain}"
 
 
-def frame(url: str) -> work.TaskFrame:
+def vault_id(sandbox: Sandbox, name: str) -> str:
+    return str(sandbox.world.vaults.named(name).resource_id)
+
+
+def frame(url: str, resource_id: str = "") -> work.TaskFrame:
     """A task under a lease that holds, before a Primary that gives this way."""
 
     class Way:
         def call(self, path: str, message: object, kind: object, *, timeout: float) -> VaultAccess:
-            return access(url)
+            return structs.replace(access(url), vault_id=resource_id)
 
     class Leased:
         def effect(self) -> Any:

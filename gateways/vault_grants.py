@@ -1,0 +1,75 @@
+"""Who can read what in the vault of an integration, by its role assignments: asked of Azure, kept a while, always dated.
+
+MazeVault's own permission is needed to ask, and Azure's to be answered: in the person's name where the integration acts on behalf
+of users, else as the application or as the gateway's identity. A refusal is final and nobody else is asked instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+
+from accounts import changes
+from accounts.changes import By
+from accounts.models import Session
+from common.direct import give_connection_back
+from common.errors import MazeVaultError, Unavailable, ValidationFailed
+from gateways import vault_ways
+from integrations.access import connection_of, method_of, vault_access
+from integrations.azure.cloud import AuthMethod
+from integrations.azure.credentials import Credentials
+from integrations.azure.egress import Guard
+from integrations.azure.rbac import RoleAssignments
+from integrations.models import AccessSnapshot, Integration
+
+KEPT = timedelta(minutes=10)
+"""A new role assignment takes as long to reach a vault, so nothing fresher would be true."""
+
+
+def access_of(integration: Integration, session: Session | None, by: By, *, fresh: bool, now: datetime) -> AccessSnapshot:
+    """The list as it was asked for at most `KEPT` ago, or anew. Raises `ValidationFailed`, `AzureTrouble`, `Unavailable`."""
+    if not vault_access(integration).vault_id:
+        raise ValidationFailed("config.vault_id: name the resource id of the vault; Resource Manager knows it by that only")
+    method = method_of(integration)
+    seen_by = by.actor if method is AuthMethod.ON_BEHALF_OF else ""
+    kept = AccessSnapshot.objects.filter(integration=integration, seen_by=seen_by, at__gt=now - KEPT).first()
+    if kept and not fresh:
+        return kept
+    at, grants = _here(integration, session, now) if method in _AT_THE_PRIMARY else _at_the_gateway(integration, by)
+    with transaction.atomic():
+        changes.record(by, "integration.access_listed", "integration", integration.id, {"grants": len(grants)})
+        snapshot, _ = AccessSnapshot.objects.update_or_create(
+            integration=integration, seen_by=seen_by, defaults={"at": at, "grants": grants}
+        )
+    return snapshot
+
+
+_AT_THE_PRIMARY = (AuthMethod.ON_BEHALF_OF, AuthMethod.CLIENT_SECRET)
+
+
+def _here(integration: Integration, session: Session | None, now: datetime) -> tuple[datetime, list[dict[str, Any]]]:
+    way, cloud = connection_of(integration), settings.MAZEVAULT.azure.cloud
+    if way.auth_method is AuthMethod.ON_BEHALF_OF:
+        credential = vault_ways.credential_of_person(way, session, now)
+    else:
+        credential = Credentials(way, cloud).own()
+    give_connection_back()
+    with RoleAssignments(str(integration.config["vault_id"]), credential, Guard(cloud)) as assignments:
+        found = assignments.access(now)
+    return found.at, [asdict(grant) for grant in found.grants]
+
+
+def _at_the_gateway(integration: Integration, by: By) -> tuple[datetime, list[dict[str, Any]]]:
+    task = vault_ways.ask_gateway(integration, "integration.access", by)
+    trouble = task.result.get("trouble")
+    if trouble:
+        details = f"Fix: {trouble['fix']}. Owner: {trouble['owner']}."
+        raise MazeVaultError(trouble["cause"], code=trouble["code"], status=502, details=details)
+    if "grants" not in task.result:
+        said = task.detail or "it has not answered yet"
+        raise Unavailable(f"the gateway could not say who has access: {said}", code="GATEWAY_SILENT", retry_after=5)
+    return datetime.fromisoformat(task.result["at"]), list(task.result["grants"])
