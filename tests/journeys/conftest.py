@@ -130,7 +130,7 @@ class Town:
 
 @pytest.fixture(scope="session")
 def _town() -> Iterator[Town]:
-    with throwaway() as stack, stack.client() as primary:
+    with throwaway(azure=True) as stack, stack.client() as primary:
         yield Town(stack, primary)
 
 

@@ -35,7 +35,7 @@ def script_of(page: Path) -> tuple[str, list[str]]:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("page", ["offline-writes.md"])
+@pytest.mark.parametrize("page", ["offline-writes.md", "key-vault.md"])
 def test_every_line_of_the_page_works(town: Town, page: str) -> None:
     script, expected = script_of(ROOT / "docs" / "operations" / page)
     layout = town.stack.layout
@@ -43,6 +43,7 @@ def test_every_line_of_the_page_works(town: Town, page: str) -> None:
         **os.environ,
         "PRIMARY_URL": layout.primary_url.removeprefix("https://"),
         "GATEWAY_URL": layout.gateways[0].url.removeprefix("https://"),
+        "VAULT_DOMAIN": f"vault.localhost:{layout.sandbox_port}",
         "CA": str(layout.ca_file),
         "PASSWORD_FILE": str(layout.password_file),
         "MAZEVAULT_VAR": str(layout.var),
