@@ -18,6 +18,7 @@ from common.errors import AuthenticationRequired
 from gateway_runtime import current, probes, replica, write_queue
 from gateway_runtime.models import WriteTally
 from gateway_runtime.supervisor import Supervisor, days_left
+from integrations.azure import denials
 
 PREFIX = "mazevault_gateway_"
 
@@ -77,6 +78,15 @@ class _NodeCollector(Collector):
         for name, text, value in values:
             yield GaugeMetricFamily(PREFIX + name, text, value=value)
         yield from _queue_metrics()
+        yield _denied_metric()
+
+
+def _denied_metric() -> Metric:
+    text = "Calls that Key Vault or Resource Manager denied"
+    denied = CounterMetricFamily(PREFIX + "keyvault_denied", text, labels=["code"])
+    for code, total in denials.totals().items():
+        denied.add_metric([code], total)
+    return denied
 
 
 def _queue_metrics() -> Iterator[Metric]:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import requests
 from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError
 
+from integrations.azure import denials
 from integrations.azure.credentials import TokenRefused
 from integrations.azure.egress import Deadline, Session
 from integrations.azure.errors import (
@@ -76,7 +77,9 @@ def of_response(error: HttpResponseError, what: str, *, effect: bool = False) ->
     """The meaning of an answer with an error status."""
     status, inner, message = error.status_code or 0, _inner_code(error), str(error.message or "")
     if status == 403:
-        return _denied(inner, message, what)
+        denied = _denied(inner, message, what)
+        denials.count(denied.code)
+        return denied
     if status == 401:
         return TokenTrouble("the vault does not accept the token", "check tenant_id, and the clock of this node")
     if status == 404:

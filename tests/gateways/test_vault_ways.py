@@ -17,6 +17,7 @@ from gateway_runtime import vaults as own_vaults
 from gateway_runtime import work
 from gateways import vault_grants, vault_ways
 from gateways.models import Task
+from integrations.azure import denials
 from integrations.azure.cloud import AuthMethod, Cloud
 from integrations.azure.node_cloud import AzureNode
 from integrations.models import Integration, Vault
@@ -139,11 +140,13 @@ class TestTrial:
         url = sandbox_vault(sandbox, "kv-mazevault-npr")
         be_on(monkeypatch, cloud_of(sandbox), (url, sandbox_vault(sandbox, "kv-mazevault-pro")))
         monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"{sandbox.plain_url}/hosts/npr")
+        before = denials.totals().get("KEY_VAULT_ROLE_MISSING", 0)
         asked = work.try_vault(frame(url), {"integration": str(uuid.uuid4()), "write": True})
         assert [one["outcome"] for one in asked["stages"]] == ["ok"] * 10, asked
         foreign = work.try_vault(frame(sandbox_vault(sandbox, "kv-mazevault-pro")), {"integration": str(uuid.uuid4())})
         failed = [one for one in foreign["stages"] if one["outcome"] == "failed"]
         assert {one["code"] for one in failed} == {"KEY_VAULT_ROLE_MISSING"} and "assign" in failed[0]["fix"]
+        assert denials.totals()["KEY_VAULT_ROLE_MISSING"] >= before + len(failed), "each denied call is counted"
 
     def test_the_answer_of_the_gateway_comes_back_with_the_request(
         self, admin: Person, integration: dict[str, Any], monkeypatch: pytest.MonkeyPatch
