@@ -46,6 +46,8 @@ urlpatterns = [
     *routes("admin/writes/<str:identifier>/preview", writes_api.WritePreview.as_view(), "received-write-preview"),
     *routes("admin/writes/<str:identifier>/resolve", writes_api.WriteResolve.as_view(), "received-write-resolve"),
     *routes("writes/<str:identifier>", writes_api.OwnWrite.as_view(), "own-write"),
+    *routes("admin/vaults", vault_api.Vaults.as_view(), "vaults"),
+    *routes("admin/vaults/release", vault_api.VaultsRelease.as_view(), "vaults-release"),
     *routes("admin/tasks", api.Tasks.as_view(), "tasks"),
     *routes("admin/tasks/<str:identifier>", api.TaskOne.as_view(), "task"),
 ]

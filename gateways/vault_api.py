@@ -13,13 +13,13 @@ from rest_framework.response import Response
 from accounts.authentication import credential_in
 from accounts.models import Session
 from accounts.operations import Signed
-from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
+from accounts.roles import GATEWAY_ADMIN, GATEWAY_READ, PROJECTS_READ, PROJECTS_WRITE
 from accounts.scoping import place_of, require
-from common.api import checked, rfc3339
+from common.api import Operation, Text, checked, rfc3339
 from common.clock import now
 from gateways import vault_grants, vault_ways
 from gateways.vault_ways import Trial
-from integrations import connections
+from integrations import connections, vaults
 
 
 class TrialWish(serializers.Serializer):
@@ -97,6 +97,42 @@ class IntegrationAccess(Signed):
         fresh = request.query_params.get("refresh", "").lower() == "true"
         found = vault_grants.access_of(integration, session, self.by, fresh=fresh, now=now())
         return Response({"at": rfc3339(found.at), "vault_id": integration.config["vault_id"], "grants": found.grants})
+
+
+class VaultRow(serializers.Serializer):
+    origin = serializers.CharField()
+    gateway_environment = serializers.CharField()
+    bound_at = serializers.DateTimeField()
+
+
+class VaultRelease(serializers.Serializer):
+    origin = Text(max_length=300, help_text="the vault's address, https://<name>.vault.azure.net")
+
+
+class Vaults(Operation):
+    """Every vault that an integration has named, and the gateway environment it belongs to since then."""
+
+    permissions = {"GET": GATEWAY_READ}
+
+    @extend_schema(operation_id="listVaults", responses=VaultRow(many=True))
+    def get(self, request: Request) -> Response:
+        rows = vaults.all_vaults()
+        return Response([
+            {"origin": row.origin, "gateway_environment": row.gateway_environment, "bound_at": rfc3339(row.bound_at)}
+            for row in rows
+        ])  # fmt: skip
+
+
+class VaultsRelease(Signed):
+    """Give a vault up that no integration uses any more, so that another environment can name it."""
+
+    permissions = {"POST": GATEWAY_ADMIN}
+    scoped = False
+
+    @extend_schema(operation_id="releaseVault", request=VaultRelease, responses={204: None})
+    def post(self, request: Request) -> Response:
+        vaults.release(checked(VaultRelease, request.data)["origin"], self.by)
+        return Response(status=204)
 
 
 def test_row(trial: Trial) -> dict[str, Any]:

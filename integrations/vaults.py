@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from django.conf import settings
+from django.db import transaction
+from django.db.models import QuerySet
 
-from common.errors import Conflict
+from accounts.changes import By
+from common import audit
+from common.errors import Conflict, NotFound
 from common.locks import transaction_lock
 from integrations.azure.egress import read_vault_url
-from integrations.models import Vault
+from integrations.models import Integration, Vault
+from integrations.providers import AZURE_KEY_VAULT
 
 
 def bind(url: str, gateway_environment: str) -> None:
@@ -19,6 +24,35 @@ def bind(url: str, gateway_environment: str) -> None:
     transaction_lock(f"vault:{origin}")
     found, _ = Vault.objects.get_or_create(origin=origin, defaults={"gateway_environment": gateway_environment})
     refuse_foreign(found.gateway_environment, gateway_environment, origin)
+
+
+def release(url: str, by: By) -> None:
+    """Give a vault up, so that another environment can name it. Raises `NotFound` or `Conflict` (VAULT_IN_USE)."""
+    origin = origin_of(url)
+    with transaction.atomic():
+        transaction_lock(f"vault:{origin}")
+        found = Vault.objects.filter(origin=origin).first()
+        if found is None:
+            raise NotFound("origin: no integration has named this vault")
+        users = [row.name for row in _living() if origin_of(row.config["vault_url"]) == origin]
+        if users:
+            raise Conflict(
+                f"origin: the vault is used by {', '.join(map(repr, users[:5]))}; delete them first", code="VAULT_IN_USE"
+            )
+        audit.record(
+            actor=by.actor, action="vault.released", entity="vault", entity_id=origin, environment=found.gateway_environment,
+            address=by.address,
+        )  # fmt: skip
+        found.delete()
+
+
+def all_vaults() -> QuerySet[Vault]:
+    """Every vault that was named, with its environment."""
+    return Vault.objects.order_by("gateway_environment", "origin")
+
+
+def _living() -> QuerySet[Integration]:
+    return Integration.objects.filter(provider=AZURE_KEY_VAULT, deleted_at=None).order_by("created_at")
 
 
 def environment_of(url: str) -> str:

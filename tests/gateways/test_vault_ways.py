@@ -98,6 +98,19 @@ class TestIsolation:
         assert (status, body["code"]) == (409, "VAULT_OF_OTHER_ENVIRONMENT"), body
         assert admin.post(f"projects/{project}/integrations", {**config_of(), "environment": "qa"})[0] == 201, "also NPR"
 
+    def test_an_administrator_gives_a_vault_up_once_nobody_uses_it(
+        self, admin: Person, project: str, integration: dict[str, Any]
+    ) -> None:
+        wish = {**config_of(), "environment": "prod"}
+        assert [(row["origin"], row["gateway_environment"]) for row in admin.get("admin/vaults")[1]] == [(NPR, "NPR")]
+        status, body = admin.post("admin/vaults/release", {"origin": f"{NPR}/"})
+        assert (status, body["code"]) == (409, "VAULT_IN_USE") and "'vault'" in body["error"], body
+        admin.delete(f"projects/integrations/{integration['id']}")
+        assert admin.post(f"projects/{project}/integrations", wish)[1]["code"] == "VAULT_OF_OTHER_ENVIRONMENT"
+        assert admin.post("admin/vaults/release", {"origin": NPR})[0] == 204
+        assert admin.post("admin/vaults/release", {"origin": NPR})[0] == 404
+        assert admin.post(f"projects/{project}/integrations", wish)[0] == 201
+
     def test_at_validation_a_rule_for_another_environment_is_refused(
         self, admin: Person, project: str, integration: dict[str, Any]
     ) -> None:
