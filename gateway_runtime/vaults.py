@@ -14,6 +14,7 @@ from integrations.azure.credentials import Credential, Credentials
 from integrations.azure.egress import Guard, read_vault_url
 from integrations.azure.keyvault import KeyVault
 from integrations.azure.node_cloud import AzureNode
+from integrations.azure.node_secrets import own_connection
 from protocol.sync import VaultAccess
 
 
@@ -36,11 +37,7 @@ def connection_of(access: VaultAccess) -> Connection:
         )
     if access.auth_method == AuthMethod.CLIENT_SECRET:
         return Connection(wanted, AuthMethod.CLIENT_SECRET, access.tenant_id, access.client_id, access.client_secret)
-    if node.federated_token_file is not None:
-        return Connection(
-            wanted, AuthMethod.WORKLOAD_IDENTITY, node.tenant_id, node.client_id, federated_token_file=node.federated_token_file
-        )
-    return Connection(wanted, AuthMethod.MANAGED_IDENTITY, client_id=node.client_id)
+    return own_connection(wanted, node)
 
 
 def credential_of(connection: Connection) -> Credential:

@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlencode, urlparse
 
 from accounts.entra_settings import AUTHORITY_HOST, CALLBACK_PATH, GRAPH_ENDPOINT, EntraSettings
 from integrations.azure.node_cloud import AzureNode, azure_node
+from integrations.azure.node_secrets import completed
 from orchestrator.version import VERSION
 from protocol.timing import TimeProfile, TimingError, time_profile
 from protocol.vocabulary import Role
@@ -136,6 +137,18 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         azure=_azure(environ),
         gateway=_gateway(environ) if chosen == "gateway" else None,
     )
+
+
+def load_node(environ: Mapping[str, str], *, mode: str) -> Settings:
+    """The settings of a running node: what its environment leaves out is read from its Key Vault first, when it names one.
+
+    Raises `EnvironmentMistake` also when that vault denies or does not answer.
+    """
+    try:
+        whole = completed(environ)
+    except ValueError as error:
+        raise EnvironmentMistake(str(error)) from error
+    return load(whole, mode=mode)
 
 
 def celery_broker(redis_url: str) -> str:

@@ -2,10 +2,10 @@
 
 import os
 
-from orchestrator.environment import load
+from orchestrator.environment import load_node
 from orchestrator.settings.base import GATEWAY_APPS, common_settings
 
-globals().update(common_settings(load(os.environ, mode="gateway"), apps=GATEWAY_APPS, urls="orchestrator.urls.gateway"))
+globals().update(common_settings(load_node(os.environ, mode="gateway"), apps=GATEWAY_APPS, urls="orchestrator.urls.gateway"))
 REST_FRAMEWORK = {
     **globals()["REST_FRAMEWORK"],
     "DEFAULT_AUTHENTICATION_CLASSES": ["gateway_runtime.principals.GatewayAuthentication"],

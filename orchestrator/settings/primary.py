@@ -2,7 +2,7 @@
 
 import os
 
-from orchestrator.environment import load
+from orchestrator.environment import load_node
 from orchestrator.settings.base import PRIMARY_APPS, common_settings
 
-globals().update(common_settings(load(os.environ, mode="primary"), apps=PRIMARY_APPS, urls="orchestrator.urls.primary"))
+globals().update(common_settings(load_node(os.environ, mode="primary"), apps=PRIMARY_APPS, urls="orchestrator.urls.primary"))

@@ -20,8 +20,13 @@ def test_generated_documents_are_what_the_code_says() -> None:
 
 
 def test_the_readme_lists_exactly_the_variables_the_code_reads() -> None:
-    readers = ("orchestrator/environment.py", "orchestrator/mode.py", "integrations/azure/node_cloud.py")
-    code = "".join((ROOT / reader).read_text() for reader in readers)
+    readers = (
+        "orchestrator/environment",
+        "orchestrator/mode",
+        "integrations/azure/node_cloud",
+        "integrations/azure/node_secrets",
+    )
+    code = "".join((ROOT / f"{reader}.py").read_text() for reader in readers)
     read = set(re.findall(r"""environ(?:\.get\(|, |\[)["\']([A-Z_]+)["\']""", code))
     listed = set(re.findall(r"^\| `([A-Z_]+)`", README, re.MULTILINE))
     assert read - listed == set()
