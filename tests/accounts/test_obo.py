@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -11,6 +11,7 @@ import httpx
 import pytest
 from django.conf import settings
 from django.db import transaction
+from django.test import override_settings
 
 from accounts import attempts, obo, sealed_config, sso
 from accounts.changes import By
@@ -186,11 +187,33 @@ def test_a_sign_in_without_an_assertion_is_remembered_but_cannot_go_further(
         assert refused.value.code == "ENTRA_ASSERTION_AUDIENCE"
 
 
+@pytest.fixture
+def integration(node: Node, sandbox: Sandbox, secret: str) -> Iterator[Integration]:
+    """One of our application, that acts on behalf of users, for the NPR vault of the sandbox."""
+    cloud = Cloud(
+        authority_host=sandbox.base_url, instance_discovery=False, arm_endpoint=sandbox.base_url,
+        sandbox_domain=sandbox.world.vault_domain, ca_bundle=sandbox.ca_file,
+    )  # fmt: skip
+    project = factories.project()
+    made = Integration(
+        project=project, environment=factories.environment_of(project), name="v", type="key_vault", provider="azure_key_vault",
+        sealed_under="NPR",
+    )  # fmt: skip
+    vault = sandbox.world.vaults.named("kv-mazevault-npr")
+    assert vault is not None
+    config = {"vault_url": f"https://{vault.name}.{sandbox.world.vault_domain}", "auth_method": "on_behalf_of",
+              "vault_id": vault.resource_id, "tenant_id": TENANT_ID, "client_id": CLIENT_ID, "client_secret": secret}  # fmt: skip
+    with override_settings(MAZEVAULT=replace(settings.MAZEVAULT, azure=AzureNode(cloud))):
+        with transaction.atomic():
+            sealed_config.put(made, "NPR", config)
+            made.save()
+        yield made
+
+
 def test_an_integration_of_our_application_is_tried_in_the_name_of_whoever_asks(
-    session_of: Callable[..., Session], sandbox: Sandbox, secret: str, monkeypatch: pytest.MonkeyPatch
+    session_of: Callable[..., Session], integration: Integration
 ) -> None:
     """Paul's group may read the NPR vault and nothing more; Stella has no role there, and nobody else's is used for her."""
-    integration = _integration(sandbox, secret, monkeypatch)
     by = By(factories.principal())
     for user, failed in (("paul.project", []), ("stella.stranger", ["KEY_VAULT_ROLE_MISSING"] * 2)):
         trial = vault_ways.try_integration(integration, session_of(user), by, write=False, now=now())
@@ -199,34 +222,12 @@ def test_an_integration_of_our_application_is_tried_in_the_name_of_whoever_asks(
 
 
 def test_who_has_access_is_asked_in_a_persons_own_name_and_shown_to_nobody_else(
-    session_of: Callable[..., Session], sandbox: Sandbox, secret: str, monkeypatch: pytest.MonkeyPatch
+    session_of: Callable[..., Session], integration: Integration
 ) -> None:
-    integration, by = _integration(sandbox, secret, monkeypatch), By(factories.principal(name="ada"))
+    by = By(factories.principal(name="ada"))
     found = vault_grants.access_of(integration, session_of("ada.admin"), by, fresh=False, now=now())
     assert any(grant["role"] == "Key Vault Secrets User" for grant in found.grants)
     with pytest.raises(AccessDenied):
         other = By(factories.principal(name="stella"))
         vault_grants.access_of(integration, session_of("stella.stranger"), other, fresh=False, now=now())
     assert [row.seen_by for row in AccessSnapshot.objects.all()] == [by.actor]
-
-
-def _integration(sandbox: Sandbox, secret: str, monkeypatch: pytest.MonkeyPatch) -> Integration:
-    """One of our application, that acts on behalf of users, for the NPR vault of the sandbox."""
-    cloud = Cloud(
-        authority_host=sandbox.base_url, instance_discovery=False, arm_endpoint=sandbox.base_url,
-        sandbox_domain=sandbox.world.vault_domain, ca_bundle=sandbox.ca_file,
-    )  # fmt: skip
-    monkeypatch.setattr(settings, "MAZEVAULT", replace(settings.MAZEVAULT, azure=AzureNode(cloud)))
-    project = factories.project()
-    integration = Integration(
-        project=project, environment=factories.environment_of(project), name="v", type="key_vault", provider="azure_key_vault",
-        sealed_under="NPR",
-    )  # fmt: skip
-    vault = sandbox.world.vaults.named("kv-mazevault-npr")
-    assert vault is not None
-    config = {"vault_url": f"https://{vault.name}.{sandbox.world.vault_domain}", "auth_method": "on_behalf_of",
-              "vault_id": vault.resource_id, "tenant_id": TENANT_ID, "client_id": CLIENT_ID, "client_secret": secret}  # fmt: skip
-    with transaction.atomic():
-        sealed_config.put(integration, "NPR", config)
-        integration.save()
-    return integration
