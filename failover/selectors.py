@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 
 from common.api import rfc3339
+from common.audit_report import snapshot
 from failover.facts import living_gateway
 from failover.machine import FENCING, State, fence_ends_at
 from failover.models import EnvironmentState, Operation, Plan, Transition
@@ -19,7 +20,13 @@ HISTORY_LENGTH = 200
 
 
 def status_row(code: str) -> dict[str, Any]:
-    """Where an environment stands: the answer of every failover path."""
+    """Where an environment stands, as of one moment: a move goes on between two reads, and one that ended is no state of it."""
+    state_of(code)  # makes the row, which a snapshot cannot
+    with snapshot():
+        return _row_of(code)
+
+
+def _row_of(code: str) -> dict[str, Any]:
     route = Route.objects.select_related("active_gateway").get(environment_id=code)
     state, operation = state_of(code), open_operation(code)
     active = route.active_gateway

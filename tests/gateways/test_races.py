@@ -14,7 +14,8 @@ from django.db import connection
 from django.http import HttpResponse
 from django.test import Client
 
-from failover import driver
+from common.direct import open_connection
+from failover import driver, selectors
 from failover.models import EnvironmentState, Operation
 from gateways.models import BootstrapTokenRow, Gateway, GatewayCertificate, Route, Task
 from protocol.messages import Registered, TaskOffers
@@ -146,3 +147,20 @@ def test_a_step_and_a_cancel_at_once_never_both_happen(person: Any) -> None:
         assert cancelled == (route.epoch == 1), (results, route.epoch)
         if not cancelled:
             assert results[0] == "stored"
+
+
+def test_the_status_is_of_one_moment_while_a_move_goes_on(admin: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The move changes the state after the first read of the answer: the answer is the older state as a whole."""
+    fleet_of("NPR")
+    asked = selectors.open_operation
+
+    def moved_meanwhile(code: str) -> Operation | None:
+        with open_connection() as other:
+            other.execute("UPDATE failover_environmentstate SET state = 'FENCING' WHERE environment_id = %s", [code])
+        return asked(code)
+
+    monkeypatch.setattr(selectors, "open_operation", moved_meanwhile)
+    monkeypatch.setattr(selectors, "_last_operation", lambda code, route: {"state": selectors.state_of(code).state})
+    row = selectors.status_row("NPR")
+    assert (row["state"], row["last_operation"]["state"]) == ("PRIMARY_ACTIVE", "PRIMARY_ACTIVE")
+    assert selectors.state_of("NPR").state == "FENCING"
