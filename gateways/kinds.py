@@ -77,16 +77,6 @@ KINDS: Mapping[str, TaskKind] = {
             check=_check_id("integration"),
             by_people=False,
         ),
-        TaskKind(
-            name="sync.run",
-            summary="a part of a sync run: plan, and do what may be done",
-            idempotent=True,
-            claim_seconds=120,
-            attempts=5,
-            fields={"run": "its id"},
-            check=_check_id("run"),
-            by_people=False,
-        ),
     )
 }
 

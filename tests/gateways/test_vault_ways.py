@@ -138,9 +138,9 @@ class TestIsolation:
         with pytest.raises(PermissionRefused):
             own_vaults.connection_of(access(NPR))
 
-    def test_a_person_cannot_make_the_task_of_a_trial_or_a_run(self, admin: Person) -> None:
+    def test_a_person_cannot_make_the_task_of_a_trial(self, admin: Person) -> None:
         fleet_of("NPR")
-        for kind in ("integration.test", "sync.run"):
+        for kind in ("integration.test", "integration.access"):
             wish = {"environment": "NPR", "kind": kind, "payload": {"integration": str(uuid.uuid4())}}
             assert admin.post("admin/tasks", wish)[0] == 400
 
