@@ -27,7 +27,7 @@ from accounts.entra import Entra, EntraError
 from accounts.entra_settings import EntraSettings
 from cli.stack.layout import StackError, layout_from, read_run_file
 from cli.stack.sandbox import entra_environment, own_tenant
-from orchestrator.environment import EnvironmentMistake, entra_settings
+from orchestrator.environment import EnvironmentMistake, entra_settings, with_vault
 
 CLOCK_SECONDS = 60.0
 """Tokens are refused beyond two minutes; this leaves time to act."""
@@ -238,7 +238,8 @@ def _settings(environ: Mapping[str, str]) -> tuple[EntraSettings, Primary]:
     if "ENTRA_ENABLED" not in environ and run and run.get("sandbox_url"):
         environ = {**environ, **(own_tenant(environ) or entra_environment(layout, url))}
     token = environ.get("MAZEVAULT_TOKEN", "")
-    return entra_settings(environ, url or "https://localhost:8443"), Primary(url, Path(ca_file) if ca_file else None, token)
+    own = entra_settings(with_vault(environ), url or "https://localhost:8443")
+    return own, Primary(url, Path(ca_file) if ca_file else None, token)
 
 
 def main(arguments: Sequence[str]) -> int:

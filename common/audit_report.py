@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
-from django.db import connection, transaction
 from django.db.models import Exists, OuterRef
 
 from common import audit
-from common.clock import now
 from common.models import AuditCheckpoint, AuditEntry, AuditLink, AuditPending
 from protocol.audit import Signed
 from protocol.audit_evidence import Links
-
-
-@contextmanager
-def snapshot() -> Iterator[str]:
-    """See the whole database as of one moment (RFC 3339, given to the caller), however long the reading takes."""
-    moment = now().isoformat()
-    if connection.in_atomic_block:
-        yield moment
-        return
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        yield moment
 
 
 def own_chains() -> dict[str, Links]:

@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 
 from common.api import rfc3339
-from common.audit_report import snapshot
+from common.snapshot import snapshot
 from failover.facts import living_gateway
 from failover.machine import FENCING, State, fence_ends_at
 from failover.models import EnvironmentState, Operation, Plan, Transition

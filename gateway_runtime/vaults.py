@@ -12,16 +12,9 @@ from common.errors import PermissionRefused
 from integrations.azure.cloud import AuthMethod, Connection
 from integrations.azure.credentials import Credential, Credentials
 from integrations.azure.egress import Guard, read_vault_url
-from integrations.azure.keyvault import KeyVault
 from integrations.azure.node_cloud import AzureNode
 from integrations.azure.node_secrets import own_connection
-from protocol.sync import VaultAccess
-
-
-def open_vault(access: VaultAccess) -> KeyVault:
-    """The vault, to be closed after use. Raises `PermissionRefused` (VAULT_NOT_ALLOWED) or `AddressRefused`."""
-    connection = connection_of(access)
-    return KeyVault(connection, credential_of(connection), guard())
+from protocol.vault_access import VaultAccess
 
 
 def connection_of(access: VaultAccess) -> Connection:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +19,8 @@ from gateway_runtime.client import Channel
 from gateway_runtime.models import Effect
 from gateway_runtime.node import MayNotAct, Node, boottime
 from integrations.azure.connection_test import PROBE_OWNER, test_connection
-from integrations.azure.errors import AzureTrouble
+from integrations.azure.egress import CALL_SECONDS
+from integrations.azure.errors import AzureTrouble, OutcomeUnknown
 from integrations.azure.keyvault import Marks
 from integrations.azure.rbac import RoleAssignments
 from protocol import paths
@@ -32,7 +34,7 @@ from protocol.messages import (
     TaskResults,
     TaskVerdicts,
 )
-from protocol.sync import AskAccess, VaultAccess
+from protocol.vault_access import AskAccess, VaultAccess
 from protocol.vocabulary import TaskOutcome
 
 log = logging.getLogger("mazevault.gateway.work")
@@ -46,12 +48,28 @@ class TaskImpossible(Exception):
 
 @dataclass(frozen=True)
 class TaskFrame:
-    """What an executor works with. `deadline` in seconds is the hard one of a single effect."""
+    """What an executor works with. `deadline` in seconds is the hard one of a single effect: no call of it may last longer."""
 
     channel: Channel
     node: Node
     epoch: int
     deadline: float
+
+    @contextmanager
+    def effect(self) -> Iterator[None]:
+        """The right to make one call outside, in the task's own epoch. Raises `MayNotAct`.
+
+        A call that was sent and not answered counts as running until its deadline, so that no fence is acknowledged before.
+        """
+        began = boottime()
+        with self.node.effect() as epoch:
+            if epoch != self.epoch:
+                raise MayNotAct(f"the task belongs to epoch {self.epoch}, the lease to {epoch}")
+            try:
+                yield
+            except OutcomeUnknown:
+                self.node.mind_unseen_end(began)
+                raise
 
 
 Work = Callable[[TaskFrame, Mapping[str, Any]], dict[str, Any]]
@@ -90,7 +108,9 @@ def try_vault(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
     connection = vaults.connection_of(frame.channel.call(paths.VAULT_ACCESS, ask, VaultAccess, timeout=frame.deadline))
     credential, guard = vaults.credential_of(connection), vaults.guard()
     marks = Marks(frame.epoch, str(payload["integration"]), PROBE_OWNER) if payload.get("write") else None
-    return {"stages": [asdict(one) for one in test_connection(connection, credential, guard, marks, frame.node.effect)]}
+    seconds = min(frame.deadline, CALL_SECONDS)
+    found = test_connection(connection, credential, guard, marks, frame.effect, seconds=seconds)
+    return {"stages": [asdict(one) for one in found]}
 
 
 def list_access(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from common import audit_report
+from common.snapshot import snapshot
 from gateways.models import AuditCountersignature, GatewayAuditChain, GatewayAuditRecord, PrimaryKeyPair
 from protocol.audit import PRIMARY, Link
 from protocol.audit_evidence import Countersignature, Evidence, Keys, Report, check
@@ -33,7 +34,7 @@ def evidence(made_at: str = "") -> Evidence:
 
 def verify(pin: str = "") -> Report:
     """Check everything in this database; `pin` is the root's, when it is known from elsewhere."""
-    with audit_report.snapshot() as moment:
+    with snapshot() as moment:
         return check([evidence(moment)], pin)
 
 

@@ -48,7 +48,7 @@ from protocol.messages import (
 )
 from protocol.replica import AskChanges, Changes
 from protocol.sign_in import EndSession, EntraProof, SessionOpened
-from protocol.sync import AskAccess, VaultAccess
+from protocol.vault_access import AskAccess, VaultAccess
 from protocol.vocabulary import Role
 from protocol.writes import WriteBatch, WriteReceipts
 from vault import authorities

@@ -32,7 +32,7 @@ from integrations.azure.credentials import Credential, Credentials, Refusing
 from integrations.azure.egress import Guard
 from integrations.azure.errors import Owner, TokenTrouble
 from integrations.models import Integration
-from protocol.sync import VaultAccess
+from protocol.vault_access import VaultAccess
 from protocol.vocabulary import TaskState
 
 TASK_SECONDS = 15.0

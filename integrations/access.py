@@ -9,7 +9,7 @@ from common.errors import Conflict
 from integrations.azure.cloud import AuthMethod, Connection
 from integrations.models import Integration
 from integrations.providers import AZURE_KEY_VAULT
-from protocol.sync import VaultAccess
+from protocol.vault_access import VaultAccess
 
 
 def vault_access(integration: Integration) -> VaultAccess:

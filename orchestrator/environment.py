@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlencode, urlparse
 
-from accounts.entra_settings import AUTHORITY_HOST, CALLBACK_PATH, GRAPH_ENDPOINT, EntraSettings
+from accounts.entra_settings import CALLBACK_PATH, GRAPH_ENDPOINT, EntraSettings
 from integrations.azure.node_cloud import AzureNode, azure_node
 from integrations.azure.node_secrets import completed
 from orchestrator.version import VERSION
@@ -144,11 +144,15 @@ def load_node(environ: Mapping[str, str], *, mode: str) -> Settings:
 
     Raises `EnvironmentMistake` also when that vault denies or does not answer.
     """
+    return load(with_vault(environ), mode=mode)
+
+
+def with_vault(environ: Mapping[str, str]) -> Mapping[str, str]:
+    """The environment, and from the node's own Key Vault what is absent in it. Raises `EnvironmentMistake`."""
     try:
-        whole = completed(environ)
+        return completed(environ)
     except ValueError as error:
         raise EnvironmentMistake(str(error)) from error
-    return load(whole, mode=mode)
 
 
 def celery_broker(redis_url: str) -> str:
@@ -300,7 +304,7 @@ def entra_settings(environ: Mapping[str, str], base_url: str, *, mode: str = "pr
 
     Entra sends the browser back to the node itself; where it goes from there may be a console that stands elsewhere.
     """
-    enabled = _flag(environ, "ENTRA_ENABLED", default=False)
+    enabled, cloud = _flag(environ, "ENTRA_ENABLED", default=False), _azure(environ).cloud
     client_id = environ.get("ENTRA_CLIENT_ID", "").strip()
     frontend = _https(environ, "FRONTEND_URL", f"{base_url}/ui/" if mode == "primary" else f"{base_url}/")
     origin = frontend.rstrip("/") if environ.get("FRONTEND_URL") and mode == "primary" else base_url
@@ -315,10 +319,10 @@ def entra_settings(environ: Mapping[str, str], base_url: str, *, mode: str = "pr
         scopes=_entra_scopes(environ.get("ENTRA_SCOPES") or "openid profile email", client_id),
         auto_create_users=_flag(environ, "ENTRA_AUTO_CREATE_USERS", default=True),
         default_role=environ.get("ENTRA_DEFAULT_ROLE", "").strip() or "viewer",
-        authority_host=_https(environ, "ENTRA_AUTHORITY_HOST", AUTHORITY_HOST).rstrip("/"),
-        instance_discovery=_flag(environ, "ENTRA_INSTANCE_DISCOVERY", default=True),
+        authority_host=cloud.authority_host,
+        instance_discovery=cloud.instance_discovery,
         graph_endpoint=_https(environ, "AZURE_GRAPH_ENDPOINT", GRAPH_ENDPOINT).rstrip("/"),
-        ca_bundle=_path(environ, "AZURE_CA_BUNDLE"),
+        ca_bundle=cloud.ca_bundle,
         frontend_url=frontend,
     )
     if enabled:

@@ -15,7 +15,7 @@ from itertools import islice
 
 from integrations.azure.cloud import Connection
 from integrations.azure.credentials import Credential, TokenRefused
-from integrations.azure.egress import CONNECT_SECONDS, Guard, Target
+from integrations.azure.egress import CALL_SECONDS, CONNECT_SECONDS, Guard, Target
 from integrations.azure.errors import AzureTrouble, ConsentMissing, NameTaken, ObjectMissing, Unreachable
 from integrations.azure.keyvault import KeyVault, Marks
 from integrations.azure.translation import tls_refused
@@ -101,15 +101,22 @@ class _Trial:
 
 
 def test_connection(
-    connection: Connection, credential: Credential, guard: Guard, marks: Marks | None = None, gate: Gate = nullcontext
+    connection: Connection,
+    credential: Credential,
+    guard: Guard,
+    marks: Marks | None = None,
+    gate: Gate = nullcontext,
+    *,
+    seconds: float = CALL_SECONDS,
 ) -> tuple[Result, ...]:
     """Every stage with its outcome. Without `marks` nothing is written: set and recover are skipped.
 
-    With them, each call that writes is made inside of `gate` (DESIGN §7). Raises what the gate raises, and nothing else.
+    With them, each call that writes is made inside of `gate` and lasts `seconds` at most (DESIGN §7). Raises what
+    the gate raises, and nothing else.
     """
     trial = _Trial(connection, credential, guard, marks or Marks(0, "none", PROBE_OWNER), gate)
     if _reached(trial) and _authenticated(trial):
-        with KeyVault(connection, credential, guard) as vault:
+        with KeyVault(connection, credential, guard, seconds=seconds) as vault:
             _try_data(trial, vault, writing=marks is not None)
     return _complete(trial.results, "writing was not asked for" if marks is None else "")
 

@@ -6,8 +6,9 @@ import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from integrations.azure.cloud import Cloud, Network
+from integrations.azure.cloud import TENANT, Cloud, Network
 
 _DEFAULT = Cloud()
 
@@ -26,11 +27,14 @@ class AzureNode:
 def azure_node(environ: Mapping[str, str]) -> AzureNode:
     """Raises `ValueError` with one sentence that names the variable."""
     token_file = environ.get("AZURE_FEDERATED_TOKEN_FILE", "").strip()
+    client_id, tenant_id = environ.get("AZURE_CLIENT_ID", "").strip(), environ.get("AZURE_TENANT_ID", "").strip()
+    _check_id("AZURE_CLIENT_ID", client_id, "client id of the managed identity", needed=bool(token_file))
+    _check_id("AZURE_TENANT_ID", tenant_id, "id of its tenant", needed=bool(token_file))
     return AzureNode(
         cloud=cloud_from(environ),
         vaults=_listed(environ.get("MAZEVAULT_PROJECT_VAULTS", "")),
-        client_id=environ.get("AZURE_CLIENT_ID", "").strip(),
-        tenant_id=environ.get("AZURE_TENANT_ID", "").strip(),
+        client_id=client_id,
+        tenant_id=tenant_id,
         federated_token_file=Path(token_file) if token_file else None,
     )
 
@@ -40,9 +44,9 @@ def cloud_from(environ: Mapping[str, str]) -> Cloud:
     bundle = environ.get("AZURE_CA_BUNDLE", "").strip()
     try:
         return Cloud(
-            authority_host=environ.get("ENTRA_AUTHORITY_HOST", "").strip().rstrip("/") or _DEFAULT.authority_host,
-            instance_discovery=environ.get("ENTRA_INSTANCE_DISCOVERY", "").strip().lower() not in ("false", "0", "no"),
-            arm_endpoint=environ.get("AZURE_ARM_ENDPOINT", "").strip().rstrip("/") or _DEFAULT.arm_endpoint,
+            authority_host=_https("ENTRA_AUTHORITY_HOST", environ.get("ENTRA_AUTHORITY_HOST", ""), _DEFAULT.authority_host),
+            instance_discovery=_flag("ENTRA_INSTANCE_DISCOVERY", environ.get("ENTRA_INSTANCE_DISCOVERY", "")),
+            arm_endpoint=_https("AZURE_ARM_ENDPOINT", environ.get("AZURE_ARM_ENDPOINT", ""), _DEFAULT.arm_endpoint),
             private_networks=_networks(environ.get("AZURE_PRIVATE_NETWORKS", "")),
             sandbox_domain=environ.get("MAZEVAULT_SANDBOX_VAULT_DOMAIN", "").strip().lower(),
             ca_bundle=Path(bundle) if bundle else None,
@@ -51,6 +55,27 @@ def cloud_from(environ: Mapping[str, str]) -> Cloud:
         names = {"private_networks": "AZURE_PRIVATE_NETWORKS", "sandbox_domain": "MAZEVAULT_SANDBOX_VAULT_DOMAIN"}
         name, _, sentence = str(error).partition(": ")
         raise ValueError(f"{names.get(name, name)}: {sentence}") from None
+
+
+def _check_id(name: str, text: str, what: str, *, needed: bool) -> None:
+    if (text or needed) and not TENANT.fullmatch(text):
+        raise ValueError(f"{name} is {text!r}; set it to the {what}, a UUID")
+
+
+def _https(name: str, text: str, default: str) -> str:
+    """An origin: scheme, host and port only, since paths of Azure's are put behind it."""
+    given = text.strip().rstrip("/") or default
+    parts = urlsplit(given)
+    if parts.scheme != "https" or not parts.hostname or parts.username or parts.path or parts.query or parts.fragment:
+        raise ValueError(f"{name} is {given!r}; it must be a URL that begins with https:// and has no path")
+    return given
+
+
+def _flag(name: str, text: str) -> bool:
+    said = text.strip().lower() or "true"
+    if said not in ("true", "false", "1", "0", "yes", "no"):
+        raise ValueError(f"{name} is {text!r}; set it to true or false")
+    return said in ("true", "1", "yes")
 
 
 def _networks(text: str) -> tuple[Network, ...]:

@@ -6,6 +6,7 @@ What the environment says wins. Nothing is written anywhere: the values live in 
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Mapping
 
@@ -52,7 +53,8 @@ def completed(environ: Mapping[str, str], *, sleep: Callable[[float], None] = ti
     except AzureTrouble as trouble:
         raise ValueError(f"MAZEVAULT_KEY_VAULT_URL: {trouble.cause}; {trouble.fix}") from None
     found = {variable: value for variable, value in read.items() if value}
-    log.info("taken from %s: %s", url, ", ".join(sorted(found)) or "nothing")
+    # This runs before the node's logging is set up, since the settings of the log come after it.
+    print(f"taken from {url}: {', '.join(sorted(found)) or 'nothing'}", file=sys.stderr, flush=True)
     return {**environ, **found}
 
 

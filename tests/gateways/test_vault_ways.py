@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
+import httpx
 import pytest
 from django.conf import settings
 from msgspec import structs
@@ -15,6 +18,7 @@ from common.errors import PermissionRefused
 from common.models import AuditEntry
 from gateway_runtime import vaults as own_vaults
 from gateway_runtime import work
+from gateway_runtime.node import MayNotAct
 from gateways import vault_grants, vault_ways
 from gateways.models import Task
 from integrations.azure import denials
@@ -22,7 +26,7 @@ from integrations.azure.cloud import AuthMethod, Cloud
 from integrations.azure.node_cloud import AzureNode
 from integrations.models import Integration, Vault
 from protocol import messages, paths
-from protocol.sync import AskAccess, VaultAccess
+from protocol.vault_access import AskAccess, VaultAccess
 from sandbox.azure.directory import CLIENT_ID, TENANT_ID
 from sandbox.azure.server import Sandbox
 from tests.conftest import Person, fleet_of
@@ -198,6 +202,38 @@ class TestTrial:
         assert person("auditor").post(f"projects/integrations/{integration['id']}/test")[0] in (403, 404)
 
 
+class TestGate:
+    """What a trial writes, it writes under the lease: of the task's own epoch, for no longer than the lease is sure to last."""
+
+    def test_without_a_lease_or_in_another_epoch_nothing_is_written(
+        self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        url = sandbox_vault(sandbox, "kv-mazevault-npr")
+        be_on(monkeypatch, cloud_of(sandbox), (url,))
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"{sandbox.plain_url}/hosts/npr")
+        before = len(sandbox.world.vaults.journal)
+        wish = {"integration": str(uuid.uuid4()), "write": True}
+        for node in (Leased(None), Leased(2)):
+            with pytest.raises(MayNotAct):
+                work.try_vault(frame(url, node=node), wish)
+        assert len(sandbox.world.vaults.journal) == before
+        work.try_vault(frame(url), wish)
+        assert len(sandbox.world.vaults.journal) > before
+
+    def test_a_call_ends_with_the_deadline_of_an_effect_and_counts_as_running_until_then(
+        self, sandbox: Sandbox, control: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A vault that answers after 3 s, and a profile in which an effect may take 1 s."""
+        url = sandbox_vault(sandbox, "kv-mazevault-npr")
+        be_on(monkeypatch, cloud_of(sandbox), (url,))
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"{sandbox.plain_url}/hosts/npr")
+        node = SlowsDown(control)
+        found = work.try_vault(frame(url, node=node, deadline=1.0), {"integration": str(uuid.uuid4()), "write": True})
+        ends = {one["stage"].value: one for one in found["stages"]}
+        assert ends["get"]["outcome"] == "ok" and ends["set"]["code"] == "KEY_VAULT_OUTCOME_UNKNOWN", ends
+        assert ends["set"]["milliseconds"] < 2000 and len(node.unseen) == 1
+
+
 class TestAccess:
     def test_the_gateway_lists_who_has_a_role_and_says_why_when_it_may_not(
         self, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
@@ -271,24 +307,48 @@ def vault_id(sandbox: Sandbox, name: str) -> str:
     return str(sandbox.world.vaults.named(name).resource_id)
 
 
-def frame(url: str, resource_id: str = "") -> work.TaskFrame:
-    """A task under a lease that holds, before a Primary that gives this way."""
+class Leased:
+    """A gateway's node with a lease of this epoch, or of none."""
 
-    class Way:
-        def call(self, path: str, message: object, kind: object, *, timeout: float) -> VaultAccess:
-            return structs.replace(access(url), vault_id=resource_id)
+    def __init__(self, epoch: int | None = 1) -> None:
+        self.epoch, self.unseen = epoch, list[float]()
 
-    class Leased:
-        def effect(self) -> Any:
-            return Held()
+    @contextmanager
+    def effect(self) -> Iterator[int]:
+        if self.epoch is None:
+            raise MayNotAct("the gateway holds no lease")
+        yield self.epoch
 
-    class Held:
-        def __enter__(self) -> int:
-            return 1
+    def mind_unseen_end(self, began: float) -> None:
+        self.unseen.append(began)
 
-        def __exit__(self, *_: object) -> None: ...
 
-    return work.TaskFrame(Way(), Leased(), 1, 10.0)
+class SlowsDown(Leased):
+    """The vault becomes slow when the first change is about to be made."""
+
+    def __init__(self, control: httpx.Client) -> None:
+        super().__init__()
+        self.control = control
+
+    @contextmanager
+    def effect(self) -> Iterator[int]:
+        self.control.post("/faults", json={"vault_slow_seconds": 3})
+        yield 1
+
+
+@dataclass
+class Way:
+    """A Primary that gives this way."""
+
+    given: VaultAccess
+
+    def call(self, path: str, message: object, kind: object, *, timeout: float) -> VaultAccess:
+        return self.given
+
+
+def frame(url: str, resource_id: str = "", *, node: Leased | None = None, deadline: float = 10.0) -> work.TaskFrame:
+    given = structs.replace(access(url), vault_id=resource_id)
+    return work.TaskFrame(cast(Any, Way(given)), cast(Any, node or Leased()), 1, deadline)
 
 
 def answer_for(gateway: FakeGateway, result: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import protocol
-from protocol import messages, replica, sign_in, sync, writes
+from protocol import messages, replica, sign_in, vault_access, writes
 from protocol.messages import Message, MessageError, decode, encode
 from protocol.vocabulary import (
     Assignment,
@@ -50,13 +50,6 @@ SECRET = replica.ReplicaSecret(
 GRANT = replica.ReplicaGrant(["secrets:read"], ID, ID, "dev", WHEN)
 TOKEN = replica.ReplicaToken("ab" * 32, WHEN, ["secrets:read"])
 PRINCIPAL = replica.ReplicaPrincipal(ID, "user", "a@example.com", [GRANT], [TOKEN])
-ACCESS = sync.VaultAccess(ID, "https://kv-a.vault.azure.net", "client_secret", ID, ID, "secret", "/subscriptions/x")
-ITEM = sync.SyncItem("db/password", "db-password", "ab" * 16, 3, "cd" * 16)
-ACTION = sync.SyncAction("update_there", "changed_here", "db/password", "db-password", "ab" * 16, 3, "cd" * 16, False, True, "4")
-STEP = sync.BegunStep(ID, "ab" * 16, ACTION, ITEM, "value")
-REPORT = sync.StepReport(ID, sync.StepState.FAILED, 3, "cd" * 16, "KEY_VAULT_ROLE_MISSING", "no role")
-HISTORY = sync.HistoryStep(3, ACTION, 4, "ef" * 16, ITEM)
-NOTE = sync.SyncNote("db", "db", "conflict", "not_read")
 SAMPLES: tuple[Message, ...] = (
     messages.Register("mzvb1.x", "csr", "csr", "key", "key", ID, "1.0.0", "gw-npr-primary", "NPR", "primary"),
     messages.Registered(ID, "gw-npr-primary", "NPR", Role.PRIMARY, "pem", "pem", "pem", 60.0),
@@ -106,28 +99,8 @@ SAMPLES: tuple[Message, ...] = (
     sign_in.EntraProof("token", "nonce", "10.0.0.1", "access"),
     sign_in.SessionOpened("mzv_x", WHEN, "a@example.com", "Ann", "viewer", WHEN, PRINCIPAL, ID),
     sign_in.EndSession("mzv_x", "10.0.0.1"),
-    ACCESS,
-    sync.AskAccess(ID, 7),
-    sync.OpenRun(ID, 7),
-    ITEM,
-    ACTION,
-    STEP,
-    REPORT,
-    sync.RunOrder(
-        ID, ID, sync.RunPhase.APPLY, ACCESS, ID, ID, "dev", "https://kv-a.vault.azure.net", "push", "incremental",
-        "manual_resolution", "{{key}}", 10, 10, False, ["db"], True, "https://kv-a.vault.azure.net", "", "dev", "push", True,
-        "ab", ["cd"], [STEP], "key", 41,
-    ),
-    sync.AskItems(ID, "db"),
-    sync.Items([ITEM], True),
-    sync.AskHistory(ID, 3),
-    HISTORY,
-    sync.History([HISTORY], False),
-    NOTE,
-    sync.PlanPart(ID, 7, True, "ready", "ab", True, [ACTION], [NOTE], [["deletion_budget", "too many"]]),
-    sync.RunAnswer(True, "the rule is paused", [REPORT]),
-    sync.Progress(ID, 7, [REPORT], [STEP], [ITEM], ["db"]),
-    sync.EndRun(ID, 7, sync.RunEnd.DONE, True, "OK", "done", {"ours": 3}),
+    vault_access.VaultAccess(ID, "https://kv-a.vault.azure.net", "client_secret", ID, ID, "secret", "/subscriptions/x"),
+    vault_access.AskAccess(ID, 7),
 )  # fmt: skip
 BY_KIND = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: type(sample).__name__)
 

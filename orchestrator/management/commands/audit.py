@@ -8,7 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from common import audit_report
+from common.snapshot import snapshot
 from protocol.audit_evidence import Evidence
 from protocol.audit_files import FORMATS, write_export
 
@@ -23,7 +23,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            with audit_report.snapshot() as moment:
+            with snapshot() as moment:
                 counts = write_export(options["out"], _evidence(moment), options["format"])
         except (ValueError, OSError) as error:
             raise CommandError(str(error)) from error

@@ -18,6 +18,7 @@ from integrations.azure.credentials import Credential
 from integrations.azure.egress import Guard
 from integrations.azure.keyvault import KeyVault, Marks
 from integrations.azure.node_secrets import NAMES, completed
+from orchestrator.environment import EnvironmentMistake, with_vault
 from sandbox.azure.directory import TENANT_ID, identifier
 from sandbox.azure.server import Sandbox
 
@@ -53,13 +54,13 @@ def fill(of_user: Callable[..., Credential], guard: Guard, connection: Callable[
 
 
 def test_what_the_environment_leaves_out_comes_from_the_vault_and_what_it_says_wins(
-    environ: dict[str, str], fill: Fill, caplog: pytest.LogCaptureFixture
+    environ: dict[str, str], fill: Fill, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(mazevault_master_key=MASTER_KEY, mazevault_session_secret=SESSION, redis_url="redis://vault")
-    caplog.set_level("INFO", "mazevault")
     said = {**environ, "REDIS_URL": "redis://here", "MAZEVAULT_SESSION_SECRET_FILE": "/run/secret"}
     assert completed(said) == {**said, "MAZEVAULT_MASTER_KEY": MASTER_KEY}
-    assert MASTER_KEY not in caplog.text and SESSION not in caplog.text
+    told = capsys.readouterr().err
+    assert "MAZEVAULT_MASTER_KEY" in told and MASTER_KEY not in told and SESSION not in told
 
 
 def test_without_a_vault_or_with_everything_said_nothing_is_asked() -> None:
@@ -103,6 +104,20 @@ def test_workload_identity_is_used_where_kubernetes_projects_a_token(environ: di
             "AZURE_CLIENT_ID": identifier("mi-mazevault-npr/client")}  # fmt: skip
     with pytest.raises(ValueError, match="service account token of this pod cannot be read"):
         completed({**environ, **more})
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [("AZURE_CLIENT_ID", ""), ("AZURE_TENANT_ID", "contoso"), ("ENTRA_INSTANCE_DISCOVERY", "maybe"),
+     ("ENTRA_AUTHORITY_HOST", "http://login.example.com"), ("AZURE_ARM_ENDPOINT", "https://management.azure.com/x"),
+     ("AZURE_PRIVATE_NETWORKS", "10.0.0.0/99"), ("AZURE_PRIVATE_NETWORKS", "8.8.8.0/24"),
+     ("MAZEVAULT_SANDBOX_VAULT_DOMAIN", "vault.example.com:443")],
+)  # fmt: skip
+def test_what_is_wrong_with_the_node_s_azure_is_named_by_its_variable(environ: dict[str, str], variable: str, text: str) -> None:
+    whole = {**environ, "AZURE_FEDERATED_TOKEN_FILE": "/token", "AZURE_TENANT_ID": TENANT_ID,
+             "AZURE_CLIENT_ID": identifier("mi-mazevault-npr/client"), variable: text}  # fmt: skip
+    with pytest.raises(EnvironmentMistake, match=f"^{variable}"):
+        with_vault(whole)
 
 
 def test_a_real_process_starts_with_its_keys_in_the_vault_only(environ: dict[str, str], fill: Fill) -> None:
