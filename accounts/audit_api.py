@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -18,11 +18,8 @@ from accounts.operations import Signed
 from accounts.roles import AUDIT_READ
 from accounts.scoping import absent, place_of, require, visible_projects
 from common.api import Text, checked, rfc3339
-from common.errors import ValidationFailed
 from common.models import AuditEntry
-
-SHOWN, MOST_SHOWN, FURTHEST = 100, 1000, 10_000_000
-PAGE = [OpenApiParameter("limit", int), OpenApiParameter("offset", int)]
+from common.paging import FURTHEST, MOST_SHOWN, PAGE, SHOWN, clamped, page_of
 
 
 class AuditRow(serializers.Serializer):
@@ -85,7 +82,7 @@ class AuditSearch(Signed):
     @extend_schema(operation_id="searchAuditLogs", request=SearchWish, responses=AuditRow(many=True))
     def post(self, request: Request) -> Response:
         wish = checked(SearchWish, request.data)
-        return Response(_rows(_found(wish), _clamped(wish.get("limit", SHOWN)), wish.get("offset", 0)))
+        return Response(_rows(_found(wish), clamped(wish.get("limit", SHOWN)), wish.get("offset", 0)))
 
 
 def audit_row(entry: AuditEntry) -> dict[str, Any]:
@@ -119,26 +116,8 @@ def _found(wish: dict[str, Any]) -> QuerySet[AuditEntry]:
 
 
 def _page(found: QuerySet[AuditEntry], request: Request) -> list[dict[str, Any]]:
-    limit = _clamped(_number(request, "limit", SHOWN))
-    offset = _number(request, "offset", 0)
-    if offset > FURTHEST:
-        raise ValidationFailed(f"offset: must be at most {FURTHEST}; narrow the search instead")
-    return _rows(found, limit, offset)
-
-
-def _clamped(limit: int) -> int:
-    """Clients ask for more than there is to give; they page by what they get."""
-    return max(1, min(limit, MOST_SHOWN))
+    return [audit_row(entry) for entry in page_of(found.order_by("-id"), request)]
 
 
 def _rows(found: QuerySet[AuditEntry], limit: int, offset: int) -> list[dict[str, Any]]:
     return [audit_row(entry) for entry in found.order_by("-id")[offset : offset + limit]]
-
-
-def _number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name, "")
-    if not text:
-        return default
-    if not (text.isascii() and text.isdecimal() and len(text) < 12):
-        raise ValidationFailed(f"{name}: must be a whole number from 0 on")
-    return int(text)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 from django.db import IntegrityError
 
-from gateway_runtime import probes, vaults
+from gateway_runtime import probes, sync_run, vaults
 from gateway_runtime.client import Channel
+from gateway_runtime.frames import Executor, TaskFrame, TaskImpossible
 from gateway_runtime.models import Effect
 from gateway_runtime.node import MayNotAct, Node, boottime
 from integrations.azure.connection_test import PROBE_OWNER, test_connection
 from integrations.azure.egress import CALL_SECONDS
-from integrations.azure.errors import AzureTrouble, OutcomeUnknown
+from integrations.azure.errors import AzureTrouble
 from integrations.azure.keyvault import Marks
 from integrations.azure.rbac import RoleAssignments
 from protocol import paths
@@ -40,47 +40,6 @@ from protocol.vocabulary import TaskOutcome
 log = logging.getLogger("mazevault.gateway.work")
 
 CLAIM_LIMIT = 10
-
-
-class TaskImpossible(Exception):
-    """Trying again would not help."""
-
-
-@dataclass(frozen=True)
-class TaskFrame:
-    """What an executor works with. `deadline` in seconds is the hard one of a single effect: no call of it may last longer."""
-
-    channel: Channel
-    node: Node
-    epoch: int
-    deadline: float
-
-    @contextmanager
-    def effect(self) -> Iterator[None]:
-        """The right to make one call outside, in the task's own epoch. Raises `MayNotAct`.
-
-        A call that was sent and not answered counts as running until its deadline, so that no fence is acknowledged before.
-        """
-        began = boottime()
-        with self.node.effect() as epoch:
-            if epoch != self.epoch:
-                raise MayNotAct(f"the task belongs to epoch {self.epoch}, the lease to {epoch}")
-            try:
-                yield
-            except OutcomeUnknown:
-                self.node.mind_unseen_end(began)
-                raise
-
-
-Work = Callable[[TaskFrame, Mapping[str, Any]], dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Executor:
-    """How a kind is done. What is one call is one effect; `steps` are many calls, each of which asks for its own right to act."""
-
-    work: Work
-    steps: bool = False
 
 
 def probe_surroundings(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,6 +89,7 @@ EXECUTORS: Mapping[str, Executor] = {
     "gateway.probe": Executor(probe_surroundings),
     "integration.test": Executor(try_vault, steps=True),
     "integration.access": Executor(list_access, steps=True),
+    "sync.run": Executor(sync_run.work_on, steps=True),
 }
 """One line a kind; the Primary's table of kinds is `gateways.kinds`."""
 
@@ -154,7 +114,7 @@ def do_task(node: Node, channel: Channel, offered: OfferedTask) -> None:
             effect = _begin(offered, epoch)
             if effect is None:
                 return
-            frame = TaskFrame(channel, node, epoch, node.timing.effect_deadline)
+            frame = TaskFrame(channel, node, epoch, node.timing.effect_deadline, offered.claim)
             if executor is None or not executor.steps:
                 _act(frame, executor, offered, effect)
         if executor is not None and executor.steps:

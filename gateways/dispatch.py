@@ -47,12 +47,16 @@ def create_task(code: str, kind_name: str, payload: Mapping[str, Any], *, actor:
     return offer(code, kind_of(kind_name), payload, actor=actor, address=address)
 
 
-def offer(code: str, kind: TaskKind, payload: Mapping[str, Any], *, actor: str, address: str) -> Task:
-    """Offer work of any kind to whichever gateway is active. A bad payload is refused by name."""
+def offer(
+    code: str, kind: TaskKind, payload: Mapping[str, Any], *, actor: str, address: str, pause: timedelta = timedelta(0)
+) -> Task:
+    """Offer work of any kind to whichever gateway is active, after a pause. A bad payload is refused by name."""
     environment = routes.environment_of(code)
     check_payload(kind, payload)
     with transaction.atomic():
-        task = Task.objects.create(environment=environment, kind=kind.name, payload=dict(payload), created_by=actor)
+        task = Task.objects.create(
+            environment=environment, kind=kind.name, payload=dict(payload), created_by=actor, not_before=database_now() + pause
+        )
         audit.record(
             actor=actor,
             action="task.created",

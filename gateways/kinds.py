@@ -77,6 +77,16 @@ KINDS: Mapping[str, TaskKind] = {
             check=_check_id("integration"),
             by_people=False,
         ),
+        TaskKind(
+            name="sync.run",
+            summary="a part of a run of a sync rule: plan, and do what may be done",
+            idempotent=True,
+            claim_seconds=300,
+            attempts=5,
+            fields={"run": "its id"},
+            check=_check_id("run"),
+            by_people=False,
+        ),
     )
 }
 

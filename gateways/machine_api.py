@@ -23,6 +23,7 @@ from gateways import (
     inbox,
     routes,
     sign_ins,
+    sync_channel,
     vault_ways,
 )
 from gateways.channel import Call, channel, open_registration, sealed_answer
@@ -48,6 +49,7 @@ from protocol.messages import (
 )
 from protocol.replica import AskChanges, Changes
 from protocol.sign_in import EndSession, EntraProof, SessionOpened
+from protocol.sync import AskRows, EndRun, OpenRun, PlanPart, Progress, ProgressAnswer, Rows, RunAnswer, RunOrder
 from protocol.vault_access import AskAccess, VaultAccess
 from protocol.vocabulary import Role
 from protocol.writes import WriteBatch, WriteReceipts
@@ -171,6 +173,32 @@ def give_changes(call: Call, body: AskChanges) -> Changes:
 @channel(AskAccess)
 def vault_access(call: Call, body: AskAccess) -> VaultAccess:
     return vault_ways.access_for(call.gateway, body.epoch, uuid.UUID(body.integration))
+
+
+@channel(OpenRun)
+def sync_open(call: Call, body: OpenRun) -> RunOrder:
+    return sync_channel.open_run(call.gateway, body)
+
+
+@channel(AskRows)
+def sync_rows(call: Call, body: AskRows) -> Rows:
+    return sync_channel.rows_of(call.gateway, body)
+
+
+@channel(PlanPart)
+def sync_plan(call: Call, body: PlanPart) -> RunAnswer:
+    return sync_channel.take_plan(call.gateway, body)
+
+
+@channel(Progress)
+def sync_progress(call: Call, body: Progress) -> ProgressAnswer:
+    return sync_channel.take_progress(call.gateway, body, call.now)
+
+
+@channel(EndRun)
+def sync_end(call: Call, body: EndRun) -> Acknowledged:
+    sync_channel.end_run(call.gateway, body, call.now)
+    return Acknowledged(detail="kept")
 
 
 @channel(EntraProof)

@@ -1,7 +1,7 @@
 """Routes of this app: people's API, and the machine channel at the paths of `protocol.paths`."""
 
 from common.api import routes
-from gateways import api, audit_api, machine_api, vault_api, writes_api
+from gateways import api, audit_api, machine_api, sync_api, vault_api, writes_api
 from protocol import paths
 
 
@@ -31,6 +31,18 @@ urlpatterns = [
     *routes(_relative(paths.SIGN_IN), machine_api.sign_in, "channel-sign-in"),
     *routes(_relative(paths.SIGN_OUT), machine_api.sign_out, "channel-sign-out"),
     *routes(_relative(paths.VAULT_ACCESS), machine_api.vault_access, "channel-vault-access"),
+    *routes(_relative(paths.SYNC_OPEN), machine_api.sync_open, "channel-sync-open"),
+    *routes(_relative(paths.SYNC_ROWS), machine_api.sync_rows, "channel-sync-rows"),
+    *routes(_relative(paths.SYNC_PLAN), machine_api.sync_plan, "channel-sync-plan"),
+    *routes(_relative(paths.SYNC_PROGRESS), machine_api.sync_progress, "channel-sync-progress"),
+    *routes(_relative(paths.SYNC_END), machine_api.sync_end, "channel-sync-end"),
+    *routes("projects/sync-rules/<uuid:identifier>/runs", sync_api.SyncRuns.as_view(), "sync-runs"),
+    *routes("projects/sync-rules/<uuid:identifier>/setup", sync_api.SyncSetup.as_view(), "sync-setup"),
+    *routes("projects/sync-runs/<uuid:identifier>", sync_api.SyncRunOne.as_view(), "sync-run"),
+    *routes("projects/sync-runs/<uuid:identifier>/steps", sync_api.SyncSteps.as_view(), "sync-run-steps"),
+    *routes("projects/sync-runs/<uuid:identifier>/notes", sync_api.SyncNotes.as_view(), "sync-run-notes"),
+    *routes("projects/sync-runs/<uuid:identifier>/stop", sync_api.SyncStop.as_view(), "sync-run-stop"),
+    *routes("projects/sync-runs/<uuid:identifier>/undo", sync_api.SyncUndo.as_view(), "sync-run-undo"),
     *routes("projects/integrations/<uuid:identifier>/test", vault_api.IntegrationTest.as_view(), "integration-test"),
     *routes("projects/integrations/<uuid:identifier>/access", vault_api.IntegrationAccess.as_view(), "integration-access"),
     *routes("gateways", api.Gateways.as_view(), "gateways"),

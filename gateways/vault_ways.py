@@ -24,8 +24,7 @@ from common.errors import MazeVaultError, NotFound, ValidationFailed
 from gateways import dispatch, routes
 from gateways.kinds import KINDS
 from gateways.models import Gateway, Task
-from integrations import vaults
-from integrations.access import connection_of, method_of, vault_access
+from integrations.access import checked_access, connection_of, method_of, vault_access
 from integrations.azure.cloud import AuthMethod, Connection
 from integrations.azure.connection_test import test_connection
 from integrations.azure.credentials import Credential, Credentials, Refusing
@@ -66,14 +65,6 @@ def access_for(gateway: Gateway, epoch: int, identifier: uuid.UUID) -> VaultAcce
         if integration is None:
             raise NotFound("there is no such integration")
         return checked_access(integration, gateway.environment_id)
-
-
-def checked_access(integration: Integration, gateway_environment: str) -> VaultAccess:
-    """The way to the vault, for a gateway of this environment only (I13)."""
-    access = vault_access(integration)
-    belongs_to = vaults.environment_of(access.vault_url)
-    vaults.refuse_foreign(belongs_to, gateway_environment, vaults.origin_of(access.vault_url))
-    return access
 
 
 def try_integration(integration: Integration, session: Session | None, by: By, *, write: bool, now: datetime) -> Trial:

@@ -6,6 +6,7 @@ from typing import Any
 
 from accounts import sealed_config
 from common.errors import Conflict
+from integrations import vaults
 from integrations.azure.cloud import AuthMethod, Connection
 from integrations.models import Integration
 from integrations.providers import AZURE_KEY_VAULT
@@ -26,6 +27,14 @@ def vault_access(integration: Integration) -> VaultAccess:
         auth_method=AuthMethod.CLIENT_SECRET.value if own_secret else AuthMethod.MANAGED_IDENTITY.value,
         **({name: str(config.get(name) or "") for name in ("tenant_id", "client_id", "client_secret")} if own_secret else {}),
     )
+
+
+def checked_access(integration: Integration, gateway_environment: str) -> VaultAccess:
+    """The way to the vault, for a gateway of this environment only (I13)."""
+    access = vault_access(integration)
+    belongs_to = vaults.environment_of(access.vault_url)
+    vaults.refuse_foreign(belongs_to, gateway_environment, vaults.origin_of(access.vault_url))
+    return access
 
 
 def connection_of(integration: Integration) -> Connection:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 from django.db import models
+from django.db.models import Q
 from django.db.models.functions import Lower, Now
 
 from accounts.models import LIVING, ConflictStrategy, Environment, Project, Timed
@@ -78,7 +79,11 @@ class SyncMode(models.TextChoices):
 
 
 class SyncRule(Timed):
-    """Which secrets of a project are kept in step with an integration, which way, and who wins when both sides changed."""
+    """Which secrets of a project are kept in step with an integration, which way, and who wins when both sides changed.
+
+    `interval_minutes` 0 means that it runs when somebody asks; scheduled runs have the rights that `scheduled_by` has then.
+    `adopted` are names in the vault that a person put under the rule although it did not make them.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     project = models.ForeignKey(Project, models.PROTECT, related_name="sync_rules")
@@ -92,9 +97,144 @@ class SyncRule(Timed):
     )
     sync_direction = models.CharField(max_length=16, choices=SyncDirection.choices, default=SyncDirection.PULL)
     sync_mode = models.CharField(max_length=16, choices=SyncMode.choices, default=SyncMode.INCREMENTAL)
+    paused = models.BooleanField(default=False)
+    paused_why = models.CharField(max_length=300, default="")
+    interval_minutes = models.IntegerField(default=0)
+    scheduled_by = models.CharField(max_length=64, default="")
+    deletion_count = models.IntegerField(default=10)
+    deletion_percent = models.IntegerField(default=10)
+    adopted = models.JSONField(default=list)
     deleted_at = models.DateTimeField(null=True)
 
     class Meta:
         constraints = [
             models.UniqueConstraint("project", Lower("name"), condition=LIVING, name="one_living_sync_rule_of_a_name"),
         ]
+
+
+class SyncMemory(models.Model):
+    """What a rule remembers: of which vault, under which names and direction. `settled` once its first run is over.
+
+    The key of the digests is sealed for the gateway environment `scope`; without it nobody can try values against them.
+    """
+
+    rule = models.OneToOneField(SyncRule, models.CASCADE, primary_key=True, related_name="memory")
+    scope = models.CharField(max_length=32)
+    sealed_digest_key = models.BinaryField()
+    target = models.CharField(max_length=300)
+    transform = models.CharField(max_length=500)
+    environment = models.CharField(max_length=100)
+    direction = models.CharField(max_length=16)
+    settled = models.BooleanField(default=False)
+
+
+class SyncItem(models.Model):
+    """One secret that both sides of a rule had with the same value, and the versions they had then."""
+
+    memory = models.ForeignKey(SyncMemory, models.CASCADE, related_name="items")
+    folded_name = models.CharField(max_length=127)
+    name = models.CharField(max_length=127)
+    key = models.CharField(max_length=255)
+    digest = models.CharField(max_length=64)
+    our_version = models.BigIntegerField()
+    their_version = models.CharField(max_length=200)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["memory", "folded_name"], name="one_memory_of_a_name")]
+
+
+class RunState(models.TextChoices):
+    """Where a run stands. Everything but `running` is its end."""
+
+    RUNNING = "running"
+    PLANNED = "planned"
+    """A preview, a drift report, or a plan that may not be done as it is; the verdict says why."""
+    SUCCEEDED = "succeeded"
+    INCOMPLETE = "incomplete"
+    """All steps were tried and some failed; the next run proposes those again."""
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+class SyncRun(models.Model):
+    """One run of a rule: asked for by somebody, planned and done by a gateway, told here step by step.
+
+    `task` is the gateway's task that works on it now; a run may take several. `confirmed` is the preview a person agreed to,
+    `undoes` the run that is taken back. `claim` is the claim of the task that spoke last.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    rule = models.ForeignKey(SyncRule, models.CASCADE, related_name="runs")
+    phase = models.CharField(max_length=16)
+    state = models.CharField(max_length=16, choices=RunState.choices, default=RunState.RUNNING)
+    asked_by = models.CharField(max_length=64)
+    scheduled = models.BooleanField(default=False)
+    confirmed = models.ForeignKey("self", models.SET_NULL, null=True, related_name="+")
+    undoes = models.ForeignKey("self", models.SET_NULL, null=True, related_name="undone_by")
+    deletion_count = models.IntegerField()
+    deletion_percent = models.IntegerField()
+    environment = models.ForeignKey(Environment, models.PROTECT, related_name="+")
+    target = models.CharField(max_length=300)
+    task = models.UUIDField(null=True)
+    stop_asked = models.BooleanField(default=False)
+    verdict = models.CharField(max_length=32, default="")
+    digest = models.CharField(max_length=64, default="")
+    setting = models.CharField(max_length=64, default="")
+    first_run = models.BooleanField(default=False)
+    refusals = models.JSONField(default=list)
+    numbers = models.JSONField(default=dict)
+    code = models.CharField(max_length=64, default="")
+    detail = models.CharField(max_length=1000, default="")
+    created_at = models.DateTimeField(db_default=Now())
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["rule"], condition=Q(state="running"), name="one_running_sync_of_a_rule"),
+        ]
+        indexes = [models.Index(fields=["rule", "-created_at"], name="sync_runs_by_age")]
+
+
+class StepState(models.TextChoices):
+    PLANNED = "planned"
+    BEGUN = "begun"
+    """Announced: whether it was done is not known yet."""
+    DONE = "done"
+    FAILED = "failed"
+    OUTDATED = "outdated"
+    """The world had moved: nothing was done."""
+
+
+class SyncStep(models.Model):
+    """One step of a run's plan and what became of it. `remembered` is what the rule knew of the name before."""
+
+    run = models.ForeignKey(SyncRun, models.CASCADE, related_name="steps")
+    position = models.IntegerField()
+    fingerprint = models.CharField(max_length=64)
+    name = models.CharField(max_length=127)
+    action = models.JSONField()
+    state = models.CharField(max_length=16, choices=StepState.choices, default=StepState.PLANNED)
+    operation = models.UUIDField(null=True)
+    our_version = models.BigIntegerField(null=True)
+    their_version = models.CharField(max_length=200, null=True)
+    remembered = models.JSONField(null=True)
+    code = models.CharField(max_length=64, default="")
+    detail = models.CharField(max_length=1000, default="")
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["run", "position"], name="one_step_at_a_position"),
+            models.UniqueConstraint(fields=["operation"], condition=Q(operation__isnull=False), name="one_step_of_an_operation"),
+        ]
+        indexes = [models.Index(fields=["run", "state"], name="sync_steps_by_state")]
+
+
+class SyncNote(models.Model):
+    """A secret that a run left alone and why; in a drift report `reason` says how both sides stand to each other."""
+
+    run = models.ForeignKey(SyncRun, models.CASCADE, related_name="notes")
+    key = models.CharField(max_length=255)
+    name = models.CharField(max_length=127)
+    reason = models.CharField(max_length=32)
+    held_off = models.CharField(max_length=32, default="")

@@ -14,11 +14,11 @@ from django.db.models.functions import Now
 
 from accounts import changes
 from accounts.changes import By
-from accounts.models import ConflictStrategy, Project
+from accounts.models import ConflictStrategy, Environment, Project
 from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
 from accounts.scoping import absent, environment_named, place_of, project_for, require, visible_projects
 from common.errors import Conflict, ValidationFailed
-from integrations.models import Integration, SyncDirection, SyncMode, SyncRule
+from integrations.models import Integration, RunState, SyncDirection, SyncMode, SyncRule
 from integrations.providers import AZURE_KEY_VAULT
 
 PLACEHOLDERS = frozenset({"key", "environment"})
@@ -51,6 +51,8 @@ def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> SyncRule:
         rule = _locked(identifier, by)
         names = changes.altered(rule, _fields(rule.project, wish))
         if names:
+            if rule.runs.filter(state=RunState.RUNNING).exists():
+                raise Conflict("a run of this rule is not over; wait for it or stop it", code="SYNC_RUNNING")
             rule.updated_at = Now()
             with changes.unique("a sync rule of this name"):
                 rule.save(update_fields=[*names, "updated_at"])
@@ -71,12 +73,26 @@ def end_all(integration: Integration, by: By, now: datetime) -> None:
 
 
 def rules_of(project: Project) -> QuerySet[SyncRule]:
-    return project.sync_rules.filter(deleted_at=None).order_by("created_at", "id")
+    return (
+        project.sync_rules.filter(deleted_at=None)
+        .select_related("project", "integration__environment")
+        .order_by("created_at", "id")
+    )
+
+
+def environment_of(rule: SyncRule) -> Environment | None:
+    """The project environment whose secrets the rule is about: its own target, else the integration's, else the project's."""
+    organization = rule.project.organization_id
+    if rule.target_environment:
+        return environment_named(organization, rule.target_environment)
+    if rule.integration.environment is not None:
+        return rule.integration.environment
+    return environment_named(organization, rule.project.default_environment) if rule.project.default_environment else None
 
 
 def strategy_that_counts(rule: SyncRule) -> str:
-    """What happens on a conflict in the rule's target: in production a person decides, whatever the rule says."""
-    target = environment_named(rule.project.organization_id, rule.target_environment) if rule.target_environment else None
+    """What happens on a conflict in the rule's environment: in production a person decides, whatever the rule says."""
+    target = environment_of(rule)
     return ConflictStrategy.MANUAL_RESOLUTION.value if target and target.is_production else rule.conflict_strategy
 
 

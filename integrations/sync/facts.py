@@ -133,8 +133,9 @@ class Ours:
 class Theirs:
     """A secret of the vault. `deleted` when it stands in the list of soft-deleted ones.
 
-    `digest` is None while nobody has read the value; `owner` and `key` come from the tags of the current version, which vanish
-    when a person sets a new one. `certificate` when the vault made it for a certificate object.
+    `version` is empty then, and while nobody has read it. `digest` is None while nobody has read the value. `owner` and `key`
+    come from the tags of the current version, which vanish when a person sets a new one. `certificate` when the vault made it
+    for a certificate object.
     """
 
     name: str
@@ -150,17 +151,20 @@ class Theirs:
 
 
 @dataclass(frozen=True)
-class World:
-    """Everything a plan is made from.
+class Confirmation:
+    """What a person agreed to: steps by their fingerprints, of a rule that was set so (`Plan.setting`)."""
 
-    `listed_all` is False when a listing broke off. `confirmed` is the digest a person agreed to, `done` the fingerprints of the
-    actions this run has already carried out, in their order.
-    """
+    setting: str
+    steps: frozenset[str]
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything a plan is made from. `listed_all` is False when a listing broke off."""
 
     rule: Rule
     ours: tuple[Ours, ...] = ()
     theirs: tuple[Theirs, ...] = ()
     base: Base | None = None
     listed_all: bool = True
-    confirmed: str | None = None
-    done: tuple[str, ...] = ()
+    confirmed: Confirmation | None = None

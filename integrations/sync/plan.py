@@ -1,7 +1,7 @@
 """The plan of a run: which steps, in which order, for which reasons; or why there is to be none. Pure: facts in, plan out.
 
-Nothing is done on a first run until a person has confirmed exactly this plan by its digest. Applying any beginning of a plan and
-planning again gives exactly the rest of it, so a run that was interrupted is resumed by planning.
+Nothing is done on a first run until a person has confirmed its steps. Carrying out any of the steps and planning again gives the
+others, each still the very step that was confirmed, so a run that was interrupted or that failed in part is resumed by planning.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from integrations.sync.decide import Outcome, decide
-from integrations.sync.facts import Ours, Remembered, Rule, Theirs, World
+from integrations.sync.facts import Confirmation, Ours, Remembered, Rule, Theirs, World
 from integrations.sync.pairs import Pair, Paired, held_off, memory, pair_up
 from integrations.sync.transform import TransformInvalid, parse_transform
 from integrations.sync.words import DELETES, SENTENCES, ActionKind, Reason, Refusal, Verdict
@@ -71,12 +71,16 @@ class RunRefused:
 
 @dataclass(frozen=True)
 class Plan:
-    """`proposed` is for people to look at; `actions`, `learn` and `forget` are what may be done now, empty unless it is ready."""
+    """`proposed` is for people to look at; `actions`, `learn` and `forget` are what may be done now, empty unless it is ready.
+
+    `digest` names the plan; `setting` names the rule as it is set, since a confirmation does not outlive a change of that.
+    """
 
     verdict: Verdict
     proposed: tuple[Action, ...]
     notes: tuple[Note, ...]
     digest: str
+    setting: str
     refusals: tuple[RunRefused, ...] = ()
     first_run: bool = False
     learn: tuple[Remembered, ...] = ()
@@ -159,7 +163,8 @@ def _refusals(world: World, paired: Paired) -> tuple[RunRefused, ...]:
 
 
 def _refused(world: World, refusals: tuple[RunRefused, ...]) -> Plan:
-    return Plan(Verdict.REFUSED, (), (), _plan_digest(world, ()), refusals, first_run=not _is_settled(world))
+    setting = setting_of(world.rule)
+    return Plan(Verdict.REFUSED, (), (), plan_digest(setting, ()), setting, refusals, first_run=not _is_settled(world))
 
 
 def _actions(outcomes: Iterable[tuple[Pair, Outcome]]) -> Iterable[Action]:
@@ -186,14 +191,15 @@ def _notes(paired: Paired, outcomes: Iterable[tuple[Pair, Outcome]]) -> tuple[No
 def _with_verdict(
     world: World, actions: tuple[Action, ...], notes: tuple[Note, ...], outcomes: list[tuple[Pair, Outcome]]
 ) -> Plan:
-    digest = _plan_digest(world, actions)
+    setting = setting_of(world.rule)
+    digest = plan_digest(setting, actions)
     refusals = _over_budget(world, actions)
-    verdict = Verdict.REFUSED if refusals else _verdict(world, digest)
+    verdict = Verdict.REFUSED if refusals else _verdict(world, setting, actions)
     if verdict is not Verdict.READY:
-        return Plan(verdict, actions, notes, digest, refusals, not _is_settled(world))
+        return Plan(verdict, actions, notes, digest, setting, refusals, not _is_settled(world))
     learn = tuple(outcome.learn for _, outcome in outcomes if outcome.learn)
     forget = tuple(pair.name for pair, outcome in outcomes if outcome.forget)
-    return Plan(verdict, actions, notes, digest, (), not _is_settled(world), learn, forget)
+    return Plan(verdict, actions, notes, digest, setting, (), not _is_settled(world), learn, forget)
 
 
 def _over_budget(world: World, actions: Iterable[Action]) -> tuple[RunRefused, ...]:
@@ -208,12 +214,18 @@ def _over_budget(world: World, actions: Iterable[Action]) -> tuple[RunRefused, .
     return (RunRefused(Refusal.DELETION_BUDGET, text),)
 
 
-def _verdict(world: World, digest: str) -> Verdict:
+def _verdict(world: World, setting: str, actions: Iterable[Action]) -> Verdict:
     if world.rule.paused:
         return Verdict.PAUSED
-    if _is_settled(world) or world.confirmed == digest:
-        return Verdict.READY
-    return Verdict.NEEDS_CONFIRMATION if world.confirmed is None else Verdict.CONFIRMATION_STALE
+    return Verdict.READY if _is_settled(world) else confirmed_verdict(world.confirmed, setting, actions)
+
+
+def confirmed_verdict(confirmed: Confirmation | None, setting: str, actions: Iterable[Action]) -> Verdict:
+    """Whether a person agreed to every one of these steps. What else they agreed to is done, or no longer called for."""
+    if confirmed is None:
+        return Verdict.NEEDS_CONFIRMATION
+    agreed = confirmed.setting == setting and all(action.fingerprint in confirmed.steps for action in actions)
+    return Verdict.READY if agreed else Verdict.CONFIRMATION_STALE
 
 
 def _is_settled(world: World) -> bool:
@@ -221,11 +233,14 @@ def _is_settled(world: World) -> bool:
     return base.settled and base.direction is world.rule.direction
 
 
-def _plan_digest(world: World, actions: Iterable[Action]) -> str:
-    """What is done counts like what is to be done, so a resumed run is still the one that was confirmed."""
-    rule = world.rule
-    where = [rule.id, rule.target, rule.transform, rule.environment, rule.direction]
-    return _digest([*where, *world.done, *(action.fingerprint for action in actions)])
+def setting_of(rule: Rule) -> str:
+    """Names the rule, its vault, its names and its direction: a plan made under other ones is another plan."""
+    return _digest([rule.id, rule.target, rule.transform, rule.environment, rule.direction])
+
+
+def plan_digest(setting: str, actions: Iterable[Action]) -> str:
+    """Names a plan, so that a person can say which one they looked at."""
+    return _digest([setting, *(action.fingerprint for action in actions)])
 
 
 def _digest(facts: object) -> str:

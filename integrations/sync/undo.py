@@ -1,15 +1,13 @@
-"""Taking back what a run did, as a plan of its own: confirmed by its digest, and only where nothing changed since. Pure."""
+"""Taking back what a run did, as a plan of its own: confirmed like a first run, and only where nothing changed since. Pure."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from integrations.sync.facts import Ours, Remembered, Rule, Theirs
-from integrations.sync.plan import Action, Note, Plan, action_on
-from integrations.sync.words import ActionKind, Reason, Verdict
+from integrations.sync.facts import Confirmation, Ours, Remembered, Rule, Theirs
+from integrations.sync.plan import Action, Note, Plan, action_on, confirmed_verdict, plan_digest, setting_of
+from integrations.sync.words import ActionKind, Reason
 
 A = ActionKind
 
@@ -38,9 +36,12 @@ REVERSED: Mapping[ActionKind, ActionKind] = {
 
 
 def undo(
-    rule: Rule, history: Iterable[Applied], ours: Iterable[Ours], theirs: Iterable[Theirs], confirmed: str | None = None
+    rule: Rule, history: Iterable[Applied], ours: Iterable[Ours], theirs: Iterable[Theirs], confirmed: Confirmation | None = None
 ) -> Plan:
-    """The plan that takes a run back, newest step first. The rule must be paused before, or its next run does it all again."""
+    """The plan that takes a run back, newest step first. The rule must be paused before, or its next run does it all again.
+
+    What is taken back already is no longer as that run left it, so it is among the notes and not done twice.
+    """
     here = {secret.key: secret for secret in ours}
     there = {secret.name.lower(): secret for secret in theirs}
     actions, notes = list[Action](), list[Note]()
@@ -51,11 +52,9 @@ def undo(
         else:
             notes.append(Note(step.action.key, step.action.name, found))
     actions.sort(key=lambda action: action.kind is not A.RELEASE_THERE)  # a tag comes off before a later step makes a new version
-    digest = _digest(rule, actions)
-    verdict = Verdict.READY if confirmed == digest else Verdict.NEEDS_CONFIRMATION
-    if confirmed not in (None, digest):
-        verdict = Verdict.CONFIRMATION_STALE
-    return Plan(verdict, tuple(actions), tuple(notes), digest)
+    setting = f"undo {setting_of(rule)}"
+    digest = plan_digest(setting, actions)
+    return Plan(confirmed_verdict(confirmed, setting, actions), tuple(actions), tuple(notes), digest, setting)
 
 
 def _reversed(step: Applied, ours: Ours | None, theirs: Theirs | None, rule: Rule) -> Action | Reason:
@@ -92,8 +91,3 @@ def _to_version(kind: ActionKind, step: Applied) -> str:
     if kind is A.ROLLBACK_THERE:
         return step.action.their_version or ""
     return str(step.action.our_version) if kind is A.ROLLBACK_HERE else ""
-
-
-def _digest(rule: Rule, actions: Iterable[Action]) -> str:
-    facts = ["undo", rule.id, rule.target, *(action.fingerprint for action in actions)]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]

@@ -10,7 +10,7 @@ import hmac
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from integrations.sync.facts import Base, Ours, Rule, Theirs, World
+from integrations.sync.facts import Base, Confirmation, Ours, Rule, Theirs, World
 from integrations.sync.plan import Action, Plan, names_to_read, plan, still_holds
 from integrations.sync.remembering import learned, remembered_after
 from integrations.sync.undo import Applied
@@ -107,9 +107,14 @@ class Vault:
 
     def _fact(self, kept: Kept, read: bool) -> Theirs:
         found = digest(kept.values[-1]) if read and not kept.deleted and kept.usable else None
-        version = f"v{len(kept.values)}"
+        version = "" if kept.deleted else f"v{len(kept.values)}"
         return Theirs(kept.label, version, found, kept.changed_at, kept.owner, kept.key, kept.deleted, kept.usable, kept.expired,
                       kept.certificate)  # fmt: skip
+
+
+def agreed(shown: Plan) -> Confirmation:
+    """What a person who looked at this plan has agreed to."""
+    return Confirmation(shown.setting, frozenset(action.fingerprint for action in shown.proposed))
 
 
 def tick(clock: list[int]) -> datetime:
@@ -124,24 +129,22 @@ class TwoSides:
     clock: list[int] = field(default_factory=lambda: [0])
     bases: dict[str, Base] = field(default_factory=dict)
     history: list[Applied] = field(default_factory=list)
-    done: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.project, self.vault = Project(self.clock), Vault(self.clock)
 
-    def world(self, rule: Rule, confirmed: str | None = None) -> World:
+    def world(self, rule: Rule, confirmed: Confirmation | None = None) -> World:
         """Lists everything, reads only what the engine asks for."""
-        listed = World(rule, self.project.facts(), self.vault.facts(), self.bases.get(rule.id), True, confirmed, tuple(self.done))
+        listed = World(rule, self.project.facts(), self.vault.facts(), self.bases.get(rule.id), True, confirmed)
         wanted = frozenset(name.lower() for name in names_to_read(listed))
         return replace(listed, theirs=self.vault.facts(wanted))
 
-    def plan(self, rule: Rule, confirmed: str | None = None) -> Plan:
+    def plan(self, rule: Rule, confirmed: Confirmation | None = None) -> Plan:
         return plan(self.world(rule, confirmed))
 
-    def run(self, rule: Rule, stop_after: int | None = None, confirmed: str | None = None) -> Plan:
+    def run(self, rule: Rule, stop_after: int | None = None, confirmed: Confirmation | None = None) -> Plan:
         """One run, confirmed by whoever looks at the preview. `stop_after` kills it after so many steps."""
-        digest_shown = confirmed or self.plan(rule).digest
-        made = self.plan(rule, digest_shown)
+        made = self.plan(rule, confirmed or agreed(self.plan(rule)))
         if made.verdict is not Verdict.READY:
             return made
         base = self._base(rule)
@@ -150,7 +153,6 @@ class TwoSides:
             base = self.step(action, rule)
         if stop_after is None or stop_after >= len(made.actions):
             self.bases[rule.id] = replace(base, settled=True)
-            self.done.clear()
         return made
 
     def step(self, action: Action, rule: Rule) -> Base:
@@ -161,10 +163,12 @@ class TwoSides:
         before = next((item for item in self._base(rule).items if item.name.lower() == action.name.lower()), None)
         self._do(action, rule)
         here, there = self.project.secrets.get(action.key), self.vault.secrets.get(action.name.lower())
-        versions = (len(here.values) if here else None, f"v{len(there.values)}" if there else None)
+        versions = (
+            len(here.values) if here else None,
+            None if there is None else "" if there.deleted else f"v{len(there.values)}",
+        )
         self.bases[rule.id] = remembered_after(action, *versions, self._base(rule))
         self.history.append(Applied(action, *versions, before))
-        self.done.append(action.fingerprint)
         return self.bases[rule.id]
 
     def _base(self, rule: Rule) -> Base:

@@ -5,25 +5,24 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
 import httpx
 import pytest
-from django.conf import settings
 from msgspec import structs
 
 from common.errors import PermissionRefused
 from common.models import AuditEntry
 from gateway_runtime import vaults as own_vaults
 from gateway_runtime import work
+from gateway_runtime.frames import TaskFrame
 from gateway_runtime.node import MayNotAct
 from gateways import vault_grants, vault_ways
 from gateways.models import Task
 from integrations.azure import denials
 from integrations.azure.cloud import AuthMethod, Cloud
-from integrations.azure.node_cloud import AzureNode
 from integrations.models import Integration, Vault
 from protocol import messages, paths
 from protocol.vault_access import AskAccess, VaultAccess
@@ -31,6 +30,7 @@ from sandbox.azure.directory import CLIENT_ID, TENANT_ID
 from sandbox.azure.server import Sandbox
 from tests.conftest import Person, fleet_of
 from tests.fakes.gateway import FakeGateway
+from tests.gateways.vault_desk import Leased, be_on, cloud_of, sandbox_vault
 
 pytestmark = pytest.mark.usefixtures("primary")
 GROUP = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/rg/providers/Microsoft.KeyVault/vaults"
@@ -288,39 +288,8 @@ def access(url: str) -> VaultAccess:
     return VaultAccess(str(uuid.uuid4()), url, AuthMethod.MANAGED_IDENTITY.value)
 
 
-def be_on(monkeypatch: pytest.MonkeyPatch, cloud: Cloud, vaults: tuple[str, ...]) -> None:
-    monkeypatch.setattr(settings, "MAZEVAULT", replace(settings.MAZEVAULT, azure=AzureNode(cloud, vaults)))
-
-
-def cloud_of(sandbox: Sandbox) -> Cloud:
-    return Cloud(
-        authority_host=sandbox.base_url, instance_discovery=False, arm_endpoint=sandbox.base_url,
-        sandbox_domain=sandbox.world.vault_domain, ca_bundle=sandbox.ca_file,
-    )  # fmt: skip
-
-
-def sandbox_vault(sandbox: Sandbox, name: str) -> str:
-    return f"https://{name}.{sandbox.world.vault_domain}"
-
-
 def vault_id(sandbox: Sandbox, name: str) -> str:
     return str(sandbox.world.vaults.named(name).resource_id)
-
-
-class Leased:
-    """A gateway's node with a lease of this epoch, or of none."""
-
-    def __init__(self, epoch: int | None = 1) -> None:
-        self.epoch, self.unseen = epoch, list[float]()
-
-    @contextmanager
-    def effect(self) -> Iterator[int]:
-        if self.epoch is None:
-            raise MayNotAct("the gateway holds no lease")
-        yield self.epoch
-
-    def mind_unseen_end(self, began: float) -> None:
-        self.unseen.append(began)
 
 
 class SlowsDown(Leased):
@@ -346,9 +315,9 @@ class Way:
         return self.given
 
 
-def frame(url: str, resource_id: str = "", *, node: Leased | None = None, deadline: float = 10.0) -> work.TaskFrame:
+def frame(url: str, resource_id: str = "", *, node: Leased | None = None, deadline: float = 10.0) -> TaskFrame:
     given = structs.replace(access(url), vault_id=resource_id)
-    return work.TaskFrame(cast(Any, Way(given)), cast(Any, node or Leased()), 1, deadline)
+    return TaskFrame(cast(Any, Way(given)), cast(Any, node or Leased()), 1, deadline)
 
 
 def answer_for(gateway: FakeGateway, result: dict[str, Any]) -> None:

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from integrations.sync.drift import Standing, drift
-from integrations.sync.facts import DeletionBudget, Direction, Mode, Rule, Strategy
+from integrations.sync.facts import Confirmation, DeletionBudget, Direction, Mode, Rule, Strategy
 from integrations.sync.plan import plan, still_holds
 from integrations.sync.remembering import remembered_before
 from integrations.sync.undo import REVERSED, undo
 from integrations.sync.words import MEANING, SENTENCES, ActionKind, Reason, Refusal, Verdict
-from tests.fakes.two_sides import TwoSides
+from tests.fakes.two_sides import TwoSides, agreed
 
 PUSH = Rule("rule-push", "kv-one", Direction.PUSH)
 PULL = Rule("rule-pull", "kv-one", Direction.PULL)
@@ -51,13 +51,13 @@ class TestFirstRun:
         shown = sides.plan(PUSH)
         assert (shown.verdict, shown.first_run, shown.actions) == (Verdict.NEEDS_CONFIRMATION, True, ())
         assert steps(shown) == [("create_there", "A")]
-        assert sides.plan(PUSH, shown.digest).actions == shown.proposed
+        assert sides.plan(PUSH, agreed(shown)).actions == shown.proposed
 
     def test_is_asked_for_again_when_the_world_moved(self, sides):
         sides.project.put("A", "1")
         shown = sides.plan(PUSH)
         sides.project.put("A", "2")
-        moved = sides.plan(PUSH, shown.digest)
+        moved = sides.plan(PUSH, agreed(shown))
         assert (moved.verdict, moved.actions, moved.learn) == (Verdict.CONFIRMATION_STALE, (), ())
 
     def test_needs_confirmation_even_when_there_is_nothing_to_do(self, sides):
@@ -72,16 +72,27 @@ class TestFirstRun:
     def test_of_one_rule_is_not_confirmed_by_the_digest_of_another(self, sides):
         sides.project.put("A", "1")
         other = replace(PUSH, id="rule-other")
-        assert sides.plan(other, sides.plan(PUSH).digest).verdict is Verdict.CONFIRMATION_STALE
+        assert sides.plan(other, agreed(sides.plan(PUSH))).verdict is Verdict.CONFIRMATION_STALE
 
     def test_resumes_under_the_same_confirmation(self, sides):
         for number in range(5):
             sides.project.put(f"K{number}", "x")
         shown = sides.plan(PUSH)
-        sides.run(PUSH, stop_after=2, confirmed=shown.digest)
-        rest = sides.plan(PUSH, shown.digest)
+        sides.run(PUSH, stop_after=2, confirmed=agreed(shown))
+        rest = sides.plan(PUSH, agreed(shown))
         assert rest.verdict is Verdict.READY
         assert rest.actions == shown.proposed[2:]
+
+    def test_goes_on_around_a_step_that_failed_and_does_nothing_that_was_not_agreed_to(self, sides):
+        for number in range(5):
+            sides.project.put(f"K{number}", "x")
+        shown = sides.plan(PUSH)
+        for action in (*shown.proposed[:2], *shown.proposed[3:]):
+            sides.step(action, PUSH)
+        rest = sides.plan(PUSH, agreed(shown))
+        assert (rest.verdict, rest.actions) == (Verdict.READY, shown.proposed[2:3])
+        sides.project.put("LATER", "x")
+        assert sides.plan(PUSH, agreed(shown)).verdict is Verdict.CONFIRMATION_STALE
 
 
 class TestWhatIsCarried:
@@ -539,12 +550,24 @@ class TestUndo:
         history, base = list(sides.history), sides.bases[BOTH.id]
         shown = self.undone(sides)
         assert (shown.verdict, shown.actions) == (Verdict.NEEDS_CONFIRMATION, ())
-        for action in self.undone(sides, shown.digest).actions:
+        for action in self.undone(sides, agreed(shown)).actions:
             sides.step(action, BOTH)
         assert (sides.project.living(), sides.vault.living()) == edited
         assert {item.name: item.digest for item in remembered_before(base, history).items}.keys() == {
             "UP", "DEL", "LATE", "DOWN", "GONE",
         }  # fmt: skip
+
+    def test_goes_on_after_an_interruption_with_the_steps_that_are_left(self):
+        sides, _, edited = self.busy()
+        history = list(sides.history)
+        shown = self.undone(sides)
+        for action in shown.proposed[:3]:
+            sides.step(action, BOTH)
+        rest = undo(BOTH, history, sides.project.facts(), sides.vault.facts(), agreed(shown))
+        assert (rest.verdict, {a.name for a in rest.actions}) == (Verdict.READY, {a.name for a in shown.proposed[3:]})
+        for action in rest.actions:
+            sides.step(action, BOTH)
+        assert (sides.project.living(), sides.vault.living()) == edited
 
     def test_leaves_what_changed_since(self):
         sides, _, _ = self.busy()
@@ -552,7 +575,7 @@ class TestUndo:
         sides.project.put("DOWN", "newest")
         shown = self.undone(sides)
         assert {note.name: note.reason for note in shown.notes} == {"UP": Reason.CHANGED_SINCE, "DOWN": Reason.CHANGED_SINCE}
-        assert self.undone(sides, "another digest").verdict is Verdict.CONFIRMATION_STALE
+        assert self.undone(sides, Confirmation("another", frozenset())).verdict is Verdict.CONFIRMATION_STALE
 
     def test_takes_the_tag_off_an_adopted_name_whose_value_it_also_brings_back(self, sides):
         sides.project.put("A", "mine")

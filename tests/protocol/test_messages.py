@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import protocol
-from protocol import messages, replica, sign_in, vault_access, writes
+from protocol import messages, replica, sign_in, sync, vault_access, writes
 from protocol.messages import Message, MessageError, decode, encode
 from protocol.vocabulary import (
     Assignment,
@@ -50,6 +50,16 @@ SECRET = replica.ReplicaSecret(
 GRANT = replica.ReplicaGrant(["secrets:read"], ID, ID, "dev", WHEN)
 TOKEN = replica.ReplicaToken("ab" * 32, WHEN, ["secrets:read"])
 PRINCIPAL = replica.ReplicaPrincipal(ID, "user", "a@example.com", [GRANT], [TOKEN])
+ACCESS = vault_access.VaultAccess(ID, "https://kv-a.vault.azure.net", "client_secret", ID, ID, "secret", "/subscriptions/x")
+WHOSE = (ID, ID, 7)
+OURS = sync.OurSecret("DB_PASSWORD", 3, "ab" * 32, WHEN, False, True, ID)
+ITEM = sync.SyncItem("DB_PASSWORD", "DB-PASSWORD", "ab" * 32, 3, "v1")
+ACTION = sync.SyncAction("update_there", "changed_here", "DB_PASSWORD", "DB-PASSWORD", "ab" * 32, 3, "v1", False, False, "v0")
+NOTE = sync.SyncNote("A", "A", "conflict", "not_read")
+BEGUN = sync.BegunStep(ID, "ab" * 16, "value")
+ENDED = sync.StepReport(ID, sync.StepEnd.FAILED, 3, "v2", "VALUE_TOO_LARGE", "too large")
+HISTORY = sync.HistoryStep(ACTION, 3, "v2", ITEM)
+OPEN = sync.OpenStep(ID, ACTION)
 SAMPLES: tuple[Message, ...] = (
     messages.Register("mzvb1.x", "csr", "csr", "key", "key", ID, "1.0.0", "gw-npr-primary", "NPR", "primary"),
     messages.Registered(ID, "gw-npr-primary", "NPR", Role.PRIMARY, "pem", "pem", "pem", 60.0),
@@ -99,7 +109,20 @@ SAMPLES: tuple[Message, ...] = (
     sign_in.EntraProof("token", "nonce", "10.0.0.1", "access"),
     sign_in.SessionOpened("mzv_x", WHEN, "a@example.com", "Ann", "viewer", WHEN, PRINCIPAL, ID),
     sign_in.EndSession("mzv_x", "10.0.0.1"),
-    vault_access.VaultAccess(ID, "https://kv-a.vault.azure.net", "client_secret", ID, ID, "secret", "/subscriptions/x"),
+    ACCESS,
+    sync.OpenRun(*WHOSE),
+    sync.RunOrder(
+        ID, sync.RunPhase.APPLY, ACCESS, "https://kv-a.vault.azure.net", "dev", "push", "incremental", "manual_resolution",
+        "{{key}}", 10, 10, False, True, "https://kv-a.vault.azure.net", "dev", "{{key}}", "push", True, "ab" * 16, "ab" * 32,
+    ),
+    sync.AskRows(*WHOSE, sync.Listing.OURS, "A"),
+    OURS, ITEM, ACTION, NOTE, BEGUN, ENDED, HISTORY, OPEN,
+    sync.Rows("next", [OURS], [ITEM], ["A"], [OPEN], [HISTORY]),
+    sync.PlanPart(*WHOSE, True, "ready", "ab" * 16, "ab" * 16, False, [ACTION], [NOTE], [["a", "b"]], [ITEM], ["A"]),
+    sync.RunAnswer(False, "stopped"),
+    sync.Progress(*WHOSE, [ENDED], [BEGUN]),
+    sync.ProgressAnswer(True, "", [ENDED], {ID: "value"}),
+    sync.EndRun(*WHOSE, sync.RunEnd.PAUSED, "CODE", "detail", 5, {"read": 3}),
     vault_access.AskAccess(ID, 7),
 )  # fmt: skip
 BY_KIND = pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: type(sample).__name__)

@@ -1,0 +1,313 @@
+"""What a gateway asks and tells of a sync run. Each message counts only from the active gateway, for its own claim (I3).
+
+The Primary does the steps that write to the project in the transaction that takes the message; of the steps in the vault it keeps
+that they were announced, so that after a crash it is known what may have happened.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import datetime, timedelta
+
+import msgspec
+from django.db import transaction
+from django.db.models import Max
+
+from accounts.principals import principal_named
+from common.errors import Conflict, MazeVaultError
+from gateways import dispatch, sync_here, sync_runs
+from gateways.models import Gateway, Task
+from gateways.sync_here import Hand, Outdated, ValueTooLarge
+from integrations import memories, rules
+from integrations.access import checked_access
+from integrations.models import RunState, StepState, SyncMemory, SyncNote, SyncRun, SyncStep
+from integrations.sync.facts import Base, Direction, Remembered
+from integrations.sync.plan import Action
+from integrations.sync.remembering import remembered_after
+from integrations.sync.told import action_of, remembered_of
+from integrations.sync.undo import REVERSED
+from integrations.sync.words import DELETES, WRITES_HERE, Verdict
+from protocol import sync
+from protocol.sync import (
+    PAGE,
+    AskRows,
+    EndRun,
+    HistoryStep,
+    Listing,
+    OpenRun,
+    OpenStep,
+    PlanPart,
+    Progress,
+    ProgressAnswer,
+    Rows,
+    RunAnswer,
+    RunEnd,
+    RunOrder,
+    RunPhase,
+    StepEnd,
+    StepReport,
+    SyncAction,
+    SyncItem,
+)
+from protocol.vocabulary import TaskState
+
+Asked = OpenRun | AskRows | PlanPart | Progress | EndRun
+ENDS = {
+    StepEnd.DONE: StepState.DONE,
+    StepEnd.FAILED: StepState.FAILED,
+    StepEnd.OUTDATED: StepState.OUTDATED,
+}
+
+
+@transaction.atomic
+def open_run(gateway: Gateway, body: OpenRun) -> RunOrder:
+    """The order of a run. Raises `Conflict` (STALE_CLAIM, RUN_ENDED, VAULT_OF_OTHER_ENVIRONMENT) or `PermissionRefused`."""
+    run = _run(gateway, body)
+    rule, memory = run.rule, memories.memory_of(run.rule, gateway.environment_id)
+    return RunOrder(
+        rule=str(rule.id),
+        phase=RunPhase(run.phase),
+        access=checked_access(rule.integration, gateway.environment_id),
+        target=run.target,
+        environment=run.environment.slug,
+        direction=rule.sync_direction,
+        mode=rule.sync_mode,
+        strategy=rules.strategy_that_counts(rule),
+        transform=rule.key_transform_template,
+        deletion_count=run.deletion_count,
+        deletion_percent=run.deletion_percent,
+        paused=rule.paused and run.phase != RunPhase.UNDO,
+        remembers=bool(memory.target),
+        memory_target=memory.target,
+        memory_environment=memory.environment,
+        memory_transform=memory.transform,
+        memory_direction=memory.direction,
+        settled=memory.settled,
+        confirmed=run.confirmed.setting if run.confirmed else "",
+        digest_key=memories.digest_key(memory).hex(),
+    )
+
+
+@transaction.atomic
+def rows_of(gateway: Gateway, body: AskRows) -> Rows:
+    """A page of one of the run's lists."""
+    run = _run(gateway, body)
+    if body.listing is Listing.OURS:
+        key = memories.digest_key(memories.memory_of(run.rule, gateway.environment_id))
+        ours = sync_here.facts(run, key, body.after)
+        return Rows(ours=ours, next=ours[-1].key if len(ours) == PAGE else "")
+    if body.listing is Listing.MEMORY:
+        items = run.rule.memory.items.filter(folded_name__gt=body.after).order_by("folded_name")[:PAGE]
+        memory = [SyncItem(row.key, row.name, row.digest, row.our_version, row.their_version) for row in items]
+        return Rows(memory=memory, next=memory[-1].name.lower() if len(memory) == PAGE else "")
+    if body.listing is Listing.ADOPTED:
+        names = sorted(str(name) for name in run.rule.adopted if name > body.after)[:PAGE]
+        return Rows(words=names, next=names[-1] if len(names) == PAGE else "")
+    return _steps_page(run, body)
+
+
+@transaction.atomic
+def take_plan(gateway: Gateway, body: PlanPart) -> RunAnswer:
+    """Keep a part of the plan; what it learned by looking is remembered once the plan may be done."""
+    run = _run(gateway, body)
+    if body.first:
+        run.steps.filter(state=StepState.PLANNED).delete()
+        run.notes.all().delete()
+        run.verdict, run.digest, run.setting, run.first_run = body.verdict, body.digest, body.setting, body.first_run
+        run.refusals = [{"code": code, "error": text} for code, text in body.refusals]
+        run.save(update_fields=["verdict", "digest", "setting", "first_run", "refusals"])
+    _add_steps(run, body.actions)
+    SyncNote.objects.bulk_create(
+        SyncNote(run=run, key=note.key, name=note.name, reason=note.reason, held_off=note.held_off) for note in body.notes
+    )
+    if body.verdict == Verdict.READY and run.phase == RunPhase.APPLY:
+        memory = memories.memory_of(run.rule, gateway.environment_id)
+        if body.first:
+            memories.begin_anew(memory, _base_of(run))
+        memories.remember(memory, map(remembered_of, body.learn))
+        memories.forget(memory, body.forget)
+    return _answer(run)
+
+
+@transaction.atomic
+def take_progress(gateway: Gateway, body: Progress, now: datetime) -> ProgressAnswer:
+    """Keep how steps ended, then begin the next ones: those of the project are done here, those of the vault get their value."""
+    run = _run(gateway, body)
+    memory = memories.memory_of(run.rule, gateway.environment_id)
+    for told in body.ended:
+        _settle(run, memory, told, now)
+    if body.ended and run.task:
+        Task.objects.filter(id=run.task).update(attempts=1)  # it gets on, so its attempts are not used up by crashes
+    caller, answer = principal_named(run.asked_by, now), _answer(run)
+    if not answer.go_on or not body.begin:
+        return ProgressAnswer(go_on=answer.go_on, why=answer.why)
+    why = sync_runs.why_not_allowed(run, caller)
+    if why or caller is None:
+        return ProgressAnswer(go_on=False, why=why)
+    hand = Hand(run, caller, f"gateway:{gateway.id}", body.epoch, now)
+    taken, given = list[StepReport](), dict[str, str]()
+    for begun in body.begin:
+        row = run.steps.select_for_update().filter(fingerprint=begun.fingerprint, state=StepState.PLANNED).first()
+        if row is None:
+            taken.append(StepReport(begun.operation, StepEnd.OUTDATED, code="NOT_PLANNED"))
+            continue
+        found = memories.known(memory, row.name)
+        row.operation, row.state = uuid.UUID(begun.operation), StepState.BEGUN
+        row.remembered = asdict(found) if found else None
+        row.save(update_fields=["operation", "state", "remembered"])
+        report, value = _begin(stored_action(row), begun, hand)
+        if report is not None:
+            _settle(run, memory, report, now)
+            taken.append(report)
+        elif value is not None:
+            given[begun.operation] = value
+    return ProgressAnswer(go_on=True, taken=taken, values=given)
+
+
+@transaction.atomic
+def end_run(gateway: Gateway, body: EndRun, now: datetime) -> None:
+    """End a run, or offer its work again when there is more to do than one task may last."""
+    run = _run(gateway, body)
+    if body.numbers:
+        run.numbers = {name: max(count, run.numbers.get(name, 0)) for name, count in body.numbers.items()}
+        run.save(update_fields=["numbers"])
+    if run.stop_asked:
+        sync_runs.end(run, RunState.STOPPED, now, detail="it was stopped by a person")
+    elif body.end is RunEnd.PAUSED:
+        sync_runs.offer_again(run, gateway.environment_id, timedelta(seconds=body.retry_after))
+    elif body.end is RunEnd.FAILED:
+        sync_runs.end(run, RunState.FAILED, now, code=body.code, detail=body.detail)
+    elif body.end is RunEnd.PLANNED:
+        sync_runs.end(run, RunState.PLANNED, now, code=body.code, detail=body.detail)
+    else:
+        if run.phase == RunPhase.APPLY:
+            SyncMemory.objects.filter(rule=run.rule).update(settled=True)
+        failed = run.steps.filter(state=StepState.FAILED).exists()
+        sync_runs.end(run, RunState.INCOMPLETE if failed else RunState.SUCCEEDED, now, code=body.code, detail=body.detail)
+
+
+def stored_action(row: SyncStep) -> Action:
+    """A step as the engine knows it."""
+    return action_of(msgspec.convert(row.action, SyncAction))
+
+
+def _run(gateway: Gateway, body: Asked) -> SyncRun:
+    dispatch.refuse_unless_active(gateway, body.epoch)
+    rows = SyncRun.objects.select_for_update(of=("self",)).select_related(
+        "rule__project", "rule__integration__environment", "environment", "confirmed", "undoes"
+    )
+    run = rows.filter(id=body.run).first()
+    task = sync_runs.task_of(run) if run else None
+    if run is None or task is None or not _counts(task, gateway, body):
+        raise Conflict("this claim no longer counts for a sync run", code="STALE_CLAIM")
+    if run.state != RunState.RUNNING:
+        raise Conflict("the run has ended", code="RUN_ENDED")
+    return run
+
+
+def _counts(task: Task, gateway: Gateway, body: Asked) -> bool:
+    """Whether the message speaks for the claim that counts now. The route is locked, so no claim of another epoch can come."""
+    claimed = (task.state, str(task.claim), task.gateway_id, task.epoch)
+    return claimed == (TaskState.CLAIMED, body.claim, gateway.id, body.epoch)
+
+
+def _steps_page(run: SyncRun, body: AskRows) -> Rows:
+    after = int(body.after) if body.after.isdecimal() else -1
+    of = {Listing.AGREED: run.confirmed, Listing.HISTORY: run.undoes}.get(body.listing, run)
+    steps = SyncStep.objects.filter(run=of, position__gt=after) if of else SyncStep.objects.none()
+    if body.listing is Listing.HISTORY:
+        steps = steps.filter(state=StepState.DONE)
+    elif body.listing is Listing.OPEN:
+        steps = steps.filter(state=StepState.BEGUN)
+    page = list(steps.order_by("position")[:PAGE])
+    onward = str(page[-1].position) if len(page) == PAGE else ""
+    if body.listing is Listing.AGREED:
+        return Rows(words=[row.fingerprint for row in page], next=onward)
+    if body.listing is Listing.OPEN:
+        return Rows(open=[OpenStep(str(row.operation), msgspec.convert(row.action, SyncAction)) for row in page], next=onward)
+    return Rows(history=[_history(row) for row in page], next=onward)
+
+
+def _history(row: SyncStep) -> HistoryStep:
+    remembered = msgspec.convert(row.remembered, SyncItem) if row.remembered else None
+    return HistoryStep(msgspec.convert(row.action, SyncAction), row.our_version, row.their_version, remembered)
+
+
+def _add_steps(run: SyncRun, actions: Iterable[SyncAction]) -> None:
+    last = run.steps.aggregate(last=Max("position"))["last"]
+    position = -1 if last is None else last
+    rows = []
+    for told in actions:
+        position += 1
+        stored = msgspec.to_builtins(told)
+        rows.append(SyncStep(run=run, position=position, fingerprint=action_of(told).fingerprint, name=told.name, action=stored))
+    SyncStep.objects.bulk_create(rows)
+
+
+def _begin(action: Action, begun: sync.BegunStep, hand: Hand) -> tuple[StepReport | None, str | None]:
+    """How a step of the project ended, or the value a step of the vault takes along."""
+    operation = begun.operation
+    try:
+        with transaction.atomic():
+            if action.kind in WRITES_HERE:
+                version = sync_here.carry_out(action, begun.value, hand)
+                return StepReport(operation, StepEnd.DONE, version, action.their_version), None
+            if action.kind in sync_here.TAKES_VALUE:
+                return None, sync_here.value_for(action, hand)
+            sync_here.refuse_outdated(action, hand.run)
+            return None, None
+    except Outdated:
+        return StepReport(operation, StepEnd.OUTDATED), None
+    except ValueTooLarge:
+        text = f"the value has more than {sync.LARGEST_VALUE_THERE} bytes, which the vault does not hold; keep it in MazeVault"
+        return StepReport(operation, StepEnd.FAILED, code="VALUE_TOO_LARGE", detail=text), None
+    except MazeVaultError as error:
+        return StepReport(operation, StepEnd.FAILED, code=error.code, detail=error.sentence[:1000]), None
+
+
+def _settle(run: SyncRun, memory: SyncMemory, report: StepReport, now: datetime) -> None:
+    row = run.steps.select_for_update().filter(operation=report.operation, state=StepState.BEGUN).first()
+    if row is None:
+        return
+    row.state, row.ended_at = ENDS[report.end], now
+    row.our_version, row.their_version = report.our_version, report.their_version
+    row.code, row.detail = report.code, report.detail
+    row.save()
+    if report.end is StepEnd.DONE:
+        _remember(run, memory, stored_action(row), report)
+
+
+def _remember(run: SyncRun, memory: SyncMemory, action: Action, report: StepReport) -> None:
+    """What the rule knows once a step is done; taking a step back brings back what was known before it."""
+    if run.phase == RunPhase.UNDO:
+        former = [row for row in run.undoes.steps.filter(state=StepState.DONE, name=action.name).order_by("-position")
+                  if REVERSED[stored_action(row).kind] is action.kind] if run.undoes else []  # fmt: skip
+        known = former[0].remembered if former else None
+        items: tuple[Remembered, ...] = (Remembered(**known),) if known else ()
+    elif action.kind in DELETES:
+        items = ()
+    else:
+        items = remembered_after(action, report.our_version, report.their_version, Base("")).items
+        if not items:
+            return
+    if items:
+        memories.remember(memory, items)
+    else:
+        memories.forget(memory, [action.name])
+
+
+def _base_of(run: SyncRun) -> Base:
+    rule = run.rule
+    return Base(run.target, rule.key_transform_template, run.environment.slug, Direction(rule.sync_direction))
+
+
+def _answer(run: SyncRun) -> RunAnswer:
+    if run.stop_asked:
+        return RunAnswer(False, "the run was stopped")
+    if run.rule.deleted_at is not None:
+        return RunAnswer(False, "the rule was deleted")
+    if run.rule.paused and run.phase == RunPhase.APPLY:
+        return RunAnswer(False, "the rule is paused")
+    return RunAnswer(True)

@@ -1,0 +1,451 @@
+"""Sync runs from a person's request to the last step in the vault and back: real channel, real Azure client, real rows."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from accounts.models import User
+from common.clock import now
+from common.models import AuditEntry
+from gateway_runtime import sync_run
+from gateways import dispatch, sync_runs
+from gateways.models import Task
+from integrations.azure.errors import OutcomeUnknown
+from integrations.azure.keyvault import KeyVault
+from sandbox.azure.server import Sandbox
+from tests.conftest import Person
+from tests.gateways.sync_desk import Killed, Line, SyncDesk
+from tests.gateways.vault_desk import Leased
+
+pytestmark = pytest.mark.usefixtures("primary")
+
+
+@pytest.fixture
+def desk(admin: Person, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> SyncDesk:
+    return SyncDesk(admin, sandbox, monkeypatch)
+
+
+class TestFirstRun:
+    def test_is_a_preview_until_a_person_confirms_its_digest(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("DB_PASSWORD", "one")
+        shown = desk.run("preview")
+        assert (shown["state"], shown["verdict"], shown["planned"]) == ("planned", "needs_confirmation", {"create_there": 1})
+        assert desk.run()["verdict"] == "needs_confirmation" and desk.there() == {}
+        done = desk.run(confirm=shown["digest"])
+        assert (done["state"], done["steps"]) == ("succeeded", {"done": 1})
+        assert desk.there() == {"DB-PASSWORD": "one"}
+        assert desk.run()["planned"] == {}, "the rule is settled and both sides are equal"
+
+    def test_is_not_done_when_the_project_moved_since(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        shown = desk.run("preview")
+        desk.put("A", "two")
+        assert desk.run(confirm=shown["digest"])["verdict"] == "confirmation_stale" and desk.there() == {}
+
+    def test_a_digest_nobody_saw_confirms_nothing(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        status, body = desk.admin.post(f"projects/sync-rules/{desk.rule}/runs", {"phase": "apply", "confirm": "0" * 32})
+        assert (status, body["code"]) == (409, "PREVIEW_NOT_FOUND")
+
+
+class TestCarrying:
+    def test_push_takes_changes_there_and_keeps_what_people_tagged(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        portal = desk.portal()
+        portal.update_secret_properties("A", tags={**portal.get_secret("A").properties.tags, "team": "pay"})
+        desk.put("A", "two")
+        assert desk.run()["state"] == "succeeded" and desk.there() == {"A": "two"}
+        tags = portal.get_secret("A").properties.tags
+        assert (tags["team"], tags["mazevault-owner"], tags["mazevault-key"], tags["mazevault-epoch"]) == (
+            "pay",
+            desk.rule,
+            "A",
+            "1",
+        )
+
+    def test_pull_takes_values_here_as_versions_of_the_rule(self, desk: SyncDesk) -> None:
+        portal = desk.portal()
+        portal.set_secret("app-token", "from the vault")
+        desk.with_rule(sync_direction="pull").first()
+        assert desk.here() == {"app-token": "from the vault"}
+        portal.set_secret("app-token", "newer")
+        assert desk.run()["state"] == "succeeded" and desk.here() == {"app-token": "newer"}
+        versions = desk.admin.get(f"secrets/{desk.ids()['app-token']}/versions")[1]
+        assert {row["created_by"] for row in versions} == {f"sync_rule:{desk.rule}"}
+
+    def test_both_ways_a_pushed_value_does_not_come_back(self, desk: SyncDesk) -> None:
+        desk.portal().set_secret("DOWN", "1")
+        desk.with_rule(sync_direction="bidirectional").put("UP", "1")
+        assert desk.first()["steps"] == {"done": 2}
+        assert desk.here() == desk.there() == {"UP": "1", "DOWN": "1"}
+        written = len(desk.journal())
+        for _ in range(3):
+            assert desk.run()["planned"] == {}
+        assert len(desk.journal()) == written
+
+    def test_a_deletion_goes_over_as_a_soft_deletion_and_comes_back_as_a_recovery(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        desk.delete("A")
+        assert desk.run()["planned"] == {"delete_there": 1} and desk.there() == {}
+        desk.put("A", "again")
+        assert desk.run()["planned"] == {"recover_there": 1} and desk.there() == {"A": "again"}
+
+    def test_a_deletion_there_deletes_here_what_the_rule_knew_and_nothing_else(self, desk: SyncDesk) -> None:
+        portal = desk.portal()
+        for name in ("A", "B"):
+            portal.set_secret(name, "x")
+        desk.with_rule(sync_direction="pull").first()
+        desk.put("OWN", "never in the vault")
+        portal.begin_delete_secret("A").wait()
+        assert desk.run()["planned"] == {"delete_here": 1} and desk.here() == {"B": "x", "OWN": "never in the vault"}
+
+    def test_the_deletion_budget_stops_the_whole_run(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        for number in range(4):
+            desk.put(f"K{number}", "x")
+        desk.first()
+        for number in range(3):
+            desk.delete(f"K{number}")
+        desk.put("NEW", "x")
+        refused = desk.run()
+        assert (refused["state"], refused["verdict"]) == ("planned", "refused")
+        assert refused["refusals"][0]["code"] == "deletion_budget" and len(desk.there()) == 4
+        assert desk.run(deletion_count=10, deletion_percent=100)["steps"] == {"done": 4}
+        assert desk.there() == {"K3": "x", "NEW": "x"}
+
+    def test_names_are_made_by_the_template_and_lead_back(self, desk: SyncDesk) -> None:
+        desk.with_rule(key_transform_template="{{environment}}-{{key}}", sync_direction="bidirectional")
+        desk.put("db.password", "1")
+        desk.first()
+        assert desk.there() == {"dev-db-password": "1"}
+        desk.portal().set_secret("dev-db-password", "2", tags={})
+        assert desk.run()["state"] == "succeeded" and desk.here() == {"db.password": "2"}
+
+    def test_a_conflict_waits_for_a_person(self, desk: SyncDesk) -> None:
+        desk.with_rule(sync_direction="bidirectional").put("A", "one")
+        desk.first()
+        desk.put("A", "mine")
+        desk.portal().set_secret("A", "theirs")
+        left = desk.run()
+        assert (left["planned"], left["left_alone"], desk.notes(left["id"])) == ({}, {"conflict": 1}, {"A": "conflict"})
+        assert (desk.here(), desk.there()) == ({"A": "mine"}, {"A": "theirs"})
+
+    def test_a_value_the_vault_cannot_hold_fails_alone(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        desk.put("BIG", "x" * 30_000)
+        desk.put("SMALL", "y")
+        done = desk.first()
+        assert (done["state"], done["steps"]) == ("incomplete", {"done": 1, "failed": 1}) and desk.there() == {"SMALL": "y"}
+        rows = desk.admin.get(f"projects/sync-runs/{done['id']}/steps")[1]
+        assert [row["code"] for row in rows if row["state"] == "failed"] == ["VALUE_TOO_LARGE"]
+        assert desk.run()["planned"] == {"create_there": 1}, "the rule is settled; what failed is proposed again"
+
+    def test_adopting_claims_a_name_without_a_new_version(self, desk: SyncDesk) -> None:
+        desk.portal().set_secret("A", "same")
+        desk.with_rule().put("A", "same")
+        desk.setup(adopted=["A"])
+        before = desk.portal().get_secret("A").properties.version
+        assert desk.first()["planned"] == {"claim_there": 1}
+        now = desk.portal().get_secret("A").properties
+        assert (now.version, now.tags["mazevault-owner"]) == (before, desk.rule)
+
+    def test_two_rules_cannot_own_a_name(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        desk.with_rule(name="other")
+        desk.put("A", "two")
+        seen = desk.run("preview")
+        assert (seen["planned"], seen["left_alone"]) == ({}, {"owned_by_other": 1})
+
+
+class TestHistory:
+    def test_a_drift_report_changes_nothing(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.portal().set_secret("B", "x")
+        written = len(desk.journal())
+        seen = desk.run("drift")
+        assert (seen["state"], seen["left_alone"]) == ("planned", {"only_here": 1, "only_there": 1})
+        assert len(desk.journal()) == written
+
+    def test_undo_brings_both_sides_back(self, desk: SyncDesk) -> None:
+        desk.portal().set_secret("DOWN", "1")
+        desk.with_rule(sync_direction="bidirectional").put("UP", "1")
+        desk.put("GONE", "1")
+        desk.first()
+        desk.put("UP", "2")
+        desk.delete("GONE")
+        desk.portal().set_secret("DOWN", "2")
+        desk.put("NEW", "1")
+        done = desk.run()
+        assert done["steps"] == {"done": 4}, done
+        assert desk.admin.post(f"projects/sync-runs/{done['id']}/undo", {})[1]["code"] == "RULE_NOT_PAUSED"
+        desk.setup(paused=True)
+        shown = desk.undo(done["id"])
+        assert (shown["state"], shown["verdict"], shown["planned"]) == ("planned", "needs_confirmation", {
+            "delete_there": 1, "recover_there": 1, "rollback_there": 1, "rollback_here": 1})  # fmt: skip
+        back = desk.undo(done["id"], shown["digest"])
+        assert (back["state"], back["steps"]) == ("succeeded", {"done": 4})
+        assert desk.there() == {"UP": "1", "DOWN": "2", "GONE": "1"}
+        assert desk.here() == {"UP": "2", "DOWN": "1", "NEW": "1"}
+        desk.setup(paused=False)
+        assert desk.run()["steps"] == {"done": 4}, "the rule remembers what it knew before, so its next run does the same again"
+
+    def test_undo_leaves_what_changed_since(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        done = desk.first()
+        desk.portal().set_secret("A", "a person's")
+        desk.setup(paused=True)
+        shown = desk.undo(done["id"])
+        assert (shown["planned"], desk.notes(shown["id"])) == ({}, {"A": "changed_since"})
+
+    def test_the_audit_tells_each_value_that_left_and_no_value(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "canary-77")
+        done = desk.first()
+        rows = list(AuditEntry.objects.values())
+        reads = [row for row in rows if row["action"] == "secret.read" and row["actor"] == f"sync_rule:{desk.rule}"]
+        assert len(reads) == 1 and "canary-77" not in str(rows)
+        assert {"sync_run.started", "sync_run.ended"} <= {row["action"] for row in rows}
+        for path in (f"projects/sync-runs/{done['id']}", f"projects/sync-runs/{done['id']}/steps"):
+            assert "canary-77" not in str(desk.admin.get(path)[1])
+
+
+class TestRights:
+    def test_who_may_not_read_the_secrets_cannot_have_them_pushed(self, desk: SyncDesk, person: Any) -> None:
+        desk.with_rule().put("A", "one")
+        auditor = person("auditor")
+        assert auditor.post(f"projects/sync-rules/{desk.rule}/runs", {"phase": "preview"})[0] in (403, 404)
+        assert Task.objects.count() == 0
+
+    def test_a_right_that_was_taken_away_ends_the_run_before_its_next_step(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        shown = desk.run("preview")
+        asked = desk.ask(confirm=shown["digest"])
+        User.objects.update(role="viewer")
+        desk.work()
+        assert desk.there() == {}
+        User.objects.update(role="admin")
+        assert desk.look(asked["id"])["state"] == "planned"
+
+    def test_only_the_active_gateway_of_the_environment_works_on_it(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        run = desk.ask("preview")
+        answer = desk.dr.claim(epoch=1)
+        assert answer.json()["code"] == "NOT_ACTIVE" and desk.look(run["id"])["state"] == "running"
+
+    def test_one_run_of_a_rule_at_a_time(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        first = desk.ask("preview")
+        status, body = desk.admin.post(f"projects/sync-rules/{desk.rule}/runs", {"phase": "preview"})
+        assert (status, body["code"]) == (409, "SYNC_RUNNING") and first["id"] in body["error"]
+        wish = {"name": "r", "integration_id": desk.integration, "sync_direction": "pull"}
+        assert desk.admin.put(f"projects/sync-rules/{desk.rule}", wish)[1]["code"] == "SYNC_RUNNING"
+        assert desk.admin.post(f"projects/sync-runs/{first['id']}/stop")[1]["state"] == "stopped"
+        assert desk.run("preview")["state"] == "planned"
+
+    @pytest.mark.parametrize(
+        ("wish", "field"),
+        [
+            ({"interval_minutes": 1}, "interval_minutes"), ({"adopted": [""]}, "adopted"), ({"paused": "maybe"}, "paused"),
+            ({"deletion_percent": 101}, "deletion_percent"), ({"adopted": ["x" * 128]}, "adopted"),
+        ],
+    )  # fmt: skip
+    def test_a_wrong_setup_is_refused_with_its_field(self, desk: SyncDesk, wish: dict[str, object], field: str) -> None:
+        desk.with_rule()
+        status, body = desk.admin.patch(f"projects/sync-rules/{desk.rule}/setup", wish)
+        assert status == 400 and body["error"].startswith(field), body
+
+    def test_a_rule_that_cannot_run_says_why(self, desk: SyncDesk) -> None:
+        desk.with_rule(source_path="/app")
+        status, body = desk.admin.post(f"projects/sync-rules/{desk.rule}/runs", {"phase": "preview"})
+        assert (status, body["code"]) == (409, "RULE_NOT_RUNNABLE") and body["error"].startswith("source_path: ")
+
+
+class TestSchedule:
+    def test_a_due_rule_runs_and_one_that_may_not_is_paused(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        desk.setup(interval_minutes=5)
+        desk.put("A", "two")
+        assert sync_runs.start_due(now()) == 0, "the last run began just now"
+        assert sync_runs.start_due(now() + timedelta(minutes=6)) == 1
+        run = desk.admin.get(f"projects/sync-rules/{desk.rule}/runs")[1][0]
+        assert run["scheduled"] and desk.finish(run["id"])["state"] == "succeeded" and desk.there() == {"A": "two"}
+        User.objects.update(role="viewer")
+        assert sync_runs.start_due(now() + timedelta(minutes=12)) == 0
+        User.objects.update(role="admin")
+        setup = desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]
+        assert setup["paused"] and "secrets:read" in setup["paused_why"]
+
+
+MOMENTS = [(path, moment) for path in ("open", "plan", "progress", "end") for moment in ("before", "after")]
+
+
+class TestCrashes:
+    """The gateway dies at some point of a run; it, or the one after it, ends the run with the same result."""
+
+    def world(self, desk: SyncDesk) -> None:
+        """A settled rule in both directions, with something of everything to do."""
+        portal = desk.portal()
+        for name in ("DOWN", "LOST"):
+            portal.set_secret(name, "1")
+        desk.with_rule(sync_direction="bidirectional")
+        for key in ("UP", "GONE", "BACK"):
+            desk.put(key, "1")
+        desk.first()
+        desk.delete("BACK")
+        desk.run()
+        portal.set_secret("DOWN", "2")
+        portal.begin_delete_secret("LOST").wait()
+        portal.set_secret("THEIRS", "1")
+        desk.put("UP", "2")
+        desk.delete("GONE")
+        desk.put("BACK", "2")
+        for number in range(12):
+            desk.put(f"N{number:02}", "1")
+
+    def same_in_the_end(self, desk: SyncDesk) -> None:
+        numbered = {f"N{number:02}": "1" for number in range(12)}
+        assert desk.here() == desk.there() == {"UP": "2", "DOWN": "2", "THEIRS": "1", "BACK": "2", **numbered}
+        assert desk.run()["planned"] == {}, "nothing is left to do"
+
+    @pytest.mark.parametrize(("path", "moment"), MOMENTS)
+    def test_the_run_goes_on_wherever_the_talk_was_cut_off(self, desk: SyncDesk, path: str, moment: str) -> None:
+        self.world(desk)
+        run, seen = desk.ask()["id"], list[str]()
+
+        def cut(said: str, when: str) -> None:
+            if said.endswith(path) and when == moment:
+                seen.append(said)
+                if len(seen) == (2 if path == "progress" else 1):
+                    raise Killed
+
+        if path == "end" and moment == "after":
+            desk.work()
+        else:
+            with pytest.raises(Killed):
+                desk.work(line=Line(desk.npr, cut))
+        if desk.look(run)["state"] == "running":
+            self.claim_again()
+            assert desk.finish(run)["state"] == "succeeded"
+        self.same_in_the_end(desk)
+
+    @pytest.mark.parametrize("verb", ["set", "recover", "delete"])
+    @pytest.mark.parametrize("landed", [True, False])
+    def test_a_step_whose_end_nobody_saw_is_looked_for_and_not_done_twice(
+        self, desk: SyncDesk, verb: str, landed: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.world(desk)
+        run, true, calls = desk.ask()["id"], getattr(KeyVault, verb), list[str]()
+
+        def unanswered(vault: KeyVault, name: str, *rest: Any, **more: Any) -> Any:
+            calls.append(name)
+            if len(calls) > 1:
+                return true(vault, name, *rest, **more)
+            if landed:
+                true(vault, name, *rest, **more)
+            raise OutcomeUnknown("sent and not answered", "look")
+
+        monkeypatch.setattr(KeyVault, verb, unanswered)
+        desk.work()
+        assert desk.look(run)["steps"].get("begun") == 1, "it stays announced until somebody has looked"
+        self.claim_again()
+        assert desk.finish(run)["state"] == "succeeded"
+        assert calls.count(calls[0]) == (1 if landed else 2)
+        self.same_in_the_end(desk)
+
+    def test_a_confirmed_first_run_goes_on_without_being_asked_again(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        for number in range(25):
+            desk.put(f"N{number:02}", "1")
+        run = desk.ask(confirm=desk.run("preview")["digest"])["id"]
+        said = list[str]()
+
+        def cut(path: str, when: str) -> None:
+            said.extend([path] if path.endswith("progress") and when == "after" else [])
+            if len(said) == 2:
+                raise Killed
+
+        with pytest.raises(Killed):
+            desk.work(line=Line(desk.npr, cut))
+        assert 0 < len(desk.there()) < 25
+        self.claim_again()
+        assert desk.finish(run)["state"] == "succeeded" and len(desk.there()) == 25
+        assert len(desk.journal()) == 25, "nothing was written twice"
+
+    def test_without_the_lease_nothing_is_written_and_another_claim_goes_on(self, desk: SyncDesk) -> None:
+        self.world(desk)
+        written, run = len(desk.journal()), desk.ask()["id"]
+        desk.work(node=Leased(None))
+        assert len(desk.journal()) == written and desk.look(run)["steps"].get("begun", 0) > 0
+        self.claim_again()
+        assert desk.finish(run)["state"] == "succeeded"
+        self.same_in_the_end(desk)
+
+    def test_the_old_gateway_gets_no_word_in_after_its_claim_is_over(self, desk: SyncDesk) -> None:
+        self.world(desk)
+        run, written = desk.ask()["id"], list[int]()
+
+        def cut(path: str, when: str) -> None:
+            if path.endswith("rows") and when == "before" and not written:
+                written.append(len(desk.journal()))
+                self.claim_again()  # the sweep gave the task back and somebody claimed it
+                desk.npr.claim(epoch=1)
+
+        desk.work(line=Line(desk.npr, cut))
+        assert len(desk.journal()) == written[0] and desk.look(run)["state"] == "running"
+
+    def test_a_run_that_nobody_works_on_any_more_is_ended(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        run = desk.ask("preview")["id"]
+        Task.objects.update(state="dead_letter", detail="attempt 5 of 5 was the last")
+        assert sync_runs.sweep(now()) == 1
+        ended = desk.look(run)
+        assert (ended["state"], ended["code"]) == ("failed", "TASK_ENDED") and "attempt 5" in ended["detail"]
+
+    def test_work_that_takes_too_long_goes_on_in_another_task(self, desk: SyncDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        desk.with_rule()
+        for number in range(25):
+            desk.put(f"N{number:02}", "1")
+        run = desk.ask(confirm=desk.run("preview")["digest"])["id"]
+        monkeypatch.setattr(sync_run, "WORK_SECONDS", 0.0)
+        monkeypatch.setattr(sync_run.time, "monotonic", ticking())
+        assert desk.finish(run)["state"] == "succeeded" and len(desk.there()) == 25
+        assert Task.objects.filter(payload__run=run).count() == 3
+
+    @staticmethod
+    def claim_again() -> None:
+        """What the sweep does when a claim runs out."""
+        Task.objects.filter(state="claimed").update(claim_until=now() - timedelta(seconds=1))
+        Task.objects.filter(state="pending").update(not_before=now())
+        dispatch.sweep(now())
+        Task.objects.filter(state="pending").update(not_before=now() - timedelta(seconds=1))
+
+
+class TestTrouble:
+    def test_a_denial_ends_the_run_and_says_cause_and_fix(self, desk: SyncDesk, control: Any) -> None:
+        desk.with_rule().put("A", "one")
+        shown = desk.run("preview")["digest"]
+        desk.monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"{desk.sandbox.plain_url}/hosts/pro")
+        denied = desk.run(confirm=shown)
+        assert (denied["state"], denied["code"]) == ("failed", "KEY_VAULT_ROLE_MISSING") and "Fix: " in denied["detail"]
+        assert desk.there() == {}
+
+    def test_a_throttled_vault_is_waited_for(self, desk: SyncDesk, control: Any) -> None:
+        desk.with_rule()
+        for number in range(6):
+            desk.put(f"N{number}", "1")
+        shown = desk.run("preview")["digest"]
+        control.post("/faults", json={"throttle_next": 3, "retry_after": 0})
+        done = desk.run(confirm=shown)
+        assert done["state"] == "succeeded" and done["numbers"]["vault_retries"] == 3 and len(desk.there()) == 6
+
+
+def ticking() -> Any:
+    """A clock of which each look is a little later."""
+    moments = iter(range(1, 10**9))
+    return lambda: next(moments) / 1000
