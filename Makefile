@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check lint types contracts migrations-check bench docs docs-check demo-failover demo-outage lock clean
+.PHONY: help run test test-long check lint types contracts migrations-check bench docs docs-check demo-failover demo-outage demo-keyvault lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -48,6 +48,9 @@ demo-failover: .venv/ready ## kill a gateway, move its environment to DR and bac
 
 demo-outage: .venv/ready ## kill the Primary under load, write on at the gateways, bring it back, count what became of each write
 	@$(BIN)/python -m cli.demos.outage
+
+demo-keyvault: .venv/ready ## sync a vault while its gateway is killed, refuse what would wipe it, freeze a gateway, count what was lost
+	@$(BIN)/python -m cli.demos.keyvault
 
 lock: .venv/ready-dev ## compile the requirement files with hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate requirements.in -o requirements.txt

@@ -297,7 +297,7 @@ def _carry_out(run: Run, actions: Sequence[Action], until: float) -> RunEnd | No
     """Do the steps in their order. None when the world had moved for some, so that it must be planned again."""
     ended, moved, progress = list[StepReport](), False, False
     for start in range(0, len(actions), BATCH):
-        if time.monotonic() > until:
+        if start and time.monotonic() > until:  # every task gets on by one batch at least
             run.talk.progress(ended, [])
             return RunEnd.PAUSED
         batch = [(str(uuid.uuid4()), action) for action in actions[start : start + BATCH]]

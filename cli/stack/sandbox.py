@@ -35,7 +35,7 @@ def entra_environment(layout: Layout, base_url: str) -> dict[str, str]:
         "AZURE_GRAPH_ENDPOINT": layout.sandbox_url,
         "AZURE_ARM_ENDPOINT": layout.sandbox_url,
         "AZURE_CA_BUNDLE": str(layout.node(SANDBOX) / "ca.crt"),
-        "MAZEVAULT_SANDBOX_VAULT_DOMAIN": _vault_domain(layout),
+        "MAZEVAULT_SANDBOX_VAULT_DOMAIN": vault_domain(layout),
     }
 
 
@@ -45,11 +45,11 @@ def machine_environment(layout: Layout, environment: str) -> dict[str, str]:
     vaults = (f"kv-mazevault-{code}", f"kv-mazevault-we-{code}")
     return {
         "AZURE_POD_IDENTITY_AUTHORITY_HOST": f"http://127.0.0.1:{layout.sandbox_port}/hosts/{code}",
-        "MAZEVAULT_PROJECT_VAULTS": ",".join(f"https://{name}.{_vault_domain(layout)}" for name in vaults),
+        "MAZEVAULT_PROJECT_VAULTS": ",".join(f"https://{name}.{vault_domain(layout)}" for name in vaults),
     }
 
 
-def _vault_domain(layout: Layout) -> str:
+def vault_domain(layout: Layout) -> str:
     return f"vault.localhost:{layout.sandbox_port}"
 
 

@@ -86,12 +86,26 @@ def _leader(pair: Pair, rule: Rule) -> Led:
 
 
 def _first_contact(pair: Pair, rule: Rule) -> Led:
-    """The rule never saw this name: it may add where there is nothing; what is there already is contested."""
+    """The rule never saw this name: it may add where there is nothing; what is there already is contested.
+
+    Unless one side still has what the rule itself wrote there, when its memory of it was lost: then only the other side moved.
+    """
     if pair.lives_here and not pair.lives_there:
         return Side.OURS, Reason.NEW_HERE
     if pair.ours is None:
         return Side.THEIRS, Reason.NEW_THERE
-    return _contested(pair, rule)
+    side = _untouched(pair, rule)
+    return (side, MOVED_REASON[side, Change.CHANGED]) if side and _may_lead(side, rule) else _contested(pair, rule)
+
+
+def _untouched(pair: Pair, rule: Rule) -> Side | None:
+    """The side that moved, when the other one is exactly as this rule made it."""
+    if pair.ours is None or pair.theirs is None or not (pair.lives_here and pair.lives_there):
+        return None
+    made_here, made_there = pair.ours.owner == rule.id, pair.theirs.owner == rule.id
+    if made_here == made_there:
+        return None
+    return Side.OURS if made_there else Side.THEIRS
 
 
 def _followed(side: Side, reason: Reason, pair: Pair, rule: Rule) -> Led:

@@ -41,6 +41,8 @@ PLACES: Mapping[str, Mapping[str, str]] = {
     "integration-access": {"identifier": "integration"},
     "sync-rules": {"project": "project"},
     "sync-rule": {"identifier": "rule"},
+    "sync-runs": {"identifier": "rule"},
+    "sync-setup": {"identifier": "rule"},
     "user": {"identifier": "user"},
     "user-disable": {"identifier": "user"},
     "user-enable": {"identifier": "user"},
@@ -77,7 +79,9 @@ EVERYWHERE_ONLY = {
     ("user-enable", "post"), ("user-reset", "post"), ("user-entra", "post"), ("roles", "post"),
 }  # fmt: skip
 """What a role in one organization does not reach, though its permission is held there."""
-NOT_EMPTY = {("organization", "delete"), ("integration-test", "post"), ("integration-access", "get")}
+NOT_EMPTY = {
+    ("organization", "delete"), ("integration-test", "post"), ("integration-access", "get"), ("sync-runs", "post"),
+}  # fmt: skip
 """What is refused with 409 to whoever may do it: the organization of this world has a project, its integration is no vault."""
 
 
