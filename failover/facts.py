@@ -13,6 +13,7 @@ from failover.preflight import Check, Estimate, MoveFacts, SideFacts
 from gateways import losses
 from gateways.heartbeats import judge
 from gateways.models import Gateway, ReceivedWrite, Route
+from integrations import copies
 from protocol.vocabulary import StandbyMode, WriteOutcome
 
 
@@ -33,6 +34,7 @@ def move_facts(kind: Kind, route: Route, moment: datetime) -> MoveFacts:
         target_role=kind.target_role,
         since_switch=(moment - route.switched_at).total_seconds() if moved_before and route.switched_at else None,
         lease_seconds=left,
+        vault_copies=copies.copies_of(route.environment_id, moment),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
+from integrations.sync.copy_state import CopyState
 from protocol.timing import TimeProfile
 
 TARGET_SCORE = 0.70
@@ -67,6 +68,7 @@ class MoveFacts:
     since_switch: float | None
     lease_seconds: float
     """Seconds the source's lease may live on, as stored."""
+    vault_copies: tuple[CopyState, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def failover_checks(facts: MoveFacts, timing: TimeProfile) -> list[Check]:
         _copy(target, timing, Level.WAIVABLE),
         _version(target, facts.source),
         _key_vault(target),
+        *map(_vault_copy, facts.vault_copies),
         _cooldown(facts, timing),
         *_queue_of_source(facts.source),
     ]
@@ -209,6 +212,17 @@ def _key_vault(target: SideFacts) -> Check:
     return Check(
         "target_key_vault", Level.WAIVABLE, target.key_vault is not False,
         f"the Key Vault of {target.name} {words[target.key_vault]}", "check the vault and the managed identity of its region",
+    )  # fmt: skip
+
+
+def _vault_copy(copy: CopyState) -> Check:
+    """What the DR region's vault lacks, nobody has there when the first region is gone."""
+    told = "was never complete" if copy.lag is None else f"is {copy.lag:.0f} s behind" if copy.lag else "is current"
+    state = " and its rule is paused" if copy.paused else ""
+    return Check(
+        f"vault_copy:{copy.rule}", Level.WAIVABLE, copy.lag is not None and copy.lag <= copy.allowed and not copy.paused,
+        f"the copy in {copy.target} {told}{state}; it may be {copy.allowed:.0f} s behind",
+        "run the rule, or look at its last run, in GET projects/sync-rules/{id}/runs",
     )  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from common.api import Text, checked, rfc3339
 from common.clock import now
 from common.paging import PAGE, page_of
 from gateways import sync_runs
-from gateways.sync_runs import LONGEST_INTERVAL, SHORTEST_INTERVAL, RunWish
+from gateways.sync_runs import LONGEST_INTERVAL, SETTINGS, SHORTEST_INTERVAL, RunWish
 from integrations.models import RunState, StepState, SyncNote, SyncRule, SyncRun, SyncStep
 from integrations.sync.drift import Standing
 from integrations.sync.words import MEANING, SENTENCES, ActionKind, Reason
@@ -114,6 +114,9 @@ class SetupWish(serializers.Serializer):
     deletion_count = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=1_000_000)
     deletion_percent = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=100)
     adopted = serializers.ListField(child=Words(max_length=127), required=False, allow_null=True, help_text="names in the vault")
+    dr_copy = serializers.BooleanField(
+        required=False, allow_null=True, help_text="the vault is the DR region's copy; its lag is in the failover preflight"
+    )
 
 
 class SetupRow(serializers.Serializer):
@@ -124,6 +127,7 @@ class SetupRow(serializers.Serializer):
     deletion_count = serializers.IntegerField()
     deletion_percent = serializers.IntegerField()
     adopted = serializers.ListField(child=serializers.CharField())
+    dr_copy = serializers.BooleanField()
     known_secrets = serializers.IntegerField()
 
 
@@ -269,7 +273,7 @@ def note_row(note: SyncNote) -> dict[str, Any]:
 
 
 def setup_row(rule: SyncRule) -> dict[str, Any]:
-    names = ("paused", "paused_why", "interval_minutes", "scheduled_by", "deletion_count", "deletion_percent", "adopted")
+    names = (*SETTINGS, "paused_why", "scheduled_by")
     return {**{name: getattr(rule, name) for name in names}, "known_secrets": sync_runs.known_secrets(rule)}
 
 

@@ -44,6 +44,8 @@ KEPT_RUNS = 100
 SHORTEST_INTERVAL, LONGEST_INTERVAL = 5, 10_080
 """Minutes between scheduled runs: five minutes to a week."""
 MOST_ADOPTED = 10_000
+SETTINGS = ("paused", "interval_minutes", "deletion_count", "deletion_percent", "adopted", "dr_copy")
+"""What `set_up` changes."""
 _WORKED_ON = (TaskState.PENDING, TaskState.CLAIMED)
 
 
@@ -97,16 +99,17 @@ def stop(identifier: uuid.UUID, by: By, now: datetime) -> SyncRun:
 
 
 def set_up(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> SyncRule:
-    """Pause, schedule, budgets, adopted names: those that the wish names. Raises `ValidationFailed` by field."""
+    """Pause, schedule, budgets, adopted names, DR copy: what the wish names. Raises `ValidationFailed` by field."""
     with transaction.atomic():
         rule = rule_for(identifier, by, PROJECTS_WRITE, lock=True)
-        fields = {name: wish[name] for name in ("paused", "interval_minutes", "deletion_count", "deletion_percent", "adopted")
-                  if wish.get(name) is not None}  # fmt: skip
+        fields = {name: wish[name] for name in SETTINGS if wish.get(name) is not None}
         _refuse_wrong(fields)
         if "adopted" in fields:
             fields["adopted"] = sorted({name.lower(): name for name in fields["adopted"]}.values())
         if fields.get("paused") is not None:
             fields["paused_why"] = f"paused by {by.principal.name}"[:300] if fields["paused"] else ""
+        if fields.get("dr_copy") and rule.sync_direction != SyncDirection.PUSH:
+            raise ValidationFailed("dr_copy: only a rule that pushes keeps a copy; set sync_direction to push first")
         if fields.get("interval_minutes"):
             _refuse_unless_allowed(rule, _environment(rule), by.principal, RunPhase.APPLY)
             fields["scheduled_by"] = by.actor

@@ -82,7 +82,8 @@ class SyncRule(Timed):
     """Which secrets of a project are kept in step with an integration, which way, and who wins when both sides changed.
 
     `interval_minutes` 0 means that it runs when somebody asks; scheduled runs have the rights that `scheduled_by` has then.
-    `adopted` are names in the vault that a person put under the rule although it did not make them.
+    `adopted` are names in the vault that a person put under the rule although it did not make them. `dr_copy` says that the vault
+    is the copy of the DR region, whose lag is looked at before a failover.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
@@ -104,6 +105,7 @@ class SyncRule(Timed):
     deletion_count = models.IntegerField(default=10)
     deletion_percent = models.IntegerField(default=10)
     adopted = models.JSONField(default=list)
+    dr_copy = models.BooleanField(default=False)
     deleted_at = models.DateTimeField(null=True)
 
     class Meta:

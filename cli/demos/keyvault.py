@@ -39,12 +39,20 @@ class Scene:
     portal: Portal
     story: Story
     interrupted: Callable[[], bool]
+    label: str = field(default_factory=lambda: f"S{time.time_ns() % 10**9}")
     project: str = ""
     rule: str = ""
     ids: dict[str, str] = field(default_factory=dict)
     values: dict[str, str] = field(default_factory=dict)
     foreign: dict[str, str] = field(default_factory=dict)
     tally: Counter[str] = field(default_factory=Counter)
+
+    def key(self, number: int) -> str:
+        return f"{self.label}_{number:04}"
+
+    def name(self, number: int) -> str:
+        """What the key is called in the vault."""
+        return self.key(number).replace("_", "-")
 
     def put(self, key: str, value: str) -> None:
         """Create or change a secret of the project."""
@@ -151,10 +159,10 @@ def prepare(scene: Scene, secrets: int) -> None:
     rule = {"name": "push", "integration_id": integration, "sync_direction": "push"}
     scene.rule = primary.post(f"projects/{scene.project}/sync-rules", rule)["id"]
     for number in range(secrets):
-        scene.put(f"KEY_{number:04}", f"value {number}")
+        scene.put(scene.key(number), f"value {number}")
     for number in range(FOREIGN):
-        scene.foreign[f"KEY-{number:04}"] = f"somebody else's {number}"
-        scene.portal.set(f"KEY-{number:04}", f"somebody else's {number}")
+        scene.foreign[scene.name(number)] = f"somebody else's {number}"
+        scene.portal.set(scene.name(number), f"somebody else's {number}")
     scene.story.say(f"{secrets} secrets in the project; {FOREIGN} of their names hold somebody else's values in the vault")
 
 
@@ -203,12 +211,12 @@ def mass_deletion(scene: Scene) -> None:
 
 def taken_names(scene: Scene) -> None:
     """A name that is missing in the vault without a tombstone deletes nothing here; a purge does not either."""
-    scene.portal.delete("KEY-0020")
-    scene.portal.purge("KEY-0020")
+    scene.portal.delete(scene.name(20))
+    scene.portal.purge(scene.name(20))
     before = dict(scene.values)
     seen = scene.run()
     _hold(scene.values == before and seen["left_alone"].get("absent_there") == 1, f"a purge was carried over: {seen}")
-    scene.put("KEY_0020", "set again after the purge")
+    scene.put(scene.key(20), "set again after the purge")
     _hold(scene.run()["steps"].get("done") == 1, "a changed secret was not created anew after the purge")
     scene.story.say("a name purged in the vault: nothing deleted here, created again with its next change")
 
@@ -236,10 +244,13 @@ def stale_gateway(scene: Scene) -> None:
     while time.monotonic() < until:
         time.sleep(0.2)
     epochs = scene.portal.epochs()
-    late = [one for one in epochs[epochs.index(2) :] if one == 1] if 2 in epochs else epochs
-    _hold(not late, f"the old gateway wrote {len(late)} times after the promotion")
+    newest = max(epochs)
+    late = [epoch for epoch in epochs[epochs.index(newest) :] if epoch < newest]
+    _hold(epochs[0] < newest and not late, f"the old gateway wrote {len(late)} times after the promotion")
     scene.story.say(f"the DR gateway ended the run: {run['steps']}; the old one woke up and wrote nothing")
-    scene.story.say(f"writes in the vault's log: {epochs.count(2)} in epoch 2, after the first of them 0 in epoch 1")
+    scene.story.say(
+        f"the vault's log: {epochs.count(newest)} writes in epoch {newest}, after the first of them none of an earlier one"
+    )
 
 
 def judge(scene: Scene) -> Verdict:

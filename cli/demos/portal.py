@@ -37,6 +37,9 @@ class Portal:
             base_url=f"{layout.sandbox_url}/_control", verify=ssl.create_default_context(cafile=str(ca)), trust_env=False
         )
 
+        self._before = 0
+        self._before = len(self._log())
+
     def __enter__(self) -> Self:
         return self
 
@@ -68,7 +71,7 @@ class Portal:
         return found
 
     def writes(self) -> int:
-        """How many changes the vault has seen."""
+        """How many changes the vault has seen since then."""
         return len(self._log())
 
     def deletions(self) -> int:
@@ -83,5 +86,6 @@ class Portal:
         return [int(row["tags"]["mazevault-epoch"]) for row in self._log() if row["tags"].get("mazevault-epoch")]
 
     def _log(self) -> list[dict[str, Any]]:
+        """Changes of this vault since this portal was opened."""
         rows = self._control.get("vault-writes").raise_for_status().json()["value"]
-        return [row for row in rows if row["vault"] == self.vault]
+        return [row for row in rows if row["vault"] == self.vault][self._before :]

@@ -15,10 +15,12 @@ from gateways import dispatch, sync_runs
 from gateways.models import Task
 from integrations.azure.errors import OutcomeUnknown
 from integrations.azure.keyvault import KeyVault
+from integrations.models import SyncRun
 from sandbox.azure.server import Sandbox
 from tests.conftest import Person
 from tests.gateways.sync_desk import Killed, Line, SyncDesk
 from tests.gateways.vault_desk import Leased
+from vault.models import SecretVersion
 
 pytestmark = pytest.mark.usefixtures("primary")
 
@@ -442,3 +444,35 @@ class TestTrouble:
         control.post("/faults", json={"vault_throttled": 3, "retry_after_seconds": 1})
         done = desk.run(confirm=shown)
         assert done["state"] == "succeeded" and done["numbers"]["vault_retries"] == 3 and len(desk.there()) == 6
+
+
+class TestDrCopy:
+    """The vault of the DR region is kept current by a rule; how far behind it is stands in the failover plan."""
+
+    def test_its_lag_is_in_the_plan(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.setup(dr_copy=True)
+        assert self.check(desk) == (False, "was never complete")
+        desk.first()
+        assert self.check(desk) == (True, "is current")
+        desk.put("A", "two")
+        SecretVersion.objects.update(created_at=now() + timedelta(seconds=1))
+        assert self.check(desk)[0], "it may be a little behind"
+        SyncRun.objects.update(created_at=now() - timedelta(hours=3))
+        SecretVersion.objects.update(created_at=now() - timedelta(hours=2))
+        passed, told = self.check(desk)
+        assert not passed and told.startswith("is 72"), told
+        assert desk.run()["state"] == "succeeded" and self.check(desk) == (True, "is current")
+
+    def test_only_a_rule_that_pushes_keeps_one(self, desk: SyncDesk) -> None:
+        desk.with_rule(sync_direction="pull")
+        status, body = desk.admin.patch(f"projects/sync-rules/{desk.rule}/setup", {"dr_copy": True})
+        assert status == 400 and body["error"].startswith("dr_copy: ")
+
+    @staticmethod
+    def check(desk: SyncDesk) -> tuple[bool, str]:
+        status, plan = desk.admin.post("admin/failover/NPR/plan")
+        assert status == 201, plan
+        found = next(row for row in plan["checks"] if row["name"].startswith("vault_copy:"))
+        assert found["level"] == "waivable"
+        return found["passed"], found["sentence"].split(desk.url + " ")[1].split(";")[0].removesuffix(" behind")
