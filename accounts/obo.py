@@ -81,24 +81,37 @@ def _row_of(session: Session, now: datetime) -> EntraSession:
     return row
 
 
-def _assertion(entra: Entra, row: EntraSession, now: datetime) -> str:
-    """The user's token for this application, renewed when it is about to end."""
-    opened = json.loads(resting.opened(resting.entra_session(row), row.sealed_tokens))
+def usable(entra: Entra, kept: str, now: datetime) -> tuple[str, Tokens | None]:
+    """The user's token for this application out of what is kept, and the renewed tokens to keep when it was about to end.
+
+    Raises `EntraError`, or `AuthenticationExpired` when nothing is left to renew it with.
+    """
+    opened = json.loads(kept)
     if datetime.fromisoformat(opened["until"]) > now + SPARE:
-        return str(opened["access"])
+        return str(opened["access"]), None
     if not opened["refresh"]:
         raise AuthenticationExpired("the session at Entra has ended; sign in again", code="ENTRA_ASSERTION_EXPIRED")
     tokens = entra.renewed(opened["refresh"])
-    read, row.version = row.version, row.version + 1
-    with transaction.atomic():
-        row.sealed_tokens = _sealed(row, tokens, now)
-        EntraSession.objects.filter(pk=row.pk, version=read).update(version=row.version, sealed_tokens=row.sealed_tokens)
-    return tokens.access
+    return tokens.access, tokens
+
+
+def text_of(tokens: Tokens, now: datetime) -> str:
+    """Tokens of a sign-in in the form that is sealed and kept."""
+    return json.dumps({"access": tokens.access, "refresh": tokens.refresh, "until": (now + tokens.lives).isoformat()})
+
+
+def _assertion(entra: Entra, row: EntraSession, now: datetime) -> str:
+    access, renewed = usable(entra, resting.opened(resting.entra_session(row), row.sealed_tokens), now)
+    if renewed is not None:
+        read, row.version = row.version, row.version + 1
+        with transaction.atomic():
+            row.sealed_tokens = _sealed(row, renewed, now)
+            EntraSession.objects.filter(pk=row.pk, version=read).update(version=row.version, sealed_tokens=row.sealed_tokens)
+    return access
 
 
 def _sealed(row: EntraSession, tokens: Tokens, now: datetime) -> bytes:
-    body = {"access": tokens.access, "refresh": tokens.refresh, "until": (now + tokens.lives).isoformat()}
-    return resting.sealed(resting.entra_session(row), json.dumps(body))
+    return resting.sealed(resting.entra_session(row), text_of(tokens, now))
 
 
 def _heed(error: EntraError, session: Session, now: datetime) -> None:

@@ -78,12 +78,15 @@ def finish(values: Mapping[str, str], browser: str, *, address: str, now: dateti
         return _come_in(person, groups, tokens, address=address, now=now)
 
 
-def redeem(values: Mapping[str, str], browser: str, *, address: str, now: datetime) -> Proof:
-    """A gateway's half of `finish`: the sign-in is redeemed and believed here; what it gives is decided at the Primary."""
+def redeem(values: Mapping[str, str], browser: str, *, address: str, now: datetime) -> tuple[Proof, Tokens]:
+    """A gateway's half of `finish`: the sign-in is redeemed and believed here; what it gives is decided at the Primary.
+
+    The tokens stay at the gateway, for calls in the person's own name.
+    """
     adapter = entra()
     with refusals_noted(address):
         tokens = _redeemed(adapter, values, browser, now)
-        return Proof(tokens.id_token, tokens.nonce, tokens.access if _person(tokens.claims).overage else "")
+        return Proof(tokens.id_token, tokens.nonce, tokens.access if _person(tokens.claims).overage else ""), tokens
 
 
 def accept(proof: Proof, *, gateway_environment: str, address: str, now: datetime) -> SignedIn:

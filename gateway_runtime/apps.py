@@ -7,6 +7,7 @@ class GatewayRuntimeConfig(AppConfig):
 
     def ready(self) -> None:
         from common.sealing import SealedColumn, register_column
-        from gateway_runtime import queued_bodies
+        from gateway_runtime import personal, queued_bodies
 
         register_column(SealedColumn("gateway_runtime.PendingWrite", "sealed_body", queued_bodies.place))
+        register_column(SealedColumn("gateway_runtime.PersonalTokens", "sealed_tokens", personal.place))

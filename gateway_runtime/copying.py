@@ -12,8 +12,11 @@ from typing import Any
 
 from django.db.models import F, Model
 
+from accounts import sealed_config
 from accounts.models import Environment, Organization, Project
 from gateway_runtime.models import NodeState, ReplicaPrincipal, ReplicaRow, ReplicaToken
+from integrations.models import Integration
+from integrations.providers import AZURE_KEY_VAULT
 from protocol import replica as told
 from protocol.replica import Changes, ReplicaKind
 from vault import values
@@ -30,7 +33,7 @@ _SECRET = [
     "project", "environment", "key", "type", "description", "tags", "metadata", "ttl_hours", "rotation", "status", "version",
     "created_by", "archived_at", "deleted_at", *_TIMES,
 ]  # fmt: skip
-_VERSION = ["operation", "author", "origin", "reason", "created_at"]
+_VERSION = ["operation", "author", "origin", "reason", "created_at", "external_version"]
 
 
 def store(page: Changes, row: NodeState, environment: str, moment: datetime) -> None:
@@ -81,6 +84,32 @@ def _store_projects(records: Iterable[told.ReplicaProject], moment: datetime) ->
     owners = {"organization__in": {one.organization_id for one in living}}
     _make_room(Project, wanted, ("organization_id", "name"), owners, moment)
     _upsert(rows, _PROJECT)
+    _store_vaults(records)
+
+
+def _store_vaults(records: Iterable[told.ReplicaProject]) -> None:
+    """The vaults of the projects as they are told now; their secret parts are sealed under keys of this node."""
+    records = list(records)
+    named = {uuid.UUID(one.access.integration) for record in records for one in record.vaults}
+    Integration.objects.filter(project__in=[record.id for record in records]).exclude(id__in=named).delete()
+    environments = Environment.objects.in_bulk({uuid.UUID(one.environment) for record in records for one in record.vaults})
+    for record in records:
+        for one in record.vaults:
+            environment = environments.get(uuid.UUID(one.environment))
+            if environment is not None:
+                _store_vault(uuid.UUID(record.id), environment, one)
+
+
+def _store_vault(project: uuid.UUID, environment: Environment, one: told.ReplicaVault) -> None:
+    access, identifier = one.access, uuid.UUID(one.access.integration)
+    row = Integration.objects.filter(id=identifier).first() or Integration(
+        id=identifier, project_id=project, environment=environment, type="key_vault", provider=AZURE_KEY_VAULT
+    )
+    row.name, row.environment, row.sealed_under = one.name, environment, environment.gateway_environment
+    config = {"vault_url": access.vault_url, "auth_method": access.auth_method}
+    parts = {name: getattr(access, name) for name in ("tenant_id", "client_id", "client_secret", "vault_id")}
+    sealed_config.put(row, row.sealed_under, {**config, **{name: text for name, text in parts.items() if text}})
+    row.save()
 
 
 def _store_secrets(records: list[told.ReplicaSecret], moment: datetime, *, rewrite: bool) -> None:
@@ -113,14 +142,16 @@ def _store_versions(records: Iterable[told.ReplicaSecret], rewrite: bool) -> Non
             rows, update_conflicts=True, unique_fields=["secret", "version"], update_fields=_VERSION, batch_size=1000
         )
     else:
-        SecretVersion.objects.bulk_create(rows, ignore_conflicts=True, batch_size=1000)
+        SecretVersion.objects.bulk_create(
+            rows, update_conflicts=True, unique_fields=["secret", "version"], update_fields=["external_version"], batch_size=1000
+        )  # where a value rests changes when its project moves
     SecretVersion.objects.filter(secret__in=[one.id for one in records], version__gt=F("secret__version")).delete()
 
 
 def _version(secret: str, one: told.ReplicaVersion) -> SecretVersion:
     return SecretVersion(
         secret_id=uuid.UUID(secret), version=one.version, operation=one.operation, author=one.author, origin=one.origin,
-        reason=one.reason, created_at=datetime.fromisoformat(one.created_at),
+        reason=one.reason, created_at=datetime.fromisoformat(one.created_at), external_version=one.external_version,
     )  # fmt: skip
 
 

@@ -16,6 +16,21 @@ class TaskImpossible(Exception):
     """Trying again would not help."""
 
 
+@contextmanager
+def minded(node: Node) -> Iterator[int]:
+    """The right to make one call outside, with its epoch (`Node.effect`).
+
+    A call that was sent and not answered counts as running until its deadline, so that no fence is acknowledged before.
+    """
+    began = boottime()
+    with node.effect() as epoch:
+        try:
+            yield epoch
+        except OutcomeUnknown:
+            node.mind_unseen_end(began)
+            raise
+
+
 @dataclass(frozen=True)
 class TaskFrame:
     """What an executor works with. `deadline` in seconds is the hard one of a single effect: no call of it may last longer."""
@@ -28,19 +43,11 @@ class TaskFrame:
 
     @contextmanager
     def effect(self) -> Iterator[None]:
-        """The right to make one call outside, in the task's own epoch. Raises `MayNotAct`.
-
-        A call that was sent and not answered counts as running until its deadline, so that no fence is acknowledged before.
-        """
-        began = boottime()
-        with self.node.effect() as epoch:
+        """The right to make one call outside, in the task's own epoch. Raises `MayNotAct`."""
+        with minded(self.node) as epoch:
             if epoch != self.epoch:
                 raise MayNotAct(f"the task belongs to epoch {self.epoch}, the lease to {epoch}")
-            try:
-                yield
-            except OutcomeUnknown:
-                self.node.mind_unseen_end(began)
-                raise
+            yield
 
 
 Work = Callable[[TaskFrame, Mapping[str, Any]], dict[str, Any]]

@@ -95,6 +95,15 @@ class ReplicaToken(models.Model):
     scopes = models.JSONField(null=True)
 
 
+class PersonalTokens(models.Model):
+    """Entra's tokens of a sign-in at this gateway, sealed, under the hash of the session's token."""
+
+    hash = models.CharField(max_length=64, primary_key=True)
+    sealed_tokens = models.BinaryField()
+    version = models.IntegerField(default=1)
+    expires_at = models.DateTimeField()
+
+
 class PendingWrite(models.Model):
     """A write accepted here. The body is sealed until the write ended; the signed head stays with the row.
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import NoReturn
 
 from django.conf import settings
+from django.db import transaction
 
 from accounts.access import Principal
 from accounts.models import Environment, Project
@@ -27,9 +29,10 @@ from gateway_runtime.supervisor import Supervisor
 from protocol import paths
 from protocol.vocabulary import Assignment, BreakerState, WriteOperation, WriteOutcome
 from protocol.writes import WriteBatch, WriteReceipt, WriteReceipts
-from vault import rules
+from vault import rules, secrets
+from vault.elsewhere import in_vault_first
 from vault.models import Secret, SecretStatus
-from vault.ports import Freshness, PendingCreation, SecretChange, Written
+from vault.ports import Asker, Freshness, PendingCreation, SecretChange, ValueKeeper, Written
 
 APPLY_SECONDS = 5.0
 """How long a caller waits for the Primary to apply a change before it is promised instead."""
@@ -48,6 +51,9 @@ _AGAIN = 2
 
 class GatewayNode:
     """`vault.ports.SecretNode` on a gateway."""
+
+    def __init__(self, keeper: ValueKeeper) -> None:
+        self.keeper = keeper
 
     def admit(self) -> None:
         """The active gateway serves, also while it is cut off and while it hands over."""
@@ -86,14 +92,17 @@ class GatewayNode:
             return None
         return PendingCreation(write.id, Secret(id=secret, project=project, environment=environment, key=write.key))
 
-    def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
-        """Queue the change, and have it applied at once while the Primary answers and nothing older waits for the secret."""
+    def write(self, change: SecretChange, asker: Asker, *, idempotency_key: str, now: datetime) -> Written:
+        """Queue the change, and have it applied at once while the Primary answers and nothing older waits for the secret.
+
+        What a vault has to hear of is done there first, under the lease; without the lease it is refused, not promised.
+        """
         rules.refuse_malformed(change)
-        _refuse_unless_allowed(change, caller)
+        project = _refuse_unless_allowed(change, asker.principal)
+        elsewhere = secrets.in_vault(project, change.operation)
+        accept = _Acceptance(asker, idempotency_key, now, write_queue.request_digest(change))
         for tries_left in reversed(range(_AGAIN)):
-            accepted = write_queue.accept(
-                change, caller.actor, _supervisor().known_identity(), now=now, address=address, idempotency_key=idempotency_key
-            )  # fmt: skip
+            accepted, change = self._in_vault_and_queue(change, accept) if elsewhere else (accept(change), change)
             write = accepted.write
             if not accepted.fresh:
                 return _as_it_stands(write, change)
@@ -106,6 +115,43 @@ class GatewayNode:
                     raise
                 _catch_up(change.secret, write.base_version or 0, at_least_newer=True)
         raise AssertionError("the last try returns or raises")
+
+    def _in_vault_and_queue(self, change: SecretChange, accept: _Acceptance) -> tuple[write_queue.Accepted, SecretChange]:
+        """The change in the vault and then in the queue, with nobody else at this secret in between."""
+        with transaction.atomic():
+            known = accept.known()
+            if known is not None:
+                return known, change
+            done = in_vault_first(change, accept.asker, self.keeper, accept.would_be)
+            return accept(done), done
+
+
+@dataclass(frozen=True)
+class _Acceptance:
+    """How a request of this caller enters the queue. `digest` is of what was asked for, whatever becomes of it on the way."""
+
+    asker: Asker
+    key: str
+    now: datetime
+    digest: str
+
+    def __call__(self, change: SecretChange) -> write_queue.Accepted:
+        return write_queue.accept(
+            change, self.asker.actor, _supervisor().known_identity(), now=self.now, address=self.asker.address,
+            idempotency_key=self.key, digest=self.digest,
+        )  # fmt: skip
+
+    def known(self) -> write_queue.Accepted | None:
+        """What an earlier request with this key made."""
+        found = write_queue.same_request(self.asker.actor, self.key, self.digest, self.now)
+        return write_queue.Accepted(found, fresh=False) if found else None
+
+    def would_be(self, change: SecretChange) -> bool:
+        """Try to enter the queue and take it back; raises what that raises."""
+        with transaction.atomic():
+            self(change)
+            transaction.set_rollback(True)
+        return True
 
 
 def _apply_now(write: PendingWrite, change: SecretChange) -> Written:
@@ -204,7 +250,7 @@ def _in_words(age: float) -> str:
     return f"{age:.0f} s" if math.isfinite(age) else "nobody knows how"
 
 
-def _refuse_unless_allowed(change: SecretChange, caller: Principal) -> None:
+def _refuse_unless_allowed(change: SecretChange, caller: Principal) -> Project:
     """The same questions, the same sentences as at the Primary, asked of the copy."""
     project = Project.objects.filter(id=change.project, deleted_at=None).first()
     if project is None:
@@ -216,6 +262,7 @@ def _refuse_unless_allowed(change: SecretChange, caller: Principal) -> None:
         raise ValidationFailed("environment: the project's organization has no such environment here")
     absent = rules.PROJECT_ABSENT if change.operation is WriteOperation.CREATE else rules.ABSENT
     rules.refuse_unless_allowed(caller, change.operation, rules.place_of(project, environment), absent)
+    return project
 
 
 def _raise_refusal(write: PendingWrite) -> NoReturn:

@@ -21,7 +21,7 @@ from accounts.tokens import PREFIX as API_TOKEN_PREFIX
 from common import audit
 from common.direct import give_connection_back
 from common.errors import MazeVaultError, PermissionRefused, Unavailable
-from gateway_runtime import copying, current, replica
+from gateway_runtime import copying, current, personal, replica
 from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.models import NodeState, ReplicaToken
 from protocol import paths
@@ -44,12 +44,13 @@ def finish(values: Mapping[str, str], browser: str, *, address: str, now: dateti
     Raises the refusals of `accounts.sso`, this node's and the Primary's, and `Unavailable` (PRIMARY_NEEDED) without the Primary.
     """
     supervisor = current.registered()
-    proof = sso.redeem(values, browser, address=address, now=now)
+    proof, tokens = sso.redeem(values, browser, address=address, now=now)
     message = EntraProof(id_token=proof.id_token, nonce=proof.nonce, access_token=proof.access, address=address[:64])
     give_connection_back()
     with sso.refusals_noted(address), _answers_of_the_primary(), replica.pulling:
         opened = supervisor.channel.call(paths.SIGN_IN, message, SessionOpened, timeout=SIGN_IN_SECONDS)
         _store(opened, address)
+    personal.remember(opened.token, tokens, datetime.fromisoformat(opened.expires_at), now)
     return _signed_in(opened)
 
 
@@ -64,6 +65,7 @@ def sign_out(token: str, principal: Principal, *, address: str, now: datetime) -
             mine = ReplicaToken.objects.filter(hash=hash_token(token))
             until = mine.values_list("expires_at", flat=True).first() or now
             mine.delete()
+            personal.forget(token)
             audit.record(
                 actor=principal.actor, action="auth.logout", entity=principal.kind.value, entity_id=principal.id, address=address,
                 details={"ended_at_primary": ended},

@@ -32,7 +32,7 @@ from integrations.azure.errors import (
     OutcomeUnknown,
     TokenTrouble,
 )
-from integrations.azure.keyvault import Entry, Held, KeyVault, Marks, SecretStore
+from integrations.azure.keyvault import KEY, Entry, Held, KeyVault, Marks, SecretStore
 from integrations.sync.drift import drift
 from integrations.sync.facts import (
     Base,
@@ -69,8 +69,6 @@ from protocol.sync import (
 
 log = logging.getLogger("mazevault.gateway.sync")
 
-KEY = "mazevault-key"
-"""Tag that says which key of the project a name in the vault belongs to."""
 WORK_SECONDS = 40.0
 """Steps of one task; what is left goes on in the next one, so that other tasks get their turn."""
 ROUNDS = 3

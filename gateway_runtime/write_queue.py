@@ -70,8 +70,9 @@ class Accepted:
 
 
 def accept(
-    change: SecretChange, actor: str, identity: Identity, *, now: datetime, address: str = "", idempotency_key: str = ""
-) -> Accepted:
+    change: SecretChange, actor: str, identity: Identity, *, now: datetime, address: str = "", idempotency_key: str = "",
+    digest: str = "",
+) -> Accepted:  # fmt: skip
     """Commit one more write of this gateway's stream. What raises has promised nothing and left nothing.
 
     Raises `Unavailable` with code NOT_ACTIVE, DRAINING or WRITE_QUEUE_FULL, `VersionConflict`, or `Conflict` with code
@@ -80,8 +81,8 @@ def accept(
     with transaction.atomic():
         node = NodeState.objects.select_for_update().get(id=1)
         refuse_unless_writing(node)
-        digest = request_digest(change)
-        known = _same_request(actor, idempotency_key, digest, now)
+        digest = digest or request_digest(change)
+        known = same_request(actor, idempotency_key, digest, now)
         if known is not None:
             return Accepted(known, fresh=False)
         text = body_text(change.body)
@@ -206,7 +207,7 @@ def request_digest(change: SecretChange) -> str:
     return salted_hmac("queued-request", "\0".join([*parts, body_text(change.body)]), algorithm="sha256").hexdigest()
 
 
-def _same_request(actor: str, key: str, digest: str, now: datetime) -> PendingWrite | None:
+def same_request(actor: str, key: str, digest: str, now: datetime) -> PendingWrite | None:
     """The write an earlier request with this key made. It is promised from here on: another caller is told of it too."""
     found = PendingWrite.objects.filter(actor=actor, idempotency_key=key).first() if key else None
     if found is None:

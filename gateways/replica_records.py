@@ -15,9 +15,12 @@ from datetime import datetime
 from django.db import DataError
 
 from accounts.access import Principal, Scope
-from accounts.models import ApiToken, Environment, Organization, Project, ServiceIdentity, Session, User
+from accounts.models import ApiToken, Environment, Organization, Project, ServiceIdentity, Session, Storage, User
 from accounts.principals import principal_of_service, principal_of_user
 from common.api import rfc3339
+from common.errors import MazeVaultError
+from integrations.access import storage_access
+from integrations.storing import storage_integrations
 from protocol.replica import (
     ReplicaEnvironment,
     ReplicaGrant,
@@ -27,6 +30,7 @@ from protocol.replica import (
     ReplicaProject,
     ReplicaSecret,
     ReplicaToken,
+    ReplicaVault,
     ReplicaVersion,
 )
 from vault import values
@@ -117,6 +121,7 @@ def _add_environments(records: Records, rows: Iterable[Environment]) -> None:
 def _add_projects(records: Records, code: str, rows: list[Project]) -> None:
     here = Environment.objects.filter(organization_id__in={row.organization_id for row in rows}, gateway_environment=code)
     slugs = {(organization, slug.lower()) for organization, slug in here.values_list("organization_id", "slug")}
+    vaults = _vaults_of(rows, code)
     for row in rows:
         thing = (ReplicaKind.PROJECT, row.id)
         default = row.default_environment if (row.organization_id, row.default_environment.lower()) in slugs else ""
@@ -125,7 +130,26 @@ def _add_projects(records: Records, code: str, rows: list[Project]) -> None:
             id=str(row.id), organization=str(row.organization_id), name=row.name, type=row.type, default_environment=default,
             storage=row.storage, conflict_strategy=row.conflict_strategy, max_staleness_seconds=row.max_staleness_seconds,
             deleted=row.deleted_at is not None, created_at=_time(row.created_at), updated_at=_time(row.updated_at),
+            vaults=vaults[row.id],
         )  # fmt: skip
+
+
+def _vaults_of(rows: Iterable[Project], code: str) -> dict[uuid.UUID, list[ReplicaVault]]:
+    """Where the values of projects rest that keep them in a vault of this gateway environment (I13)."""
+    found: dict[uuid.UUID, list[ReplicaVault]] = defaultdict(list)
+    kept = [row for row in rows if row.storage == Storage.KEY_VAULT and row.deleted_at is None]
+    for integration in storage_integrations(kept):
+        environment = integration.environment
+        if environment is None or environment.gateway_environment != code:
+            continue
+        try:
+            access = storage_access(integration, code)
+        except (MazeVaultError, SealBroken, MasterKeyMismatch) as error:
+            log.error("the vault of project %s is left out of the copy of a gateway: %s", integration.project_id, error)
+            continue
+        record = ReplicaVault(str(environment.id), integration.name, integration.secrets_version, access)
+        found[integration.project_id].append(record)
+    return found
 
 
 def _add_secrets(records: Records, rows: list[Secret], with_values: bool) -> None:
@@ -159,7 +183,7 @@ def _versions_of(rows: Iterable[Secret]) -> dict[uuid.UUID, list[ReplicaVersion]
 def _version_record(row: SecretVersion) -> ReplicaVersion:
     return ReplicaVersion(
         version=row.version, operation=row.operation, author=row.author, origin=row.origin, reason=row.reason,
-        created_at=_time(row.created_at),
+        created_at=_time(row.created_at), external_version=row.external_version,
     )  # fmt: skip
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from msgspec import structs
+
 from accounts import sealed_config
 from common.errors import Conflict
 from integrations import vaults
@@ -35,6 +37,15 @@ def checked_access(integration: Integration, gateway_environment: str) -> VaultA
     belongs_to = vaults.environment_of(access.vault_url)
     vaults.refuse_foreign(belongs_to, gateway_environment, vaults.origin_of(access.vault_url))
     return access
+
+
+def storage_access(integration: Integration, gateway_environment: str) -> VaultAccess:
+    """The way to the vault of a project's values, by whichever method the integration names (I13)."""
+    access, way = checked_access(integration, gateway_environment), connection_of(integration)
+    return structs.replace(
+        access, auth_method=way.auth_method.value, tenant_id=way.tenant_id, client_id=way.client_id,
+        client_secret=way.client_secret,
+    )  # fmt: skip
 
 
 def connection_of(integration: Integration) -> Connection:

@@ -20,7 +20,7 @@ from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
 from accounts.scoping import absent, environment_named, place_of, project_for, require, visible_projects
 from common.errors import ValidationFailed
 from common.sealing import Place
-from integrations import providers, rules, vaults
+from integrations import providers, rules, storing, vaults
 from integrations.models import Integration
 
 SEALED_WITHOUT_ENVIRONMENT = "platform"
@@ -43,6 +43,7 @@ def create(project_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integratio
         with changes.unique("an integration of this name"):
             integration.save(force_insert=True)
         _record(by, "integration.created", integration)
+        changes.project_changed(project)
     integration.refresh_from_db()
     return integration
 
@@ -51,15 +52,19 @@ def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integrati
     """Make it what the wish says; its environment stays, and so does a secret that the wish leaves out."""
     with transaction.atomic():
         integration = _locked(identifier, by)
+        vault = integration.provider, integration.config.get("vault_url")
         names = changes.altered(integration, {name: wish[name] for name in ("name", "type", "provider")})
         if sealed_config.put(integration, integration.sealed_under, wish.get("config") or {}):
             names += ["config", "sealed_secrets", "secrets_version"]
+        if (integration.provider, integration.config.get("vault_url")) != vault:
+            storing.refuse_while_it_holds_values(integration)
         if names:
             _refuse_unusable(integration)
             integration.updated_at = Now()
             with changes.unique("an integration of this name"):
                 integration.save(update_fields=[*names, "updated_at"])
             _record(by, "integration.updated", integration)
+            changes.project_changed(integration.project)
     integration.refresh_from_db()
     return integration
 
@@ -68,9 +73,11 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
     """End it, with the sync rules that use it; its secrets are wiped."""
     with transaction.atomic():
         integration = _locked(identifier, by)
+        storing.refuse_while_it_holds_values(integration)
         rules.end_all(integration, by, now)
         Integration.objects.filter(id=integration.id).update(deleted_at=now, sealed_secrets=None)
         _record(by, "integration.deleted", integration)
+        changes.project_changed(integration.project)
 
 
 def place(integration: Integration) -> Place:

@@ -13,8 +13,10 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from protocol.messages import Count, Identifier, Message
+from protocol.vault_access import VaultAccess
 
 
 class ReplicaKind(StrEnum):
@@ -54,6 +56,15 @@ class ReplicaEnvironment(Message, frozen=True):
     updated_at: str
 
 
+class ReplicaVault(Message, frozen=True):
+    """The vault in which the values of a project rest in one environment. `version` changes with the secret parts."""
+
+    environment: Identifier
+    name: str
+    version: Count
+    access: VaultAccess
+
+
 class ReplicaProject(Message, frozen=True):
     id: Identifier
     organization: Identifier
@@ -66,10 +77,11 @@ class ReplicaProject(Message, frozen=True):
     deleted: bool
     created_at: str
     updated_at: str
+    vaults: list[ReplicaVault] = []
 
 
 class ReplicaVersion(Message, frozen=True):
-    """A version without its value."""
+    """A version without its value; `external_version` says where in the vault it is, if it is there."""
 
     version: Count
     operation: str
@@ -77,6 +89,7 @@ class ReplicaVersion(Message, frozen=True):
     origin: str
     reason: str
     created_at: str
+    external_version: str = ""
 
 
 class ReplicaSecret(Message, frozen=True):
@@ -151,9 +164,18 @@ Compared = ReplicaOrganization | ReplicaEnvironment | ReplicaProject | ReplicaSe
 
 
 def fingerprint(record: Compared) -> str:
-    """SHA-256 (hex) of a record without its value."""
-    bare = msgspec.structs.replace(record, value=None) if isinstance(record, ReplicaSecret) else record
-    return hashlib.sha256(type(record).__name__.encode() + b"\0" + msgspec.json.encode(bare, order="deterministic")).hexdigest()
+    """SHA-256 (hex) of a record without its value or other secret parts."""
+    bare = msgspec.json.encode(_bare(record), order="deterministic")
+    return hashlib.sha256(type(record).__name__.encode() + b"\0" + bare).hexdigest()
+
+
+def _bare(record: Compared) -> Compared:
+    if isinstance(record, ReplicaSecret):
+        return replace(record, value=None)
+    if isinstance(record, ReplicaProject):
+        vaults = [replace(one, access=replace(one.access, client_secret="")) for one in record.vaults]
+        return replace(record, vaults=vaults)
+    return record
 
 
 def digest(fingerprints: Iterable[str]) -> str:

@@ -106,6 +106,8 @@ class WriteBody(Message, frozen=True):
     rotation: dict[str, Any] | None = None
     rollback_to: int | None = None
     reason: str = ""
+    external_version: str | None = None
+    """Where the value rests in a vault: the vault's own name of the version that was set there."""
 
 
 def body_text(body: WriteBody) -> str:

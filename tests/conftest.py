@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -54,8 +54,9 @@ _COUNTED = ("AuditEntry", "Change")
 def _set_up() -> None:
     if not _BASE:
         with transaction.atomic():
+            before = {model: set(model._default_manager.values_list("pk", flat=True)) for model in apps.get_models()}
             _make()
-            _BASE.extend(_rows_of_everything())
+            _BASE.extend(_rows_of_everything(before))
             transaction.set_rollback(True)
     for model, rows in _BASE:
         model._default_manager.bulk_create([model(**row) for row in rows])
@@ -73,12 +74,12 @@ def _make() -> None:
     identity.ensure_keys()
 
 
-def _rows_of_everything() -> Iterator[tuple[type[Model], list[dict[str, Any]]]]:
-    """Every table with rows, what refers to others last."""
+def _rows_of_everything(before: Mapping[type[Model], set[Any]]) -> Iterator[tuple[type[Model], list[dict[str, Any]]]]:
+    """Every table with rows that were not there before, what refers to others last."""
     for model in sorted(apps.get_models(), key=lambda one: sum(field.is_relation for field in one._meta.concrete_fields)):
         if model._meta.app_label in ("contenttypes", "auth") or model.__name__ in ("AuditPending",):
             continue  # the first two are Django's own, the last one is filled by a trigger
-        rows = list(model._default_manager.values())
+        rows = list(model._default_manager.exclude(pk__in=before[model]).values())
         if model.__name__ in _COUNTED:
             rows = [{name: value for name, value in row.items() if name != "id"} for row in rows]
         if rows:

@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from django.db import transaction
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -19,7 +18,7 @@ from common.clock import now
 from common.errors import NotFound, ValidationFailed
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import WriteBody
-from vault import rules, secrets, selectors
+from vault import rules, secrets, selectors, values
 from vault.forms import (
     ChangeWish,
     CreateWish,
@@ -33,7 +32,7 @@ from vault.forms import (
     VersionWithValue,
 )
 from vault.models import Secret, SecretStatus
-from vault.ports import PendingCreation, SecretChange, SecretNode, Written
+from vault.ports import Asker, PendingCreation, SecretChange, SecretNode, Shown, Written
 
 _ETAG = re.compile(r'^(?:W/)?"?(\d{1,10})"?$', re.ASCII)
 _VERSION = re.compile(r"^\d{1,10}$", re.ASCII)
@@ -88,9 +87,15 @@ class SecretOperation(Operation):
     def opened(self, secret: Secret) -> Response:
         """The secret with its value, once the audit entry of this read is committed (I17)."""
         self.here.freshness(secret.project)  # refuses what is too old before anything is opened
-        with transaction.atomic():
-            value = secrets.reveal(secret, None, actor=self.actor, address=self.address)
-        return self.tagged(self.row(secret, value))
+        shown = self.shown(secret, None)
+        return self.tagged({**self.row(secret, shown.value), **_found_in(shown, secret)})
+
+    def shown(self, secret: Secret, version: int | None) -> Shown:
+        return secrets.show(secret, version, self.asker, self.here.keeper)
+
+    @property
+    def asker(self) -> Asker:
+        return Asker(principal_in(self.request), self.address, self.request.auth)
 
     def tagged(self, row: dict[str, Any], status: int = 200) -> Response:
         return Response(row, status=status, headers={"ETag": f'"{row["version"]}"'})
@@ -99,7 +104,7 @@ class SecretOperation(Operation):
         key = self.request.headers.get("Idempotency-Key", "")
         if len(key) > LONGEST_IDEMPOTENCY_KEY:
             raise ValidationFailed(f"Idempotency-Key: must have at most {LONGEST_IDEMPOTENCY_KEY} characters")
-        return self.here.write(change, principal_in(self.request), address=self.address, idempotency_key=key, now=now())
+        return self.here.write(change, self.asker, idempotency_key=key, now=now())
 
     def change(self, secret: Secret, operation: WriteOperation, body: WriteBody, base: int | None) -> Written:
         return self.write(SecretChange(operation, secret.id, secret.project_id, secret.environment_id, secret.key, base, body))
@@ -236,10 +241,9 @@ class SecretVersionOne(SecretOperation):
         row = secret.versions.filter(version=wanted).first() if wanted <= rules.NEWEST_VERSION else None
         if row is None:
             raise NotFound("there is no such version of this secret")
-        with transaction.atomic():
-            value = secrets.reveal(secret, row.version, actor=self.actor, address=self.address)
-        shown = {"id": str(secret.id), "key": secret.key, **selectors.version_row(row, secret.version), "value": value}
-        return self.tagged(shown)
+        shown = self.shown(secret, row.version)
+        told = {"id": str(secret.id), "key": secret.key, **selectors.version_row(row, secret.version), "value": shown.value}
+        return self.tagged({**told, **_found_in(shown, None)})
 
 
 class SecretRollback(SecretOperation):
@@ -287,6 +291,15 @@ class SecretRestore(_StatusChange):
     @extend_schema(operation_id="restoreSecret", request=ChangeWish, responses={200: SecretRow, 202: QueuedRow})
     def post(self, request: Request, identifier: str) -> Response:
         return self.make(request, identifier)
+
+
+def _found_in(shown: Shown, secret: Secret | None) -> dict[str, Any]:
+    """What a value from a vault tells beside itself: which version it is there, and whether that one was set through us."""
+    if not shown.external_version:
+        return {}
+    row = values.resting(secret) if secret else None
+    changed = {"changed_in_vault": row is None or row.external_version != shown.external_version} if secret else {}
+    return {"vault_version": shown.external_version, **changed}
 
 
 def _body(wish: dict[str, Any], value: str | None = None) -> WriteBody:

@@ -85,8 +85,15 @@ class SecretRow(serializers.Serializer):
     pending_write = serializers.UUIDField(allow_null=True, help_text="a write accepted here and not applied yet")
 
 
-class SecretWithValue(SecretRow):
+class FoundInVault(serializers.Serializer):
+    """Only where the value came from a vault."""
+
+    vault_version = serializers.CharField(required=False, help_text="the vault's own name of the version")
+
+
+class SecretWithValue(SecretRow, FoundInVault):
     value = serializers.CharField()
+    changed_in_vault = serializers.BooleanField(required=False, help_text="the value was set there past MazeVault")
 
 
 class VersionRow(serializers.Serializer):
@@ -99,7 +106,7 @@ class VersionRow(serializers.Serializer):
     created_at = serializers.DateTimeField()
 
 
-class VersionWithValue(VersionRow):
+class VersionWithValue(VersionRow, FoundInVault):
     id = serializers.UUIDField()
     key = serializers.CharField()
     value = serializers.CharField()

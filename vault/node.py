@@ -9,16 +9,16 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.utils.crypto import salted_hmac
 
-from accounts.access import Principal
 from accounts.models import Project
 from common.errors import Conflict
 from common.locks import transaction_lock
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import body_text
 from vault import rules
+from vault.elsewhere import in_vault_first
 from vault.models import AnsweredRequest, Secret
-from vault.ports import Applied, Freshness, Origin, PendingCreation, SecretChange, Written
-from vault.secrets import apply_change
+from vault.ports import Applied, Asker, Freshness, Origin, PendingCreation, SecretChange, ValueKeeper, Written
+from vault.secrets import apply_change, check_change
 
 REMEMBERED = timedelta(hours=24)
 """How long a repeated request is recognised."""
@@ -26,6 +26,9 @@ REMEMBERED = timedelta(hours=24)
 
 class PrimaryNode:
     """`vault.ports.SecretNode` on the Primary."""
+
+    def __init__(self, keeper: ValueKeeper) -> None:
+        self.keeper = keeper
 
     def admit(self) -> None:
         """The Primary always serves secrets."""
@@ -43,40 +46,49 @@ class PrimaryNode:
     def creation_of(self, secret: uuid.UUID) -> PendingCreation | None:
         return None
 
-    def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
+    def write(self, change: SecretChange, asker: Asker, *, idempotency_key: str, now: datetime) -> Written:
         """With an idempotency key the same request is made once; another one under that key is IDEMPOTENCY_MISMATCH."""
         with transaction.atomic():
             if idempotency_key:
-                applied = _once(change, caller, address, idempotency_key, now)
+                applied = self._once(change, asker, idempotency_key, now)
             else:
-                applied = apply_change(change, Origin(caller.actor, address), caller, now)
+                applied = self._apply(change, asker, now)
         return Written(WriteOutcome.APPLIED, None, applied.secret, applied.version)
+
+    def _apply(self, change: SecretChange, asker: Asker, now: datetime) -> Applied:
+        origin = Origin(asker.actor, asker.address)
+        done = in_vault_first(
+            change, asker, self.keeper, lambda tried: check_change(tried, origin, asker.principal, now)
+        )  # fmt: skip
+        return apply_change(done, origin, asker.principal, now)
+
+    def _once(self, change: SecretChange, asker: Asker, key: str, now: datetime) -> Applied:
+        """Twins wait for each other, so the second one finds the answer of the first."""
+        transaction_lock(f"idempotency:{asker.actor}:{key}")
+        digest = _digest(change)
+        known = AnsweredRequest.objects.filter(actor=asker.actor, key=key).first()
+        if known is not None and known.at >= now - REMEMBERED:
+            if known.digest != digest:
+                raise Conflict(
+                    "Idempotency-Key: this key was used for another request; use a new one", code="IDEMPOTENCY_MISMATCH"
+                )
+            secret = Secret.objects.select_related("project", "environment").get(id=known.secret_id)
+            place = rules.place_of(secret.project, secret.environment)
+            rules.refuse_unless_allowed(asker.principal, change.operation, place)
+            return Applied(secret, known.version, changed=False)
+        applied = self._apply(change, asker, now)
+        AnsweredRequest.objects.update_or_create(
+            actor=asker.actor,
+            key=key,
+            defaults={"digest": digest, "secret": applied.secret, "version": applied.version, "at": now},
+        )
+        return applied
 
 
 def forget_answered(now: datetime) -> int:
     """Drop what is too old to be repeated."""
     dropped, _ = AnsweredRequest.objects.filter(at__lt=now - REMEMBERED).delete()
     return dropped
-
-
-def _once(change: SecretChange, caller: Principal, address: str, key: str, now: datetime) -> Applied:
-    """Twins wait for each other, so the second one finds the answer of the first."""
-    transaction_lock(f"idempotency:{caller.actor}:{key}")
-    digest = _digest(change)
-    known = AnsweredRequest.objects.filter(actor=caller.actor, key=key).first()
-    if known is not None and known.at >= now - REMEMBERED:
-        if known.digest != digest:
-            raise Conflict("Idempotency-Key: this key was used for another request; use a new one", code="IDEMPOTENCY_MISMATCH")
-        secret = Secret.objects.select_related("project", "environment").get(id=known.secret_id)
-        rules.refuse_unless_allowed(caller, change.operation, rules.place_of(secret.project, secret.environment))
-        return Applied(secret, known.version, changed=False)
-    applied = apply_change(change, Origin(caller.actor, address), caller, now)
-    AnsweredRequest.objects.update_or_create(
-        actor=caller.actor,
-        key=key,
-        defaults={"digest": digest, "secret": applied.secret, "version": applied.version, "at": now},
-    )
-    return applied
 
 
 def _digest(change: SecretChange) -> str:

@@ -47,6 +47,19 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Asker:
+    """Who asks for a value or a change. `credential` is what they showed: a node may act in their own name with it."""
+
+    principal: Principal
+    address: str = ""
+    credential: object = field(default=None, repr=False)
+
+    @property
+    def actor(self) -> str:
+        return self.principal.actor
+
+
+@dataclass(frozen=True)
 class Applied:
     """A change that was made: the secret after it. `changed` is False when the wish was fulfilled already."""
 
@@ -96,8 +109,28 @@ class VersionConflict(Conflict):
         self.current = current
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A value as it was found. `external_version` is the vault's name of the version it came from, empty for our own store."""
+
+    value: str = field(repr=False)
+    external_version: str = ""
+
+
+class ValueKeeper(Protocol):
+    """The vault of a project whose values rest there. Raises the errors of the vault: a denial is final (DESIGN §10)."""
+
+    def read(self, secret: Secret, external_version: str, asker: Asker) -> Shown:
+        """The value there now, or the one of a named version."""
+
+    def carry_out(self, change: SecretChange, secret: Secret, asker: Asker) -> str:
+        """Do in the vault what the change means for it; returns the version that holds the value then, empty for none."""
+
+
 class SecretNode(Protocol):
-    """The node behind the secrets API."""
+    """The node behind the secrets API. `keeper` reaches the vaults of projects whose values rest there."""
+
+    keeper: ValueKeeper
 
     def admit(self) -> None:
         """Raise `Unavailable` with code NOT_ACTIVE when this node serves no secrets now (a standby, a fenced gateway)."""
@@ -114,5 +147,5 @@ class SecretNode(Protocol):
     def creation_of(self, secret: uuid.UUID) -> PendingCreation | None:
         """The write that creates this secret, while it is accepted here and not applied yet."""
 
-    def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
+    def write(self, change: SecretChange, asker: Asker, *, idempotency_key: str, now: datetime) -> Written:
         """Make the change or promise it. Raises the errors of `vault.secrets.apply_change`; what it raised is not promised."""

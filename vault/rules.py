@@ -49,6 +49,8 @@ CARRIES_VALUE = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE})
 CARRIES_FIELDS = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE, WriteOperation.METADATA})
 _FIELDS = ("ttl_hours", "metadata", "type", "description", "tags", "rotation")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_VAULT_NAME = re.compile(r"[0-9a-zA-Z-]{1,127}")
+_BECOMES_HYPHEN = str.maketrans("_.", "--")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 """What neither PostgreSQL nor UTF-8 can hold."""
 
@@ -88,6 +90,17 @@ STEPS: Mapping[tuple[str, WriteOperation], Step] = {
     (SecretStatus.PURGED, WriteOperation.PURGE): Step.FULFILLED,
 }
 """Every pair of status and operation. A creation has no secret yet."""
+
+
+def vault_name_of(key: str) -> str:
+    """What a key is called in a vault: letters, digits and hyphens, so `_` and `.` become `-`. Raises `ValidationFailed`."""
+    name = key.translate(_BECOMES_HYPHEN)
+    if not _VAULT_NAME.fullmatch(name):
+        raise ValidationFailed(
+            "key: the values of this project rest in a vault, whose names have 1 to 127 letters, digits and hyphens; "
+            "`_` and `.` are taken for hyphens"
+        )
+    return name
 
 
 def place_of(project: Project, environment: Environment) -> Scope:
@@ -138,7 +151,7 @@ def _check_key(key: str) -> None:
 
 
 def _check_carried(operation: WriteOperation, body: WriteBody) -> None:
-    if operation in CARRIES_VALUE and body.value is None:
+    if operation in CARRIES_VALUE and body.value is None and body.external_version is None:
         raise ValidationFailed("value: is required")
     if operation not in CARRIES_VALUE and body.value is not None:
         raise ValidationFailed(f"value: is not part of {operation.value}")

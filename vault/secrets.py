@@ -14,13 +14,13 @@ from django.db import IntegrityError, connection, transaction
 from accounts.access import Principal
 from accounts.models import Environment, Project, Storage
 from common import audit, feed
-from common.errors import Conflict, NotFound, ValidationFailed
+from common.errors import Conflict, MazeVaultError, NotFound, ValidationFailed
 from protocol.replica import ReplicaKind
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody
 from vault import rules, values
 from vault.models import Secret, SecretStatus, SecretVersion
-from vault.ports import Applied, Origin, SecretChange, VersionConflict
+from vault.ports import Applied, Asker, Origin, SecretChange, Shown, ValueKeeper, VersionConflict
 
 ACTIONS = {
     WriteOperation.CREATE: "secret.created",
@@ -33,7 +33,9 @@ ACTIONS = {
     WriteOperation.PURGE: "secret.purged",
 }
 """How the audit names each operation."""
-_SEALS = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE, WriteOperation.ROLLBACK})
+SEALS = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE, WriteOperation.ROLLBACK})
+IN_VAULT = SEALS | {WriteOperation.DELETE, WriteOperation.RESTORE, WriteOperation.PURGE}
+"""What a vault has to hear of."""
 _FIELDS = ("ttl_hours", "metadata", "type", "description", "tags", "rotation")
 
 
@@ -59,6 +61,14 @@ def apply_change(
     return _make(secret, change, origin, now)
 
 
+def check_change(change: SecretChange, origin: Origin, caller: Principal | None, now: datetime) -> bool:
+    """Whether `apply_change` would change something; raises what it would raise and leaves nothing behind."""
+    with transaction.atomic():
+        applied = apply_change(change, origin, caller, now)
+        transaction.set_rollback(True)
+    return applied.changed
+
+
 def reveal(secret: Secret, version: int | None, *, actor: str, address: str) -> str:
     """The value the secret had in `version` (None: has now), with the audit entry that must commit before it leaves (I17).
 
@@ -68,9 +78,35 @@ def reveal(secret: Secret, version: int | None, *, actor: str, address: str) -> 
     if row is None:
         raise Conflict("the value of this version is not held on this node; ask the Primary for it", code="VALUE_NOT_HELD")
     text = values.open_value(secret, row)
-    shown = secret.version if version is None else version
-    _audit("secret.read", secret, actor, address, {"version": shown, **_where(secret)})
+    _audit_read(secret, version, actor, address)
     return text
+
+
+def show(secret: Secret, version: int | None, asker: Asker, keeper: ValueKeeper) -> Shown:
+    """`reveal`, wherever the value rests, in transactions of its own; a vault is asked outside of any.
+
+    What the vault refuses is refused, whoever else might be let in.
+    """
+    row = values.resting(secret, version)
+    if row is None or row.sealed_value is not None:
+        with transaction.atomic():
+            return Shown(reveal(secret, version, actor=asker.actor, address=asker.address))
+    try:
+        shown = keeper.read(secret, "" if version is None else row.external_version, asker)
+    except MazeVaultError as refused:
+        if refused.status == 403:
+            with transaction.atomic():
+                details = {"code": refused.code, **_where(secret)}
+                _audit("secret.denied_by_vault", secret, asker.actor, asker.address, details)
+        raise
+    with transaction.atomic():
+        _audit_read(secret, version, asker.actor, asker.address, external_version=shown.external_version)
+    return shown
+
+
+def in_vault(project: Project, operation: WriteOperation) -> bool:
+    """Whether the change has to be made in the project's vault first."""
+    return project.storage == Storage.KEY_VAULT and operation in IN_VAULT
 
 
 def _create(change: SecretChange, origin: Origin, caller: Principal | None, now: datetime) -> Applied:
@@ -132,9 +168,11 @@ def _make(secret: Secret, change: SecretChange, origin: Origin, now: datetime) -
 
 def _value_after(secret: Secret, change: SecretChange) -> str | None:
     """The value to seal for the new version; None when the change repeats the one before."""
-    if change.operation not in _SEALS:
+    if change.operation not in SEALS:
         return None
-    _refuse_foreign_storage(secret)
+    _refuse_other_storage(secret, change.body)
+    if change.body.external_version is not None:
+        return None
     if change.operation is not WriteOperation.ROLLBACK:
         return change.body.value
     wanted = change.body.rollback_to or 0
@@ -146,12 +184,16 @@ def _value_after(secret: Secret, change: SecretChange) -> str | None:
     return values.open_value(secret, row)
 
 
-def _refuse_foreign_storage(secret: Secret) -> None:
-    if secret.project.storage != Storage.MAZEVAULT:
+def _refuse_other_storage(secret: Secret, body: WriteBody) -> None:
+    """A value goes where the project keeps its values, and nowhere else."""
+    elsewhere = secret.project.storage == Storage.KEY_VAULT
+    if elsewhere and (body.value is not None or not body.external_version):
         raise Conflict(
-            f"storage: values of this project rest in {secret.project.storage}, which this node cannot write to",
+            "storage: values of this project rest in its vault; a value that was not set there is not kept here",
             code="STORAGE_NOT_AVAILABLE",
         )
+    if not elsewhere and body.external_version is not None:
+        raise Conflict("storage: values of this project rest here, not in a vault", code="STORAGE_NOT_AVAILABLE")
 
 
 def _take_fields(secret: Secret, body: WriteBody) -> None:
@@ -194,6 +236,7 @@ def _add_version(secret: Secret, change: SecretChange, origin: Origin, value: st
         version=secret.version,
         sealed_value=None if value is None else values.seal_value(secret, secret.version, value),
         value_digest="" if value is None else values.digest_of(secret, value),
+        external_version=change.body.external_version or "",
         operation=change.operation.value,
         author=origin.actor,
         origin=origin.node,
@@ -202,6 +245,12 @@ def _add_version(secret: Secret, change: SecretChange, origin: Origin, value: st
         reason=change.body.reason,
         created_at=now,
     )
+
+
+def _audit_read(secret: Secret, version: int | None, actor: str, address: str, external_version: str = "") -> None:
+    shown = secret.version if version is None else version
+    where = {"external_version": external_version} if external_version else {}
+    _audit("secret.read", secret, actor, address, {"version": shown, **where, **_where(secret)})
 
 
 def _where(secret: Secret) -> dict[str, Any]:

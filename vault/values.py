@@ -38,6 +38,13 @@ def holding(secret: Secret, version: int | None = None) -> SecretVersion | None:
     return rows.order_by("-version").first()
 
 
+def resting(secret: Secret, version: int | None = None) -> SecretVersion | None:
+    """The version that holds that value here or names the place in the vault where it rests."""
+    newest = secret.version if version is None else version
+    rows = secret.versions.filter(version__lte=newest).exclude(sealed_value=None, external_version="")
+    return rows.order_by("-version").first()
+
+
 def place(secret: Secret, version: int) -> tuple[str, str, str, int]:
     """Scope, table, row and version a value is sealed for."""
     return scope_of(secret), TABLE, f"{secret.id}|{secret.project_id}|{secret.environment_id}", version

@@ -22,6 +22,8 @@ from integrations.azure.guarded import GuardedClient, settings
 from integrations.azure.translation import one_call
 
 EPOCH, OPERATION, OWNER = "mazevault-epoch", "mazevault-operation", "mazevault-owner"
+KEY = "mazevault-key"
+"""Tag that says which key of a project a name in the vault belongs to."""
 LONGEST_MARK = 256
 SETTLE_SECONDS = 0.5
 """Between two looks at whether a deletion or recovery has finished."""
@@ -100,6 +102,7 @@ class SecretStore(Protocol):
         enabled: bool = True, expires_at: datetime | None = None,
     ) -> Entry: ...  # fmt: skip
     def retag(self, entry: Entry, tags: Mapping[str, str]) -> Entry: ...
+    def deleted_one(self, name: str) -> Deleted | None: ...
     def delete(self, name: str) -> Deleted: ...
     def recover(self, name: str) -> None: ...
     def purge(self, name: str) -> None: ...
@@ -129,6 +132,14 @@ class KeyVault(GuardedClient):
         """All secrets that can be recovered."""
         for row in self._paged(self._client.list_deleted_secrets(), "the list of deleted secrets"):
             yield _deleted(row)
+
+    def deleted_one(self, name: str) -> Deleted | None:
+        """A secret that can be recovered, by its name."""
+        try:
+            with one_call(self._session, self._seconds, f"the deleted secret {name}"):
+                return _deleted(self._client.get_deleted_secret(name))
+        except ObjectMissing:
+            return None
 
     def get(self, name: str, version: str = "") -> Held:
         """The latest version, or a named one."""

@@ -8,7 +8,7 @@ from orchestrator.environment import Settings, celery_broker
 from protocol.envelope import MAX_WIRE_BYTES
 
 PRIMARY_APPS = ["orchestrator", "common", "accounts", "vault", "integrations", "gateways", "failover"]
-GATEWAY_APPS = ["orchestrator", "common", "accounts", "vault", "gateway_runtime"]
+GATEWAY_APPS = ["orchestrator", "common", "accounts", "vault", "integrations", "gateway_runtime"]
 
 
 def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, Any]:

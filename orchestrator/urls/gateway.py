@@ -7,6 +7,8 @@ from common.api import routes
 from gateway_runtime import sign_in_api, writes_api
 from gateway_runtime.api import health, metrics, root
 from gateway_runtime.secrets_node import GatewayNode
+from gateway_runtime.storage_ways import GatewayWays
+from integrations.keeping import VaultKeeper
 from vault.urls import secret_routes
 
 urlpatterns = [
@@ -14,7 +16,7 @@ urlpatterns = [
     path("metrics", metrics),
     path("api/v1/health", health),
     path("api/v1/health/", health),
-    path("api/v1/", include(secret_routes(GatewayNode()))),
+    path("api/v1/", include(secret_routes(GatewayNode(VaultKeeper(GatewayWays()))))),
     *routes("api/v1/writes", writes_api.Writes.as_view(), "queued-writes"),
     *routes("api/v1/writes/<str:identifier>", writes_api.WriteOne.as_view(), "queued-write"),
     *routes("api/v1/auth/login", writes_api.PasswordSignIn.as_view(), "login"),

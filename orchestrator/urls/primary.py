@@ -4,6 +4,8 @@ from django.urls import include, path
 
 from accounts.urls import root_urlpatterns
 from common.api import routes
+from gateways.storage_ways import PrimaryWays
+from integrations.keeping import VaultKeeper
 from orchestrator.health import PrimaryHealth, primary_root
 from orchestrator.metrics import primary_metrics
 from orchestrator.openapi import openapi_document
@@ -23,7 +25,7 @@ urlpatterns = [
     path("api/v1/", include("integrations.urls")),
     path("api/v1/", include("gateways.urls")),
     path("api/v1/", include("failover.urls")),
-    path("api/v1/", include(secret_routes(PrimaryNode()))),
+    path("api/v1/", include(secret_routes(PrimaryNode(VaultKeeper(PrimaryWays()))))),
 ]
 
 handler400 = "common.api.handler400"

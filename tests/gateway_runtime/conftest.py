@@ -23,7 +23,9 @@ from gateway_runtime.models import NodeState, ReplicaPrincipal, ReplicaToken
 from gateway_runtime.node import Node
 from gateway_runtime.principals import GatewayAuthentication
 from gateway_runtime.secrets_node import GatewayNode
+from gateway_runtime.storage_ways import GatewayWays
 from gateway_runtime.supervisor import Supervisor
+from integrations.keeping import VaultKeeper
 from orchestrator.environment import GatewaySettings
 from protocol.vocabulary import Assignment, WriteOperation
 from protocol.writes import WriteBody
@@ -150,4 +152,4 @@ def site(as_gateway: None) -> Site:
     primary = FakePrimary(keys.signing.public_key())
     supervisor = start(identity_of(keys, row.generation, str(uuid.uuid4())), primary)
     project = factories.project()
-    return Site(supervisor, primary, project, factories.environment_of(project), GatewayNode())
+    return Site(supervisor, primary, project, factories.environment_of(project), GatewayNode(VaultKeeper(GatewayWays())))

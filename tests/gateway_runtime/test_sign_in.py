@@ -78,7 +78,7 @@ class Here:
     def proof(self, user: str = PAUL, **other: str) -> EntraProof:
         """What this gateway would send, for a compromised one to change."""
         values = self.way_back(user)
-        made = sso.redeem(values, self.client.cookies["__Host-mazevault-sign-in"].value, address="", now=now())
+        made, _ = sso.redeem(values, self.client.cookies["__Host-mazevault-sign-in"].value, address="", now=now())
         proof = EntraProof(id_token=made.id_token, nonce=made.nonce, access_token=made.access, address="10.0.0.7")
         return structs.replace(proof, **other)
 

@@ -18,8 +18,10 @@ from gateway_runtime import replica, state, write_queue
 from gateway_runtime.models import NodeState, PendingWrite, ReplicaRow, ReplicaToken
 from gateway_runtime.replica import Pulled
 from gateway_runtime.secrets_node import GatewayNode
+from gateway_runtime.storage_ways import GatewayWays
 from gateways import inbox, replicas
 from gateways.models import ReceivedWrite
+from integrations.keeping import VaultKeeper
 from protocol.replica import ReplicaKind
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import WriteBody
@@ -74,7 +76,7 @@ def pair(as_gateway: None, npr: tuple[FakeGateway, FakeGateway]) -> Pair:
     wish = SecretChange(WriteOperation.CREATE, made, project.id, dev.id, "db", None, WriteBody(value="one"))
     apply_change(wish, Origin("user:admin"), None, now())
     feed.note(["NPR"], ReplicaKind.PRINCIPAL, user.id)
-    site = Site(supervisor, primary, project, dev, GatewayNode())
+    site = Site(supervisor, primary, project, dev, GatewayNode(VaultKeeper(GatewayWays())))
     found = Pair(site, gateway, GatewayPerson(token, f"user:{user.id}"), Secret.objects.get(id=made))
     found.pull()
     return found

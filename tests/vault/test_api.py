@@ -266,10 +266,10 @@ class TestChange:
         assert admin.post(f"{path}/restore")[1]["status"] == "active"
         assert send(admin, "put", path, {"value": "x"})[0] == 200
 
-    def test_a_project_whose_values_rest_in_a_key_vault_takes_none_yet(self, admin: Person, primary: None) -> None:
+    def test_a_project_whose_values_rest_in_a_vault_takes_none_without_one(self, admin: Person, primary: None) -> None:
         project = factories.project(storage="key_vault")
         status, body = admin.post("secrets", {"project_id": str(project.id), "key": "db", "value": "x"})
-        assert (status, body["code"]) == (409, "STORAGE_NOT_AVAILABLE")
+        assert (status, body["code"]) == (409, "VAULT_MISSING")
 
 
 class TestCompareAndSet:

@@ -12,19 +12,23 @@ import pytest
 from django.test import override_settings
 from django.urls import include, path
 
-from accounts.access import Principal
 from accounts.models import Project
 from common.errors import Unavailable
+from gateways.storage_ways import PrimaryWays
+from integrations.keeping import VaultKeeper
 from protocol.vocabulary import WriteOutcome
 from tests import factories
 from tests.conftest import Person
 from vault.models import Secret, SecretVersion
 from vault.node import PrimaryNode
-from vault.ports import Freshness, PendingCreation, SecretChange, Written
+from vault.ports import Asker, Freshness, PendingCreation, SecretChange, Written
 from vault.urls import secret_routes
 
 AS_OF = datetime(2026, 1, 2, 3, 4, 5, 678901, UTC)
 WRITE = uuid.UUID("7d0f0c4e-0000-4000-8000-000000000001")
+
+
+KEEPER = VaultKeeper(PrimaryWays())
 
 
 @dataclass
@@ -34,6 +38,8 @@ class CopyingNode:
     active: bool = True
     too_old: bool = False
     promised: list[SecretChange] = field(default_factory=list)
+
+    keeper = KEEPER
 
     def admit(self) -> None:
         if not self.active:
@@ -53,13 +59,13 @@ class CopyingNode:
     def creation_of(self, secret: uuid.UUID) -> PendingCreation | None:
         return None
 
-    def write(self, change: SecretChange, caller: Principal, *, address: str, idempotency_key: str, now: datetime) -> Written:
+    def write(self, change: SecretChange, asker: Asker, *, idempotency_key: str, now: datetime) -> Written:
         self.promised.append(change)
         return Written(WriteOutcome.QUEUED, WRITE, None, 0)
 
 
 NODE = CopyingNode()
-urlpatterns = [path("api/v1/", include(secret_routes(NODE))), path("source/", include(secret_routes(PrimaryNode())))]
+urlpatterns = [path("api/v1/", include(secret_routes(NODE))), path("source/", include(secret_routes(PrimaryNode(KEEPER))))]
 
 
 @pytest.fixture

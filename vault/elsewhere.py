@@ -1,0 +1,55 @@
+"""Changes of secrets whose values rest in a vault: the vault first, then the row that names what was set there.
+
+The other way round, a row would promise a value that the vault may refuse. What was set and never recorded, because this node
+died in between, is an unacknowledged version in the vault and nothing more; the vault keeps the ones before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from msgspec import structs
+
+from accounts.models import Environment, Project
+from common.locks import transaction_lock
+from protocol.vocabulary import WriteOperation
+from vault import rules, secrets
+from vault.models import Secret
+from vault.ports import Asker, SecretChange, ValueKeeper
+
+PENDING = "pending"
+"""Stands for the vault's version while a change is only tried."""
+
+
+def in_vault_first(
+    change: SecretChange, asker: Asker, keeper: ValueKeeper, goes_on: Callable[[SecretChange], bool]
+) -> SecretChange:
+    """The change as it is to be recorded: when its project keeps values in a vault, made there and without its value.
+
+    Runs in the caller's transaction and keeps other changes of the secret out until that ends. `goes_on` tries what comes after
+    the vault and raises what it would raise, so that nothing is set in the vault for a change that cannot be recorded; False when
+    there is nothing to do.
+    """
+    project = Project.objects.filter(id=change.project).first()
+    if project is None or not secrets.in_vault(project, change.operation) or change.body.external_version:
+        return change
+    transaction_lock(f"vault-of:{change.project}:{change.environment}:{rules.vault_name_of(change.key).lower()}")
+    sealing = change.operation in secrets.SEALS
+    if not goes_on(recorded(change, PENDING) if sealing else change):
+        return change
+    version = keeper.carry_out(change, _secret_of(change, project), asker)
+    return recorded(change, version) if sealing else change
+
+
+def recorded(change: SecretChange, external_version: str) -> SecretChange:
+    """The same change, with the place of its value instead of the value."""
+    return replace(change, body=structs.replace(change.body, value=None, external_version=external_version))
+
+
+def _secret_of(change: SecretChange, project: Project) -> Secret:
+    found = Secret.objects.select_related("project", "environment").filter(id=change.secret).first()
+    if found is not None and change.operation is not WriteOperation.CREATE:
+        return found
+    environment = Environment.objects.get(id=change.environment)
+    return Secret(id=change.secret, project=project, environment=environment, key=change.key)
