@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -10,30 +11,34 @@ from typing import Any
 import httpx
 import pytest
 from django.conf import settings
+from django.db import transaction
 from django.test import Client, override_settings
 from msgspec import structs
 
-from accounts import sessions, sso
+from accounts import resting, sealed_config, sessions, sso
 from accounts.access import PrincipalKind
 from accounts.entra_settings import EntraSettings
-from accounts.models import EntraSession, RoleGrant, Session, SignInAttempt, User
+from accounts.models import EntraSession, Project, RoleGrant, Session, SignInAttempt, User
 from accounts.sessions import hash_token
 from accounts.tokens import PREFIX as API_TOKEN_PREFIX
 from common import feed
 from common.clock import now
 from common.errors import AuthenticationInvalid
 from common.models import AuditEntry
-from gateway_runtime import current, replica, state
-from gateway_runtime.models import NodeState, ReplicaPrincipal, ReplicaToken
+from gateway_runtime import current, personal, replica, state
+from gateway_runtime.models import NodeState, PersonalTokens, ReplicaPrincipal, ReplicaToken
+from gateway_runtime.node import boottime
 from gateway_runtime.replica import Pulled
 from gateways.models import ToldPrincipal
 from gateways.replica_records import load
+from integrations.azure.node_cloud import AzureNode
+from integrations.models import Integration, Vault
 from protocol import paths
 from protocol.replica import ReplicaKind
 from protocol.sign_in import EndSession, EntraProof, SessionOpened
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody
-from sandbox.azure.directory import GRAPH, identifier
+from sandbox.azure.directory import CLIENT_ID, GRAPH, TENANT_ID, identifier
 from sandbox.azure.server import Sandbox
 from tests import factories
 from tests.accounts.conftest import HTML, mapped
@@ -41,6 +46,8 @@ from tests.fakes.browser import Browser, values_of
 from tests.fakes.gateway import FakeGateway
 from tests.fakes.primary import RealPrimary
 from tests.gateway_runtime.conftest import identity_of, start
+from tests.gateways.vault_desk import cloud_of, sandbox_vault
+from vault.encryption import SealBroken
 from vault.models import Secret
 from vault.ports import Origin, SecretChange
 from vault.secrets import apply_change
@@ -420,3 +427,56 @@ def test_sign_ins_never_finished_are_forgotten_here_too(here: Here) -> None:
 
 def test_a_password_still_needs_the_primary(here: Here) -> None:
     assert code_of(here.post("auth/login")) == (503, "PRIMARY_NEEDED")
+
+
+class TestInTheirOwnName:
+    """A project whose vault is reached on behalf of people: the vault decides by the role of whoever signed in here."""
+
+    @pytest.fixture
+    def vaulted(self, here: Here, sandbox: Sandbox, secret: str, paul_may: None) -> Iterator[dict[str, Any]]:
+        url = sandbox_vault(sandbox, "kv-mazevault-npr")
+        with override_settings(MAZEVAULT=replace(settings.MAZEVAULT, azure=AzureNode(cloud_of(sandbox), (url,)))):
+            project, dev = here.secret.project, here.secret.environment
+            Project.objects.filter(id=project.id).update(storage="key_vault")
+            made = Integration(
+                project=project, environment=dev, name="v", type="key_vault", provider="azure_key_vault", sealed_under="NPR"
+            )
+            application = {"tenant_id": TENANT_ID, "client_id": CLIENT_ID, "client_secret": secret}
+            with transaction.atomic():
+                sealed_config.put(made, "NPR", {"vault_url": url, "auth_method": "on_behalf_of", **application})
+                made.save()
+                Vault.objects.create(origin=url, gateway_environment="NPR")
+                feed.note(["NPR"], ReplicaKind.PROJECT, project.id)
+            mapped("secret_manager", "APP_MZV_PRO_ADMIN")
+            here.pull()
+            node = current.registered().node
+            node.take_lease(epoch=here.gateway.epoch, ttl=45.0, sent_boot=boottime(), sent_wall=time.time())
+            yield {"project_id": str(project.id), "environment": "dev", "key": "OWN", "value": "one"}
+
+    def test_each_does_what_the_vault_allows_them(self, here: Here, vaulted: dict[str, Any], sandbox: Sandbox) -> None:
+        ada = here.token("ada.admin")
+        made = here.client.post("/gw/api/v1/secrets", vaulted, content_type="application/json", headers=ada, secure=True)
+        assert made.status_code == 201, made.content
+        assert sandbox.world.vaults.journal[-1].caller_name == "ada.admin@bank.example"
+        path = f"secrets/{made.json()['id']}"
+        paul = here.token()
+        assert here.get(path, **paul).json()["value"] == "one"
+        changed = here.client.put(
+            f"/gw/api/v1/{path}", {"value": "2"}, content_type="application/json", headers=paul, secure=True
+        )
+        assert (changed.status_code, changed.json()["code"]) == (403, "KEY_VAULT_ROLE_MISSING")
+        assert len(sandbox.world.vaults.journal) == 1
+
+    def test_the_tokens_rest_sealed_and_go_with_the_session(self, here: Here, vaulted: dict[str, Any]) -> None:
+        paul = here.token()
+        row = PersonalTokens.objects.get()
+        with pytest.raises(SealBroken):
+            resting.opened(personal.place(PersonalTokens(hash="0" * 64, version=row.version)), row.sealed_tokens)
+        here.post("auth/logout", **paul)
+        assert not PersonalTokens.objects.exists()
+
+    def test_a_session_that_began_elsewhere_is_told_to_sign_in_here(self, here: Here, vaulted: dict[str, Any]) -> None:
+        ada = here.token("ada.admin")
+        PersonalTokens.objects.all().delete()
+        made = here.client.post("/gw/api/v1/secrets", vaulted, content_type="application/json", headers=ada, secure=True)
+        assert (made.status_code, made.json()["code"]) == (403, "ENTRA_SESSION_NEEDED")
