@@ -53,6 +53,11 @@ def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> Project:
         wanted = {"name": wish["name"], "type": wish.get("type", ""), "environment": wish.get("environment", "")}
         if wanted["environment"] != project.environment:
             wanted["default_environment"] = _default_environment(project.organization_id, wanted["environment"])
+        if wish.get("storage", project.storage) != project.storage:
+            raise Conflict(
+                "storage: is changed by POST projects/{id}/storage, which moves the values there and shows what that means first",
+                code="STORAGE_MOVE_NEEDED",
+            )
         names = changes.altered(project, {**wanted, **{name: wish[name] for name in KEPT_WHEN_ABSENT if name in wish}})
         if names:
             with changes.unique("a project of this name"):

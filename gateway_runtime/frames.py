@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from gateway_runtime.client import Channel
+from gateway_runtime.client import Channel, PrimaryRefused
 from gateway_runtime.node import MayNotAct, Node, boottime
 from integrations.azure.errors import OutcomeUnknown
+from protocol.messages import Message
+
+ASK_SECONDS = 30.0
+"""Longest wait for an answer: a page of a project's secrets is opened and digested within this."""
+NO_RIGHT = ("NOT_ACTIVE", "STALE_EPOCH", "GATEWAY_HELD")
+"""Refusals that end this gateway's right to work; the task goes to whoever has it."""
+
+Answer = TypeVar("Answer", bound=Message)
 
 
 class TaskImpossible(Exception):
@@ -41,13 +49,26 @@ class TaskFrame:
     deadline: float
     claim: str = ""
 
+    def ask(self, path: str, body: Message, kind: type[Answer]) -> Answer:
+        """One message of this task's work.
+
+        Raises `MayNotAct` when another gateway works now, `TaskImpossible` when the claim or the work is over, and
+        `PrimaryUnreachable` when no answer came.
+        """
+        try:
+            return self.channel.call(path, body, kind, timeout=ASK_SECONDS)
+        except PrimaryRefused as refused:
+            if refused.code in NO_RIGHT:
+                raise MayNotAct(refused.sentence) from refused
+            raise TaskImpossible(f"{refused.code}: {refused.sentence}") from refused
+
     @contextmanager
-    def effect(self) -> Iterator[None]:
+    def effect(self) -> Iterator[int]:
         """The right to make one call outside, in the task's own epoch. Raises `MayNotAct`."""
         with minded(self.node) as epoch:
             if epoch != self.epoch:
                 raise MayNotAct(f"the task belongs to epoch {self.epoch}, the lease to {epoch}")
-            yield
+            yield epoch
 
 
 Work = Callable[[TaskFrame, Mapping[str, Any]], dict[str, Any]]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-from gateway_runtime.client import PrimaryRefused
-from gateway_runtime.frames import TaskFrame, TaskImpossible
-from gateway_runtime.node import MayNotAct
+from gateway_runtime.frames import TaskFrame
 from protocol import paths
-from protocol.messages import Acknowledged, Message
+from protocol.messages import Acknowledged
 from protocol.sync import (
     PAGE,
     AskRows,
@@ -29,33 +27,22 @@ from protocol.sync import (
     SyncNote,
 )
 
-CALL_SECONDS = 30.0
-"""A page of a project's secrets is opened and digested within this."""
-NO_RIGHT = ("NOT_ACTIVE", "STALE_EPOCH", "GATEWAY_HELD")
-"""Refusals that end this gateway's right to work; the task goes to whoever has it."""
-
-Answer = TypeVar("Answer", bound=Message)
-
 
 @dataclass(frozen=True)
 class Talk:
-    """The messages of one task's work on a run.
-
-    Each raises `MayNotAct` when another gateway works now, `TaskImpossible` when the claim or the run is over, and
-    `PrimaryUnreachable` when no answer came.
-    """
+    """The messages of one task's work on a run; each raises what `TaskFrame.ask` raises."""
 
     frame: TaskFrame
     run: str
 
     def order(self) -> RunOrder:
-        return self._say(paths.SYNC_OPEN, OpenRun(**self._whose()), RunOrder)
+        return self.frame.ask(paths.SYNC_OPEN, OpenRun(**self._whose()), RunOrder)
 
     def rows(self, listing: Listing) -> Iterator[Any]:
         """All rows of a list, page by page."""
         after = ""
         while True:
-            page = self._say(paths.SYNC_ROWS, AskRows(**self._whose(), listing=listing, after=after), Rows)
+            page = self.frame.ask(paths.SYNC_ROWS, AskRows(**self._whose(), listing=listing, after=after), Rows)
             yield from page.ours or page.memory or page.words or page.open or page.history
             after = page.next
             if not after:
@@ -63,7 +50,7 @@ class Talk:
 
     def plan(self, **told: Any) -> RunAnswer:
         """One part of a plan."""
-        return self._say(paths.SYNC_PLAN, PlanPart(**self._whose(), **told), RunAnswer)
+        return self.frame.ask(paths.SYNC_PLAN, PlanPart(**self._whose(), **told), RunAnswer)
 
     def report(self, notes: list[SyncNote]) -> None:
         """How both sides stand, with nothing to be done about it."""
@@ -74,19 +61,11 @@ class Talk:
         """How steps ended and which come next. Says nothing when there is nothing to say."""
         if not ended and not begin:
             return ProgressAnswer(True)
-        return self._say(paths.SYNC_PROGRESS, Progress(**self._whose(), ended=ended, begin=begin), ProgressAnswer)
+        return self.frame.ask(paths.SYNC_PROGRESS, Progress(**self._whose(), ended=ended, begin=begin), ProgressAnswer)
 
     def end(self, end: RunEnd, numbers: Mapping[str, int], code: str, detail: str) -> None:
         body = EndRun(**self._whose(), end=end, code=code, detail=detail[:1000], numbers=dict(numbers))
-        self._say(paths.SYNC_END, body, Acknowledged)
+        self.frame.ask(paths.SYNC_END, body, Acknowledged)
 
     def _whose(self) -> dict[str, Any]:
         return {"run": self.run, "claim": self.frame.claim, "epoch": self.frame.epoch}
-
-    def _say(self, path: str, body: Message, kind: type[Answer]) -> Answer:
-        try:
-            return self.frame.channel.call(path, body, kind, timeout=CALL_SECONDS)
-        except PrimaryRefused as refused:
-            if refused.code in NO_RIGHT:
-                raise MayNotAct(refused.sentence) from refused
-            raise TaskImpossible(f"{refused.code}: {refused.sentence}") from refused

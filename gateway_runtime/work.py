@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 from django.db import IntegrityError
 
-from gateway_runtime import probes, sync_run, vaults
+from gateway_runtime import probes, storage_move, sync_run, vaults
 from gateway_runtime.client import Channel
 from gateway_runtime.frames import Executor, TaskFrame, TaskImpossible
 from gateway_runtime.models import Effect
@@ -89,6 +89,7 @@ EXECUTORS: Mapping[str, Executor] = {
     "gateway.probe": Executor(probe_surroundings),
     "integration.test": Executor(try_vault, steps=True),
     "integration.access": Executor(list_access, steps=True),
+    "storage.move": Executor(storage_move.work_on, steps=True),
     "sync.run": Executor(sync_run.work_on, steps=True),
 }
 """One line a kind; the Primary's table of kinds is `gateways.kinds`."""

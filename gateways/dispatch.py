@@ -6,6 +6,7 @@ PostgreSQL is the queue. A claim and a result are judged under the route's row l
 from __future__ import annotations
 
 import logging
+import uuid
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -93,6 +94,19 @@ def refuse_unless_active(gateway: Gateway, epoch: int) -> None:
         raise Conflict(f"the environment is in epoch {route.epoch}, not {epoch}", code="STALE_EPOCH")
     if gateway.held_at:
         raise PermissionRefused("this gateway is held until an operator releases it", code="GATEWAY_HELD")
+
+
+def is_claimed(task: Task | None, gateway: Gateway, claim: str, epoch: int) -> bool:
+    """Whether a message of this gateway speaks for the claim that counts now; ask after `refuse_unless_active`."""
+    if task is None:
+        return False
+    return (task.state, str(task.claim), task.gateway_id, task.epoch) == (TaskState.CLAIMED, claim, gateway.id, epoch)
+
+
+def note_progress(task: uuid.UUID | None) -> None:
+    """The work of a task gets on, so that its attempts are not used up by crashes."""
+    if task:
+        Task.objects.filter(id=task).update(attempts=1)
 
 
 def take_results(gateway: Gateway, results: Iterable[TaskResult]) -> dict[str, ResultVerdict]:

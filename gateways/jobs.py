@@ -8,7 +8,7 @@ from celery import shared_task
 
 from common import audit
 from common.clock import now as clock_now
-from gateways import dispatch, heartbeats, identity, inbox, sync_runs
+from gateways import dispatch, heartbeats, identity, inbox, storage_moves, sync_runs
 from gateways.models import MessageReceipt
 
 RECEIPT_LIFE = timedelta(minutes=15)
@@ -28,6 +28,11 @@ def sweep_tasks() -> int:
 @shared_task
 def keep_up_sync_runs() -> int:
     return sync_runs.keep_up(clock_now())
+
+
+@shared_task
+def sweep_storage_moves() -> int:
+    return storage_moves.sweep(clock_now())
 
 
 @shared_task

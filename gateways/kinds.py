@@ -78,6 +78,16 @@ KINDS: Mapping[str, TaskKind] = {
             by_people=False,
         ),
         TaskKind(
+            name="storage.move",
+            summary="a part of moving a project's values into its vault or out of it",
+            idempotent=True,
+            claim_seconds=300,
+            attempts=5,
+            fields={"move": "its id"},
+            check=_check_id("move"),
+            by_people=False,
+        ),
+        TaskKind(
             name="sync.run",
             summary="a part of a run of a sync rule: plan, and do what may be done",
             idempotent=True,

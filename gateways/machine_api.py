@@ -23,6 +23,7 @@ from gateways import (
     inbox,
     routes,
     sign_ins,
+    storage_moves,
     sync_channel,
     vault_ways,
 )
@@ -49,6 +50,7 @@ from protocol.messages import (
 )
 from protocol.replica import AskChanges, Changes
 from protocol.sign_in import EndSession, EntraProof, SessionOpened
+from protocol.storage import EndMove, MoveAnswer, MoveProgress
 from protocol.sync import AskRows, EndRun, OpenRun, PlanPart, Progress, ProgressAnswer, Rows, RunAnswer, RunOrder
 from protocol.vault_access import AskAccess, VaultAccess
 from protocol.vocabulary import Role
@@ -198,6 +200,17 @@ def sync_progress(call: Call, body: Progress) -> ProgressAnswer:
 @channel(EndRun)
 def sync_end(call: Call, body: EndRun) -> Acknowledged:
     sync_channel.end_run(call.gateway, body, call.now)
+    return Acknowledged(detail="kept")
+
+
+@channel(MoveProgress)
+def storage_move(call: Call, body: MoveProgress) -> MoveAnswer:
+    return storage_moves.take_progress(call.gateway, body, call.now)
+
+
+@channel(EndMove)
+def storage_end(call: Call, body: EndMove) -> Acknowledged:
+    storage_moves.end_move(call.gateway, body, call.now)
     return Acknowledged(detail="kept")
 
 

@@ -18,7 +18,7 @@ from django.db.models import Max
 from accounts.principals import principal_named
 from common.errors import Conflict, MazeVaultError
 from gateways import dispatch, sync_here, sync_runs
-from gateways.models import Gateway, Task
+from gateways.models import Gateway
 from gateways.sync_here import Hand, Outdated, ValueTooLarge
 from integrations import memories, rules
 from integrations.access import checked_access
@@ -51,7 +51,6 @@ from protocol.sync import (
     SyncAction,
     SyncItem,
 )
-from protocol.vocabulary import TaskState
 
 Asked = OpenRun | AskRows | PlanPart | Progress | EndRun
 ENDS = {
@@ -138,8 +137,8 @@ def take_progress(gateway: Gateway, body: Progress, now: datetime) -> ProgressAn
     memory = memories.memory_of(run.rule, gateway.environment_id)
     for told in body.ended:
         _settle(run, memory, told, now)
-    if body.ended and run.task:
-        Task.objects.filter(id=run.task).update(attempts=1)  # it gets on, so its attempts are not used up by crashes
+    if body.ended:
+        dispatch.note_progress(run.task)
     caller, answer = principal_named(run.asked_by, now), _answer(run)
     if not answer.go_on or not body.begin:
         return ProgressAnswer(go_on=answer.go_on, why=answer.why)
@@ -200,17 +199,11 @@ def _run(gateway: Gateway, body: Asked) -> SyncRun:
     )
     run = rows.filter(id=body.run).first()
     task = sync_runs.task_of(run) if run else None
-    if run is None or task is None or not _counts(task, gateway, body):
+    if run is None or not dispatch.is_claimed(task, gateway, body.claim, body.epoch):
         raise Conflict("this claim no longer counts for a sync run", code="STALE_CLAIM")
     if run.state != RunState.RUNNING:
         raise Conflict("the run has ended", code="RUN_ENDED")
     return run
-
-
-def _counts(task: Task, gateway: Gateway, body: Asked) -> bool:
-    """Whether the message speaks for the claim that counts now. The route is locked, so no claim of another epoch can come."""
-    claimed = (task.state, str(task.claim), task.gateway_id, task.epoch)
-    return claimed == (TaskState.CLAIMED, body.claim, gateway.id, body.epoch)
 
 
 def _steps_page(run: SyncRun, body: AskRows) -> Rows:

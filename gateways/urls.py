@@ -1,7 +1,7 @@
 """Routes of this app: people's API, and the machine channel at the paths of `protocol.paths`."""
 
 from common.api import routes
-from gateways import api, audit_api, machine_api, sync_api, vault_api, writes_api
+from gateways import api, audit_api, machine_api, storage_api, sync_api, vault_api, writes_api
 from protocol import paths
 
 
@@ -36,6 +36,9 @@ urlpatterns = [
     *routes(_relative(paths.SYNC_PLAN), machine_api.sync_plan, "channel-sync-plan"),
     *routes(_relative(paths.SYNC_PROGRESS), machine_api.sync_progress, "channel-sync-progress"),
     *routes(_relative(paths.SYNC_END), machine_api.sync_end, "channel-sync-end"),
+    *routes(_relative(paths.STORAGE_MOVE), machine_api.storage_move, "channel-storage-move"),
+    *routes(_relative(paths.STORAGE_END), machine_api.storage_end, "channel-storage-end"),
+    *routes("projects/<uuid:identifier>/storage", storage_api.ProjectStorage.as_view(), "project-storage"),
     *routes("projects/sync-rules/<uuid:identifier>/runs", sync_api.SyncRuns.as_view(), "sync-runs"),
     *routes("projects/sync-rules/<uuid:identifier>/setup", sync_api.SyncSetup.as_view(), "sync-setup"),
     *routes("projects/sync-runs/<uuid:identifier>", sync_api.SyncRunOne.as_view(), "sync-run"),

@@ -97,7 +97,7 @@ class Work:
         if change.operation is WriteOperation.RESTORE:
             self._recover()
         elif change.operation in (WriteOperation.DELETE, WriteOperation.PURGE):
-            self._delete(for_good=change.operation is WriteOperation.PURGE)
+            self.delete(for_good=change.operation is WriteOperation.PURGE)
         return ""
 
     def create(self, value: str) -> str:
@@ -138,7 +138,8 @@ class Work:
             marks = Marks(epoch, str(uuid.uuid4()), owner_of(self._secret.project))
             return self._vault.set(self._name, value, marks, tags=tags, content_type=kind).version
 
-    def _delete(self, *, for_good: bool) -> None:
+    def delete(self, *, for_good: bool) -> None:
+        """Soft-delete the name, or purge it."""
         held = self._look()
         if held is not None:
             _refuse_foreign(held.entry, self._secret, self._name)

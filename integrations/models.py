@@ -240,3 +240,29 @@ class SyncNote(models.Model):
     name = models.CharField(max_length=127)
     reason = models.CharField(max_length=32)
     held_off = models.CharField(max_length=32, default="")
+
+
+class StorageMove(models.Model):
+    """Moving the values of a project into its vault, or out of it, in one gateway environment. `failed` names what stayed."""
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    project = models.ForeignKey(Project, models.CASCADE, related_name="storage_moves")
+    gateway_environment = models.CharField(max_length=32)
+    to = models.CharField(max_length=16)
+    state = models.CharField(max_length=16, choices=RunState.choices, default=RunState.RUNNING)
+    asked_by = models.CharField(max_length=64)
+    task = models.UUIDField(null=True)
+    moved = models.IntegerField(default=0)
+    failed = models.JSONField(default=dict)
+    code = models.CharField(max_length=64, default="")
+    detail = models.CharField(max_length=1000, default="")
+    created_at = models.DateTimeField(db_default=Now())
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["project", "gateway_environment"], condition=Q(state="running"), name="one_running_move_of_a_project"
+            )
+        ]
+        indexes = [models.Index(fields=["project", "-created_at"], name="storage_moves_by_age")]

@@ -28,6 +28,7 @@ app.conf.update(
         "judge-gateways": {"task": "gateways.jobs.judge_gateways", "schedule": 5.0, "options": {"expires": 5}},
         "sweep-tasks": {"task": "gateways.jobs.sweep_tasks", "schedule": 5.0, "options": {"expires": 5}},
         "keep-up-sync-runs": {"task": "gateways.jobs.keep_up_sync_runs", "schedule": 5.0, "options": {"expires": 5}},
+        "sweep-storage-moves": {"task": "gateways.jobs.sweep_storage_moves", "schedule": 5.0, "options": {"expires": 5}},
         "reconcile-writes": {"task": "gateways.jobs.reconcile_writes", "schedule": 1.0, "options": {"expires": 1}},
         "tidy-channel": {"task": "gateways.jobs.tidy_channel", "schedule": 300.0, "options": {"expires": 300}},
         "forget-old-failures": {

@@ -12,9 +12,10 @@ from dataclasses import replace
 from msgspec import structs
 
 from accounts.models import Environment, Project
+from common.errors import Conflict
 from common.locks import transaction_lock
 from protocol.vocabulary import WriteOperation
-from vault import rules, secrets
+from vault import rules, secrets, values
 from vault.models import Secret
 from vault.ports import Asker, SecretChange, ValueKeeper
 
@@ -35,16 +36,28 @@ def in_vault_first(
     if project is None or not secrets.in_vault(project, change.operation) or change.body.external_version:
         return change
     transaction_lock(f"vault-of:{change.project}:{change.environment}:{rules.vault_name_of(change.key).lower()}")
+    secret = _secret_of(change, project)
+    _refuse_while_it_moves(secret)
     sealing = change.operation in secrets.SEALS
     if not goes_on(recorded(change, PENDING) if sealing else change):
         return change
-    version = keeper.carry_out(change, _secret_of(change, project), asker)
+    version = keeper.carry_out(change, secret, asker)
     return recorded(change, version) if sealing else change
 
 
 def recorded(change: SecretChange, external_version: str) -> SecretChange:
     """The same change, with the place of its value instead of the value."""
     return replace(change, body=structs.replace(change.body, value=None, external_version=external_version))
+
+
+def _refuse_while_it_moves(secret: Secret) -> None:
+    """A secret moves with all its versions in their order, so nothing may come in between."""
+    row = None if secret._state.adding else values.resting(secret)
+    if row is not None and row.sealed_value is not None:
+        raise Conflict(
+            "storage: the value of this secret is still on its way into the project's vault; try again when it is there",
+            code="STORAGE_MOVING",
+        )
 
 
 def _secret_of(change: SecretChange, project: Project) -> Secret:

@@ -92,6 +92,11 @@ STEPS: Mapping[tuple[str, WriteOperation], Step] = {
 """Every pair of status and operation. A creation has no secret yet."""
 
 
+def folded_vault_name(key: str) -> str:
+    """The same for keys that a vault would take for the same name."""
+    return key.translate(_BECOMES_HYPHEN).lower()
+
+
 def vault_name_of(key: str) -> str:
     """What a key is called in a vault: letters, digits and hyphens, so `_` and `.` become `-`. Raises `ValidationFailed`."""
     name = key.translate(_BECOMES_HYPHEN)

@@ -34,6 +34,7 @@ PLACES: Mapping[str, Mapping[str, str]] = {
     "config-template": {"organization": "organization", "identifier": "template"},
     "project": {"identifier": "project"},
     "project-settings": {"identifier": "project"},
+    "project-storage": {"identifier": "project"},
     "project-audit-logs": {"identifier": "project"},
     "integrations": {"project": "project"},
     "integration": {"identifier": "integration"},
@@ -54,6 +55,7 @@ PLACES: Mapping[str, Mapping[str, str]] = {
 }
 """Which thing of an organization each parameter of a route stands for. Routes that are not here are asked for nothing real."""
 WISHES: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("project-storage", "post"): {"to": "key_vault"},
     ("organizations", "post"): {"name": "New"},
     ("organization", "put"): {"name": "Renamed"},
     ("environments", "post"): {"name": "extra"},

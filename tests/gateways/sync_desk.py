@@ -11,6 +11,7 @@ import pytest
 from gateway_runtime import sync_run, vaults
 from gateway_runtime.client import PrimaryRefused
 from gateway_runtime.frames import TaskFrame
+from gateway_runtime.work import EXECUTORS
 from integrations.azure.keyvault import KeyVault
 from protocol import messages, paths
 from protocol.messages import Message
@@ -174,7 +175,7 @@ class SyncDesk:
             )
             outcome, detail, result, retry = TaskOutcome.SUCCEEDED, "", dict[str, Any](), False
             try:
-                result = sync_run.work_on(frame, offer.payload)
+                result = EXECUTORS[offer.kind].work(frame, offer.payload)
             except Killed:
                 raise
             except Exception as error:

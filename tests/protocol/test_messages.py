@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import protocol
-from protocol import messages, replica, sign_in, sync, vault_access, writes
+from protocol import messages, replica, sign_in, storage, sync, vault_access, writes
 from protocol.messages import Message, MessageError, decode, encode
 from protocol.vocabulary import (
     Assignment,
@@ -60,6 +60,10 @@ BEGUN = sync.BegunStep(ID, "ab" * 16, "value")
 ENDED = sync.StepReport(ID, sync.StepEnd.FAILED, 3, "v2", "VALUE_TOO_LARGE", "too large")
 HISTORY = sync.HistoryStep(ACTION, 3, "v2", ITEM)
 OPEN = sync.OpenStep(ID, ACTION)
+MOVED_VERSION = storage.MovedVersion(3, "v1", "value")
+MOVING = storage.MovingSecret(ID, "DB", "DB", False, [MOVED_VERSION])
+MOVED = storage.MovedSecret(ID, [MOVED_VERSION], "CODE", "detail")
+REPLICA_VAULT = replica.ReplicaVault(ID, "v", 1, ACCESS)
 SAMPLES: tuple[Message, ...] = (
     messages.Register("mzvb1.x", "csr", "csr", "key", "key", ID, "1.0.0", "gw-npr-primary", "NPR", "primary"),
     messages.Registered(ID, "gw-npr-primary", "NPR", Role.PRIMARY, "pem", "pem", "pem", 60.0),
@@ -110,6 +114,10 @@ SAMPLES: tuple[Message, ...] = (
     sign_in.SessionOpened("mzv_x", WHEN, "a@example.com", "Ann", "viewer", WHEN, PRINCIPAL, ID),
     sign_in.EndSession("mzv_x", "10.0.0.1"),
     ACCESS,
+    MOVED_VERSION, MOVING, MOVED, REPLICA_VAULT,
+    storage.MoveProgress(*WHOSE, [MOVED]),
+    storage.MoveAnswer(True, True, "project:x", ACCESS, MOVING),
+    storage.EndMove(*WHOSE, True, "CODE", "detail"),
     sync.OpenRun(*WHOSE),
     sync.RunOrder(
         ID, sync.RunPhase.APPLY, ACCESS, "https://kv-a.vault.azure.net", "dev", "push", "incremental", "manual_resolution",

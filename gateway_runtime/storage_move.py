@@ -1,0 +1,96 @@
+"""`storage.move`: take the values of a project into its vault, or out of it, secret by secret (`gateways.storage_moves`)."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+from accounts.models import Environment, Project
+from common.errors import MazeVaultError
+from gateway_runtime import vaults
+from gateway_runtime.frames import TaskFrame
+from integrations.azure.egress import CALL_SECONDS
+from integrations.azure.errors import AccessDenied, AzureTrouble, ObjectMissing, OutcomeUnknown, TokenTrouble
+from integrations.azure.keyvault import KeyVault
+from integrations.keeping import Work
+from protocol import paths
+from protocol.messages import Acknowledged
+from protocol.storage import EndMove, MoveAnswer, MovedSecret, MovedVersion, MoveProgress, MovingSecret
+from protocol.vault_access import VaultAccess
+from vault.models import Secret
+
+WORK_SECONDS = 40.0
+"""For so long one task moves secrets; then other tasks get their turn."""
+
+
+def work_on(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Move secrets until none is left, or for as long as one task may."""
+    whose: dict[str, Any] = {"move": str(payload["move"]), "claim": frame.claim, "epoch": frame.epoch}
+    until, moved, ended = time.monotonic() + WORK_SECONDS, 0, list[MovedSecret]()
+    while True:
+        answer = frame.ask(paths.STORAGE_MOVE, MoveProgress(**whose, ended=ended), MoveAnswer)
+        if answer.secret is None or answer.access is None:
+            frame.ask(paths.STORAGE_END, EndMove(**whose), Acknowledged)
+            return {"moved": moved}
+        if moved and time.monotonic() > until:
+            frame.ask(paths.STORAGE_END, EndMove(**whose, paused=True), Acknowledged)
+            return {"moved": moved, "paused": True}
+        try:
+            ended = [_moved(frame, answer, answer.secret, answer.access)]
+        except (AccessDenied, TokenTrouble) as denied:
+            told = f"{denied.cause}. Fix: {denied.fix}"[:1000]
+            frame.ask(paths.STORAGE_END, EndMove(**whose, code=denied.code, detail=told), Acknowledged)
+            return {"moved": moved, "code": denied.code}
+        moved += not ended[0].code
+
+
+def _moved(frame: TaskFrame, answer: MoveAnswer, told: MovingSecret, access: VaultAccess) -> MovedSecret:
+    """One secret with its versions. What the vault does not take stays where it is, and the others go on."""
+    connection = vaults.connection_of(access)
+    seconds = min(frame.deadline, CALL_SECONDS)
+    with KeyVault(connection, vaults.credential_of(connection), vaults.guard(), seconds=seconds) as vault:
+        try:
+            if not answer.to_vault:
+                versions = _taken_out(frame, vault, told)
+            else:
+                versions = _put_in(Work(vault, _secret(told, answer.owner), lambda _secret: frame.effect()), told)
+        except (AccessDenied, TokenTrouble, OutcomeUnknown):
+            raise
+        except AzureTrouble as trouble:
+            if trouble.retrying_helps:
+                raise
+            return MovedSecret(told.secret, code=trouble.code, detail=f"{trouble.cause}. Fix: {trouble.fix}"[:1000])
+        except MazeVaultError as refused:
+            return MovedSecret(told.secret, code=refused.code, detail=refused.sentence[:1000])
+    return MovedSecret(told.secret, versions)
+
+
+def _put_in(work: Work, told: MovingSecret) -> list[MovedVersion]:
+    versions = [
+        MovedVersion(one.version, work.update(one.value or "") if number else work.create(one.value or ""))
+        for number, one in enumerate(told.versions)
+    ]
+    if told.deleted:
+        work.delete(for_good=False)
+    return versions
+
+
+def _taken_out(frame: TaskFrame, vault: KeyVault, told: MovingSecret) -> list[MovedVersion]:
+    """A deleted one is recovered to be read, and deleted again."""
+    if told.deleted:
+        with suppress(ObjectMissing), frame.effect():
+            vault.recover(told.name)
+    versions = [MovedVersion(one.version, value=vault.get(told.name, one.external_version).value) for one in told.versions]
+    if told.deleted:
+        with frame.effect():
+            vault.delete(told.name)
+    return versions
+
+
+def _secret(told: MovingSecret, owner: str) -> Secret:
+    """The secret as far as its vault is concerned: its key and its project."""
+    project = Project(id=uuid.UUID(owner.removeprefix("project:")))
+    return Secret(id=uuid.UUID(told.secret), key=told.key, project=project, environment=Environment())

@@ -1,0 +1,97 @@
+"""People's API of where a project keeps its values, and of moving them."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import asdict
+from typing import Any
+
+from drf_spectacular.utils import extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from accounts.models import Storage
+from accounts.operations import Signed
+from accounts.roles import PROJECTS_WRITE
+from common.api import Text, checked, rfc3339
+from gateways import storage_moves
+from integrations.models import RunState, StorageMove
+
+
+class MoveWish(serializers.Serializer):
+    to = serializers.ChoiceField(Storage.choices)
+    confirm = Text(required=False, allow_blank=True, max_length=64, help_text="digest of the preview that was looked at")
+
+
+class ShareRow(serializers.Serializer):
+    environment = serializers.CharField()
+    gateway_environment = serializers.CharField()
+    target = serializers.CharField(help_text="the vault")
+    secrets = serializers.IntegerField()
+    versions = serializers.IntegerField()
+    deleted = serializers.IntegerField(help_text="of the secrets; their names are left soft-deleted")
+    older_versions_that_stay = serializers.IntegerField()
+
+
+class MovePreview(serializers.Serializer):
+    to = serializers.CharField()
+    shares = ShareRow(many=True)
+    problems = serializers.ListField(child=serializers.CharField())
+    digest = serializers.CharField(help_text="to confirm it by")
+
+
+class FailedRow(serializers.Serializer):
+    key = serializers.CharField()
+    code = serializers.CharField()
+    error = serializers.CharField()
+
+
+class MoveRow(serializers.Serializer):
+    id = serializers.UUIDField()
+    gateway_environment = serializers.CharField()
+    to = serializers.CharField()
+    state = serializers.ChoiceField(RunState.choices)
+    moved = serializers.IntegerField()
+    failed = FailedRow(many=True)
+    code = serializers.CharField()
+    detail = serializers.CharField()
+    asked_by = serializers.CharField()
+    task = serializers.UUIDField(allow_null=True)
+    created_at = serializers.DateTimeField()
+    ended_at = serializers.DateTimeField(allow_null=True)
+
+
+class ProjectStorage(Signed):
+    """Move a project's values into its vault or out of it: first a preview (200), then with its digest (202)."""
+
+    permissions = {"GET": PROJECTS_WRITE, "POST": PROJECTS_WRITE}
+
+    @extend_schema(operation_id="moveStorage", request=MoveWish, responses={200: MovePreview, 202: MoveRow(many=True)})
+    def post(self, request: Request, identifier: uuid.UUID) -> Response:
+        wish = checked(MoveWish, request.data)
+        if not wish.get("confirm"):
+            return Response(asdict(storage_moves.preview(identifier, wish["to"], self.by)))
+        moves = storage_moves.start(identifier, wish["to"], wish["confirm"], self.by)
+        return Response([move_row(move) for move in moves], status=202)
+
+    @extend_schema(operation_id="listStorageMoves", responses=MoveRow(many=True))
+    def get(self, request: Request, identifier: uuid.UUID) -> Response:
+        return Response([move_row(move) for move in storage_moves.moves_of(identifier, self.by)])
+
+
+def move_row(move: StorageMove) -> dict[str, Any]:
+    return {
+        "id": str(move.id),
+        "gateway_environment": move.gateway_environment,
+        "to": move.to,
+        "state": move.state,
+        "moved": move.moved,
+        "failed": list(move.failed.values()),
+        "code": move.code,
+        "detail": move.detail,
+        "asked_by": move.asked_by,
+        "task": str(move.task) if move.task else None,
+        "created_at": rfc3339(move.created_at),
+        "ended_at": rfc3339(move.ended_at),
+    }

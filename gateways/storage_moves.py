@@ -1,0 +1,329 @@
+"""Moving a project's values between our own store and its vault: looked at first, done secret by secret, resumable (DESIGN §10).
+
+Each version says itself where it rests, so a project can be read at any moment of the move. A secret that has not arrived in the
+vault yet takes no new value; the gateway moves it with its versions in their order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import uuid
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+
+from django.db import transaction
+
+from accounts import changes
+from accounts.changes import By
+from accounts.models import Environment, Project, Storage
+from accounts.principals import principal_named
+from accounts.roles import PROJECTS_WRITE, SECRETS_READ, SECRETS_WRITE
+from accounts.scoping import place_in, project_for
+from common import audit, feed
+from common.errors import Conflict, MazeVaultError, NotFound, PermissionRefused
+from gateways import dispatch
+from gateways.kinds import KINDS
+from gateways.models import Gateway, Task
+from integrations.access import checked_access
+from integrations.keeping import owner_of
+from integrations.models import RunState, StorageMove
+from integrations.storing import storage_of
+from protocol.replica import ReplicaKind
+from protocol.storage import MOST_VERSIONS, EndMove, MoveAnswer, MovedSecret, MovedVersion, MoveProgress, MovingSecret
+from protocol.sync import LARGEST_VALUE_THERE
+from protocol.vocabulary import TaskState
+from vault import rules, values
+from vault.models import Secret, SecretStatus, SecretVersion
+
+log = logging.getLogger("mazevault.gateways.storage")
+
+KIND = "storage.move"
+VALUED = (SecretStatus.ACTIVE, SecretStatus.ARCHIVED, SecretStatus.DELETED)
+
+
+@dataclass
+class Share:
+    """What a move means in one environment of the project."""
+
+    environment: str
+    gateway_environment: str
+    target: str = ""
+    secrets: int = 0
+    versions: int = 0
+    deleted: int = 0
+    older_versions_that_stay: int = 0
+
+
+@dataclass
+class Preview:
+    """A move before anybody agreed to it. `problems` must be gone before it can begin."""
+
+    to: str
+    shares: list[Share] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    digest: str = ""
+
+
+def preview(project_id: uuid.UUID, to: str, by: By) -> Preview:
+    """What would be moved, and what stands in the way. Raises `NotFound`, `PermissionRefused`."""
+    project = project_for(by.principal, project_id, PROJECTS_WRITE)
+    return _preview(project, to, by)
+
+
+def start(project_id: uuid.UUID, to: str, confirm: str, by: By) -> list[StorageMove]:
+    """Switch where new values go, and begin to move the others; one move for each gateway environment.
+
+    Raises `Conflict`: PREVIEW_STALE when the digest is of another preview, STORAGE_CANNOT_MOVE with the first problem,
+    STORAGE_MOVING while one runs.
+    """
+    with transaction.atomic():
+        seen = project_for(by.principal, project_id, PROJECTS_WRITE)
+        project = Project.objects.select_for_update(of=("self",)).select_related("organization").get(id=seen.id)
+        if project.storage_moves.filter(state=RunState.RUNNING).exists():
+            raise Conflict("storage: the project is being moved; wait until that is over", code="STORAGE_MOVING")
+        shown = _preview(project, to, by)
+        if shown.problems:
+            raise Conflict(f"storage: {shown.problems[0]}", code="STORAGE_CANNOT_MOVE")
+        if shown.digest != confirm:
+            raise Conflict("confirm: the project is not as it was looked at; look at the preview again", code="PREVIEW_STALE")
+        Project.objects.filter(id=project.id).update(storage=to)
+        project.storage = to
+        changes.project_changed(project)
+        details = {"project_id": project.id, "to": to, "shares": [asdict(share) for share in shown.shares]}
+        changes.record(by, "project.storage.moved", "project", project.id, details, severity=audit.Severity.WARNING)
+        codes = sorted({share.gateway_environment for share in shown.shares if share.secrets})
+        return [_begin(project, to, code, by) for code in codes]
+
+
+def moves_of(project_id: uuid.UUID, by: By) -> list[StorageMove]:
+    """The project's moves, newest first."""
+    return list(project_for(by.principal, project_id, PROJECTS_WRITE).storage_moves.order_by("-created_at")[:50])
+
+
+@transaction.atomic
+def take_progress(gateway: Gateway, body: MoveProgress, now: datetime) -> MoveAnswer:
+    """Keep how secrets ended; answer with the next one. Raises `Conflict` (STALE_CLAIM, RUN_ENDED) or `PermissionRefused`."""
+    move = _move(gateway, body.claim, body.epoch, body.move)
+    for ended in body.ended:
+        _settle(move, ended)
+    if body.ended:
+        dispatch.note_progress(move.task)
+        move.save(update_fields=["moved", "failed"])
+    answer = MoveAnswer(go_on=True, to_vault=move.to == Storage.KEY_VAULT, owner=owner_of(move.project))
+    secret = next(iter(_waiting(move.project, move.to, move.gateway_environment, skip=move.failed)), None)
+    if secret is None or not _may(move, secret, now):
+        return answer
+    integration = storage_of(move.project, secret.environment)
+    access = checked_access(integration, gateway.environment_id)
+    return MoveAnswer(True, answer.to_vault, answer.owner, access, _moving(move, secret))
+
+
+@transaction.atomic
+def end_move(gateway: Gateway, body: EndMove, now: datetime) -> None:
+    """End a move, or offer its work again."""
+    move = _move(gateway, body.claim, body.epoch, body.move)
+    if body.paused:
+        _offer(move)
+    elif body.code:
+        end(move, RunState.FAILED, now, body.code, body.detail)
+    else:
+        left = _waiting(move.project, move.to, move.gateway_environment)
+        end(move, RunState.INCOMPLETE if left else RunState.SUCCEEDED, now)
+
+
+def sweep(now: datetime) -> int:
+    """End the moves that no task works on any more. Returns how many ended."""
+    ended = 0
+    for identifier in StorageMove.objects.filter(state=RunState.RUNNING).values_list("id", flat=True):
+        with transaction.atomic():
+            move = StorageMove.objects.select_for_update(of=("self",), skip_locked=True).select_related("project").filter(
+                id=identifier, state=RunState.RUNNING
+            ).first()  # fmt: skip
+            task = Task.objects.filter(id=move.task).first() if move and move.task else None
+            if move is None or (task is not None and task.state in (TaskState.PENDING, TaskState.CLAIMED)):
+                continue
+            end(move, RunState.FAILED, now, "TASK_ENDED", f"the gateway gave it up: {task.detail if task else ''}")
+            ended += 1
+    return ended
+
+
+def end(move: StorageMove, state: RunState, now: datetime, code: str = "", detail: str = "") -> None:
+    move.state, move.ended_at, move.code, move.detail = state.value, now, code, detail[:1000]
+    move.save(update_fields=["state", "ended_at", "code", "detail"])
+    details = {"project_id": move.project_id, "to": move.to, "state": state.value, "moved": move.moved,
+               "failed": len(move.failed), "code": code}  # fmt: skip
+    changes.record(None, "project.storage.move_ended", "project", move.project_id, details)
+    log.info("move of project %s in %s ended: %s", move.project_id, move.gateway_environment, details)
+
+
+def _preview(project: Project, to: str, by: By) -> Preview:
+    found = Preview(to)
+    moved = [to, str(project.id)]
+    for environment in _environments(project):
+        waiting = _waiting(project, to, environment.gateway_environment, environment)
+        if not waiting:
+            continue
+        place = place_in(project, environment)
+        for permission in (SECRETS_READ, SECRETS_WRITE):
+            if not by.principal.may(permission, place):
+                raise PermissionRefused(f"moving values needs the permission {permission} in {environment.slug} of the project")
+        share = Share(environment.slug, environment.gateway_environment)
+        found.shares.append(share)
+        found.problems += _problems(project, environment, to, waiting, share)
+        for secret in waiting:
+            share.secrets += 1
+            share.deleted += secret.status == SecretStatus.DELETED
+            count = len(_versions(secret, to))
+            share.versions += min(count, MOST_VERSIONS)
+            share.older_versions_that_stay += max(0, count - MOST_VERSIONS)
+            moved.append(f"{secret.id} {secret.version}")
+    found.digest = hashlib.sha256(json.dumps(sorted(moved)).encode()).hexdigest()[:32]
+    return found
+
+
+def _problems(project: Project, environment: Environment, to: str, waiting: list[Secret], share: Share) -> list[str]:
+    try:
+        integration = storage_of(project, environment)
+        share.target = checked_access(integration, environment.gateway_environment).vault_url
+    except MazeVaultError as refused:
+        return [refused.sentence.removeprefix("storage: ")]
+    return _unfit(waiting) if to == Storage.KEY_VAULT else []
+
+
+def _unfit(waiting: Iterable[Secret]) -> list[str]:
+    """What a vault cannot hold, each with its fix."""
+    problems, names = list[str](), dict[tuple[uuid.UUID, str], str]()
+    for secret in waiting:
+        try:
+            rules.vault_name_of(secret.key)
+        except MazeVaultError:
+            problems.append(f"the key {secret.key!r} makes no name in a vault; rename it: letters, digits, hyphens, `_` and `.`")
+            continue
+        other = names.setdefault((secret.environment_id, rules.folded_vault_name(secret.key)), secret.key)
+        if other != secret.key:
+            problems.append(f"the keys {other!r} and {secret.key!r} would get the same name in the vault; rename one")
+        if any(
+            len(values.open_value(secret, row).encode()) > LARGEST_VALUE_THERE for row in _versions(secret, Storage.KEY_VAULT)
+        ):
+            problems.append(f"a value of {secret.key!r} has more than {LARGEST_VALUE_THERE} bytes, which a vault does not hold")
+    return problems
+
+
+def _begin(project: Project, to: str, code: str, by: By) -> StorageMove:
+    move = StorageMove.objects.create(project=project, gateway_environment=code, to=to, asked_by=by.actor)
+    _offer(move)
+    move.refresh_from_db()
+    return move
+
+
+def _offer(move: StorageMove) -> None:
+    wish = {"move": str(move.id)}
+    task = dispatch.offer(
+        move.gateway_environment, KINDS[KIND], wish, actor=move.asked_by, address="", pause=timedelta(0)
+    )  # fmt: skip
+    move.task = task.id
+    move.save(update_fields=["task"])
+
+
+def _move(gateway: Gateway, claim: str, epoch: int, identifier: str) -> StorageMove:
+    dispatch.refuse_unless_active(gateway, epoch)
+    move = (
+        StorageMove.objects.select_for_update(of=("self",)).select_related("project__organization").filter(id=identifier).first()
+    )
+    task = Task.objects.filter(id=move.task).first() if move and move.task else None
+    if move is None or not dispatch.is_claimed(task, gateway, claim, epoch):
+        raise Conflict("this claim no longer counts for a move", code="STALE_CLAIM")
+    if move.state != RunState.RUNNING or move.project.deleted_at is not None:
+        raise Conflict("the move has ended", code="RUN_ENDED")
+    return move
+
+
+def _may(move: StorageMove, secret: Secret, now: datetime) -> bool:
+    """Whether whoever asked for the move still may read and write there. If not, what is left stays where it is."""
+    caller = principal_named(move.asked_by, now)
+    place = place_in(move.project, secret.environment)
+    return caller is not None and all(caller.may(permission, place) for permission in (SECRETS_READ, SECRETS_WRITE))
+
+
+def _moving(move: StorageMove, secret: Secret) -> MovingSecret:
+    to_vault = move.to == Storage.KEY_VAULT
+    rows = _versions(secret, move.to)[-MOST_VERSIONS:]
+    versions = [
+        MovedVersion(row.version, "" if to_vault else row.external_version, values.open_value(secret, row) if to_vault else None)
+        for row in rows
+    ]
+    action = "secret.moving_to_vault" if to_vault else "secret.moving_from_vault"
+    _tell(move, secret, action, {"versions": [row.version for row in rows]})
+    return MovingSecret(
+        str(secret.id), secret.key, rules.vault_name_of(secret.key), secret.status == SecretStatus.DELETED, versions
+    )  # fmt: skip
+
+
+def _settle(move: StorageMove, ended: MovedSecret) -> None:
+    rows = Secret.objects.select_for_update(of=("self",), no_key=True).select_related("project", "environment")
+    secret = rows.filter(id=ended.secret, project=move.project).first()
+    if secret is None or secret.environment.gateway_environment != move.gateway_environment:
+        raise NotFound("secret: is not part of this move")
+    if ended.code:
+        move.failed = {**move.failed, ended.secret: {"key": secret.key, "code": ended.code, "error": ended.detail}}
+        return
+    for one in ended.versions:
+        row = secret.versions.filter(version=one.version).first()
+        if row is not None:
+            _place(secret, row, one)
+    move.moved += 1
+    move.failed = {name: why for name, why in move.failed.items() if name != ended.secret}
+    feed.note([values.scope_of(secret)], ReplicaKind.SECRET, secret.id)
+    _tell(move, secret, "secret.moved", {"versions": [one.version for one in ended.versions], "to": move.to})
+
+
+def _place(secret: Secret, row: SecretVersion, told: MovedVersion) -> None:
+    """Where the version rests from now on, and nowhere else."""
+    if told.external_version:
+        row.external_version, row.sealed_value, row.value_digest = told.external_version, None, ""
+    elif told.value is not None:
+        row.sealed_value = values.seal_value(secret, row.version, told.value)
+        row.value_digest, row.external_version = values.digest_of(secret, told.value), ""
+    row.save(update_fields=["external_version", "sealed_value", "value_digest"])
+
+
+def _waiting(
+    project: Project, to: str, code: str, environment: Environment | None = None, skip: Iterable[str] = ()
+) -> list[Secret]:
+    """Secrets whose value is not where it shall be, by key. A deleted one whose key is used again stays where it is."""
+    rows = Secret.objects.filter(project=project, status__in=VALUED, environment__gateway_environment=code)
+    rows = rows.select_related("project", "environment").exclude(id__in=list(skip))
+    if environment is not None:
+        rows = rows.filter(environment=environment)
+    found = list(rows.order_by("environment__slug", "key", "id"))
+    resting = SecretVersion.objects.filter(secret__in=found).exclude(sealed_value=None, external_version="")
+    newest = dict(
+        resting.order_by("secret", "-version").distinct("secret").values_list("secret_id", "external_version")
+    )  # fmt: skip
+    used = {(one.environment_id, rules.folded_vault_name(one.key)) for one in found if one.status != SecretStatus.DELETED}
+    return [
+        one for one in found
+        if one.id in newest and bool(newest[one.id]) != (to == Storage.KEY_VAULT)
+        and not (one.status == SecretStatus.DELETED and (one.environment_id, rules.folded_vault_name(one.key)) in used)
+    ]  # fmt: skip
+
+
+def _versions(secret: Secret, to: str) -> list[SecretVersion]:
+    """The versions to be moved, oldest first."""
+    rows = secret.versions.order_by("version")
+    return list(rows.filter(sealed_value__isnull=False) if to == Storage.KEY_VAULT else rows.exclude(external_version=""))
+
+
+def _environments(project: Project) -> list[Environment]:
+    rows = Environment.objects.filter(organization_id=project.organization_id, deleted_at=None)
+    return list(rows.order_by("slug"))
+
+
+def _tell(move: StorageMove, secret: Secret, action: str, details: dict[str, object]) -> None:
+    audit.record(
+        actor=move.asked_by, action=action, entity="secret", entity_id=str(secret.id), environment=values.scope_of(secret),
+        organization=move.project.organization_id, project=move.project_id, details={"key": secret.key, **details},
+    )  # fmt: skip

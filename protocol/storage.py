@@ -1,0 +1,76 @@
+"""Moving the values of a project into a vault or out of it: what waits to be moved, and what became of it.
+
+A secret moves as a whole, its versions from the oldest to the newest, so that the vault's newest is the secret's.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from msgspec import Meta
+
+from protocol.messages import Count, Identifier, Message
+from protocol.sync import Key, Name, Sentence, VaultVersion, Word
+from protocol.vault_access import VaultAccess
+
+MOST_VERSIONS = 20
+"""Versions of a secret that move with it; older values end with the move."""
+
+
+class MovedVersion(Message, frozen=True):
+    """Where one version is now: in the vault under `external_version`, or here with its value."""
+
+    hidden: ClassVar[frozenset[str]] = frozenset({"value"})
+
+    version: Count
+    external_version: VaultVersion = ""
+    value: str | None = None
+
+
+class MovingSecret(Message, frozen=True):
+    """A secret to be moved. `deleted`: its name in the vault is to be left soft-deleted."""
+
+    secret: Identifier
+    key: Key
+    name: Name
+    deleted: bool
+    versions: list[MovedVersion]
+
+
+class MovedSecret(Message, frozen=True):
+    """How the move of a secret ended; `code` and `detail` say why it failed. What failed stays where it was."""
+
+    secret: Identifier
+    versions: list[MovedVersion] = []
+    code: Word = ""
+    detail: Sentence = ""
+
+
+class MoveProgress(Message, frozen=True):
+    """How secrets ended; the answer brings the next one. Saying it again changes nothing."""
+
+    move: Identifier
+    claim: Identifier
+    epoch: Count
+    ended: list[MovedSecret] = []
+
+
+class MoveAnswer(Message, frozen=True):
+    """The next secret with the vault of its environment; None when nothing is left. `owner` is the tag of the project's names."""
+
+    go_on: bool
+    to_vault: bool
+    owner: Annotated[str, Meta(max_length=64)]
+    access: VaultAccess | None = None
+    secret: MovingSecret | None = None
+
+
+class EndMove(Message, frozen=True):
+    """The task is over. `paused`: there is more, for another task. `code`: it broke off."""
+
+    move: Identifier
+    claim: Identifier
+    epoch: Count
+    paused: bool = False
+    code: Word = ""
+    detail: Sentence = ""
