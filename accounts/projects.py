@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
 from accounts import changes, organizations
 from accounts.changes import By
-from accounts.models import Environment, Project
+from accounts.models import Environment, Project, Storage
 from accounts.roles import PROJECTS_WRITE
 from accounts.scoping import environment_named, project_for
 from common.errors import Conflict, ValidationFailed
@@ -32,7 +33,7 @@ NO_SETTINGS: Mapping[str, Any] = {
 
 def create(wish: Mapping[str, Any], by: By) -> Project:
     """A new project. Raises `Conflict` when its organization has a living one of that name."""
-    fields = dict(wish)
+    fields = {"storage": Storage.KEY_VAULT if settings.MAZEVAULT.orchestrator_mode else Storage.MAZEVAULT, **wish}
     with transaction.atomic():
         found = organizations.chosen_for_projects(by.principal, fields.pop("organization_id", None))
         organization = organizations.locked(found)

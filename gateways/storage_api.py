@@ -19,12 +19,12 @@ from gateways import storage_moves
 from integrations.models import RunState, StorageMove
 
 
-class MoveWish(serializers.Serializer):
+class StorageWish(serializers.Serializer):
     to = serializers.ChoiceField(Storage.choices)
     confirm = Text(required=False, allow_blank=True, max_length=64, help_text="digest of the preview that was looked at")
 
 
-class ShareRow(serializers.Serializer):
+class StorageShareRow(serializers.Serializer):
     environment = serializers.CharField()
     gateway_environment = serializers.CharField()
     target = serializers.CharField(help_text="the vault")
@@ -34,26 +34,26 @@ class ShareRow(serializers.Serializer):
     older_versions_that_stay = serializers.IntegerField()
 
 
-class MovePreview(serializers.Serializer):
+class StoragePreview(serializers.Serializer):
     to = serializers.CharField()
-    shares = ShareRow(many=True)
+    shares = StorageShareRow(many=True)
     problems = serializers.ListField(child=serializers.CharField())
     digest = serializers.CharField(help_text="to confirm it by")
 
 
-class FailedRow(serializers.Serializer):
+class StayedRow(serializers.Serializer):
     key = serializers.CharField()
     code = serializers.CharField()
     error = serializers.CharField()
 
 
-class MoveRow(serializers.Serializer):
+class StorageMoveRow(serializers.Serializer):
     id = serializers.UUIDField()
     gateway_environment = serializers.CharField()
     to = serializers.CharField()
     state = serializers.ChoiceField(RunState.choices)
     moved = serializers.IntegerField()
-    failed = FailedRow(many=True)
+    failed = StayedRow(many=True)
     code = serializers.CharField()
     detail = serializers.CharField()
     asked_by = serializers.CharField()
@@ -67,15 +67,17 @@ class ProjectStorage(Signed):
 
     permissions = {"GET": PROJECTS_WRITE, "POST": PROJECTS_WRITE}
 
-    @extend_schema(operation_id="moveStorage", request=MoveWish, responses={200: MovePreview, 202: MoveRow(many=True)})
+    @extend_schema(
+        operation_id="moveStorage", request=StorageWish, responses={200: StoragePreview, 202: StorageMoveRow(many=True)}
+    )
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
-        wish = checked(MoveWish, request.data)
+        wish = checked(StorageWish, request.data)
         if not wish.get("confirm"):
             return Response(asdict(storage_moves.preview(identifier, wish["to"], self.by)))
         moves = storage_moves.start(identifier, wish["to"], wish["confirm"], self.by)
         return Response([move_row(move) for move in moves], status=202)
 
-    @extend_schema(operation_id="listStorageMoves", responses=MoveRow(many=True))
+    @extend_schema(operation_id="listStorageMoves", responses=StorageMoveRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response([move_row(move) for move in storage_moves.moves_of(identifier, self.by)])
 

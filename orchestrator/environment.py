@@ -76,6 +76,8 @@ class Settings:
     failpoint: str
     run_migrations: bool
     audit_retention_days: int
+    orchestrator_mode: bool
+    """Whether new projects keep their values in their vault (`storage: key_vault`) when nothing else is said."""
     entra: EntraSettings
     azure: AzureNode
     gateway: GatewaySettings | None
@@ -133,6 +135,7 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         failpoint=environ.get("MAZEVAULT_FAILPOINT", ""),
         run_migrations=_flag(environ, "RUN_MIGRATIONS", default=False),
         audit_retention_days=_whole(environ, "MAZEVAULT_AUDIT_RETENTION_DAYS", default=0, low=0, high=36500),
+        orchestrator_mode=_flag(environ, "MAZEVAULT_ORCHESTRATOR_MODE", default=False),
         entra=entra_settings(environ, base_url, mode=chosen),
         azure=_azure(environ),
         gateway=_gateway(environ) if chosen == "gateway" else None,

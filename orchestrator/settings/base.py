@@ -46,6 +46,10 @@ def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, 
             "PREPROCESSING_HOOKS": ["orchestrator.openapi.one_form_of_each_path"],
             "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "orchestrator.openapi.with_errors"],
             "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
+            "ENUM_NAME_OVERRIDES": {
+                "RunState": "integrations.models.RunState.choices",
+                "SyncStepState": "integrations.models.StepState.choices",
+            },
         },
         "CELERY_BROKER_URL": celery_broker(node.redis_url),
     }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from django.conf import settings
+from django.test import override_settings
 
 from accounts.models import Environment, Organization, Project, Role, RoleGrant, User
 from accounts.organizations import ensure_default_organization
@@ -205,3 +208,10 @@ def test_a_new_environment_tells_its_gateways_of_all_they_had_no_reason_to_know(
     told = set(Change.objects.values_list("scope", "kind"))
     assert told == {("PRO", "organization"), ("PRO", "environment"), ("PRO", "project")}
     assert Change.objects.filter(kind="project").get().entity_id == uuid.UUID(project["id"])
+
+
+def test_in_orchestrator_mode_new_projects_keep_their_values_in_a_vault(admin: Person) -> None:
+    with override_settings(MAZEVAULT=replace(settings.MAZEVAULT, orchestrator_mode=True)):
+        assert admin.post("projects", {"name": "vaulted"})[1]["storage"] == "key_vault"
+        assert admin.post("projects", {"name": "here", "storage": "mazevault"})[1]["storage"] == "mazevault"
+    assert admin.post("projects", {"name": "plain"})[1]["storage"] == "mazevault"
