@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from itertools import chain, product
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from integrations.azure_names import ResourceType
-from integrations.naming import Named, Values, check_name, collisions, preview
-from integrations.naming_patterns import NON_PRODUCTION, PRODUCTION, Problem, Template, TemplateInvalid, parse_template
+from integrations.naming import Named, Values, check_name, preview
+from integrations.naming_patterns import Problem, Template, TemplateInvalid, parse_template
+from integrations.naming_report import REGIONS, ZONES, everything, name_row, problem_row, problems_of_all
 
 app = typer.Typer(no_args_is_help=True, help="Names of Azure resources: preview and check; needs no server.")
 
@@ -39,7 +40,7 @@ def show_preview(
     _require_known(output)
     names = preview(_template(template), Values(company, environment, zone, project, region, number, non_production))
     if output == "json":
-        typer.echo(json.dumps([_row(named) for named in names], indent=2))
+        typer.echo(json.dumps([name_row(named) for named in names], indent=2))
     else:
         _print_table(names)
     raise typer.Exit(0 if all(named.usable for named in names) else 1)
@@ -61,10 +62,10 @@ def check(
     if names:
         problems, counted = _of_given(names, resource), len(names)
     else:
-        made = _everything(_template(template), company, project, zone or ["int", "dmz"], region or ["gwc", "we"])
-        problems, counted = _of_made(made), len(made)
+        made = everything(_template(template), company, project, zone or ZONES, region or REGIONS)
+        problems, counted = problems_of_all(made), len(made)
     if output == "json":
-        typer.echo(json.dumps({"names": counted, "problems": [_problem_row(problem) for problem in problems]}, indent=2))
+        typer.echo(json.dumps({"names": counted, "problems": [problem_row(problem) for problem in problems]}, indent=2))
     else:
         _print_problems(problems, counted)
     raise typer.Exit(1 if problems else 0)
@@ -76,17 +77,6 @@ def _of_given(names: list[str], resource: ResourceType | None) -> list[Problem]:
     return list(chain.from_iterable(check_name(resource, name) for name in names))
 
 
-def _everything(template: Template, company: str, project: str, zones: list[str], regions: list[str]) -> list[Named]:
-    places = product((*PRODUCTION, *NON_PRODUCTION), zones, regions)
-    each = (Values(company, environment, zone, project, region) for environment, zone, region in places)
-    return [named for values in each for named in preview(template, values)]
-
-
-def _of_made(names: list[Named]) -> list[Problem]:
-    single = dict.fromkeys(problem for named in names for problem in named.problems)
-    return [*single, *collisions(names)]
-
-
 def _template(path: Path | None) -> Template:
     if path is None:
         return Template.default()
@@ -96,14 +86,6 @@ def _template(path: Path | None) -> Template:
         _fail("\n".join(map(str, invalid.problems)))
     except (OSError, UnicodeDecodeError) as error:
         _fail(f"--template: {path} cannot be read: {error}")
-
-
-def _row(named: Named) -> dict[str, object]:
-    return {"type": named.resource.value, "name": named.name, "problems": [_problem_row(problem) for problem in named.problems]}
-
-
-def _problem_row(problem: Problem) -> dict[str, str]:
-    return {"field": problem.field, "code": problem.code.value, "problem": problem.text}
 
 
 def _print_table(names: Iterable[Named]) -> None:

@@ -47,6 +47,7 @@ def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, 
             "POSTPROCESSING_HOOKS": ["drf_spectacular.hooks.postprocess_schema_enums", "orchestrator.openapi.with_errors"],
             "ENUM_GENERATE_CHOICE_DESCRIPTION": False,
             "ENUM_NAME_OVERRIDES": {
+                "Storage": "accounts.models.Storage.choices",
                 "RunState": "integrations.models.RunState.choices",
                 "SyncStepState": "integrations.models.StepState.choices",
             },

@@ -31,6 +31,8 @@ PLACES: Mapping[str, Mapping[str, str]] = {
     "environments": {"organization": "organization"},
     "environment": {"organization": "organization", "identifier": "environment"},
     "config-templates": {"organization": "organization"},
+    "naming-preview": {"organization": "organization"},
+    "naming-check": {"organization": "organization"},
     "config-template": {"organization": "organization", "identifier": "template"},
     "project": {"identifier": "project"},
     "project-settings": {"identifier": "project"},
@@ -56,6 +58,7 @@ PLACES: Mapping[str, Mapping[str, str]] = {
 """Which thing of an organization each parameter of a route stands for. Routes that are not here are asked for nothing real."""
 WISHES: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("project-storage", "post"): {"to": "key_vault"},
+    ("naming-preview", "post"): {"company": "crd", "project": "mzv", "environment": "PRO", "region": "gwc"},
     ("organizations", "post"): {"name": "New"},
     ("organization", "put"): {"name": "Renamed"},
     ("environments", "post"): {"name": "extra"},
