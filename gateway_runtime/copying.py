@@ -33,7 +33,7 @@ _SECRET = [
     "project", "environment", "key", "type", "description", "tags", "metadata", "ttl_hours", "rotation", "status", "version",
     "created_by", "archived_at", "deleted_at", *_TIMES,
 ]  # fmt: skip
-_VERSION = ["operation", "author", "origin", "reason", "created_at", "external_version"]
+_VERSION = ["operation", "author", "origin", "reason", "created_at", "external_version", "retired_at"]
 
 
 def store(page: Changes, row: NodeState, environment: str, moment: datetime) -> None:
@@ -143,8 +143,12 @@ def _store_versions(records: Iterable[told.ReplicaSecret], rewrite: bool) -> Non
         )
     else:
         SecretVersion.objects.bulk_create(
-            rows, update_conflicts=True, unique_fields=["secret", "version"], update_fields=["external_version"], batch_size=1000
-        )  # where a value rests changes when its project moves
+            rows,
+            update_conflicts=True,
+            unique_fields=["secret", "version"],
+            update_fields=["external_version", "retired_at"],
+            batch_size=1000,
+        )  # where a value rests, and whether it was retired, changes later
     SecretVersion.objects.filter(secret__in=[one.id for one in records], version__gt=F("secret__version")).delete()
 
 
@@ -152,6 +156,7 @@ def _version(secret: str, one: told.ReplicaVersion) -> SecretVersion:
     return SecretVersion(
         secret_id=uuid.UUID(secret), version=one.version, operation=one.operation, author=one.author, origin=one.origin,
         reason=one.reason, created_at=datetime.fromisoformat(one.created_at), external_version=one.external_version,
+        retired_at=_moment(one.retired_at),
     )  # fmt: skip
 
 

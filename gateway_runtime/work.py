@@ -21,7 +21,7 @@ from gateway_runtime.node import MayNotAct, Node, boottime
 from integrations.azure.connection_test import PROBE_OWNER, test_connection
 from integrations.azure.egress import CALL_SECONDS
 from integrations.azure.errors import AzureTrouble
-from integrations.azure.keyvault import Marks
+from integrations.azure.keyvault import KeyVault, Marks
 from integrations.azure.rbac import RoleAssignments
 from protocol import paths
 from protocol.messages import (
@@ -85,10 +85,29 @@ def list_access(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
     return {"at": found.at.isoformat(), "grants": [asdict(grant) for grant in found.grants]}
 
 
+def retire_versions(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """`vault.retire`: only where the rotated value is the newest and can be read, the versions before it are switched off."""
+    ask = AskAccess(integration=str(payload["integration"]), epoch=frame.epoch)
+    connection = vaults.connection_of(frame.ask(paths.VAULT_ACCESS, ask, VaultAccess))
+    name, expected, owner = (str(payload[field]) for field in ("name", "expected", "owner"))
+    seconds = min(frame.deadline, CALL_SECONDS)
+    with KeyVault(connection, vaults.credential_of(connection), vaults.guard(), seconds=seconds) as vault:
+        newest = vault.get(name).entry
+        if newest.version != expected:
+            raise TaskImpossible(f"the newest version of {name} is {newest.version}, not the rotated one; nothing was retired")
+        mine = [one for one in vault.versions(name) if one.enabled and one.marks and one.marks.owner == owner]
+        retired = [one for one in mine if one.version != expected and one.created_at <= newest.created_at]
+        for entry in retired:
+            with frame.effect():
+                vault.switch_off(entry)
+    return {"verified": expected, "retired": [entry.version for entry in retired]}
+
+
 EXECUTORS: Mapping[str, Executor] = {
     "gateway.probe": Executor(probe_surroundings),
     "integration.test": Executor(try_vault, steps=True),
     "integration.access": Executor(list_access, steps=True),
+    "vault.retire": Executor(retire_versions, steps=True),
     "storage.move": Executor(storage_move.work_on, steps=True),
     "sync.run": Executor(sync_run.work_on, steps=True),
 }

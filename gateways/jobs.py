@@ -8,7 +8,7 @@ from celery import shared_task
 
 from common import audit
 from common.clock import now as clock_now
-from gateways import dispatch, heartbeats, identity, inbox, storage_moves, sync_runs
+from gateways import dispatch, heartbeats, identity, inbox, rotations, storage_moves, sync_runs
 from gateways.models import MessageReceipt
 
 RECEIPT_LIFE = timedelta(minutes=15)
@@ -33,6 +33,11 @@ def keep_up_sync_runs() -> int:
 @shared_task
 def sweep_storage_moves() -> int:
     return storage_moves.sweep(clock_now())
+
+
+@shared_task
+def keep_up_rotations() -> int:
+    return rotations.keep_up(clock_now())
 
 
 @shared_task

@@ -78,6 +78,21 @@ KINDS: Mapping[str, TaskKind] = {
             by_people=False,
         ),
         TaskKind(
+            name="vault.retire",
+            summary="see that a rotated value has arrived in a vault, then switch the versions before it off",
+            idempotent=True,
+            claim_seconds=60,
+            attempts=5,
+            fields={
+                "integration": "its id",
+                "name": "in the vault",
+                "expected": "the version that must be the newest",
+                "owner": "tag of the versions to be switched off",
+            },
+            check=_check_id("integration"),
+            by_people=False,
+        ),
+        TaskKind(
             name="storage.move",
             summary="a part of moving a project's values into its vault or out of it",
             idempotent=True,

@@ -227,7 +227,7 @@ def _differs(facts: Facts, code: str, sentence: str) -> Decision:
 def _newest(facts: Facts, secret: SecretFacts, conflict: Decision) -> Decision:
     """Only for new values, and only while the gateway's clock can be believed."""
     accepted = facts.write.accepted_at
-    if facts.write.operation is not WriteOperation.UPDATE:
+    if facts.write.operation not in (WriteOperation.UPDATE, WriteOperation.ROTATE):
         return conflict
     if accepted is None or not facts.clock_trusted:
         return replace(conflict, code="CLOCK_NOT_TRUSTED", sentence=f"{conflict.sentence}; its gateway's clock is off")

@@ -184,6 +184,7 @@ def _version_record(row: SecretVersion) -> ReplicaVersion:
     return ReplicaVersion(
         version=row.version, operation=row.operation, author=row.author, origin=row.origin, reason=row.reason,
         created_at=_time(row.created_at), external_version=row.external_version,
+        retired_at=rfc3339(row.retired_at),
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""People's API of where a project keeps its values, and of moving them."""
+"""People's API of where values rest: moving those of a project, and the rotations of a secret."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rest_framework.response import Response
 
 from accounts.models import Storage
 from accounts.operations import Signed
-from accounts.roles import PROJECTS_WRITE
+from accounts.roles import PROJECTS_WRITE, SECRETS_READ
 from common.api import Text, checked, rfc3339
-from gateways import storage_moves
-from integrations.models import RunState, StorageMove
+from gateways import rotations, storage_moves
+from integrations.models import Rotation, RotationState, RunState, StorageMove
 
 
 class StorageWish(serializers.Serializer):
@@ -80,6 +80,46 @@ class ProjectStorage(Signed):
     @extend_schema(operation_id="listStorageMoves", responses=StorageMoveRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response([move_row(move) for move in storage_moves.moves_of(identifier, self.by)])
+
+
+class RotationTarget(serializers.Serializer):
+    integration = serializers.UUIDField()
+    name = serializers.CharField()
+    expected = serializers.CharField(help_text="the vault's version that has the rotated value")
+    task = serializers.CharField()
+
+
+class RotationRow(serializers.Serializer):
+    version = serializers.IntegerField()
+    state = serializers.ChoiceField(RotationState.choices)
+    grace_until = serializers.DateTimeField()
+    targets = RotationTarget(many=True)
+    detail = serializers.CharField()
+    created_at = serializers.DateTimeField()
+    ended_at = serializers.DateTimeField(allow_null=True)
+
+
+class SecretRotations(Signed):
+    """The rotations of a secret, newest first: whether the new value has arrived and the ones before it are retired."""
+
+    permissions = {"GET": SECRETS_READ}
+
+    @extend_schema(operation_id="listRotations", responses=RotationRow(many=True))
+    def get(self, request: Request, identifier: uuid.UUID) -> Response:
+        return Response([rotation_row(rotation) for rotation in rotations.rotations_of(identifier, self.by)])
+
+
+def rotation_row(rotation: Rotation) -> dict[str, Any]:
+    shown = ("integration", "name", "expected", "task")
+    return {
+        "version": rotation.version.version,
+        "state": rotation.state,
+        "grace_until": rfc3339(rotation.grace_until),
+        "targets": [{name: target[name] for name in shown} for target in rotation.targets],
+        "detail": rotation.detail,
+        "created_at": rfc3339(rotation.created_at),
+        "ended_at": rfc3339(rotation.ended_at),
+    }
 
 
 def move_row(move: StorageMove) -> dict[str, Any]:

@@ -90,7 +90,7 @@ class Work:
         """Returns the version that holds the value, empty where none was set."""
         if change.operation is WriteOperation.CREATE:
             return self.create(change.body.value or "")
-        if change.operation is WriteOperation.UPDATE:
+        if change.operation in (WriteOperation.UPDATE, WriteOperation.ROTATE):
             return self.update(change.body.value or "")
         if change.operation is WriteOperation.ROLLBACK:
             return self.update(self._former(change.body.rollback_to or 0))

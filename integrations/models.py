@@ -266,3 +266,28 @@ class StorageMove(models.Model):
             )
         ]
         indexes = [models.Index(fields=["project", "-created_at"], name="storage_moves_by_age")]
+
+
+class RotationState(models.TextChoices):
+    WAITING = "waiting"
+    """Until the new value has arrived wherever a rule brings it, and the grace period is over."""
+    VERIFYING = "verifying"
+    RETIRED = "retired"
+    SUPERSEDED = "superseded"
+    """Another value was set meanwhile; what is to be retired is that one's business."""
+    FAILED = "failed"
+
+
+class Rotation(models.Model):
+    """What becomes of the values before a rotated one. `targets` are the vaults that have it, each with the task that looks."""
+
+    version = models.OneToOneField("vault.SecretVersion", models.CASCADE, primary_key=True, related_name="rotation")
+    state = models.CharField(max_length=16, choices=RotationState.choices, default=RotationState.WAITING)
+    grace_until = models.DateTimeField()
+    targets = models.JSONField(default=list)
+    detail = models.CharField(max_length=1000, default="")
+    created_at = models.DateTimeField(db_default=Now())
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [models.Index(fields=["state"], condition=Q(state__in=["waiting", "verifying"]), name="rotations_open")]

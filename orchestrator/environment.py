@@ -76,6 +76,8 @@ class Settings:
     failpoint: str
     run_migrations: bool
     audit_retention_days: int
+    rotation_grace_hours: int
+    """How long the values before a rotated one stay usable after it has arrived everywhere."""
     orchestrator_mode: bool
     """Whether new projects keep their values in their vault (`storage: key_vault`) when nothing else is said."""
     entra: EntraSettings
@@ -135,6 +137,7 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         failpoint=environ.get("MAZEVAULT_FAILPOINT", ""),
         run_migrations=_flag(environ, "RUN_MIGRATIONS", default=False),
         audit_retention_days=_whole(environ, "MAZEVAULT_AUDIT_RETENTION_DAYS", default=0, low=0, high=36500),
+        rotation_grace_hours=_whole(environ, "MAZEVAULT_ROTATION_GRACE_HOURS", default=24, low=0, high=8760),
         orchestrator_mode=_flag(environ, "MAZEVAULT_ORCHESTRATOR_MODE", default=False),
         entra=entra_settings(environ, base_url, mode=chosen),
         azure=_azure(environ),

@@ -18,7 +18,18 @@ from accounts.jobs import forget_old_failures
 from common import audit, feed
 from common.clock import now
 from failover import driver
-from gateways import audit_chains, audit_retention, dispatch, generation, heartbeats, identity, inbox, storage_moves, sync_runs
+from gateways import (
+    audit_chains,
+    audit_retention,
+    dispatch,
+    generation,
+    heartbeats,
+    identity,
+    inbox,
+    rotations,
+    storage_moves,
+    sync_runs,
+)
 from orchestrator.listener import ensure_server_certificate
 
 log = logging.getLogger("mazevault.loops")
@@ -34,6 +45,7 @@ LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("sweep", lambda: dispatch.sweep(now()), 5.0),
     ("sync-runs", lambda: sync_runs.keep_up(now()), 5.0),
     ("storage-moves", lambda: storage_moves.sweep(now()), 5.0),
+    ("rotations", lambda: rotations.keep_up(now()), 15.0),
     ("generation", generation.look, 5.0),
     ("old-sign-ins", forget_old_failures, 300.0),
     ("channel-keys", identity.ensure_keys, 300.0),

@@ -90,6 +90,7 @@ class ReplicaVersion(Message, frozen=True):
     reason: str
     created_at: str
     external_version: str = ""
+    retired_at: str | None = None
 
 
 class ReplicaSecret(Message, frozen=True):

@@ -109,6 +109,8 @@ class WriteOperation(StrEnum):
     UPDATE = "update"
     METADATA = "metadata"
     ROLLBACK = "rollback"
+    ROTATE = "rotate"
+    """A new value in place of one that is to be retired once the new one has arrived everywhere."""
     ARCHIVE = "archive"
     RESTORE = "restore"
     DELETE = "delete"

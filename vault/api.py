@@ -25,12 +25,14 @@ from vault.forms import (
     Fields,
     QueuedRow,
     RollbackWish,
+    RotateWish,
     SecretRow,
     SecretWithValue,
     UpdateWish,
     VersionRow,
     VersionWithValue,
 )
+from vault.generating import USUAL, new_value
 from vault.models import Secret, SecretStatus
 from vault.ports import Asker, PendingCreation, SecretChange, SecretNode, Shown, Written
 
@@ -257,6 +259,20 @@ class SecretRollback(SecretOperation):
         wish = checked(RollbackWish, request.data)
         body = WriteBody(rollback_to=wish["version"], reason=wish.get("change_reason") or "")
         return self.answer(self.change(secret, WriteOperation.ROLLBACK, body, self.base(wish)), secret.id)
+
+
+class SecretRotate(SecretOperation):
+    """Put a new value in place of the present one, which is retired once the new one has arrived everywhere."""
+
+    permissions = {"POST": SECRETS_WRITE}
+
+    @extend_schema(operation_id="rotateSecret", request=RotateWish, responses={200: SecretRow, 202: QueuedRow})
+    def post(self, request: Request, identifier: str) -> Response:
+        secret = self.secret_to_change(identifier, SECRETS_WRITE)
+        wish = checked(RotateWish, request.data)
+        value = wish.get("value") or new_value(secret.type, wish.get("length", USUAL))
+        body = WriteBody(value=value, reason=wish.get("change_reason") or "")
+        return self.answer(self.change(secret, WriteOperation.ROTATE, body, self.base(wish)), secret.id)
 
 
 class _StatusChange(SecretOperation):

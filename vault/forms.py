@@ -7,6 +7,7 @@ from typing import Any
 from rest_framework import serializers
 
 from common.api import Text
+from vault.generating import LONGEST, SHORTEST
 
 
 class Whole(serializers.IntegerField):
@@ -57,6 +58,11 @@ class ChangeWish(serializers.Serializer):
     base_version = Whole(required=False, allow_null=True)
 
 
+class RotateWish(ChangeWish):
+    value = Words(required=False, help_text="the new value; generated when left out")
+    length = Whole(required=False, help_text=f"characters of a generated value, {SHORTEST} to {LONGEST}")
+
+
 class RollbackWish(ChangeWish):
     version = Whole()
 
@@ -104,6 +110,7 @@ class VersionRow(serializers.Serializer):
     origin = serializers.CharField(help_text="primary, or the gateway the change came through")
     change_reason = serializers.CharField()
     created_at = serializers.DateTimeField()
+    retired_at = serializers.DateTimeField(allow_null=True, help_text="since when a rotation has taken its place")
 
 
 class VersionWithValue(VersionRow, FoundInVault):

@@ -112,6 +112,8 @@ class SecretVersion(models.Model):
     epoch = models.BigIntegerField(null=True)
     reason = models.CharField(max_length=500, default="")
     created_at = models.DateTimeField(db_default=Now())
+    retired_at = models.DateTimeField(null=True)
+    """Since when a rotation has taken this value's place everywhere; it is not given out any more."""
 
     class Meta:
         constraints = [

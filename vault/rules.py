@@ -38,6 +38,7 @@ NEEDED: Mapping[WriteOperation, str] = {
     WriteOperation.UPDATE: SECRETS_WRITE,
     WriteOperation.METADATA: SECRETS_WRITE,
     WriteOperation.ROLLBACK: SECRETS_WRITE,
+    WriteOperation.ROTATE: SECRETS_WRITE,
     WriteOperation.ARCHIVE: SECRETS_WRITE,
     WriteOperation.RESTORE: SECRETS_WRITE,
     WriteOperation.DELETE: SECRETS_DELETE,
@@ -45,7 +46,7 @@ NEEDED: Mapping[WriteOperation, str] = {
 }
 """The permission each operation needs in the place of the secret."""
 
-CARRIES_VALUE = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE})
+CARRIES_VALUE = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE, WriteOperation.ROTATE})
 CARRIES_FIELDS = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE, WriteOperation.METADATA})
 _FIELDS = ("ttl_hours", "metadata", "type", "description", "tags", "rotation")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -66,7 +67,7 @@ class Step(StrEnum):
     IN_USE = "in_use"
 
 
-_CHANGES = (WriteOperation.UPDATE, WriteOperation.METADATA, WriteOperation.ROLLBACK)
+_CHANGES = (WriteOperation.UPDATE, WriteOperation.METADATA, WriteOperation.ROLLBACK, WriteOperation.ROTATE)
 STEPS: Mapping[tuple[str, WriteOperation], Step] = {
     **{(SecretStatus.ACTIVE, operation): Step.MAKE for operation in _CHANGES},
     (SecretStatus.ACTIVE, WriteOperation.ARCHIVE): Step.MAKE,

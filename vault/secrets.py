@@ -27,13 +27,14 @@ ACTIONS = {
     WriteOperation.UPDATE: "secret.updated",
     WriteOperation.METADATA: "secret.updated",
     WriteOperation.ROLLBACK: "secret.version.rollback",
+    WriteOperation.ROTATE: "secret.rotated",
     WriteOperation.ARCHIVE: "secret.archived",
     WriteOperation.RESTORE: "secret.restored",
     WriteOperation.DELETE: "secret.deleted",
     WriteOperation.PURGE: "secret.purged",
 }
 """How the audit names each operation."""
-SEALS = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE, WriteOperation.ROLLBACK})
+SEALS = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE, WriteOperation.ROLLBACK, WriteOperation.ROTATE})
 IN_VAULT = SEALS | {WriteOperation.DELETE, WriteOperation.RESTORE, WriteOperation.PURGE}
 """What a vault has to hear of."""
 _FIELDS = ("ttl_hours", "metadata", "type", "description", "tags", "rotation")
@@ -88,6 +89,7 @@ def show(secret: Secret, version: int | None, asker: Asker, keeper: ValueKeeper)
     What the vault refuses is refused, whoever else might be let in.
     """
     row = values.resting(secret, version)
+    _refuse_retired(row)
     if row is None or row.sealed_value is not None:
         with transaction.atomic():
             return Shown(reveal(secret, version, actor=asker.actor, address=asker.address))
@@ -178,10 +180,19 @@ def _value_after(secret: Secret, change: SecretChange) -> str | None:
     wanted = change.body.rollback_to or 0
     if wanted >= secret.version:
         raise ValidationFailed(f"version: must be one before the current version {secret.version}")
+    _refuse_retired(values.resting(secret, wanted))
     row = values.holding(secret, wanted)
     if row is None:
         raise ValidationFailed(f"version: the value of version {wanted} is not held here")
     return values.open_value(secret, row)
+
+
+def _refuse_retired(row: SecretVersion | None) -> None:
+    if row is not None and row.retired_at is not None:
+        raise Conflict(
+            f"version: the value of version {row.version} was retired by a rotation and is not given out any more",
+            code="VERSION_RETIRED",
+        )
 
 
 def _refuse_other_storage(secret: Secret, body: WriteBody) -> None:

@@ -126,6 +126,7 @@ def version_row(row: SecretVersion, current: int) -> dict[str, Any]:
         "origin": row.origin,
         "change_reason": row.reason,
         "created_at": rfc3339(row.created_at),
+        "retired_at": rfc3339(row.retired_at),
     }
 
 

@@ -18,6 +18,7 @@ def secret_routes(node: SecretNode) -> list[URLPattern]:
         *routes(f"{one}/versions", api.SecretVersions.as_view(node=node), "secret-versions"),
         *routes(f"{one}/versions/<str:number>", api.SecretVersionOne.as_view(node=node), "secret-version"),
         *routes(f"{one}/rollback", api.SecretRollback.as_view(node=node), "secret-rollback"),
+        *routes(f"{one}/rotate", api.SecretRotate.as_view(node=node), "secret-rotate"),
         *routes(f"{one}/archive", api.SecretArchive.as_view(node=node), "secret-archive"),
         *routes(f"{one}/restore", api.SecretRestore.as_view(node=node), "secret-restore"),
         *routes(f"{one}/permanent", api.SecretPermanent.as_view(node=node), "secret-permanent"),

@@ -173,12 +173,12 @@ def first_run(scene: Scene, kills: int) -> None:
     scene.story.say(
         f"preview: {shown['planned']}, left alone {shown['left_alone']}; confirmed by its digest {shown['digest'][:12]}…"
     )
-    killed = [0, 0]
+    killed, total = [0], shown["planned"]["create_there"]
 
     def kill(row: dict[str, Any]) -> None:
         done = row["steps"].get("done", 0)
-        if killed[0] < kills and done >= killed[1] + shown["planned"]["create_there"] // (kills + 1):
-            killed[0], killed[1] = killed[0] + 1, done
+        if killed[0] < kills and done >= (killed[0] + 1) * total // (kills + 2):
+            killed[0] += 1
             scene.stack.kill(OLD)
             scene.stack.start(OLD)
             scene.story.say(f"kill -9 of the gateway after {done} steps; started again")

@@ -102,6 +102,7 @@ class SecretStore(Protocol):
         enabled: bool = True, expires_at: datetime | None = None,
     ) -> Entry: ...  # fmt: skip
     def retag(self, entry: Entry, tags: Mapping[str, str]) -> Entry: ...
+    def switch_off(self, entry: Entry) -> Entry: ...
     def deleted_one(self, name: str) -> Deleted | None: ...
     def delete(self, name: str) -> Deleted: ...
     def recover(self, name: str) -> None: ...
@@ -132,6 +133,11 @@ class KeyVault(GuardedClient):
         """All secrets that can be recovered."""
         for row in self._paged(self._client.list_deleted_secrets(), "the list of deleted secrets"):
             yield _deleted(row)
+
+    def switch_off(self, entry: Entry) -> Entry:
+        """Disable one version: its value is given to nobody until somebody enables it again."""
+        with one_call(self._session, self._seconds, f"the secret {entry.name}", effect=True):
+            return _entry(self._client.update_secret_properties(entry.name, entry.version, enabled=False))
 
     def deleted_one(self, name: str) -> Deleted | None:
         """A secret that can be recovered, by its name."""

@@ -49,6 +49,7 @@ def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, 
             "ENUM_NAME_OVERRIDES": {
                 "Storage": "accounts.models.Storage.choices",
                 "RunState": "integrations.models.RunState.choices",
+                "RotationState": "integrations.models.RotationState.choices",
                 "SyncStepState": "integrations.models.StepState.choices",
             },
         },

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import pytest
 from django.test import Client
 
-from accounts import audit_api
+from common import paging
 from tests.conformance.conftest import Terraform
 from tests.conformance.strict import (
     decoded,
@@ -124,7 +124,7 @@ def test_the_audit_trail_is_paged_without_gap_or_overlap(terraform: Terraform, w
 def test_a_limit_beyond_the_bounds_is_the_nearest_bound(
     terraform: Terraform, world: dict[str, str], monkeypatch: pytest.MonkeyPatch, limit: str, rows: int
 ) -> None:
-    monkeypatch.setattr(audit_api, "MOST_SHOWN", 2)
+    monkeypatch.setattr(paging, "MOST_SHOWN", 2)
     assert len(terraform.ok("GET", f"audit-logs/?limit={limit}")) == rows
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from gateway_runtime import sync_run, vaults
 from gateway_runtime.client import PrimaryRefused
-from gateway_runtime.frames import TaskFrame
+from gateway_runtime.frames import TaskFrame, TaskImpossible
 from gateway_runtime.work import EXECUTORS
 from integrations.azure.keyvault import KeyVault
 from protocol import messages, paths
@@ -179,6 +179,7 @@ class SyncDesk:
             except Killed:
                 raise
             except Exception as error:
-                outcome, detail, retry = TaskOutcome.FAILED, f"{type(error).__name__}: {error}", True
+                outcome, detail = TaskOutcome.FAILED, f"{type(error).__name__}: {error}"
+                retry = not isinstance(error, TaskImpossible)
             done = messages.TaskResult(offer.id, offer.claim, offer.epoch, outcome, 0.1, detail, result, retry)
             speaker.call(paths.TASK_RESULTS, messages.TaskResults([done]), messages.TaskVerdicts)

@@ -42,7 +42,7 @@ RECEIPT = writes.WriteReceipt(ID, WriteOutcome.CONFLICT, 4, "VERSION_CONFLICT", 
 ORGANIZATION = replica.ReplicaOrganization(ID, "Bank", False, WHEN, WHEN)
 ENVIRONMENT = replica.ReplicaEnvironment(ID, ID, "Dev", "dev", False, False, WHEN, WHEN)
 PROJECT = replica.ReplicaProject(ID, ID, "pay", "", "dev", "mazevault", "manual_resolution", 60, False, WHEN, WHEN)
-VERSION = replica.ReplicaVersion(1, "create", "user:1", "primary", "", WHEN)
+VERSION = replica.ReplicaVersion(1, "create", "user:1", "primary", "", WHEN, "v1", WHEN)
 SECRET = replica.ReplicaSecret(
     ID, ID, ID, "db/password", "password", "", ["x"], {"a": "b"}, 0, {"enabled": True}, "active", 1, "value", "user:1",
     WHEN, WHEN, WHEN, WHEN, [VERSION],
@@ -99,7 +99,7 @@ SAMPLES: tuple[Message, ...] = (
     RECEIPT,
     writes.WriteReceipts([RECEIPT], 2.0),
     writes.WriteHead(ID, "NPR", ID, ID, 7, 41, "", WriteOperation.UPDATE, ID, ID, ID, "db", 3, "user:1", WHEN, "ab" * 32),
-    writes.WriteBody("value", 24, {"a": "b"}, "password", "text", ["x"], {"enabled": True}, 2, "because"),
+    writes.WriteBody("value", 24, {"a": "b"}, "password", "text", ["x"], {"enabled": True}, 2, "because", "v1"),
     replica.AskChanges(12, ID, 200),
     ORGANIZATION,
     ENVIRONMENT,

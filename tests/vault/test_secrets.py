@@ -96,6 +96,8 @@ STEP = st.tuples(
 
 
 def body_for(operation: WriteOperation, value: str, metadata: dict[str, str], old: int) -> dict[str, Any]:
+    if operation is W.ROTATE:
+        return {"value": value}
     if operation in rules.CARRIES_VALUE:
         return {"value": value, "metadata": metadata}
     bodies: dict[WriteOperation, dict[str, Any]] = {W.METADATA: {"metadata": metadata}, W.ROLLBACK: {"rollback_to": old}}

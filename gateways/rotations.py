@@ -1,0 +1,209 @@
+"""Rotations: a new value first, and the ones before it retired only when it has arrived everywhere (verify before retire).
+
+A rotated value has arrived when each sync rule that brings the secret to a vault has brought it, or, where the project keeps its
+values in a vault, when it is the newest there. The gateway looks at the vault itself before it switches anything off.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+
+from accounts.changes import By
+from accounts.models import Storage
+from accounts.principals import principal_named
+from accounts.roles import SECRETS_READ
+from common import audit, feed
+from common.errors import MazeVaultError
+from gateways import dispatch, sync_runs
+from gateways.kinds import KINDS
+from gateways.models import Task
+from integrations.keeping import owner_of
+from integrations.models import Rotation, RotationState, RunState, SyncDirection, SyncItem, SyncRule
+from integrations.storing import storage_of
+from protocol.replica import ReplicaKind
+from protocol.sync import RunPhase
+from protocol.vocabulary import TaskState, WriteOperation
+from protocol.writes import WriteBody
+from vault import generating, rules, selectors, values
+from vault.models import Secret, SecretStatus, SecretVersion
+from vault.ports import Origin, SecretChange
+from vault.secrets import apply_change
+
+log = logging.getLogger("mazevault.gateways.rotations")
+
+KIND = "vault.retire"
+BY_SCHEDULE = "system:rotation"
+OPEN = (RotationState.WAITING, RotationState.VERIFYING)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A name in a vault that has the rotated value: `expected` is its version there. `task` looks and retires."""
+
+    integration: str
+    name: str
+    expected: str
+    owner: str
+    task: str = ""
+
+
+def keep_up(now: datetime) -> int:
+    """Rotate what is due, notice what was rotated, and go on with each open rotation. Returns how many moved."""
+    return rotate_due(now) + _notice(now) + sum(_advance(identifier, now) for identifier in _open())
+
+
+def rotate_due(now: datetime) -> int:
+    """Secrets with a rotation that is due get a value nobody chose. Those in a vault are rotated by people or programs."""
+    enabled = Secret.objects.filter(rotation__enabled=True, rotation__rotation_interval_days__gt=0, status=SecretStatus.ACTIVE)
+    here = enabled.filter(project__storage=Storage.MAZEVAULT, project__deleted_at=None, environment__deleted_at=None)
+    done = 0
+    for secret in here.filter(type__in=generating.GENERATED).select_related("project", "environment"):
+        held = values.holding(secret)
+        interval = timedelta(days=int((secret.rotation or {})["rotation_interval_days"]))
+        if held is not None and held.created_at + interval <= now:
+            done += _rotate(secret, now)
+    return done
+
+
+def rotations_of(identifier: uuid.UUID, by: By) -> list[Rotation]:
+    """The rotations of a secret, newest first. Raises `NotFound`."""
+    secret = selectors.secret_for(by.principal, str(identifier), SECRETS_READ, (*selectors.SHOWN, SecretStatus.DELETED))
+    found = Rotation.objects.filter(version__secret=secret).select_related("version").order_by("-version__version")
+    return list(found[:100])
+
+
+def _rotate(secret: Secret, now: datetime) -> bool:
+    change = SecretChange(
+        WriteOperation.ROTATE, secret.id, secret.project_id, secret.environment_id, secret.key, secret.version,
+        WriteBody(value=generating.new_value(secret.type), reason="its rotation is due"),
+    )  # fmt: skip
+    try:
+        with transaction.atomic():
+            apply_change(change, Origin(BY_SCHEDULE), None, now)
+    except MazeVaultError as refused:  # somebody changed it just now; the next look tells whether it is still due
+        log.warning("secret %s was not rotated: %s", secret.id, refused.sentence)
+        return False
+    return True
+
+
+def _notice(now: datetime) -> int:
+    """Each version that a rotation made begins its way here, whichever node it was made at."""
+    grace = now + timedelta(hours=settings.MAZEVAULT.rotation_grace_hours)
+    fresh = SecretVersion.objects.filter(operation=WriteOperation.ROTATE.value, rotation=None).exclude(
+        Q(sealed_value=None) & Q(external_version="")
+    )
+    rows = [Rotation(version=version, grace_until=grace) for version in fresh.defer("sealed_value")[:500]]
+    return len(Rotation.objects.bulk_create(rows, ignore_conflicts=True))
+
+
+def _open() -> list[uuid.UUID]:
+    return list(Rotation.objects.filter(state__in=OPEN).values_list("version_id", flat=True)[:500])
+
+
+def _advance(identifier: uuid.UUID, now: datetime) -> bool:
+    with transaction.atomic():
+        rows = Rotation.objects.select_for_update(of=("self",), skip_locked=True)
+        rotation = rows.select_related("version__secret__project", "version__secret__environment").filter(
+            version_id=identifier, state__in=OPEN
+        ).first()  # fmt: skip
+        if rotation is None:
+            return False
+        secret = rotation.version.secret
+        newest = values.resting(secret)
+        if newest is None or newest.id != rotation.version_id or secret.status == SecretStatus.PURGED:
+            return _end(rotation, RotationState.SUPERSEDED, now, "another value was set meanwhile")
+        return _wait(rotation, now) if rotation.state == RotationState.WAITING else _look(rotation, now)
+
+
+def _wait(rotation: Rotation, now: datetime) -> bool:
+    """Until the value has arrived everywhere and the grace period is over; then the gateways look."""
+    targets = _targets(rotation)
+    if targets is None or now < rotation.grace_until:
+        return False
+    code = rotation.version.secret.environment.gateway_environment
+    offered = []
+    for target in targets:
+        wish = {name: getattr(target, name) for name in ("integration", "name", "expected", "owner")}
+        task = dispatch.offer(code, KINDS[KIND], wish, actor=rotation.version.author, address="")
+        offered.append({**asdict(target), "task": str(task.id)})
+    rotation.targets, rotation.state = offered, RotationState.VERIFYING
+    rotation.save(update_fields=["targets", "state"])
+    return True
+
+
+def _look(rotation: Rotation, now: datetime) -> bool:
+    tasks = Task.objects.filter(id__in=[target["task"] for target in rotation.targets])
+    states = {task.state: task.detail for task in tasks}
+    if set(states) & {TaskState.PENDING.value, TaskState.CLAIMED.value}:
+        return False
+    failed = [detail for state, detail in states.items() if state != TaskState.SUCCEEDED]
+    if failed:
+        return _end(rotation, RotationState.FAILED, now, f"not verified, so nothing was retired here: {failed[0]}")
+    _retire(rotation, now)
+    return _end(rotation, RotationState.RETIRED, now, "")
+
+
+def _targets(rotation: Rotation) -> list[Target] | None:
+    """Where the value has to be; None while some rule has not brought it yet."""
+    version, secret = rotation.version, rotation.version.secret
+    if version.external_version:
+        integration = storage_of(secret.project, secret.environment)
+        name = rules.vault_name_of(secret.key)
+        return [Target(str(integration.id), name, version.external_version, owner_of(secret.project))]
+    found = list[Target]()
+    items = SyncItem.objects.filter(memory__rule__project=secret.project, memory__environment=secret.environment.slug)
+    for item in items.filter(key=secret.key, memory__rule__deleted_at=None).select_related("memory__rule__integration"):
+        rule = item.memory.rule
+        if rule.sync_direction == SyncDirection.PULL:
+            continue
+        if item.our_version < version.version:
+            _bring(rule, version)
+            return None
+        found.append(Target(str(rule.integration_id), item.name, item.their_version, str(rule.id)))
+    return found
+
+
+def _bring(rule: SyncRule, version: SecretVersion) -> None:
+    """Run the rule in the name of who rotated, or of who scheduled it; if neither may, its next run is waited for."""
+    if rule.paused or rule.runs.filter(state=RunState.RUNNING).exists():
+        return
+    last = rule.runs.filter(phase=RunPhase.APPLY).order_by("-created_at").first()
+    if last is not None and last.created_at > version.created_at:
+        return  # it ran since and did not bring it; what stands in its way is told there
+    caller = principal_named(version.author, version.created_at) or principal_named(rule.scheduled_by, version.created_at)
+    if caller is None:
+        return
+    try:
+        with transaction.atomic():
+            sync_runs.start(rule.id, sync_runs.RunWish(RunPhase.APPLY), By(caller))
+    except MazeVaultError as refused:
+        log.warning("rule %s was not run for a rotation: %s", rule.id, refused.sentence)
+
+
+def _retire(rotation: Rotation, now: datetime) -> None:
+    secret, newest = rotation.version.secret, rotation.version.version
+    before = secret.versions.filter(version__lt=newest, retired_at=None).exclude(Q(sealed_value=None) & Q(external_version=""))
+    numbers = list(before.values_list("version", flat=True))
+    before.update(retired_at=now)
+    feed.note([values.scope_of(secret)], ReplicaKind.SECRET, secret.id)
+    audit.record(
+        actor=rotation.version.author, action="secret.version.retired", entity="secret", entity_id=str(secret.id),
+        environment=values.scope_of(secret), organization=secret.project.organization_id, project=secret.project_id,
+        details={"key": secret.key, "versions": numbers, "by": newest,
+                 "vaults": [f"{target['name']} {target['expected']}" for target in rotation.targets]},
+    )  # fmt: skip
+
+
+def _end(rotation: Rotation, state: RotationState, now: datetime, detail: str) -> bool:
+    rotation.state, rotation.ended_at, rotation.detail = state, now, detail[:1000]
+    rotation.save(update_fields=["state", "ended_at", "detail"])
+    if state is RotationState.FAILED:
+        log.warning("rotation of secret %s: %s", rotation.version.secret_id, detail)
+    return True

@@ -1,0 +1,171 @@
+"""Rotations: the values before a new one are retired only where the new one was seen to have arrived."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.conf import settings
+from django.test import override_settings
+
+from common.clock import now
+from common.models import AuditEntry
+from gateways import rotations
+from sandbox.azure.server import Sandbox
+from tests.conftest import Person
+from tests.gateways.sync_desk import VAULT, SyncDesk
+from vault.generating import KINDS, new_value
+from vault.models import Secret, SecretVersion
+
+pytestmark = pytest.mark.usefixtures("primary")
+
+
+@pytest.fixture
+def desk(admin: Person, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Any:
+    desk = SyncDesk(admin, sandbox, monkeypatch)
+    with override_settings(MAZEVAULT=replace(settings.MAZEVAULT, rotation_grace_hours=0)):
+        yield desk
+
+
+def rotate(desk: SyncDesk, key: str, **wish: Any) -> dict[str, Any]:
+    status, row = desk.admin.post(f"secrets/{desk.ids()[key]}/rotate", wish)
+    assert status == 200, row
+    return dict(row)
+
+
+def state(desk: SyncDesk, key: str) -> str:
+    return str(desk.admin.get(f"secrets/{desk.ids()[key]}/rotations")[1][0]["state"])
+
+
+def enabled(desk: SyncDesk, name: str) -> list[bool]:
+    vault = desk.sandbox.world.vaults.named(VAULT)
+    assert vault is not None
+    item = vault.item("secrets", name)
+    assert item is not None
+    return [version.enabled for version in item.versions.values()]
+
+
+def pushed(desk: SyncDesk) -> None:
+    """A secret that a settled rule has brought to the vault."""
+    desk.with_rule().put("DB", "one")
+    desk.first()
+
+
+def go_on(desk: SyncDesk, rounds: int = 3) -> None:
+    """What the loops of Primary and gateway do."""
+    for _ in range(rounds):
+        rotations.keep_up(now())
+        desk.work()
+    rotations.keep_up(now())
+
+
+def test_the_old_value_is_retired_once_the_new_one_has_arrived(desk: SyncDesk) -> None:
+    pushed(desk)
+    row = rotate(desk, "DB")
+    assert row["version"] == 2 and desk.here()["DB"] != "one" and desk.there() == {"DB": "one"}
+    rotations.keep_up(now())
+    assert state(desk, "DB") == "waiting" and enabled(desk, "DB") == [True], "the rule was told to run and has not yet"
+    go_on(desk)
+    assert state(desk, "DB") == "retired" and desk.there() == desk.here()
+    assert enabled(desk, "DB") == [False, True]
+    path = f"secrets/{row['id']}"
+    assert desk.admin.get(f"{path}/versions/1")[1]["code"] == "VERSION_RETIRED"
+    assert desk.admin.post(f"{path}/rollback", {"version": 1})[1]["code"] == "VERSION_RETIRED"
+    assert desk.admin.get(path)[1]["value"] == desk.here()["DB"]
+    assert [one["retired_at"] is not None for one in desk.admin.get(f"{path}/versions")[1]] == [False, True]
+    assert AuditEntry.objects.filter(action="secret.version.retired").get().details["versions"] == [1]
+    assert desk.here()["DB"] not in str(list(AuditEntry.objects.values()))
+
+
+def test_until_the_grace_period_is_over_the_old_value_goes_on(desk: SyncDesk) -> None:
+    pushed(desk)
+    with override_settings(MAZEVAULT=replace(settings.MAZEVAULT, rotation_grace_hours=24)):
+        rotate(desk, "DB")
+        go_on(desk)
+        assert desk.there() == desk.here() and state(desk, "DB") == "waiting" and enabled(desk, "DB") == [True, True]
+        rotations.keep_up(now() + timedelta(hours=25))
+        desk.work()
+        rotations.keep_up(now())
+        assert state(desk, "DB") == "retired" and enabled(desk, "DB") == [False, True]
+
+
+def test_nothing_is_retired_where_the_vault_does_not_show_the_new_value(desk: SyncDesk) -> None:
+    pushed(desk)
+    rotate(desk, "DB")
+    rotations.keep_up(now())
+    desk.work()
+    rotations.keep_up(now())
+    desk.portal().set_secret("DB", "a person's")
+    desk.work()
+    rotations.keep_up(now())
+    found = desk.admin.get(f"secrets/{desk.ids()['DB']}/rotations")[1][0]
+    assert found["state"] == "failed" and "nothing was retired" in found["detail"], found
+    assert enabled(desk, "DB") == [True] * 3 and not SecretVersion.objects.exclude(retired_at=None).exists()
+
+
+def test_another_change_takes_a_rotation_over(desk: SyncDesk) -> None:
+    desk.put("DB", "one")
+    rotate(desk, "DB")
+    rotations._notice(now())
+    desk.put("DB", "three")
+    rotations.keep_up(now())
+    assert state(desk, "DB") == "superseded" and not SecretVersion.objects.exclude(retired_at=None).exists()
+
+
+def test_without_any_vault_the_new_value_is_enough(desk: SyncDesk) -> None:
+    desk.put("DB", "one")
+    rotate(desk, "DB", value="chosen")
+    go_on(desk, rounds=1)
+    assert state(desk, "DB") == "retired" and desk.here() == {"DB": "chosen"}
+
+
+def test_a_value_in_a_vault_only_is_verified_there(desk: SyncDesk) -> None:
+    desk.put("DB", "one")
+    digest = desk.admin.post(f"projects/{desk.project}/storage", {"to": "key_vault"})[1]["digest"]
+    desk.admin.post(f"projects/{desk.project}/storage", {"to": "key_vault", "confirm": digest})
+    desk.work()
+    secret = Secret.objects.get()
+    vault = desk.sandbox.world.vaults.named(VAULT)
+    assert vault is not None
+    tags = desk.portal().get_secret("DB").properties.tags
+    made = desk.portal().set_secret("DB", "two", tags=tags).properties.version  # what the gateway's keeper does
+    Secret.objects.update(version=2)
+    SecretVersion.objects.create(secret=secret, version=2, operation="rotate", author="user:x", external_version=made)
+    go_on(desk)
+    assert SecretVersion.objects.get(version=2).rotation.state == "retired" and enabled(desk, "DB") == [False, True]
+
+
+def test_a_due_rotation_is_made_by_itself_and_once(desk: SyncDesk) -> None:
+    wish = {"enabled": True, "rotation_interval_days": 30}
+    for key, kind in (("DB", "password"), ("CERT", "certificate"), ("OFF", "password")):
+        body = {"project_id": desk.project, "environment": "dev", "key": key, "value": "one", "type": kind,
+                "rotation": {**wish, "enabled": key != "OFF"}}  # fmt: skip
+        assert desk.admin.post("secrets", body)[0] == 201
+    assert rotations.rotate_due(now() + timedelta(days=29)) == 0
+    assert rotations.rotate_due(now() + timedelta(days=31)) == 1
+    assert desk.here()["DB"] != "one" and desk.here()["CERT"] == desk.here()["OFF"] == "one"
+    SecretVersion.objects.filter(operation="rotate").update(created_at=now())
+    assert rotations.rotate_due(now() + timedelta(days=29)) == 0
+
+
+@pytest.mark.parametrize(
+    ("wish", "field"), [({"length": 15}, "length"), ({"length": 257}, "length"), ({"length": "20"}, "length")]
+)  # fmt: skip
+def test_a_wrong_wish_is_refused_with_its_field(desk: SyncDesk, wish: dict[str, Any], field: str) -> None:
+    desk.put("DB", "one")
+    status, body = desk.admin.post(f"secrets/{desk.ids()['DB']}/rotate", wish)
+    assert status == 400 and body["error"].startswith(f"{field}: ") and desk.here() == {"DB": "one"}
+
+
+def test_a_certificate_is_not_made_up(desk: SyncDesk) -> None:
+    body = {"project_id": desk.project, "environment": "dev", "key": "C", "value": "pem", "type": "certificate"}
+    made = desk.admin.post("secrets", body)[1]
+    assert desk.admin.post(f"secrets/{made['id']}/rotate", {})[1]["error"].startswith("value: ")
+    assert desk.admin.post(f"secrets/{made['id']}/rotate", {"value": "pem 2"})[0] == 200
+
+
+def test_generated_values_have_every_kind_of_character_and_are_never_the_same() -> None:
+    made = {new_value("password", 16) for _ in range(200)}
+    assert len(made) == 200 and all(any(c in kind for c in value) for value in made for kind in KINDS)
