@@ -37,6 +37,8 @@ FAILURE_RESTS_SECONDS = 10.0
 RESERVED = frozenset({"openid", "profile", "offline_access"})
 """msal adds these itself and refuses to be given them."""
 GRAPH_SCOPES = ["GroupMember.Read.All"]
+HINT = 3
+"""First characters of a secret that Graph shows, so that people can tell secrets apart."""
 MOST_PAGES = 60
 V1_ISSUER = "https://sts.windows.net"
 
@@ -176,6 +178,19 @@ class Entra:
         with _translated():
             tokens = _accepted(self._app().acquire_token_for_client([f"{resource}/.default"]))
         return ResourceToken(str(tokens["access_token"]), _life(tokens))
+
+    def secret_ends(self, now: datetime) -> datetime | None:
+        """When this application's secret ends, as Graph says; None when it has none that begins like ours.
+
+        Raises `EntraError`; GRAPH_REFUSED where the application may not look at itself (Application.Read.All).
+        """
+        token = self.application_token(self.settings.graph_resource).value
+        path = f"/v1.0/applications(appId='{self.settings.client_id}')?$select=passwordCredentials"
+        found = self._graph_page(f"{self.settings.graph_endpoint}{path}", token).get("passwordCredentials")
+        ends = [_moment(row.get("endDateTime")) for row in found or () if isinstance(row, dict)
+                and row.get("hint") == self.settings.client_secret[:HINT]]  # fmt: skip
+        later = sorted(end for end in ends if end is not None)
+        return next((end for end in later if end > now), later[-1] if later else None)
 
     def configuration(self) -> Mapping[str, Any]:
         """The tenant's OpenID configuration, remembered once it was read."""
@@ -362,6 +377,13 @@ def _json_of(answer: requests.Response) -> Mapping[str, Any]:
     if answer.status_code >= 400:
         raise EntraError(*diagnoses.diagnose(body))
     return body
+
+
+def _moment(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
 
 
 def _life(tokens: Mapping[str, Any]) -> timedelta:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from urllib.parse import urlsplit
 
 CALLBACK_PATH = "/api/v1/auth/sso/entra/callback"
 AUTHORITY_HOST, GRAPH_ENDPOINT = "https://login.microsoftonline.com", "https://graph.microsoft.com"
@@ -26,7 +28,15 @@ class EntraSettings:
     graph_endpoint: str
     ca_bundle: Path | None
     frontend_url: str
+    client_secret_expires: datetime | None = None
+    """What the operator or the node's vault says; without it Graph is asked."""
 
     @property
     def authority(self) -> str:
         return f"{self.authority_host}/{self.tenant_id}"
+
+    @property
+    def graph_resource(self) -> str:
+        """What Graph asks tokens for. A local one stands for the public cloud's."""
+        host = urlsplit(self.graph_endpoint).hostname or ""
+        return GRAPH_ENDPOINT if host == "localhost" or host.endswith(".localhost") else self.graph_endpoint

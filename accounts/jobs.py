@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from accounts import attempts, lockout, rates, sessions
+from accounts import attempts, lockout, rates, secret_watch, sessions
 from common.clock import now
 
 
@@ -14,3 +14,8 @@ def forget_old_failures() -> int:
     and tokens that ended long ago."""
     moment = now()
     return lockout.prune(moment) + rates.prune(moment) + attempts.prune(moment) + sessions.prune(moment)
+
+
+@shared_task
+def watch_client_secret() -> int:
+    return secret_watch.look(now())

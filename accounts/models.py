@@ -353,3 +353,13 @@ class RateCount(models.Model):
     class Meta:
         constraints = [models.UniqueConstraint(fields=["key", "minute"], name="one_count_of_a_minute")]
         indexes = [models.Index(fields=["minute"], name="counts_of_a_minute")]
+
+
+class ClientSecretWatch(models.Model):
+    """One row: when the client secret of the app registration ends, and who said so."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    ends_at = models.DateTimeField(null=True)
+    source = models.CharField(max_length=16, default="")
+    detail = models.CharField(max_length=300, default="")
+    looked_at = models.DateTimeField()

@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
 
-from accounts import diagnoses
+from accounts import diagnoses, secret_end
 from accounts.diagnoses import Diagnosis, Owner
 from accounts.entra import Entra, EntraError
 from accounts.entra_settings import EntraSettings
@@ -89,6 +89,7 @@ def examine(own: EntraSettings, primary: Primary) -> list[Finding]:
         ("signing keys", lambda: _keys(entra)),
         ("redirect URI", lambda: _redirect_uri(entra)),
         ("client secret", lambda: _secret(entra)),
+        ("end of the client secret", lambda: _secret_end(own, entra)),
     ]
     settings = Finding("settings", State.OK, f"tenant {own.tenant_id}, application {own.client_id}, at {own.authority_host}")
     if first.state is not State.OK:
@@ -156,6 +157,18 @@ def _redirect_uri(entra: Entra) -> str:
 def _secret(entra: Entra) -> str:
     entra.application_token(entra.settings.client_id)
     return "taken"
+
+
+def _secret_end(own: EntraSettings, entra: Entra) -> str:
+    now = datetime.now(UTC)
+    ends, source, detail = secret_end.ending(own, entra, now)
+    if ends is None:
+        raise Skipped(f"not known: {detail}; set ENTRA_CLIENT_SECRET_EXPIRES, or grant the application Application.Read.All")
+    days = (ends - now).total_seconds() / 86_400
+    if days < secret_end.WARN_DAYS:
+        fix = "App registrations, Certificates & secrets: make a new one, put it in place, restart the nodes, delete the old one"
+        raise Trouble(Diagnosis("CLIENT_SECRET_ENDS", f"it ends in {days:.0f} days", fix, Owner.DIRECTORY))
+    return f"in {days:.0f} days (by the {source})"
 
 
 def _as_a_person(own: EntraSettings, primary: Primary) -> Iterator[Finding]:

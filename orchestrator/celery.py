@@ -32,6 +32,11 @@ app.conf.update(
         "keep-up-rotations": {"task": "gateways.jobs.keep_up_rotations", "schedule": 15.0, "options": {"expires": 15}},
         "reconcile-writes": {"task": "gateways.jobs.reconcile_writes", "schedule": 1.0, "options": {"expires": 1}},
         "tidy-channel": {"task": "gateways.jobs.tidy_channel", "schedule": 300.0, "options": {"expires": 300}},
+        "watch-client-secret": {
+            "task": "accounts.jobs.watch_client_secret",
+            "schedule": 600.0,
+            "options": {"expires": 600},
+        },
         "forget-old-failures": {
             "task": "accounts.jobs.forget_old_failures",
             "schedule": 300.0,

@@ -11,6 +11,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlencode, urlparse
 
@@ -278,6 +279,15 @@ def _timing(environ: Mapping[str, str]) -> TimeProfile:
         raise EnvironmentMistake(f"MAZEVAULT_TIME_PROFILE and MAZEVAULT_TIME_*: {error}") from error
 
 
+def _moment(environ: Mapping[str, str], name: str) -> datetime | None:
+    text = environ.get(name, "").strip()
+    try:
+        found = datetime.fromisoformat(text) if text else None
+    except ValueError:
+        raise EnvironmentMistake(f"{name} is {text!r}; it must be a date such as 2027-01-31") from None
+    return found.replace(tzinfo=found.tzinfo or UTC) if found else None
+
+
 def _gateway(environ: Mapping[str, str]) -> GatewaySettings:
     name = environ.get("GATEWAY_NAME") or environ.get("MAZEVAULT_INSTANCE_ID", "")
     url = environ.get("PRIMARY_BACKEND_URL", "").rstrip("/")
@@ -325,6 +335,7 @@ def entra_settings(environ: Mapping[str, str], base_url: str, *, mode: str = "pr
         scopes=_entra_scopes(environ.get("ENTRA_SCOPES") or "openid profile email", client_id),
         auto_create_users=_flag(environ, "ENTRA_AUTO_CREATE_USERS", default=True),
         default_role=environ.get("ENTRA_DEFAULT_ROLE", "").strip() or "viewer",
+        client_secret_expires=_moment(environ, "ENTRA_CLIENT_SECRET_EXPIRES"),
         authority_host=cloud.authority_host,
         instance_discovery=cloud.instance_discovery,
         graph_endpoint=_https(environ, "AZURE_GRAPH_ENDPOINT", GRAPH_ENDPOINT).rstrip("/"),

@@ -14,6 +14,7 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 
+from accounts import secret_watch
 from accounts.jobs import forget_old_failures
 from common import audit, feed
 from common.clock import now
@@ -47,6 +48,7 @@ LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("storage-moves", lambda: storage_moves.sweep(now()), 5.0),
     ("rotations", lambda: rotations.keep_up(now()), 15.0),
     ("generation", generation.look, 5.0),
+    ("client-secret", lambda: secret_watch.look(now()), 600.0),
     ("old-sign-ins", forget_old_failures, 300.0),
     ("channel-keys", identity.ensure_keys, 300.0),
     ("server-certificate", lambda: ensure_server_certificate(settings.MAZEVAULT.tls_directory), 3600.0),

@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from accounts.authentication import bearer_text, principal_of_bearer
+from accounts.metrics import EntraCollector
 from accounts.roles import METRICS_READ
 from common.api import guarded
 from common.errors import AuthenticationRequired, PermissionRefused
@@ -21,6 +22,7 @@ def primary_metrics(request: HttpRequest) -> HttpResponse:
     _require_reader(request)
     registry = CollectorRegistry()
     registry.register(FleetCollector())
+    registry.register(EntraCollector())
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 

@@ -14,7 +14,7 @@ from integrations.azure.cloud import AuthMethod, Connection
 from integrations.azure.credentials import Credentials
 from integrations.azure.egress import Guard
 from integrations.azure.errors import AzureTrouble, ObjectMissing
-from integrations.azure.keyvault import KeyVault, SecretStore
+from integrations.azure.keyvault import Held, KeyVault, SecretStore
 from integrations.azure.node_cloud import AzureNode, azure_node
 
 log = logging.getLogger("mazevault.node_secrets")
@@ -30,6 +30,7 @@ NAMES: Mapping[str, str] = {
     "METRICS_TOKEN": "metrics-token",
 }
 """Variable to the name of its secret in the node's vault."""
+EXPIRING = "ENTRA_CLIENT_SECRET"
 PATIENCE_SECONDS = 60.0
 """How long a vault that does not answer, or throttles, keeps a node from starting before it gives up and says why."""
 PAUSE_SECONDS = 2.0
@@ -49,13 +50,13 @@ def completed(environ: Mapping[str, str], *, sleep: Callable[[float], None] = ti
     try:
         connection = own_connection(url, node)
         with KeyVault(connection, Credentials(connection, node.cloud).own(), Guard(node.cloud)) as vault:
-            read = {variable: _read(vault, name, deadline, sleep) for variable, name in wanted.items()}
+            held = {variable: _read(vault, name, deadline, sleep) for variable, name in wanted.items()}
     except AzureTrouble as trouble:
         raise ValueError(f"MAZEVAULT_KEY_VAULT_URL: {trouble.cause}; {trouble.fix}") from None
-    found = {variable: value for variable, value in read.items() if value}
+    found = {variable: one.value.strip() for variable, one in held.items() if one and one.value.strip()}
     # This runs before the node's logging is set up, since the settings of the log come after it.
     print(f"taken from {url}: {', '.join(sorted(found)) or 'nothing'}", file=sys.stderr, flush=True)
-    return {**environ, **found}
+    return {**_expiry(held.get(EXPIRING)), **environ, **found}
 
 
 def own_connection(url: str, node: AzureNode) -> Connection:
@@ -66,11 +67,17 @@ def own_connection(url: str, node: AzureNode) -> Connection:
     return Connection(url, AuthMethod.WORKLOAD_IDENTITY, node.tenant_id, node.client_id, federated_token_file=token_file)
 
 
-def _read(vault: SecretStore, name: str, deadline: float, sleep: Callable[[float], None]) -> str | None:
-    """The value, None when the vault has no such secret. A passing trouble is waited for until the deadline."""
+def _expiry(secret: Held | None) -> dict[str, str]:
+    """When Entra's client secret ends, if the vault was told: whoever put it there knew."""
+    ends = secret.entry.expires_at if secret else None
+    return {f"{EXPIRING}_EXPIRES": ends.isoformat()} if ends else {}
+
+
+def _read(vault: SecretStore, name: str, deadline: float, sleep: Callable[[float], None]) -> Held | None:
+    """The secret, None when the vault has no such secret. A passing trouble is waited for until the deadline."""
     while True:
         try:
-            return vault.get(name).value.strip()
+            return vault.get(name)
         except ObjectMissing:
             return None
         except AzureTrouble as trouble:

@@ -35,7 +35,11 @@ def user_token(world: World, user: User, client: str, resource: Resource, scopes
 
 def application_token(world: World, client: Client, resource: Resource) -> str:
     """An access token for a resource that speaks for an application or a managed identity itself."""
-    return _access_token(world, client.client_id, resource, {"sub": client.principal, "oid": client.principal, "idtyp": "app"})
+    registration = world.directory.registration
+    granted = registration.application_permissions.get(resource.uri, ()) if client.client_id == registration.client_id else ()
+    roles = {"roles": list(granted)} if granted else {}
+    more = {"sub": client.principal, "oid": client.principal, "idtyp": "app", **roles}
+    return _access_token(world, client.client_id, resource, more)
 
 
 def _access_token(world: World, client: str, resource: Resource, more: dict[str, Any]) -> str:

@@ -43,6 +43,8 @@ class Registration:
     app_roles: tuple[str, ...]
     consents: dict[str, tuple[str, ...]]
     groups_claim: bool = True
+    application_permissions: dict[str, tuple[str, ...]] = field(default_factory=lambda: {GRAPH: ("Application.Read.All",)})
+    """What the application may do as itself, by the URI of a resource."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ class FaultMistake(ValueError):
 class Faults:
     """`consent_missing` names resources by URI, or `*`. `throttled` and `unavailable` count the requests still to be refused.
 
+    `secret_days_left` is what Graph says of the application's secret.
+
     Those that begin with `vault_` hit Key Vault only: `vault_forbidden` (roles not in effect), `vault_closed` (no public access)
     and `vault_firewalled` (address not allowed) name vaults; `vault_replies_lost` counts writes that are done but not answered;
     `vault_settle_seconds` is how long a deletion or recovery takes to finish.
@@ -31,6 +33,7 @@ class Faults:
     slow_seconds: float = 0.0
     clock_offset_seconds: float = 0.0
     secret_expired: bool = False
+    secret_days_left: float = 180.0
     emit_as_roles: bool = False
     group_overage: bool = False
     groups_claim_missing: bool = False

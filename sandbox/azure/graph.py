@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -48,7 +49,22 @@ def member_groups(world: World, request: Request) -> Answer:
     return json_answer({"value": [group.id for group in world.directory.all_groups_of(user)]})
 
 
+def application(world: World, request: Request) -> Answer:
+    """The app registration as it may look at itself: its secrets by their first characters and their ends, never their values."""
+    claims = claims_of(world, request, GRAPH)
+    if "Application.Read.All" not in claims.get("roles", ()):
+        raise ApiRefusal(403, "Authorization_RequestDenied", "Insufficient privileges to complete the operation.")
+    registration = world.directory.registration
+    if request.parts["app"] != registration.client_id:
+        raise ApiRefusal(404, "Request_ResourceNotFound", "Resource does not exist or one of its queried references does not.")
+    end = datetime.fromtimestamp(world.now() + world.faults.secret_days_left * 86_400, UTC)
+    earlier = {"hint": "old", "endDateTime": "2020-01-01T00:00:00Z", "displayName": "the one before"}
+    shown = {"hint": registration.secret[:3], "endDateTime": end.strftime("%Y-%m-%dT%H:%M:%SZ"), "displayName": "mazevault"}
+    return json_answer({"appId": registration.client_id, "passwordCredentials": [earlier, shown]})
+
+
 ROUTES = (
+    Route("GET", "/v1.0/applications(appId='{app}')", application),
     Route("GET", "/v1.0/me", me),
     Route("GET", "/v1.0/me/memberOf", member_of),
     Route("GET", "/v1.0/me/transitiveMemberOf", transitive_member_of),

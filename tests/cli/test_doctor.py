@@ -28,7 +28,9 @@ def found(own: EntraSettings) -> dict[str, doctor.Finding]:
 
 def test_a_healthy_registration_passes_and_what_needs_a_person_is_skipped(entra_settings: EntraSettings) -> None:
     rows = found(entra_settings)
-    assert list(rows) == ["settings", "login host", "clock", "signing keys", "redirect URI", "client secret", "sign-in"]
+    assert list(rows) == [
+        "settings", "login host", "clock", "signing keys", "redirect URI", "client secret", "end of the client secret", "sign-in"
+    ]  # fmt: skip
     assert {row.state for name, row in rows.items() if name != "sign-in"} == {State.OK}
     assert rows["sign-in"].state is State.SKIPPED and "--url" in rows["sign-in"].sentence
 
@@ -75,7 +77,7 @@ def test_each_trouble_of_the_tenant_is_found(
 
 def test_without_the_login_host_the_rest_is_skipped(entra_settings: EntraSettings) -> None:
     rows = found(replace(entra_settings, authority_host="https://localhost:1"))
-    assert [row.state for row in rows.values()].count(State.SKIPPED) == 4
+    assert [row.state for row in rows.values()].count(State.SKIPPED) == 5
     assert doctor.examine(replace(entra_settings, enabled=False), NOBODY)[0].state is State.SKIPPED
 
 
