@@ -15,7 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from gateway_runtime import vaults
@@ -41,6 +41,7 @@ from integrations.sync.facts import (
     Direction,
     Mode,
     Ours,
+    Remembered,
     Rule,
     Strategy,
     Theirs,
@@ -59,6 +60,8 @@ from protocol.sync import (
     Listing,
     OpenStep,
     OurSecret,
+    ProgressAnswer,
+    RunAnswer,
     RunEnd,
     RunOrder,
     RunPhase,
@@ -77,6 +80,9 @@ TRIES, FIRST_PAUSE, LONGEST_PAUSE = 4, 1.0, 20.0
 """Attempts of a call that trying again may help, and the pause between them in seconds."""
 CALLS_PER_SECOND, BURST = 100.0, 100.0
 """What a run takes of a vault's budget: a quarter of the 4,000 transactions in 10 seconds that Azure allows."""
+
+SETTLED = timedelta(minutes=1)
+"""A vault tells its times in whole seconds, by its own clock: what changed a shorter time ago may change again unseen."""
 
 Found = TypeVar("Found")
 
@@ -157,6 +163,10 @@ class Run:
         return Marks(self.frame.epoch, operation, self.order.rule)
 
 
+class Stopped(Exception):
+    """The Primary does not let the run go on; the sentence is its own."""
+
+
 class Final(Exception):
     """The vault denies access, or Entra does: nothing else is tried, and nobody else's identity."""
 
@@ -177,6 +187,8 @@ def work_on(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
         try:
             end = _work(run)
             code, detail = "", ""
+        except Stopped as stopped:
+            end, code, detail = RunEnd.STOPPED, "", str(stopped)
         except Final as final:
             end, code, detail = RunEnd.FAILED, final.trouble.code, f"{final.trouble.cause}. Fix: {final.trouble.fix}"
         run.numbers["milliseconds"] = round((time.monotonic() - began) * 1000)
@@ -194,8 +206,8 @@ def _work(run: Run) -> RunEnd:
     until = None
     for _ in range(ROUNDS):
         ready = _plan(run)
-        go_on = _tell(run, ready)
-        if run.order.phase is RunPhase.PREVIEW or ready.verdict is not Verdict.READY or not go_on:
+        _tell(run, ready)
+        if run.order.phase is RunPhase.PREVIEW or ready.verdict is not Verdict.READY:
             return RunEnd.PLANNED
         until = until or time.monotonic() + WORK_SECONDS
         end = _carry_out(run, ready.actions, until)
@@ -235,8 +247,20 @@ def _listed(run: Run) -> World:
     confirmed = Confirmation(order.confirmed, frozenset(talk.rows(Listing.AGREED))) if order.confirmed else None
     rule = replace(run.rule, adopted=frozenset(talk.rows(Listing.ADOPTED)))
     theirs, whole = _their_list(run)
+    theirs = _unchanged_known(theirs, base.items if base else ())
     run.numbers.update({"listed_here": len(ours), "listed_there": len(theirs)})
     return World(rule, ours, theirs, base, whole, confirmed)
+
+
+def _unchanged_known(theirs: Iterable[Theirs], remembered: Iterable[Remembered]) -> tuple[Theirs, ...]:
+    """What the list shows to be as it was when the rule last looked is in the version it was in then; nobody reads it again."""
+    known = {item.name.lower(): item for item in remembered if item.stamp}
+    found = []
+    for each in theirs:
+        item = known.get(each.name.lower())
+        same = item is not None and not each.deleted and item.stamp == each.stamp
+        found.append(replace(each, version=item.their_version) if item is not None and same else each)
+    return tuple(found)
 
 
 def _their_list(run: Run) -> tuple[tuple[Theirs, ...], bool]:
@@ -275,16 +299,21 @@ def _read(run: Run, theirs: Sequence[Theirs], names: Iterable[str]) -> tuple[The
     return tuple(found.values())
 
 
-def _tell(run: Run, made: Plan) -> bool:
-    """Tell the plan in parts; returns whether the Primary lets it be done."""
+def _tell(run: Run, made: Plan) -> None:
+    """Tell the plan in parts. Raises `Stopped` when the Primary does not let it be done."""
     parts: list[dict[str, Any]] = [{"refusals": [[refused.code.value, refused.text[:1000]] for refused in made.refusals]}]
     parts += [{"actions": page} for page in _pages([told_action(action) for action in made.proposed])]
     parts += [{"notes": page} for page in _pages([_note(note) for note in made.notes])]
     parts += [{"learn": page} for page in _pages([told_item(item) for item in made.learn])]
     parts += [{"forget": page} for page in _pages(list(made.forget))]
     named: dict[str, Any] = {"verdict": made.verdict.value, "digest": made.digest, "setting": made.setting}
-    answers = [run.talk.plan(first=not number, first_run=made.first_run, **named, **part) for number, part in enumerate(parts)]
-    return all(answer.go_on for answer in answers)
+    for number, part in enumerate(parts):
+        _go_on(run.talk.plan(first=not number, first_run=made.first_run, **named, **part))
+
+
+def _go_on(answer: RunAnswer | ProgressAnswer) -> None:
+    if not answer.go_on:
+        raise Stopped(answer.why)
 
 
 def _pages(rows: list[Found]) -> list[list[Found]]:
@@ -293,7 +322,7 @@ def _pages(rows: list[Found]) -> list[list[Found]]:
 
 def _carry_out(run: Run, actions: Sequence[Action], until: float) -> RunEnd | None:
     """Do the steps in their order. None when the world had moved for some, so that it must be planned again."""
-    ended, moved, progress = list[StepReport](), False, False
+    ended, moved = list[StepReport](), False
     for start in range(0, len(actions), BATCH):
         if start and time.monotonic() > until:  # every task gets on by one batch at least
             run.talk.progress(ended, [])
@@ -306,8 +335,7 @@ def _carry_out(run: Run, actions: Sequence[Action], until: float) -> RunEnd | No
             begin += [begun] if begun else []
         answer = run.talk.progress(ended, begin)
         ended = []
-        if not answer.go_on:
-            return RunEnd.DONE if not begin else RunEnd.PAUSED if progress else RunEnd.PLANNED
+        _go_on(answer)
         taken = {report.operation: report for report in answer.taken}
         moved = moved or any(report.end is StepEnd.OUTDATED for report in answer.taken)
         announced = {step.operation for step in begin}
@@ -316,7 +344,6 @@ def _carry_out(run: Run, actions: Sequence[Action], until: float) -> RunEnd | No
                 report = _reported(run, action, operation, answer.values.get(operation, ""), ended)
                 ended.append(report)
                 moved = moved or report.end is StepEnd.OUTDATED
-        progress = True
     run.talk.progress(ended, [])
     return None if moved else RunEnd.DONE
 
@@ -466,6 +493,7 @@ def _theirs(entry: Entry, now: datetime, *, deleted: bool = False) -> Theirs:
         enabled=entry.enabled,
         expired=entry.expires_at is not None and entry.expires_at <= now,
         certificate=entry.of_certificate,
+        stamp=entry.updated_at.isoformat() if now - entry.updated_at > SETTLED else "",
     )
 
 

@@ -77,8 +77,11 @@ def claim(gateway: Gateway, epoch: int, limit: int) -> list[OfferedTask]:
     with transaction.atomic():
         refuse_unless_active(gateway, epoch)
         offers: list[OfferedTask] = []
-        for kind in KINDS.values():
-            offers += _claim_of_kind(gateway, epoch, kind.name, kind.claim_seconds, limit - len(offers))
+        for kind in sorted(KINDS.values(), key=lambda one: one.long):
+            room = limit - len(offers)
+            offers += _claim_of_kind(gateway, epoch, kind.name, kind.claim_seconds, min(room, 1) if kind.long else room)
+            if offers and kind.long and offers[-1].kind == kind.name:
+                break
     return offers
 
 

@@ -16,7 +16,8 @@ PROBE_TARGETS = ("database", "cache", "primary")
 class TaskKind:
     """`idempotent`: may be done again when nobody knows whether it was done; others wait for a person.
 
-    `by_people`: may be asked for as such; the others are made by what they belong to, a sync run for example.
+    `long`: takes its time, so a gateway takes one of them and nothing behind it. `by_people`: may be asked for as such; the
+    others are made by what they belong to, a sync run for example.
     """
 
     name: str
@@ -27,6 +28,7 @@ class TaskKind:
     fields: Mapping[str, str]
     check: Callable[[Mapping[str, Any]], None]
     by_people: bool = True
+    long: bool = False
 
 
 def _check_targets(payload: Mapping[str, Any]) -> None:
@@ -101,6 +103,7 @@ KINDS: Mapping[str, TaskKind] = {
             fields={"move": "its id"},
             check=_check_id("move"),
             by_people=False,
+            long=True,
         ),
         TaskKind(
             name="sync.run",
@@ -111,6 +114,7 @@ KINDS: Mapping[str, TaskKind] = {
             fields={"run": "its id"},
             check=_check_id("run"),
             by_people=False,
+            long=True,
         ),
     )
 }

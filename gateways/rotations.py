@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import OuterRef, Q, Subquery
 
 from accounts.changes import By
 from accounts.models import Storage
@@ -63,13 +63,14 @@ def rotate_due(now: datetime) -> int:
     """Secrets with a rotation that is due get a value nobody chose. Those in a vault are rotated by people or programs."""
     enabled = Secret.objects.filter(rotation__enabled=True, rotation__rotation_interval_days__gt=0, status=SecretStatus.ACTIVE)
     here = enabled.filter(project__storage=Storage.MAZEVAULT, project__deleted_at=None, environment__deleted_at=None)
-    done = 0
-    for secret in here.filter(type__in=generating.GENERATED).select_related("project", "environment"):
-        held = values.holding(secret)
-        interval = timedelta(days=int((secret.rotation or {})["rotation_interval_days"]))
-        if held is not None and held.created_at + interval <= now:
-            done += _rotate(secret, now)
-    return done
+    set_at = SecretVersion.objects.filter(secret=OuterRef("id"), sealed_value__isnull=False).order_by("-version")
+    found = here.filter(type__in=generating.GENERATED).annotate(set_at=Subquery(set_at.values("created_at")[:1]))
+    return sum(_rotate(secret, now) for secret in found.select_related("project", "environment") if _is_due(secret, now))
+
+
+def _is_due(secret: Secret, now: datetime) -> bool:
+    interval = timedelta(days=int((secret.rotation or {})["rotation_interval_days"]))
+    return secret.set_at is not None and secret.set_at + interval <= now  # type: ignore[attr-defined]  # annotated
 
 
 def rotations_of(identifier: uuid.UUID, by: By) -> list[Rotation]:

@@ -22,7 +22,7 @@ from gateways.models import Gateway
 from gateways.sync_here import Hand, Outdated, ValueTooLarge
 from integrations import memories, rules
 from integrations.access import checked_access
-from integrations.models import RunState, StepState, SyncMemory, SyncNote, SyncRun, SyncStep
+from integrations.models import RunState, StepState, SyncDirection, SyncMemory, SyncNote, SyncRun, SyncStep
 from integrations.sync.facts import Base, Direction, Remembered
 from integrations.sync.plan import Action
 from integrations.sync.remembering import remembered_after
@@ -99,7 +99,7 @@ def rows_of(gateway: Gateway, body: AskRows) -> Rows:
         return Rows(ours=ours, next=ours[-1].key if len(ours) == PAGE else "")
     if body.listing is Listing.MEMORY:
         items = run.rule.memory.items.filter(folded_name__gt=body.after).order_by("folded_name")[:PAGE]
-        memory = [SyncItem(row.key, row.name, row.digest, row.our_version, row.their_version) for row in items]
+        memory = [SyncItem(row.key, row.name, row.digest, row.our_version, row.their_version, row.stamp) for row in items]
         return Rows(memory=memory, next=memory[-1].name.lower() if len(memory) == PAGE else "")
     if body.listing is Listing.ADOPTED:
         names = sorted(str(name) for name in run.rule.adopted if name > body.after)[:PAGE]
@@ -117,6 +117,7 @@ def take_plan(gateway: Gateway, body: PlanPart) -> RunAnswer:
         run.verdict, run.digest, run.setting, run.first_run = body.verdict, body.digest, body.setting, body.first_run
         run.refusals = [{"code": code, "error": text} for code, text in body.refusals]
         run.save(update_fields=["verdict", "digest", "setting", "first_run", "refusals"])
+    _refuse_other_side(run, body.actions)
     _add_steps(run, body.actions)
     SyncNote.objects.bulk_create(
         SyncNote(run=run, key=note.key, name=note.name, reason=note.reason, held_off=note.held_off) for note in body.notes
@@ -178,6 +179,8 @@ def end_run(gateway: Gateway, body: EndRun, now: datetime) -> None:
         sync_runs.offer_again(run, gateway.environment_id, timedelta(seconds=body.retry_after))
     elif body.end is RunEnd.FAILED:
         sync_runs.end(run, RunState.FAILED, now, code=body.code, detail=body.detail)
+    elif body.end is RunEnd.STOPPED:
+        sync_runs.end(run, RunState.STOPPED, now, detail=body.detail)
     elif body.end is RunEnd.PLANNED:
         sync_runs.end(run, RunState.PLANNED, now, code=body.code, detail=body.detail)
     else:
@@ -226,6 +229,15 @@ def _steps_page(run: SyncRun, body: AskRows) -> Rows:
 def _history(row: SyncStep) -> HistoryStep:
     remembered = msgspec.convert(row.remembered, SyncItem) if row.remembered else None
     return HistoryStep(msgspec.convert(row.action, SyncAction), row.our_version, row.their_version, remembered)
+
+
+def _refuse_other_side(run: SyncRun, actions: Iterable[SyncAction]) -> None:
+    """A rule writes to the sides its direction names and to no other, whatever a gateway plans."""
+    direction = run.rule.sync_direction
+    for told in actions:
+        here = action_of(told).kind in WRITES_HERE
+        if direction == (SyncDirection.PUSH if here else SyncDirection.PULL):
+            raise Conflict(f"a rule that is set to {direction} does no {told.kind}", code="STEP_NOT_ALLOWED")
 
 
 def _add_steps(run: SyncRun, actions: Iterable[SyncAction]) -> None:

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Max, QuerySet
 from django.db.models.functions import Now
 
 from accounts import changes
@@ -129,13 +129,13 @@ def keep_up(now: datetime) -> int:
 
 def start_due(now: datetime) -> int:
     """Begin the scheduled runs that are due. A rule that cannot run is paused and says why. Returns how many began."""
-    due = SyncRule.objects.filter(interval_minutes__gt=0, paused=False, deleted_at=None, project__deleted_at=None)
+    rows = SyncRule.objects.filter(interval_minutes__gt=0, paused=False, deleted_at=None, project__deleted_at=None)
     begun = 0
-    for rule_id in due.values_list("id", flat=True):
-        with transaction.atomic():
-            rule = _rules().select_for_update(of=("self",), skip_locked=True).filter(id=rule_id, paused=False).first()
-            if rule is not None and _is_due(rule, now):
-                begun += _begin_scheduled(rule, now)
+    for identifier, minutes, last in rows.annotate(last=Max("runs__created_at")).values_list("id", "interval_minutes", "last"):
+        if last is None or last + timedelta(minutes=minutes) <= now:
+            with transaction.atomic():
+                rule = _rules().select_for_update(of=("self",), skip_locked=True).filter(id=identifier, paused=False).first()
+                begun += rule is not None and _is_due(rule, now) and _begin_scheduled(rule, now)
     return begun
 
 

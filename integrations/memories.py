@@ -52,13 +52,13 @@ def remember(memory: SyncMemory, items: Iterable[Remembered]) -> None:
     rows = [
         SyncItem(
             memory=memory, folded_name=item.name.lower(), name=item.name, key=item.key, digest=item.digest,
-            our_version=item.our_version, their_version=item.their_version,
+            our_version=item.our_version, their_version=item.their_version, stamp=item.stamp,
         )
         for item in items
     ]  # fmt: skip
     SyncItem.objects.bulk_create(
         rows, update_conflicts=True, unique_fields=["memory", "folded_name"],
-        update_fields=["name", "key", "digest", "our_version", "their_version"],
+        update_fields=["name", "key", "digest", "our_version", "their_version", "stamp"],
     )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def forget(memory: SyncMemory, names: Iterable[str]) -> None:
 def known(memory: SyncMemory, name: str) -> Remembered | None:
     """What is remembered of a name."""
     row = memory.items.filter(folded_name=name.lower()).first()
-    return Remembered(row.key, row.name, row.digest, row.our_version, row.their_version) if row else None
+    return Remembered(row.key, row.name, row.digest, row.our_version, row.their_version, row.stamp) if row else None
 
 
 def known_count(rule: uuid.UUID) -> int:

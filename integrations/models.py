@@ -140,6 +140,7 @@ class SyncItem(models.Model):
     digest = models.CharField(max_length=64)
     our_version = models.BigIntegerField()
     their_version = models.CharField(max_length=200)
+    stamp = models.CharField(max_length=40, default="")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["memory", "folded_name"], name="one_memory_of_a_name")]

@@ -45,6 +45,8 @@ class RunEnd(StrEnum):
     DONE = "done"
     PAUSED = "paused"
     """The work goes on in another task."""
+    STOPPED = "stopped"
+    """The Primary answered that it shall not go on; `detail` says why."""
     FAILED = "failed"
 
 
@@ -135,6 +137,7 @@ class SyncItem(Message, frozen=True):
     digest: Word
     our_version: Count
     their_version: VaultVersion
+    stamp: Annotated[str, Meta(max_length=40)] = ""
 
 
 class SyncAction(Message, frozen=True):

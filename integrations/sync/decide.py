@@ -68,7 +68,7 @@ def _news(pair: Pair) -> Remembered | None:
     """What to remember of a pair with equal values, None when it is remembered already."""
     if pair.ours is None or pair.theirs is None:
         return None
-    found = Remembered(pair.key, pair.theirs.name, pair.ours.digest, pair.ours.version, pair.theirs.version)
+    found = Remembered(pair.key, pair.theirs.name, pair.ours.digest, pair.ours.version, pair.theirs.version, pair.theirs.stamp)
     return None if found == pair.base else found
 
 

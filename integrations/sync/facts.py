@@ -82,13 +82,18 @@ class Rule:
 
 @dataclass(frozen=True)
 class Remembered:
-    """A secret that both sides had with the same value when the rule last looked, and under which versions."""
+    """A secret that both sides had with the same value when the rule last looked, and under which versions.
+
+    `stamp` is when the vault's secret was last changed, if that was long enough before the look: while a listing shows the same,
+    nothing changed there and the value needs not be read. Empty when it was too fresh to tell.
+    """
 
     key: str
     name: str
     digest: str
     our_version: int
     their_version: str
+    stamp: str = ""
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,7 @@ class Theirs:
     enabled: bool = True
     expired: bool = False
     certificate: bool = False
+    stamp: str = ""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ def told_action(action: Action) -> SyncAction:
 
 
 def remembered_of(told: SyncItem) -> Remembered:
-    return Remembered(told.key, told.name, told.digest, told.our_version, told.their_version)
+    return Remembered(told.key, told.name, told.digest, told.our_version, told.their_version, told.stamp)
 
 
 def told_item(item: Remembered) -> SyncItem:
-    return SyncItem(item.key, item.name, item.digest, item.our_version, item.their_version)
+    return SyncItem(item.key, item.name, item.digest, item.our_version, item.their_version, item.stamp)

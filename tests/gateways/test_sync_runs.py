@@ -165,6 +165,27 @@ class TestCarrying:
         assert (seen["planned"], seen["left_alone"]) == ({}, {"owned_by_other": 1})
 
 
+class TestLooking:
+    """A run reads only what it cannot know from the list."""
+
+    def test_what_has_not_changed_for_a_while_is_not_read_again(self, desk: SyncDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        desk.with_rule(sync_direction="bidirectional")
+        for number in range(5):
+            desk.put(f"N{number}", "1")
+        desk.first()
+        assert desk.run()["numbers"]["read"] == 5, "just written, so a change in the same second could not be told"
+        monkeypatch.setattr(sync_run, "SETTLED", timedelta(seconds=-5))
+        assert desk.run()["numbers"]["read"] == 5, "now their times are believed and remembered"
+        assert "read" not in desk.run()["numbers"]
+        monkeypatch.setattr(sync_run, "SETTLED", timedelta(seconds=-5))
+        desk.sandbox.world.faults = desk.sandbox.world.faults.changed({"clock_offset_seconds": 3.0})
+        desk.portal().set_secret("N3", "2")
+        desk.put("N1", "3")
+        done = desk.run()
+        assert (done["numbers"]["read"], done["state"], done["steps"]) == (1, "succeeded", {"done": 2})
+        assert desk.here() == desk.there() == {"N0": "1", "N1": "3", "N2": "1", "N3": "2", "N4": "1"}
+
+
 class TestHistory:
     def test_a_drift_report_changes_nothing(self, desk: SyncDesk) -> None:
         desk.with_rule().put("A", "one")
@@ -231,7 +252,7 @@ class TestRights:
         desk.work()
         assert desk.there() == {}
         User.objects.update(role="admin")
-        assert desk.look(asked["id"])["state"] == "planned"
+        assert (desk.look(asked["id"])["state"], "secrets:read" in desk.look(asked["id"])["detail"]) == ("stopped", True)
 
     def test_only_the_active_gateway_of_the_environment_works_on_it(self, desk: SyncDesk) -> None:
         desk.with_rule().put("A", "one")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -45,10 +46,10 @@ def environ(sandbox: Sandbox, on_machine: Callable[[str], None]) -> dict[str, st
 def fill(of_user: Callable[..., Credential], guard: Guard, connection: Callable[..., Connection]) -> Fill:
     """An administrator of the vault puts secrets there."""
 
-    def put(**values: str) -> None:
+    def put(ends: datetime | None = None, **values: str) -> None:
         with KeyVault(connection("kv-mazevault-gw-npr", AuthMethod.ON_BEHALF_OF), of_user("ada.admin"), guard) as vault:
             for name, value in values.items():
-                vault.set(name.replace("_", "-"), value, Marks(1, "setup", "operator"))
+                vault.set(name.replace("_", "-"), value, Marks(1, "setup", "operator"), expires_at=ends)
 
     return put
 
@@ -61,6 +62,13 @@ def test_what_the_environment_leaves_out_comes_from_the_vault_and_what_it_says_w
     assert completed(said) == {**said, "MAZEVAULT_MASTER_KEY": MASTER_KEY}
     told = capsys.readouterr().err
     assert "MAZEVAULT_MASTER_KEY" in told and MASTER_KEY not in told and SESSION not in told
+
+
+def test_the_end_of_entras_client_secret_comes_along(environ: dict[str, str], fill: Fill) -> None:
+    fill(datetime(2031, 5, 1, tzinfo=UTC), entra_client_secret="the value")
+    taken = completed(environ)
+    assert taken["ENTRA_CLIENT_SECRET"] == "the value" and taken["ENTRA_CLIENT_SECRET_EXPIRES"] == "2031-05-01T00:00:00+00:00"
+    assert completed({**environ, "ENTRA_CLIENT_SECRET_EXPIRES": "2030-01-01"})["ENTRA_CLIENT_SECRET_EXPIRES"] == "2030-01-01"
 
 
 def test_without_a_vault_or_with_everything_said_nothing_is_asked() -> None:
