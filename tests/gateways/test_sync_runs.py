@@ -10,7 +10,7 @@ import pytest
 from accounts.models import User
 from common.clock import now
 from common.models import AuditEntry
-from gateway_runtime import sync_run
+from gateway_runtime import sync_facts, sync_run
 from gateways import dispatch, sync_runs
 from gateways.models import Task
 from integrations.azure.errors import OutcomeUnknown
@@ -174,10 +174,10 @@ class TestLooking:
             desk.put(f"N{number}", "1")
         desk.first()
         assert desk.run()["numbers"]["read"] == 5, "just written, so a change in the same second could not be told"
-        monkeypatch.setattr(sync_run, "SETTLED", timedelta(seconds=-5))
+        monkeypatch.setattr(sync_facts, "SETTLED", timedelta(seconds=-5))
         assert desk.run()["numbers"]["read"] == 5, "now their times are believed and remembered"
         assert "read" not in desk.run()["numbers"]
-        monkeypatch.setattr(sync_run, "SETTLED", timedelta(seconds=-5))
+        monkeypatch.setattr(sync_facts, "SETTLED", timedelta(seconds=-5))
         desk.sandbox.world.faults = desk.sandbox.world.faults.changed({"clock_offset_seconds": 3.0})
         desk.portal().set_secret("N3", "2")
         desk.put("N1", "3")

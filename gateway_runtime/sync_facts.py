@@ -1,0 +1,133 @@
+"""The facts of a sync run: the project as the Primary tells it, the vault as it lists and, where a plan needs it, reads."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from gateway_runtime.sync_vault import Final, Run
+from integrations.azure.connection_test import PROBE_OWNER
+from integrations.azure.errors import (
+    AccessDenied,
+    AzureTrouble,
+    ObjectDisabled,
+    TokenTrouble,
+)
+from integrations.azure.keyvault import KEY, Entry
+from integrations.sync.facts import (
+    Base,
+    Confirmation,
+    Direction,
+    Ours,
+    Remembered,
+    Theirs,
+    World,
+)
+from integrations.sync.plan import names_to_read
+from integrations.sync.told import remembered_of
+from integrations.sync.transform import TransformInvalid
+from protocol.sync import (
+    Listing,
+    OurSecret,
+)
+
+log = logging.getLogger("mazevault.gateway.sync")
+
+SETTLED = timedelta(minutes=1)
+"""A vault tells its times in whole seconds, by its own clock: what changed a shorter time ago may change again unseen."""
+
+
+def world_of(run: Run) -> World:
+    """Both sides, with the values read that a plan needs."""
+    known = listed(run)
+    try:
+        names = names_to_read(known)
+    except TransformInvalid:  # the plan says so
+        return known
+    return replace(known, theirs=read(run, known.theirs, names))
+
+
+def listed(run: Run) -> World:
+    """Both sides as far as lists tell of them."""
+    order, talk = run.order, run.talk
+    ours = tuple(_ours(row) for row in talk.rows(Listing.OURS))
+    base = None
+    if order.remembers:
+        items = tuple(remembered_of(item) for item in talk.rows(Listing.MEMORY))
+        base = Base(order.memory_target, order.memory_transform, order.memory_environment, Direction(order.memory_direction),
+                    items, order.settled)  # fmt: skip
+    confirmed = Confirmation(order.confirmed, frozenset(talk.rows(Listing.AGREED))) if order.confirmed else None
+    rule = replace(run.rule, adopted=frozenset(talk.rows(Listing.ADOPTED)))
+    theirs, whole = _their_list(run)
+    theirs = _unchanged_known(theirs, base.items if base else ())
+    run.numbers.update({"listed_here": len(ours), "listed_there": len(theirs)})
+    return World(rule, ours, theirs, base, whole, confirmed)
+
+
+def read(run: Run, theirs: Sequence[Theirs], names: Iterable[str]) -> tuple[Theirs, ...]:
+    """The same secrets, with version and digest of those that are named. One that cannot be read stays without."""
+    found = {each.name.lower(): each for each in theirs}
+    for name in names:
+        try:
+            held = run.look(name)
+        except ObjectDisabled:
+            continue
+        except (AccessDenied, TokenTrouble) as denied:
+            log.warning("no value of the vault can be read: %s", denied.cause)
+            break
+        if held is not None:
+            now = datetime.now(UTC)
+            found[name.lower()] = replace(
+                _theirs(held.entry, now), version=held.entry.version, digest=run.digest(held.value), name=found[name.lower()].name
+            )
+            run.numbers["read"] += 1
+    return tuple(found.values())
+
+
+def _unchanged_known(theirs: Iterable[Theirs], remembered: Iterable[Remembered]) -> tuple[Theirs, ...]:
+    """What the list shows to be as it was when the rule last looked is in the version it was in then; nobody reads it again."""
+    known = {item.name.lower(): item for item in remembered if item.stamp}
+    found = []
+    for each in theirs:
+        item = known.get(each.name.lower())
+        same = item is not None and not each.deleted and item.stamp == each.stamp
+        found.append(replace(each, version=item.their_version) if item is not None and same else each)
+    return tuple(found)
+
+
+def _their_list(run: Run) -> tuple[tuple[Theirs, ...], bool]:
+    """The vault's secrets, and whether the list came to its end. Raises `Final` when the vault does not let us list."""
+    now = datetime.now(UTC)
+    try:
+        living = run.call(lambda: list(run.vault.entries()))
+        deleted = run.call(lambda: list(run.vault.deleted()))
+    except (AccessDenied, TokenTrouble) as denied:
+        raise Final(denied) from denied
+    except AzureTrouble as trouble:
+        log.warning("the list of the vault broke off: %s", trouble.cause)
+        return (), False
+    found = {gone.entry.name.lower(): _theirs(gone.entry, now, deleted=True) for gone in deleted}
+    found |= {entry.name.lower(): _theirs(entry, now) for entry in living}
+    return tuple(each for each in found.values() if each.owner != PROBE_OWNER), True
+
+
+def _theirs(entry: Entry, now: datetime, *, deleted: bool = False) -> Theirs:
+    marks = entry.marks
+    return Theirs(
+        name=entry.name,
+        version="",
+        changed_at=entry.updated_at,
+        owner=marks.owner if marks else None,
+        key=entry.tags.get(KEY),
+        deleted=deleted,
+        enabled=entry.enabled,
+        expired=entry.expires_at is not None and entry.expires_at <= now,
+        certificate=entry.of_certificate,
+        stamp=entry.updated_at.isoformat() if now - entry.updated_at > SETTLED else "",
+    )
+
+
+def _ours(row: OurSecret) -> Ours:
+    return Ours(row.key, row.version, row.digest, datetime.fromisoformat(row.changed_at), row.deleted, row.active, row.owner)

@@ -1,0 +1,124 @@
+"""What a sync run works with: its order, the vault at a pace, and the right to act for every change."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from gateway_runtime.frames import TaskFrame
+from gateway_runtime.sync_talk import Talk
+from integrations.azure.errors import (
+    AzureTrouble,
+    ObjectMissing,
+)
+from integrations.azure.keyvault import Held, Marks, SecretStore
+from integrations.sync.facts import (
+    DeletionBudget,
+    Direction,
+    Mode,
+    Rule,
+    Strategy,
+)
+from protocol.sync import (
+    RunOrder,
+)
+
+TRIES, FIRST_PAUSE, LONGEST_PAUSE = 4, 1.0, 20.0
+"""Attempts of a call that trying again may help, and the pause between them in seconds."""
+CALLS_PER_SECOND, BURST = 100.0, 100.0
+"""What a run takes of a vault's budget: a quarter of the 4,000 transactions in 10 seconds that Azure allows."""
+
+Found = TypeVar("Found")
+
+
+@dataclass
+class Pace:
+    """A bucket of tokens: at most `rate` calls a second on average, `burst` at once."""
+
+    rate: float = CALLS_PER_SECOND
+    burst: float = BURST
+    tokens: float = BURST
+    at: float = field(default_factory=time.monotonic)
+
+    def take(self) -> None:
+        """Wait for the next call's turn."""
+        now = time.monotonic()
+        self.tokens = min(self.burst, self.tokens + (now - self.at) * self.rate)
+        self.at = now
+        self.tokens -= 1
+        if self.tokens < 0:
+            time.sleep(-self.tokens / self.rate)
+
+
+@dataclass
+class Run:
+    """One task's work on a run."""
+
+    frame: TaskFrame
+    talk: Talk
+    order: RunOrder
+    vault: SecretStore
+    pace: Pace = field(default_factory=Pace)
+    numbers: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def rule(self) -> Rule:
+        order = self.order
+        return Rule(
+            id=order.rule, target=order.target, direction=Direction(order.direction), mode=Mode(order.mode),
+            strategy=Strategy(order.strategy), transform=order.transform, environment=order.environment,
+            budget=DeletionBudget(order.deletion_count, order.deletion_percent), paused=order.paused,
+        )  # fmt: skip
+
+    def digest(self, value: str) -> str:
+        return hmac.new(bytes.fromhex(self.order.digest_key), value.encode(), hashlib.sha256).hexdigest()
+
+    def call(self, what: Callable[[], Found]) -> Found:
+        """A call of the vault at its pace, tried again where that helps. Raises `AzureTrouble`."""
+        for attempt in range(1, TRIES + 1):
+            self.pace.take()
+            self.numbers["vault_calls"] += 1
+            try:
+                return what()
+            except AzureTrouble as trouble:
+                if not trouble.retrying_helps or attempt == TRIES:
+                    raise
+                self.numbers["vault_retries"] += 1
+                time.sleep(min(trouble.retry_after or FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
+        raise AssertionError("the last attempt returns or raises")
+
+    def write(self, what: Callable[[], Found]) -> Found:
+        """A call that changes the vault: each attempt under a right to act of its own. Raises `MayNotAct` or `AzureTrouble`."""
+
+        def act() -> Found:
+            with self.frame.effect():
+                return what()
+
+        return self.call(act)
+
+    def look(self, name: str) -> Held | None:
+        """What the vault has under a name now; None when nothing living."""
+        try:
+            return self.call(lambda: self.vault.get(name))
+        except ObjectMissing:
+            return None
+
+    def marks(self, operation: str) -> Marks:
+        return Marks(self.frame.epoch, operation, self.order.rule)
+
+
+class Stopped(Exception):
+    """The Primary does not let the run go on; the sentence is its own."""
+
+
+class Final(Exception):
+    """The vault denies access, or Entra does: nothing else is tried, and nobody else's identity."""
+
+    def __init__(self, trouble: AzureTrouble) -> None:
+        super().__init__(trouble.cause)
+        self.trouble = trouble
