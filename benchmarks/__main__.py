@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks import channel, reconcile, stack
+from benchmarks import channel, reconcile, stack, sync
 
 BENCHMARKS: dict[str, Callable[[], dict[str, object]]] = {
     "envelope": channel.envelope,
     "reconcile": reconcile.reconcile,
     "stack": stack.stack,
+    "sync": sync.sync,
 }
 
 
