@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -16,10 +17,13 @@ from gateways.models import Task
 from integrations.azure.errors import OutcomeUnknown
 from integrations.azure.keyvault import KeyVault
 from integrations.models import SyncRun
+from integrations.sync.told import action_of
+from protocol import paths, sync
+from protocol.storage import MoveProgress
 from sandbox.azure.server import Sandbox
-from tests.conftest import Person
+from tests.conftest import Person, fleet_of
 from tests.gateways.sync_desk import Killed, Line, SyncDesk
-from tests.gateways.vault_desk import Leased
+from tests.gateways.vault_desk import Leased, be_on, cloud_of, sandbox_vault
 from vault.models import SecretVersion
 
 pytestmark = pytest.mark.usefixtures("primary")
@@ -497,3 +501,67 @@ class TestDrCopy:
         found = next(row for row in plan["checks"] if row["name"].startswith("vault_copy:"))
         assert found["level"] == "waivable"
         return found["passed"], found["sentence"].split(desk.url + " ")[1].split(";")[0].removesuffix(" behind")
+
+
+class TestGatewaysThatLie:
+    """What a gateway says counts only for its own claim, its own environment and the sides its rule may write."""
+
+    def test_a_rule_that_pushes_writes_nothing_to_the_project_whatever_is_planned(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        run, claim = self.claimed(desk)
+        action = sync.SyncAction("create_here", "new_there", "EVIL", "EVIL", "0" * 64)
+        part = sync.PlanPart(run, claim, 1, True, "ready", "d", "s", False, [action])
+        assert desk.npr.call(paths.SYNC_PLAN, part, sync.RunAnswer).json()["code"] == "STEP_NOT_ALLOWED"
+        step = sync.BegunStep(str(uuid.uuid4()), action_of(action).fingerprint, "evil")
+        answer = desk.npr.call(paths.SYNC_PROGRESS, sync.Progress(run, claim, 1, [], [step]), sync.ProgressAnswer)
+        assert answer.taken[0].code == "NOT_PLANNED" and desk.here() == {"A": "one"}
+
+    def test_a_gateway_of_another_environment_gets_nothing_of_a_run(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        run, claim = self.claimed(desk)
+        pro, _ = fleet_of("PRO")
+        for path, body in (
+            (paths.SYNC_OPEN, sync.OpenRun(run, claim, 1)),
+            (paths.SYNC_ROWS, sync.AskRows(run, claim, 1, sync.Listing.OURS)),
+            (paths.SYNC_END, sync.EndRun(run, claim, 1, sync.RunEnd.DONE)),
+            (paths.STORAGE_MOVE, MoveProgress(run, claim, 1)),
+        ):
+            assert pro.call(path, body, sync.RunOrder).json()["code"] == "STALE_CLAIM", path
+
+    def test_a_foreign_claim_or_an_old_epoch_counts_for_nothing(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        run, claim = self.claimed(desk)
+        assert (
+            desk.npr.call(paths.SYNC_OPEN, sync.OpenRun(run, str(uuid.uuid4()), 1), sync.RunOrder).json()["code"] == "STALE_CLAIM"
+        )
+        assert desk.npr.call(paths.SYNC_OPEN, sync.OpenRun(run, claim, 7), sync.RunOrder).json()["code"] == "STALE_EPOCH"
+        assert desk.npr.call(paths.SYNC_OPEN, sync.OpenRun(run, claim, 1), sync.RunOrder).rule == desk.rule
+
+    @staticmethod
+    def claimed(desk: SyncDesk) -> tuple[str, str]:
+        run = desk.ask("preview")["id"]
+        offers = desk.npr.claim(epoch=1, limit=5)
+        return run, offers.tasks[0].claim
+
+
+def test_another_vault_is_a_first_run_again_and_what_was_known_of_the_other_one_is_forgotten(desk: SyncDesk) -> None:
+    desk.with_rule().put("A", "one")
+    desk.first()
+    assert desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]["known_secrets"] == 1
+    other = sandbox_vault(desk.sandbox, "kv-mazevault-we-npr")
+    be_on(desk.monkeypatch, cloud_of(desk.sandbox), (desk.url, other))
+    wish = {"name": "vault", "type": "key_vault", "provider": "azure_key_vault", "config": {"vault_url": other}}
+    assert desk.admin.put(f"projects/integrations/{desk.integration}", wish)[0] == 200
+    shown = desk.run("preview")
+    assert (shown["verdict"], shown["planned"], shown["target"]) == ("needs_confirmation", {"create_there": 1}, other)
+    assert desk.run(confirm=shown["digest"])["state"] == "succeeded"
+    assert desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]["known_secrets"] == 1
+
+
+def test_long_tasks_are_taken_one_at_a_time_and_short_ones_first(desk: SyncDesk) -> None:
+    for name in ("a", "b"):
+        desk.with_rule(name=name)
+        desk.ask("preview")
+    desk.admin.post("admin/tasks", {"environment": "NPR", "kind": "gateway.probe", "payload": {}})
+    assert [offer.kind for offer in desk.npr.claim(epoch=1, limit=10).tasks] == ["gateway.probe", "sync.run"]
+    assert [offer.kind for offer in desk.npr.claim(epoch=1, limit=10).tasks] == ["sync.run"]
