@@ -17,12 +17,15 @@ from accounts import sealed_config
 from accounts.models import Project, User
 from common import feed
 from common.models import AuditEntry
+from gateway_runtime import vaults
 from gateway_runtime.models import PendingWrite
 from gateway_runtime.node import boottime
 from gateways.models import ReceivedWrite
+from integrations.azure.keyvault import KeyVault
 from integrations.azure.node_cloud import AzureNode
 from integrations.models import Integration, Vault
 from protocol.replica import ReplicaKind
+from protocol.vault_access import VaultAccess
 from sandbox.azure.server import Sandbox
 from tests.gateway_runtime.test_with_the_primary import Pair, pair  # noqa: F401  the fixture
 from tests.gateways.vault_desk import cloud_of, sandbox_vault
@@ -154,17 +157,28 @@ def test_a_name_that_is_somebody_elses_is_left_alone(keeping: Keeping) -> None:
     assert keeping.there() == {"A-B": CANARY}
 
 
-def test_a_value_that_was_set_in_the_portal_counts_and_is_told(keeping: Keeping) -> None:
-    from gateway_runtime import vaults
-    from integrations.azure.keyvault import KeyVault
-    from protocol.vault_access import VaultAccess
-
-    row = keeping.create(value="one")[1]
+def portal(keeping: Keeping) -> Any:
+    """The vendor's client, as a person with the portal uses the vault."""
     way = vaults.connection_of(VaultAccess(str(uuid.uuid4()), sandbox_vault(keeping.sandbox, VAULT), "managed_identity"))
-    KeyVault(way, vaults.credential_of(way), vaults.guard())._client.set_secret("DB-PASSWORD", "from the portal")
+    return KeyVault(way, vaults.credential_of(way), vaults.guard())._client
+
+
+def test_a_value_that_was_set_in_the_portal_counts_and_is_told(keeping: Keeping) -> None:
+    row = keeping.create(value="one")[1]
+    portal(keeping).set_secret("DB-PASSWORD", "from the portal")
     read = keeping.pair.ann.get(f"secrets/{row['id']}")[1]
     assert (read["value"], read["changed_in_vault"]) == ("from the portal", True)
     assert keeping.pair.ann.get(f"secrets/{row['id']}/versions/1")[1]["value"] == "one"
+
+
+def test_a_name_that_something_else_took_over_is_neither_read_nor_touched(keeping: Keeping) -> None:
+    path = f"secrets/{keeping.create(value='one')[1]['id']}"
+    tags = {"mazevault-epoch": "1", "mazevault-operation": "x", "mazevault-owner": "project:another"}
+    portal(keeping).set_secret("DB-PASSWORD", "another project's", tags=tags)
+    ann = keeping.pair.ann
+    answers = [ann.get(path), ann.put(path, {"value": "two"}), ann.delete(path)]
+    assert {body["code"] for _, body in answers} == {"NAME_TAKEN_IN_VAULT"} and "another project's" not in str(answers)
+    assert keeping.there() == {"DB-PASSWORD": "another project's"}
 
 
 def test_what_the_vault_denies_is_denied_counted_and_audited(keeping: Keeping, control: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -381,8 +382,10 @@ class TestCrashes:
         desk.work()
         assert desk.look(run)["steps"].get("begun", 0) >= 1, "it stays announced until somebody has looked"
         self.claim_again()
-        assert desk.finish(run)["state"] == "succeeded"
+        done = desk.finish(run)
+        assert (done["state"], done["steps"].get("begun")) == ("succeeded", None), "each announced step has an end"
         assert calls.count(calls[0]) == (1 if landed else 2)
+        assert [state for _, name, state in desk.steps(run) if name == calls[0] and state == "done"] == ["done"]
         self.same_in_the_end(desk)
 
     def test_a_confirmed_first_run_goes_on_without_being_asked_again(self, desk: SyncDesk) -> None:
@@ -403,6 +406,25 @@ class TestCrashes:
         self.claim_again()
         assert desk.finish(run)["state"] == "succeeded" and len(desk.there()) == 25
         assert len(desk.journal()) == 25, "nothing was written twice"
+
+    def test_many_crashes_do_not_end_a_run_that_gets_on(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        for number in range(80):
+            desk.put(f"N{number:02}", "1")
+        run = desk.ask(confirm=desk.run("preview")["digest"])["id"]
+        for _ in range(7):
+            said = list[str]()
+
+            def cut(path: str, when: str, said: list[str] = said) -> None:
+                said.extend([path] if path.endswith("progress") and when == "after" else [])
+                if len(said) == 3:  # what was open before, a batch, its report
+                    raise Killed
+
+            with pytest.raises(Killed):
+                desk.work(line=Line(desk.npr, cut))
+            self.claim_again()
+        assert desk.look(run)["state"] == "running" and Task.objects.filter(payload__run=run).count() == 1
+        assert desk.finish(run)["state"] == "succeeded" and len(desk.there()) == 80
 
     def test_without_the_lease_nothing_is_written_and_another_claim_goes_on(self, desk: SyncDesk) -> None:
         self.world(desk)
@@ -450,6 +472,45 @@ class TestCrashes:
         Task.objects.filter(state="pending").update(not_before=now())
         dispatch.sweep(now())
         Task.objects.filter(state="pending").update(not_before=now() - timedelta(seconds=1))
+
+
+class TestMeanwhile:
+    """Between the plan and a step somebody else changes the secret: their value stands."""
+
+    def test_a_new_value_in_the_vault_is_not_overwritten(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        desk.put("A", "two")
+        left = self.run(desk, "progress", lambda: desk.portal().set_secret("A", "a person's"))
+        assert desk.there() == {"A": "a person's"} and left["left_alone"] == {"conflict": 1}, left
+
+    def test_a_name_that_another_rule_took_is_not_written(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        desk.put("A", "two")
+        other = {"mazevault-epoch": "1", "mazevault-operation": "x", "mazevault-owner": "another rule"}
+        left = self.run(desk, "progress", lambda: desk.portal().update_secret_properties("A", tags=other))
+        assert desk.there() == {"A": "one"} and left["left_alone"] == {"owned_by_other": 1}, left
+
+    def test_a_new_value_in_the_project_is_not_overwritten(self, desk: SyncDesk) -> None:
+        desk.portal().set_secret("A", "one")
+        desk.with_rule(sync_direction="pull").first()
+        desk.portal().set_secret("A", "two")
+        left = self.run(desk, "plan", lambda: desk.put("A", "a person's"))
+        assert desk.here() == {"A": "a person's"} and left["left_alone"] == {"conflict": 1}, left
+
+    @staticmethod
+    def run(desk: SyncDesk, path: str, meanwhile: Callable[[], object]) -> dict[str, Any]:
+        """A run in which this happens once, right after the Primary's answer to this message."""
+        run, done = desk.ask()["id"], list[str]()
+
+        def cut(said: str, when: str) -> None:
+            if said.endswith(path) and when == "after" and not done:
+                done.append(said)
+                meanwhile()
+
+        desk.work(line=Line(desk.npr, cut))
+        return desk.look(run)
 
 
 class TestTrouble:
@@ -546,8 +607,10 @@ class TestGatewaysThatLie:
 
 def test_another_vault_is_a_first_run_again_and_what_was_known_of_the_other_one_is_forgotten(desk: SyncDesk) -> None:
     desk.with_rule().put("A", "one")
+    desk.put("B", "one")
     desk.first()
-    assert desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]["known_secrets"] == 1
+    assert desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]["known_secrets"] == 2
+    desk.delete("B")
     other = sandbox_vault(desk.sandbox, "kv-mazevault-we-npr")
     be_on(desk.monkeypatch, cloud_of(desk.sandbox), (desk.url, other))
     wish = {"name": "vault", "type": "key_vault", "provider": "azure_key_vault", "config": {"vault_url": other}}
