@@ -24,6 +24,7 @@ from common.errors import MazeVaultError
 from gateways import dispatch, sync_runs
 from gateways.kinds import KINDS
 from gateways.models import Task
+from integrations import tallies
 from integrations.keeping import owner_of
 from integrations.models import Rotation, RotationState, RunState, SyncDirection, SyncItem, SyncRule
 from integrations.storing import storage_of
@@ -205,6 +206,7 @@ def _retire(rotation: Rotation, now: datetime) -> None:
 def _end(rotation: Rotation, state: RotationState, now: datetime, detail: str) -> bool:
     rotation.state, rotation.ended_at, rotation.detail = state, now, detail[:1000]
     rotation.save(update_fields=["state", "ended_at", "detail"])
+    tallies.count(tallies.ROTATION, [("", state.value)])
     if state is RotationState.FAILED:
         log.warning("rotation of secret %s: %s", rotation.version.secret_id, detail)
     return True

@@ -20,7 +20,7 @@ from common.errors import Conflict, MazeVaultError
 from gateways import dispatch, sync_here, sync_runs
 from gateways.models import Gateway
 from gateways.sync_here import Hand, Outdated, ValueTooLarge
-from integrations import memories, rules
+from integrations import memories, rules, tallies
 from integrations.access import checked_access
 from integrations.models import RunState, StepState, SyncDirection, SyncMemory, SyncNote, SyncRun, SyncStep
 from integrations.sync.facts import Base, Direction, Remembered
@@ -135,17 +135,25 @@ def take_plan(gateway: Gateway, body: PlanPart) -> RunAnswer:
 def take_progress(gateway: Gateway, body: Progress, now: datetime) -> ProgressAnswer:
     """Keep how steps ended, then begin the next ones: those of the project are done here, those of the vault get their value."""
     run = _run(gateway, body)
-    memory = memories.memory_of(run.rule, gateway.environment_id)
+    answer, settled = _progress(gateway, run, body, now)
+    tallies.count(tallies.SYNC, settled)
+    return answer
+
+
+def _progress(
+    gateway: Gateway, run: SyncRun, body: Progress, now: datetime
+) -> tuple[ProgressAnswer, list[tuple[str, str]]]:  # fmt: skip
+    memory, settled = memories.memory_of(run.rule, gateway.environment_id), list[tuple[str, str]]()
     for told in body.ended:
-        _settle(run, memory, told, now)
+        settled += _settle(run, memory, told, now)
     if body.ended:
         dispatch.note_progress(run.task)
     caller, answer = principal_named(run.asked_by, now), _answer(run)
     if not answer.go_on or not body.begin:
-        return ProgressAnswer(go_on=answer.go_on, why=answer.why)
+        return ProgressAnswer(go_on=answer.go_on, why=answer.why), settled
     why = sync_runs.why_not_allowed(run, caller)
     if why or caller is None:
-        return ProgressAnswer(go_on=False, why=why)
+        return ProgressAnswer(go_on=False, why=why), settled
     hand = Hand(run, caller, f"gateway:{gateway.id}", body.epoch, now)
     taken, given = list[StepReport](), dict[str, str]()
     for begun in body.begin:
@@ -159,11 +167,11 @@ def take_progress(gateway: Gateway, body: Progress, now: datetime) -> ProgressAn
         row.save(update_fields=["operation", "state", "remembered"])
         report, value = _begin(stored_action(row), begun, hand)
         if report is not None:
-            _settle(run, memory, report, now)
+            settled += _settle(run, memory, report, now)
             taken.append(report)
         elif value is not None:
             given[begun.operation] = value
-    return ProgressAnswer(go_on=True, taken=taken, values=given)
+    return ProgressAnswer(go_on=True, taken=taken, values=given), settled
 
 
 @transaction.atomic
@@ -272,16 +280,18 @@ def _begin(action: Action, begun: sync.BegunStep, hand: Hand) -> tuple[StepRepor
         return StepReport(operation, StepEnd.FAILED, code=error.code, detail=error.sentence[:1000]), None
 
 
-def _settle(run: SyncRun, memory: SyncMemory, report: StepReport, now: datetime) -> None:
+def _settle(run: SyncRun, memory: SyncMemory, report: StepReport, now: datetime) -> list[tuple[str, str]]:
+    """Keep how a step ended; returns its kind and result, nothing when that was told before."""
     row = run.steps.select_for_update().filter(operation=report.operation, state=StepState.BEGUN).first()
     if row is None:
-        return
+        return []
     row.state, row.ended_at = ENDS[report.end], now
     row.our_version, row.their_version = report.our_version, report.their_version
     row.code, row.detail = report.code, report.detail
     row.save()
     if report.end is StepEnd.DONE:
         _remember(run, memory, stored_action(row), report)
+    return [(row.action["kind"], row.state)]
 
 
 def _remember(run: SyncRun, memory: SyncMemory, action: Action, report: StepReport) -> None:

@@ -292,3 +292,15 @@ class Rotation(models.Model):
 
     class Meta:
         indexes = [models.Index(fields=["state"], condition=Q(state__in=["waiting", "verifying"]), name="rotations_open")]
+
+
+class OperationTally(models.Model):
+    """Counters behind the metrics of sync steps and rotations; they only grow, whatever is pruned (DESIGN §11)."""
+
+    operation = models.CharField(max_length=16)
+    kind = models.CharField(max_length=32)
+    result = models.CharField(max_length=16)
+    total = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["operation", "kind", "result"], name="one_tally_of_an_operation")]

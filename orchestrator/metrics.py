@@ -14,6 +14,7 @@ from accounts.roles import METRICS_READ
 from common.api import guarded
 from common.errors import AuthenticationRequired, PermissionRefused
 from gateways.metrics import FleetCollector
+from integrations.metrics import SyncCollector
 
 
 @guarded
@@ -23,6 +24,7 @@ def primary_metrics(request: HttpRequest) -> HttpResponse:
     registry = CollectorRegistry()
     registry.register(FleetCollector())
     registry.register(EntraCollector())
+    registry.register(SyncCollector())
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 

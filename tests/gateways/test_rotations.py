@@ -77,6 +77,8 @@ def test_the_old_value_is_retired_once_the_new_one_has_arrived(desk: SyncDesk) -
     assert [one["retired_at"] is not None for one in desk.admin.get(f"{path}/versions")[1]] == [False, True]
     assert AuditEntry.objects.filter(action="secret.version.retired").get().details["versions"] == [1]
     assert desk.here()["DB"] not in str(list(AuditEntry.objects.values()))
+    told = desk.admin.client.get("/metrics", headers=desk.admin.headers).content.decode()
+    assert 'mazevault_rotation_operations_total{result="retired"} 1.0' in told
 
 
 def test_until_the_grace_period_is_over_the_old_value_goes_on(desk: SyncDesk) -> None:

@@ -242,6 +242,24 @@ class TestHistory:
             assert "canary-77" not in str(desk.admin.get(path)[1])
 
 
+def test_metrics_tell_how_rules_stand_and_count_what_was_done(desk: SyncDesk) -> None:
+    desk.with_rule()
+    desk.put("A", "one")
+    desk.put("BIG", "x" * 30_000)
+    assert 'mazevault_sync_rules{state="never"} 1.0' in metrics(desk)
+    desk.first()
+    told = metrics(desk)
+    assert 'mazevault_sync_operations_total{kind="create_there",result="done"} 1.0' in told
+    assert 'mazevault_sync_operations_total{kind="create_there",result="failed"} 1.0' in told
+    assert 'mazevault_sync_rules{state="incomplete"} 1.0' in told
+    desk.setup(paused=True)
+    assert 'mazevault_sync_rules{state="paused"} 1.0' in metrics(desk)
+
+
+def metrics(desk: SyncDesk) -> str:
+    return str(desk.admin.client.get("/metrics", headers=desk.admin.headers).content.decode())
+
+
 class TestRights:
     def test_who_may_not_read_the_secrets_cannot_have_them_pushed(self, desk: SyncDesk, person: Any) -> None:
         desk.with_rule().put("A", "one")
