@@ -30,6 +30,7 @@ from gateway_runtime.replica import Pulled
 from gateway_runtime.resync import ResyncOrder
 from gateway_runtime.state import OneProcess, Sequences
 from gateway_runtime.uploads import Uploader
+from gateway_runtime.vault_probes import VaultProbes
 from protocol import paths
 from protocol.messages import (
     Acknowledged,
@@ -88,6 +89,7 @@ class Supervisor:
         self.witness = audit_upload.Witness()
         self._resync = ResyncOrder(self.timing.heartbeat_interval)
         self.threads: list[threading.Thread] = []
+        self.vaults = VaultProbes()
         self.renewed: Callable[[Identity], None] = lambda _identity: None
         self._order_lock = threading.Lock()
         self.identity: Identity | None = None
@@ -131,6 +133,7 @@ class Supervisor:
             ("tasks", self.task_step, self.wake_tasks),
             ("renewal", self.renewal_step, None),
             ("old-sign-ins", self.old_sign_ins_step, None),
+            ("vaults", self.vault_step, None),
             ("replica", self.replica_step, self.wake_replica),
             ("uploads", self.upload_step, self.wake_uploads),
             ("audit-chain", self.audit_chain_step, None),
@@ -194,6 +197,10 @@ class Supervisor:
         if directive is not None and directive.renew_certificate:
             self._use(enroll.renew(self.known_identity(), self.channel))
             log.info("certificate renewed, valid until %s", self.certificate_expires_at().isoformat())
+        return pacing.jittered(self.timing.heartbeat_interval, 0.2, self._random)
+
+    def vault_step(self) -> float:
+        self.vaults.look()
         return pacing.jittered(self.timing.heartbeat_interval, 0.2, self._random)
 
     def old_sign_ins_step(self) -> float:
@@ -355,6 +362,7 @@ class Supervisor:
     def _report(self) -> Heartbeat:
         standing, moment = self.node.standing(), clock_now()
         queue, copy = write_queue.depth(), replica.report(moment)
+        own_vault, project_vaults = self.vaults.found()
         audit_position, audit_head = audit.head(str(self.known_identity().generation))
         return Heartbeat(
             audit_position=audit_position,
@@ -370,6 +378,8 @@ class Supervisor:
             breaker=self.node.breaker.state,
             database=probes.database(),
             cache=probes.cache_server(),
+            gateway_key_vault=own_vault,
+            project_key_vaults=project_vaults,
             primary_latency_p95_ms=self.channel.latency_p95_ms(),
             tasks_succeeded=self.node.tasks_succeeded,
             tasks_failed=self.node.tasks_failed,

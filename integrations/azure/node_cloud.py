@@ -19,6 +19,8 @@ class AzureNode:
 
     cloud: Cloud = field(default_factory=Cloud)
     vaults: tuple[str, ...] = ()
+    own_vault: str = ""
+    """Where its operational secrets are (`MAZEVAULT_KEY_VAULT_URL`)."""
     client_id: str = ""
     tenant_id: str = ""
     federated_token_file: Path | None = None
@@ -33,6 +35,7 @@ def azure_node(environ: Mapping[str, str]) -> AzureNode:
     return AzureNode(
         cloud=cloud_from(environ),
         vaults=_listed(environ.get("MAZEVAULT_PROJECT_VAULTS", "")),
+        own_vault=environ.get("MAZEVAULT_KEY_VAULT_URL", "").strip(),
         client_id=client_id,
         tenant_id=tenant_id,
         federated_token_file=Path(token_file) if token_file else None,

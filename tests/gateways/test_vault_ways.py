@@ -5,12 +5,13 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, cast
 
 import httpx
 import pytest
+from django.conf import settings
 from msgspec import structs
 
 from common.errors import PermissionRefused
@@ -19,10 +20,12 @@ from gateway_runtime import vaults as own_vaults
 from gateway_runtime import work
 from gateway_runtime.frames import TaskFrame
 from gateway_runtime.node import MayNotAct
+from gateway_runtime.vault_probes import VaultProbes
 from gateways import vault_grants, vault_ways
 from gateways.models import Task
 from integrations.azure import denials
 from integrations.azure.cloud import AuthMethod, Cloud
+from integrations.azure.node_cloud import AzureNode
 from integrations.models import Integration, Vault
 from protocol import messages, paths
 from protocol.vault_access import AskAccess, VaultAccess
@@ -326,3 +329,30 @@ def answer_for(gateway: FakeGateway, result: dict[str, Any]) -> None:
     for offer in offers.tasks:
         done = messages.TaskResult(offer.id, offer.claim, 1, "succeeded", 0.1, "", result, False)
         gateway.call(paths.TASK_RESULTS, messages.TaskResults([done]), messages.TaskVerdicts)
+
+
+class TestProbes:
+    """What a heartbeat says of the vaults of a gateway."""
+
+    def test_each_vault_is_looked_at_with_the_nodes_own_identity(
+        self, sandbox: Sandbox, control: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        own, npr, pro = (sandbox_vault(sandbox, f"kv-mazevault-{name}") for name in ("gw-npr", "npr", "pro"))
+        node = AzureNode(cloud_of(sandbox), (npr, pro), own)
+        monkeypatch.setattr(settings, "MAZEVAULT", replace(settings.MAZEVAULT, azure=node))
+        monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"{sandbox.plain_url}/hosts/npr")
+        probes = VaultProbes()
+        assert probes.found() == (messages.Probe(ok=None), []), "nothing is claimed before the first look"
+        probes.look()
+        found, projects = probes.found()
+        assert (found.ok, [one.ok for one in projects], projects[1].detail) == (True, [True, False], "KEY_VAULT_ROLE_MISSING")
+        control.post("/faults", json={"vault_closed": ["kv-mazevault-npr"]})
+        probes.look()
+        assert [one.detail for one in probes.found()[1]] == ["KEY_VAULT_NETWORK_CLOSED", "KEY_VAULT_ROLE_MISSING"]
+        assert not sandbox.world.vaults.journal
+
+    def test_without_any_vault_nothing_is_said(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(settings, "MAZEVAULT", replace(settings.MAZEVAULT, azure=AzureNode()))
+        probes = VaultProbes()
+        probes.look()
+        assert probes.found() == (messages.Probe(ok=None), [])
