@@ -177,7 +177,8 @@ def _complaints(facts: HealthFacts, parts: Mapping[str, float]) -> Iterator[str]
         "project_key_vaults": "some project Key Vaults do not answer",
         "write_queue": f"{facts.write_queue_depth} writes wait in its queue",
         "tasks": f"{facts.tasks_failed} tasks failed lately",
-        "latency_and_clock": f"clock off by {facts.clock_skew_seconds:.0f} s, slowest answers {facts.latency_p95_ms or 0:.0f} ms",
+        "latency_and_clock": f"clock off by {abs(facts.clock_skew_seconds):.0f} s, "
+        f"slowest answers {facts.latency_p95_ms or 0:.0f} ms",
         "certificate": f"its certificate lives {facts.certificate_days_left or 0:.0f} more days",
         "cache": "its cache does not answer",
     }

@@ -128,8 +128,12 @@ def keep_up(now: datetime) -> int:
 
 
 def start_due(now: datetime) -> int:
-    """Begin the scheduled runs that are due. A rule that cannot run is paused and says why. Returns how many began."""
+    """Begin the scheduled runs that are due; not where the project's setting `sync_enabled` is false.
+
+    A rule that cannot run is paused and says why. Returns how many began.
+    """
     rows = SyncRule.objects.filter(interval_minutes__gt=0, paused=False, deleted_at=None, project__deleted_at=None)
+    rows = rows.exclude(project__settings__sync_enabled=False)
     begun = 0
     for identifier, minutes, last in rows.annotate(last=Max("runs__created_at")).values_list("id", "interval_minutes", "last"):
         if last is None or last + timedelta(minutes=minutes) <= now:

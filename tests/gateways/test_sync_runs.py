@@ -318,6 +318,10 @@ class TestSchedule:
         desk.setup(interval_minutes=5)
         desk.put("A", "two")
         assert sync_runs.start_due(now()) == 0, "the last run began just now"
+        for enabled in (False, True):
+            assert desk.admin.put(f"projects/{desk.project}/settings", {"sync_enabled": enabled})[0] == 200
+            if not enabled:
+                assert sync_runs.start_due(now() + timedelta(minutes=6)) == 0, "the project's switch is off"
         assert sync_runs.start_due(now() + timedelta(minutes=6)) == 1
         run = desk.admin.get(f"projects/sync-rules/{desk.rule}/runs")[1][0]
         assert run["scheduled"] and desk.finish(run["id"])["state"] == "succeeded" and desk.there() == {"A": "two"}
