@@ -17,7 +17,7 @@ from common.errors import Conflict
 from failover.facts import living_gateway
 from failover.machine import FENCING, Action, Event, Move, State
 from failover.models import EnvironmentState, Operation, Transition
-from gateways import dispatch, losses, replicas, routes
+from gateways import dispatch, losses, replicas, routes, surveys
 from gateways.models import Gateway, GatewayStatus, Route
 from protocol.vocabulary import Role
 
@@ -120,6 +120,8 @@ def _promote(step: Step, role: Role) -> None:
         losses.open_manifest(step.route, step.operation.id if step.operation else None, step.moment)
     routes.promote(step.route, fresh, step.operation.id if step.operation else None)
     dispatch.orphan_tasks_of_past_epochs(step.route.environment_id, step.route.epoch, step.moment)
+    if step.route.epoch > 1:
+        surveys.offer(step.route, step.moment)
 
 
 def _lift_hold(step: Step) -> None:

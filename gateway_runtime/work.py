@@ -103,10 +103,31 @@ def retire_versions(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, A
     return {"verified": expected, "retired": [entry.version for entry in retired]}
 
 
+def survey_vault(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """`vault.survey`: which names were last written under an earlier epoch although that had ended by then."""
+    ask = AskAccess(integration=str(payload["integration"]), epoch=frame.epoch)
+    connection = vaults.connection_of(frame.ask(paths.VAULT_ACCESS, ask, VaultAccess))
+    since, epoch, looked_at, late = (
+        datetime.fromisoformat(str(payload["since"])),
+        int(payload["epoch"]),
+        0,
+        list[dict[str, Any]](),
+    )
+    with KeyVault(connection, vaults.credential_of(connection), vaults.guard(), seconds=CALL_SECONDS) as vault:
+        for entry in vault.entries():
+            looked_at += 1
+            marks = entry.marks
+            if marks is not None and marks.epoch < epoch and entry.updated_at > since:
+                late.append({"name": entry.name, "owner": marks.owner, "epoch": marks.epoch, "operation": marks.operation,
+                             "at": entry.updated_at.isoformat()})  # fmt: skip
+    return {"looked_at": looked_at, "late": late}
+
+
 EXECUTORS: Mapping[str, Executor] = {
     "gateway.probe": Executor(probe_surroundings),
     "integration.test": Executor(try_vault, steps=True),
     "integration.access": Executor(list_access, steps=True),
+    "vault.survey": Executor(survey_vault, steps=True),
     "vault.retire": Executor(retire_versions, steps=True),
     "storage.move": Executor(storage_move.work_on, steps=True),
     "sync.run": Executor(sync_run.work_on, steps=True),

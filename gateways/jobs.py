@@ -8,7 +8,7 @@ from celery import shared_task
 
 from common import audit
 from common.clock import now as clock_now
-from gateways import dispatch, heartbeats, identity, inbox, rotations, storage_moves, sync_runs
+from gateways import dispatch, heartbeats, identity, inbox, rotations, storage_moves, surveys, sync_runs
 from gateways.models import MessageReceipt
 
 RECEIPT_LIFE = timedelta(minutes=15)
@@ -38,6 +38,11 @@ def sweep_storage_moves() -> int:
 @shared_task
 def keep_up_rotations() -> int:
     return rotations.keep_up(clock_now())
+
+
+@shared_task
+def judge_vault_surveys() -> int:
+    return surveys.judge(clock_now())
 
 
 @shared_task

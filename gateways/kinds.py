@@ -80,6 +80,16 @@ KINDS: Mapping[str, TaskKind] = {
             by_people=False,
         ),
         TaskKind(
+            name="vault.survey",
+            summary="after a promotion: look for writes of an earlier epoch that reached a vault late",
+            idempotent=True,
+            claim_seconds=120,
+            attempts=5,
+            fields={"integration": "its id", "epoch": "the present one", "since": "when the environment was moved"},
+            check=_check_id("integration"),
+            by_people=False,
+        ),
+        TaskKind(
             name="vault.retire",
             summary="see that a rotated value has arrived in a vault, then switch the versions before it off",
             idempotent=True,

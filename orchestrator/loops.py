@@ -29,6 +29,7 @@ from gateways import (
     inbox,
     rotations,
     storage_moves,
+    surveys,
     sync_runs,
 )
 from orchestrator.listener import ensure_server_certificate
@@ -46,6 +47,7 @@ LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("sweep", lambda: dispatch.sweep(now()), 5.0),
     ("sync-runs", lambda: sync_runs.keep_up(now()), 5.0),
     ("storage-moves", lambda: storage_moves.sweep(now()), 5.0),
+    ("vault-surveys", lambda: surveys.judge(now()), 10.0),
     ("rotations", lambda: rotations.keep_up(now()), 15.0),
     ("generation", generation.look, 5.0),
     ("client-secret", lambda: secret_watch.look(now()), 600.0),
