@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from django.conf import settings
 from django.db import transaction
+from msgspec import structs
 
 from accounts.access import Principal
 from accounts.models import Environment, Project
@@ -27,8 +28,9 @@ from gateway_runtime.models import PendingWrite
 from gateway_runtime.state import standing_of
 from gateway_runtime.supervisor import Supervisor
 from protocol import paths
+from protocol.messages import Acknowledged
 from protocol.vocabulary import Assignment, BreakerState, WriteOperation, WriteOutcome
-from protocol.writes import WriteBatch, WriteReceipt, WriteReceipts
+from protocol.writes import WriteBatch, WriteCheck, WriteReceipt, WriteReceipts
 from vault import rules, secrets
 from vault.elsewhere import in_vault_first
 from vault.models import Secret, SecretStatus
@@ -147,10 +149,15 @@ class _Acceptance:
         return write_queue.Accepted(found, fresh=False) if found else None
 
     def would_be(self, change: SecretChange) -> bool:
-        """Try to enter the queue and take it back; raises what that raises."""
+        """Try to enter the queue and take it back, then ask the Primary; raises what either refuses.
+
+        Only while nothing older waits for the secret can the Primary say. While it is away, the lease is right enough.
+        """
         with transaction.atomic():
-            self(change)
+            write = self(change).write
             transaction.set_rollback(True)
+        if write.previous is None:
+            _ask_whether(change, self.asker.actor, write.epoch)
         return True
 
 
@@ -179,6 +186,21 @@ def _ask_to_apply(write: PendingWrite) -> WriteReceipt | None:
             return WriteReceipt(str(write.id), WriteOutcome.REFUSED, 0, "NOT_ACTIVE", "this gateway is not active any more")
         return None
     return next((receipt for receipt in answer.receipts if receipt.id == str(write.id)), None)
+
+
+def _ask_whether(change: SecretChange, actor: str, epoch: int) -> None:
+    question = WriteCheck(
+        epoch, change.operation, str(change.secret), str(change.project), str(change.environment), change.key,
+        change.base_version, actor, structs.replace(change.body, value=None),
+    )  # fmt: skip
+    timeout = min(APPLY_SECONDS, settings.MAZEVAULT.timing.round_trip_max)
+    try:
+        _supervisor().channel.call(paths.WRITES_CHECK, question, Acknowledged, timeout=timeout)
+    except PrimaryUnreachable:
+        return
+    except PrimaryRefused as refused:
+        _supervisor().take_refusal(refused)
+        _refuse(refused.code, refused.sentence)
 
 
 def _promised(write: PendingWrite, change: SecretChange) -> Written:
@@ -266,13 +288,17 @@ def _refuse_unless_allowed(change: SecretChange, caller: Principal) -> Project:
 
 
 def _raise_refusal(write: PendingWrite) -> NoReturn:
-    status = STATUS_OF_CODE.get(write.code, 409)
+    _refuse(write.code, write.detail)
+
+
+def _refuse(code: str, detail: str) -> NoReturn:
+    status = STATUS_OF_CODE.get(code, 409)
     if status == 503:
-        raise Unavailable(write.detail or "the Primary takes no changes now; try again", code=write.code, retry_after=5)
+        raise Unavailable(detail or "the Primary takes no changes now; try again", code=code, retry_after=5)
     kind: type[MazeVaultError] = {
         400: errors.ValidationFailed, 403: errors.PermissionRefused, 404: errors.NotFound
     }.get(status, Conflict)  # fmt: skip
-    raise kind(write.detail or "the Primary refused the change", code=write.code or None)
+    raise kind(detail or "the Primary refused the change", code=code or None)
 
 
 def _supervisor() -> Supervisor:

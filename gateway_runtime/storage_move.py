@@ -9,11 +9,11 @@ from contextlib import suppress
 from typing import Any
 
 from accounts.models import Environment, Project
-from common.errors import MazeVaultError
+from common.errors import Conflict, MazeVaultError
 from gateway_runtime import vaults
 from gateway_runtime.frames import TaskFrame
 from integrations.azure.egress import CALL_SECONDS
-from integrations.azure.errors import AccessDenied, AzureTrouble, ObjectMissing, OutcomeUnknown, TokenTrouble
+from integrations.azure.errors import AccessDenied, AzureTrouble, ObjectDisabled, ObjectMissing, OutcomeUnknown, TokenTrouble
 from integrations.azure.keyvault import KeyVault
 from integrations.keeping import Work
 from protocol import paths
@@ -57,15 +57,18 @@ def _moved(frame: TaskFrame, answer: MoveAnswer, told: MovingSecret, access: Vau
                 versions = _taken_out(frame, vault, told)
             else:
                 versions = _put_in(Work(vault, _secret(told, answer.owner), lambda _secret: frame.effect()), told)
-        except (AccessDenied, TokenTrouble, OutcomeUnknown):
-            raise
         except AzureTrouble as trouble:
-            if trouble.retrying_helps:
+            if trouble.retrying_helps or isinstance(trouble, OutcomeUnknown | TokenTrouble) or _denied(trouble):
                 raise
             return MovedSecret(told.secret, code=trouble.code, detail=f"{trouble.cause}. Fix: {trouble.fix}"[:1000])
         except MazeVaultError as refused:
             return MovedSecret(told.secret, code=refused.code, detail=refused.sentence[:1000])
-    return MovedSecret(told.secret, versions)
+    return MovedSecret(told.secret, versions, told.at)
+
+
+def _denied(trouble: AzureTrouble) -> bool:
+    """Whether the vault denies this gateway, which ends the move; a single disabled object only stays where it is."""
+    return isinstance(trouble, AccessDenied) and not isinstance(trouble, ObjectDisabled)
 
 
 def _put_in(work: Work, told: MovingSecret) -> list[MovedVersion]:
@@ -83,14 +86,21 @@ def _taken_out(frame: TaskFrame, vault: KeyVault, told: MovingSecret) -> list[Mo
     if told.deleted:
         with suppress(ObjectMissing), frame.effect():
             vault.recover(told.name)
-    versions = [MovedVersion(one.version, value=vault.get(told.name, one.external_version).value) for one in told.versions]
-    if told.deleted:
-        with frame.effect():
-            vault.delete(told.name)
-    return versions
+    try:
+        newest = vault.get(told.name).entry.version
+        if newest != told.versions[-1].external_version:
+            raise Conflict(
+                f"{told.name}: was changed in the vault after version {told.versions[-1].version}; read the value, set "
+                "it here, then it rests here", code="CHANGED_IN_VAULT",
+            )  # fmt: skip
+        return [MovedVersion(one.version, value=vault.get(told.name, one.external_version).value) for one in told.versions]
+    finally:
+        if told.deleted:
+            with frame.effect():
+                vault.delete(told.name)
 
 
 def _secret(told: MovingSecret, owner: str) -> Secret:
     """The secret as far as its vault is concerned: its key and its project."""
-    project = Project(id=uuid.UUID(owner.removeprefix("project:")))
-    return Secret(id=uuid.UUID(told.secret), key=told.key, project=project, environment=Environment())
+    project, environment = owner.removeprefix("project:").split("/")
+    return Secret(id=uuid.UUID(told.secret), key=told.key, project=Project(id=project), environment=Environment(id=environment))

@@ -87,7 +87,7 @@ def _work(run: Run) -> RunEnd:
         end = _carry_out(run, ready.actions, until)
         if end is not None:
             return end
-    return RunEnd.DONE
+    return RunEnd.PAUSED  # the world moves faster than one task plans
 
 
 def _plan(run: Run) -> Plan:

@@ -97,7 +97,7 @@ def _recover(run: Run, action: Action, operation: str, value: str) -> StepReport
     if not action.digest:
         return _done(action, operation, held.entry.version)
     entry, marks = held.entry, run.marks(operation)
-    if run.digest(held.value) == action.digest:
+    if run.digest(held.value) == action.digest or not value:
         tags = {**_foreign_tags(entry), **marks.tags(), KEY: action.key}
         return _done(action, operation, run.write(lambda: run.vault.retag(entry, tags)).version)
     return _done(action, operation, _set_anew(run, entry, value, action, marks).version)

@@ -86,7 +86,7 @@ def list_access(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def retire_versions(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """`vault.retire`: only where the rotated value is the newest and can be read, the versions before it are switched off."""
+    """`vault.retire`: see that the rotated value is the newest and can be read; only then, if asked to, switch off the others."""
     ask = AskAccess(integration=str(payload["integration"]), epoch=frame.epoch)
     connection = vaults.connection_of(frame.ask(paths.VAULT_ACCESS, ask, VaultAccess))
     name, expected, owner = (str(payload[field]) for field in ("name", "expected", "owner"))
@@ -95,6 +95,8 @@ def retire_versions(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, A
         newest = vault.get(name).entry
         if newest.version != expected:
             raise TaskImpossible(f"the newest version of {name} is {newest.version}, not the rotated one; nothing was retired")
+        if payload["retire"] is not True:
+            return {"verified": expected, "retired": []}
         mine = [one for one in vault.versions(name) if one.enabled and one.marks and one.marks.owner == owner]
         retired = [one for one in mine if one.version != expected and one.created_at <= newest.created_at]
         for entry in retired:

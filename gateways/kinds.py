@@ -91,7 +91,7 @@ KINDS: Mapping[str, TaskKind] = {
         ),
         TaskKind(
             name="vault.retire",
-            summary="see that a rotated value has arrived in a vault, then switch the versions before it off",
+            summary="see that a rotated value has arrived in a vault, or then switch the versions before it off",
             idempotent=True,
             claim_seconds=60,
             attempts=5,
@@ -100,6 +100,7 @@ KINDS: Mapping[str, TaskKind] = {
                 "name": "in the vault",
                 "expected": "the version that must be the newest",
                 "owner": "tag of the versions to be switched off",
+                "retire": "false to look only",
             },
             check=_check_id("integration"),
             by_people=False,

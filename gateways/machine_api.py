@@ -26,6 +26,7 @@ from gateways import (
     storage_moves,
     sync_channel,
     vault_ways,
+    write_checks,
 )
 from gateways.channel import Call, channel, open_registration, sealed_answer
 from protocol.messages import (
@@ -54,7 +55,7 @@ from protocol.storage import EndMove, MoveAnswer, MoveProgress
 from protocol.sync import AskRows, EndRun, OpenRun, PlanPart, Progress, ProgressAnswer, Rows, RunAnswer, RunOrder
 from protocol.vault_access import AskAccess, VaultAccess
 from protocol.vocabulary import Role
-from protocol.writes import WriteBatch, WriteReceipts
+from protocol.writes import WriteBatch, WriteCheck, WriteReceipts
 from vault import authorities
 
 
@@ -165,6 +166,12 @@ def renew(call: Call, body: Renew) -> Renewed:
 @channel(WriteBatch)
 def take_writes(call: Call, body: WriteBatch) -> WriteReceipts:
     return inbox.take_batch(call.gateway, body, database_now())
+
+
+@channel(WriteCheck)
+def check_write(call: Call, body: WriteCheck) -> Acknowledged:
+    write_checks.check(call.gateway, body, database_now())
+    return Acknowledged(detail="it would be made")
 
 
 @channel(AskChanges)

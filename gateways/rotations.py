@@ -41,12 +41,12 @@ log = logging.getLogger("mazevault.gateways.rotations")
 
 KIND = "vault.retire"
 BY_SCHEDULE = "system:rotation"
-OPEN = (RotationState.WAITING, RotationState.VERIFYING)
+OPEN = (RotationState.WAITING, RotationState.VERIFYING, RotationState.RETIRING)
 
 
 @dataclass(frozen=True)
 class Target:
-    """A name in a vault that has the rotated value: `expected` is its version there. `task` looks and retires."""
+    """A name in a vault that has the rotated value: `expected` is its version there. `task` looks, or then retires."""
 
     integration: str
     name: str
@@ -106,7 +106,9 @@ def _notice(now: datetime) -> int:
 
 
 def _open() -> list[uuid.UUID]:
-    return list(Rotation.objects.filter(state__in=OPEN).values_list("version_id", flat=True)[:500])
+    """Those with something to do, the longest waiting first."""
+    found = Rotation.objects.filter(state__in=OPEN).order_by("grace_until", "version_id").values_list("version_id", flat=True)
+    return list(found[:500])
 
 
 def _advance(identifier: uuid.UUID, now: datetime) -> bool:
@@ -121,7 +123,7 @@ def _advance(identifier: uuid.UUID, now: datetime) -> bool:
         newest = values.resting(secret)
         if newest is None or newest.id != rotation.version_id or secret.status == SecretStatus.PURGED:
             return _end(rotation, RotationState.SUPERSEDED, now, "another value was set meanwhile")
-        return _wait(rotation, now) if rotation.state == RotationState.WAITING else _look(rotation, now)
+        return _wait(rotation, now) if rotation.state == RotationState.WAITING else _follow(rotation, now)
 
 
 def _wait(rotation: Rotation, now: datetime) -> bool:
@@ -129,25 +131,32 @@ def _wait(rotation: Rotation, now: datetime) -> bool:
     targets = _targets(rotation)
     if targets is None or now < rotation.grace_until:
         return False
-    code = rotation.version.secret.environment.gateway_environment
-    offered = []
+    return _offer(rotation, [asdict(target) for target in targets], RotationState.VERIFYING)
+
+
+def _offer(rotation: Rotation, targets: list[dict[str, str]], state: RotationState) -> bool:
+    code, offered = rotation.version.secret.environment.gateway_environment, list[dict[str, str]]()
     for target in targets:
-        wish = {name: getattr(target, name) for name in ("integration", "name", "expected", "owner")}
+        wish: dict[str, object] = {name: target[name] for name in ("integration", "name", "expected", "owner")}
+        wish["retire"] = state is RotationState.RETIRING
         task = dispatch.offer(code, KINDS[KIND], wish, actor=rotation.version.author, address="")
-        offered.append({**asdict(target), "task": str(task.id)})
-    rotation.targets, rotation.state = offered, RotationState.VERIFYING
+        offered.append({**target, "task": str(task.id)})
+    rotation.targets, rotation.state = offered, state
     rotation.save(update_fields=["targets", "state"])
     return True
 
 
-def _look(rotation: Rotation, now: datetime) -> bool:
+def _follow(rotation: Rotation, now: datetime) -> bool:
     tasks = Task.objects.filter(id__in=[target["task"] for target in rotation.targets])
     states = {task.state: task.detail for task in tasks}
     if set(states) & {TaskState.PENDING.value, TaskState.CLAIMED.value}:
         return False
     failed = [detail for state, detail in states.items() if state != TaskState.SUCCEEDED]
     if failed:
-        return _end(rotation, RotationState.FAILED, now, f"not verified, so nothing was retired here: {failed[0]}")
+        why = "not verified, so nothing was retired" if rotation.state == RotationState.VERIFYING else "not all were retired"
+        return _end(rotation, RotationState.FAILED, now, f"{why}: {failed[0]}")
+    if rotation.state == RotationState.VERIFYING and rotation.targets:
+        return _offer(rotation, rotation.targets, RotationState.RETIRING)
     _retire(rotation, now)
     return _end(rotation, RotationState.RETIRED, now, "")
 
@@ -158,7 +167,7 @@ def _targets(rotation: Rotation) -> list[Target] | None:
     if version.external_version:
         integration = storage_of(secret.project, secret.environment)
         name = rules.vault_name_of(secret.key)
-        return [Target(str(integration.id), name, version.external_version, owner_of(secret.project))]
+        return [Target(str(integration.id), name, version.external_version, owner_of(secret.project_id, secret.environment_id))]
     found = list[Target]()
     items = SyncItem.objects.filter(memory__rule__project=secret.project, memory__environment=secret.environment.slug)
     for item in items.filter(key=secret.key, memory__rule__deleted_at=None).select_related("memory__rule__integration"):

@@ -148,7 +148,7 @@ class Scene:
             return None
         key = (row.project, row.project_environment)
         if key not in self.places:
-            self.places[key] = _place(self.environment, *key)
+            self.places[key] = place_of_write(self.environment, *key)
         return self.places[key]
 
     def secret(self, row: ReceivedWrite) -> Secret | None:
@@ -336,7 +336,8 @@ def _is_allowed(principal: Principal | None, operation: WriteOperation, place: P
     return principal is not None and principal.may(rules.NEEDED[operation], rules.place_of(*place))
 
 
-def _place(code: str, project_id: uuid.UUID, environment_id: uuid.UUID) -> Place | None:
+def place_of_write(code: str, project_id: uuid.UUID, environment_id: uuid.UUID) -> Place | None:
+    """Project and project environment, if both live, belong together and are of the gateway environment `code` (I13)."""
     environment = Environment.objects.filter(id=environment_id, gateway_environment=code, deleted_at=None).first()
     project = Project.objects.filter(id=project_id, deleted_at=None, organization__deleted_at=None).first()
     if environment is None or project is None or project.organization_id != environment.organization_id:

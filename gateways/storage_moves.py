@@ -27,9 +27,10 @@ from common.errors import Conflict, MazeVaultError, NotFound, PermissionRefused
 from gateways import dispatch
 from gateways.kinds import KINDS
 from gateways.models import Gateway, Task
-from integrations.access import checked_access
+from integrations.access import checked_access, method_of
+from integrations.azure.cloud import AuthMethod
 from integrations.keeping import owner_of
-from integrations.models import RunState, StorageMove
+from integrations.models import RunState, StorageMove, SyncRun
 from integrations.storing import storage_of
 from protocol.replica import ReplicaKind
 from protocol.storage import MOST_VERSIONS, EndMove, MoveAnswer, MovedSecret, MovedVersion, MoveProgress, MovingSecret
@@ -77,13 +78,16 @@ def start(project_id: uuid.UUID, to: str, confirm: str, by: By) -> list[StorageM
     """Switch where new values go, and begin to move the others; one move for each gateway environment.
 
     Raises `Conflict`: PREVIEW_STALE when the digest is of another preview, STORAGE_CANNOT_MOVE with the first problem,
-    STORAGE_MOVING while one runs.
+    STORAGE_MOVING while one runs,
+    SYNC_RUNNING while a sync run of the project does.
     """
     with transaction.atomic():
         seen = project_for(by.principal, project_id, PROJECTS_WRITE)
         project = Project.objects.select_for_update(of=("self",)).select_related("organization").get(id=seen.id)
         if project.storage_moves.filter(state=RunState.RUNNING).exists():
             raise Conflict("storage: the project is being moved; wait until that is over", code="STORAGE_MOVING")
+        if SyncRun.objects.filter(rule__project=project, state=RunState.RUNNING).exists():
+            raise Conflict("storage: a sync run of the project is not over; wait for it or stop it", code="SYNC_RUNNING")
         shown = _preview(project, to, by)
         if shown.problems:
             raise Conflict(f"storage: {shown.problems[0]}", code="STORAGE_CANNOT_MOVE")
@@ -112,13 +116,14 @@ def take_progress(gateway: Gateway, body: MoveProgress, now: datetime) -> MoveAn
     if body.ended:
         dispatch.note_progress(move.task)
         move.save(update_fields=["moved", "failed"])
-    answer = MoveAnswer(go_on=True, to_vault=move.to == Storage.KEY_VAULT, owner=owner_of(move.project))
+    answer = MoveAnswer(go_on=True, to_vault=move.to == Storage.KEY_VAULT)
     secret = next(iter(_waiting(move.project, move.to, move.gateway_environment, skip=move.failed)), None)
     if secret is None or not _may(move, secret, now):
         return answer
     integration = storage_of(move.project, secret.environment)
     access = checked_access(integration, gateway.environment_id)
-    return MoveAnswer(True, answer.to_vault, answer.owner, access, _moving(move, secret))
+    owner = owner_of(move.project_id, secret.environment_id)
+    return MoveAnswer(True, answer.to_vault, owner, access, _moving(move, secret))
 
 
 @transaction.atomic
@@ -161,7 +166,7 @@ def end(move: StorageMove, state: RunState, now: datetime, code: str = "", detai
 
 def _preview(project: Project, to: str, by: By) -> Preview:
     found = Preview(to)
-    moved = [to, str(project.id)]
+    moved, names = [to, str(project.id)], dict[tuple[str, str], str]()
     for environment in _environments(project):
         waiting = _waiting(project, to, environment.gateway_environment, environment)
         if not waiting:
@@ -172,7 +177,7 @@ def _preview(project: Project, to: str, by: By) -> Preview:
                 raise PermissionRefused(f"moving values needs the permission {permission} in {environment.slug} of the project")
         share = Share(environment.slug, environment.gateway_environment)
         found.shares.append(share)
-        found.problems += _problems(project, environment, to, waiting, share)
+        found.problems += _problems(project, environment, to, waiting, share, names)
         for secret in waiting:
             share.secrets += 1
             share.deleted += secret.status == SecretStatus.DELETED
@@ -184,27 +189,39 @@ def _preview(project: Project, to: str, by: By) -> Preview:
     return found
 
 
-def _problems(project: Project, environment: Environment, to: str, waiting: list[Secret], share: Share) -> list[str]:
+def _problems(
+    project: Project, environment: Environment, to: str, waiting: list[Secret], share: Share, names: dict[tuple[str, str], str]
+) -> list[str]:
+    """`names` holds whose each name in each vault will be, over all environments of the project."""
     try:
         integration = storage_of(project, environment)
         share.target = checked_access(integration, environment.gateway_environment).vault_url
     except MazeVaultError as refused:
         return [refused.sentence.removeprefix("storage: ")]
-    return _unfit(waiting) if to == Storage.KEY_VAULT else []
+    if method_of(integration) is AuthMethod.ON_BEHALF_OF:
+        return [
+            f"the integration {integration.name!r} reaches the vault in each person's own name, and a move has no person; choose "
+            "managed identity or an application for it"
+        ]
+    return _unfit(waiting, share.target, names) if to == Storage.KEY_VAULT else []
 
 
-def _unfit(waiting: Iterable[Secret]) -> list[str]:
+def _unfit(waiting: Iterable[Secret], target: str, names: dict[tuple[str, str], str]) -> list[str]:
     """What a vault cannot hold, each with its fix."""
-    problems, names = list[str](), dict[tuple[uuid.UUID, str], str]()
+    problems = list[str]()
     for secret in waiting:
+        whose = f"{secret.key!r} in {secret.environment.slug}"
         try:
             rules.vault_name_of(secret.key)
         except MazeVaultError:
             problems.append(f"the key {secret.key!r} makes no name in a vault; rename it: letters, digits, hyphens, `_` and `.`")
             continue
-        other = names.setdefault((secret.environment_id, rules.folded_vault_name(secret.key)), secret.key)
-        if other != secret.key:
-            problems.append(f"the keys {other!r} and {secret.key!r} would get the same name in the vault; rename one")
+        other = names.setdefault((target, rules.folded_vault_name(secret.key)), whose)
+        if other != whose:
+            problems.append(
+                f"the keys {other} and {whose} would get the same name in one vault; rename one, or choose another vault "
+                "for one of the environments"
+            )
         if any(
             len(values.open_value(secret, row).encode()) > LARGEST_VALUE_THERE for row in _versions(secret, Storage.KEY_VAULT)
         ):
@@ -257,9 +274,8 @@ def _moving(move: StorageMove, secret: Secret) -> MovingSecret:
     ]
     action = "secret.moving_to_vault" if to_vault else "secret.moving_from_vault"
     _tell(move, secret, action, {"versions": [row.version for row in rows]})
-    return MovingSecret(
-        str(secret.id), secret.key, rules.vault_name_of(secret.key), secret.status == SecretStatus.DELETED, versions
-    )  # fmt: skip
+    deleted = secret.status == SecretStatus.DELETED
+    return MovingSecret(str(secret.id), secret.key, rules.vault_name_of(secret.key), deleted, versions, secret.version)
 
 
 def _settle(move: StorageMove, ended: MovedSecret) -> None:
@@ -270,6 +286,8 @@ def _settle(move: StorageMove, ended: MovedSecret) -> None:
     if ended.code:
         move.failed = {**move.failed, ended.secret: {"key": secret.key, "code": ended.code, "error": ended.detail}}
         return
+    if secret.version != ended.at or secret.status == SecretStatus.PURGED:
+        return  # it changed meanwhile; it is handed out again as it is now, or there is nothing left of it
     for one in ended.versions:
         row = secret.versions.filter(version=one.version).first()
         if row is not None:
@@ -312,8 +330,8 @@ def _waiting(
 
 
 def _versions(secret: Secret, to: str) -> list[SecretVersion]:
-    """The versions to be moved, oldest first."""
-    rows = secret.versions.order_by("version")
+    """The versions to be moved, oldest first. What a rotation retired stays where it is; nobody gets it back."""
+    rows = secret.versions.filter(retired_at=None).order_by("version")
     return list(rows.filter(sealed_value__isnull=False) if to == Storage.KEY_VAULT else rows.exclude(external_version=""))
 
 

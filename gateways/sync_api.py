@@ -12,7 +12,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts.fields import Words
+from accounts.fields import Whole, Words
 from accounts.operations import Signed
 from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
 from common.api import Text, checked, rfc3339
@@ -43,8 +43,8 @@ class RunAsked(serializers.Serializer):
         required=False, default=RunPhase.PREVIEW.value, help_text="a preview and a drift report change nothing",
     )  # fmt: skip
     confirm = Text(required=False, allow_blank=True, max_length=64, help_text="digest of the preview that was looked at")
-    deletion_count = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=1_000_000)
-    deletion_percent = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=100)
+    deletion_count = Whole(required=False, allow_null=True, min_value=0, max_value=1_000_000)
+    deletion_percent = Whole(required=False, allow_null=True, min_value=0, max_value=100)
 
 
 class UndoAsked(serializers.Serializer):
@@ -108,11 +108,11 @@ class NoteRow(serializers.Serializer):
 
 class SetupWish(serializers.Serializer):
     paused = serializers.BooleanField(required=False, allow_null=True)
-    interval_minutes = serializers.IntegerField(
+    interval_minutes = Whole(
         required=False, allow_null=True, help_text=f"0 for no schedule, else {SHORTEST_INTERVAL} to {LONGEST_INTERVAL}"
     )
-    deletion_count = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=1_000_000)
-    deletion_percent = serializers.IntegerField(required=False, allow_null=True, min_value=0, max_value=100)
+    deletion_count = Whole(required=False, allow_null=True, min_value=0, max_value=1_000_000)
+    deletion_percent = Whole(required=False, allow_null=True, min_value=0, max_value=100)
     adopted = serializers.ListField(child=Words(max_length=127), required=False, allow_null=True, help_text="names in the vault")
     dr_copy = serializers.BooleanField(
         required=False, allow_null=True, help_text="the vault is the DR region's copy; its lag is in the failover preflight"
@@ -182,7 +182,7 @@ class SyncSteps(Signed):
 
     @extend_schema(operation_id="listSyncSteps", parameters=PAGE, responses=StepRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
-        run = sync_runs.run_for(identifier, self.by, PROJECTS_READ)
+        run = sync_runs.run_with_names(identifier, self.by)
         return Response([step_row(step) for step in page_of(run.steps.order_by("position"), request)])
 
 
@@ -193,7 +193,7 @@ class SyncNotes(Signed):
 
     @extend_schema(operation_id="listSyncNotes", parameters=PAGE, responses=NoteRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
-        run = sync_runs.run_for(identifier, self.by, PROJECTS_READ)
+        run = sync_runs.run_with_names(identifier, self.by)
         return Response([note_row(note) for note in page_of(run.notes.select_related("run").order_by("id"), request)])
 
 

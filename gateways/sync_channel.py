@@ -15,15 +15,16 @@ import msgspec
 from django.db import transaction
 from django.db.models import Max
 
+from accounts.models import Storage
 from accounts.principals import principal_named
-from common.errors import Conflict, MazeVaultError
+from common.errors import Conflict, MazeVaultError, ValidationFailed
 from gateways import dispatch, sync_here, sync_runs
 from gateways.models import Gateway
 from gateways.sync_here import Hand, Outdated, ValueTooLarge
-from integrations import memories, rules, tallies
+from integrations import memories, rules, tallies, vaults
 from integrations.access import checked_access
 from integrations.models import RunState, StepState, SyncDirection, SyncMemory, SyncNote, SyncRun, SyncStep
-from integrations.sync.facts import Base, Direction, Remembered
+from integrations.sync.facts import Base, DeletionBudget, Direction, Remembered
 from integrations.sync.plan import Action
 from integrations.sync.remembering import remembered_after
 from integrations.sync.told import action_of, remembered_of
@@ -33,6 +34,7 @@ from protocol import sync
 from protocol.sync import (
     PAGE,
     AskRows,
+    BegunStep,
     EndRun,
     HistoryStep,
     Listing,
@@ -154,6 +156,7 @@ def _progress(
     why = sync_runs.why_not_allowed(run, caller)
     if why or caller is None:
         return ProgressAnswer(go_on=False, why=why), settled
+    _refuse_unagreed(run, memory, body.begin)
     hand = Hand(run, caller, f"gateway:{gateway.id}", body.epoch, now)
     taken, given = list[StepReport](), dict[str, str]()
     for begun in body.begin:
@@ -198,6 +201,14 @@ def end_run(gateway: Gateway, body: EndRun, now: datetime) -> None:
         sync_runs.end(run, RunState.INCOMPLETE if failed else RunState.SUCCEEDED, now, code=body.code, detail=body.detail)
 
 
+def _readable(actions: Iterable[SyncAction]) -> list[Action]:
+    """Raises `ValidationFailed` for a kind or reason that there is not."""
+    try:
+        return [action_of(told) for told in actions]
+    except ValueError as error:
+        raise ValidationFailed(f"actions: {error}") from None
+
+
 def stored_action(row: SyncStep) -> Action:
     """A step as the engine knows it."""
     return action_of(msgspec.convert(row.action, SyncAction))
@@ -214,7 +225,22 @@ def _run(gateway: Gateway, body: Asked) -> SyncRun:
         raise Conflict("this claim no longer counts for a sync run", code="STALE_CLAIM")
     if run.state != RunState.RUNNING:
         raise Conflict("the run has ended", code="RUN_ENDED")
+    _refuse_other_world(run, gateway)
     return run
+
+
+def _refuse_other_world(run: SyncRun, gateway: Gateway) -> None:
+    """A run belongs to the vault, the environment and the project it was begun for, as they were then (I13)."""
+    rule, environment = run.rule, run.environment
+    if rule.project.deleted_at is not None or environment.deleted_at is not None:
+        raise Conflict("the project or the environment of the run was deleted", code="RUN_ENDED")
+    if environment.gateway_environment != gateway.environment_id:
+        raise Conflict("the environment of the run belongs to other gateways now", code="RUN_ENDED")
+    if rule.project.storage != Storage.MAZEVAULT:
+        raise Conflict("the values of the project rest in its vault now", code="RUN_ENDED")
+    access = checked_access(rule.integration, gateway.environment_id)
+    if vaults.origin_of(access.vault_url) != run.target:
+        raise Conflict("the integration leads to another vault now", code="RUN_ENDED")
 
 
 def _steps_page(run: SyncRun, body: AskRows) -> Rows:
@@ -242,10 +268,30 @@ def _history(row: SyncStep) -> HistoryStep:
 def _refuse_other_side(run: SyncRun, actions: Iterable[SyncAction]) -> None:
     """A rule writes to the sides its direction names and to no other, whatever a gateway plans."""
     direction = run.rule.sync_direction
-    for told in actions:
-        here = action_of(told).kind in WRITES_HERE
+    for action in _readable(actions):
+        here = action.kind in WRITES_HERE
         if direction == (SyncDirection.PUSH if here else SyncDirection.PULL):
-            raise Conflict(f"a rule that is set to {direction} does no {told.kind}", code="STEP_NOT_ALLOWED")
+            raise Conflict(f"a rule that is set to {direction} does no {action.kind}", code="STEP_NOT_ALLOWED")
+
+
+def _refuse_unagreed(run: SyncRun, memory: SyncMemory, begin: Iterable[BegunStep]) -> None:
+    """Only a ready plan is carried out, of a first run only what a person confirmed, and no more deletions than allowed."""
+    if run.phase not in (RunPhase.APPLY, RunPhase.UNDO) or run.verdict != Verdict.READY:
+        raise Conflict("this run is not to be carried out", code="STEP_NOT_ALLOWED")
+    wanted = [step.fingerprint for step in begin]
+    if run.phase == RunPhase.UNDO or not memory.settled:
+        agreed = set(run.confirmed.steps.values_list("fingerprint", flat=True)) if run.confirmed else set[str]()
+        if not set(wanted) <= agreed:
+            raise Conflict("nobody confirmed this step", code="STEP_NOT_ALLOWED")
+    if run.phase == RunPhase.UNDO:
+        return
+    deletes = [kind.value for kind in DELETES]
+    counted = run.steps.filter(action__kind__in=deletes)
+    done = counted.filter(state__in=(StepState.BEGUN, StepState.DONE)).count()
+    more = counted.filter(state=StepState.PLANNED, fingerprint__in=wanted).count()
+    budget = DeletionBudget(run.deletion_count, run.deletion_percent)
+    if more and not budget.allows(done + more, memory.items.count() + done):
+        raise Conflict("the deletion budget of the run is used up", code="STEP_NOT_ALLOWED")
 
 
 def _add_steps(run: SyncRun, actions: Iterable[SyncAction]) -> None:
@@ -267,7 +313,7 @@ def _begin(action: Action, begun: sync.BegunStep, hand: Hand) -> tuple[StepRepor
             if action.kind in WRITES_HERE:
                 version = sync_here.carry_out(action, begun.value, hand)
                 return StepReport(operation, StepEnd.DONE, version, action.their_version), None
-            if action.kind in sync_here.TAKES_VALUE:
+            if action.kind in sync_here.TAKES_VALUE and not action.our_deleted:
                 return None, sync_here.value_for(action, hand)
             sync_here.refuse_outdated(action, hand.run)
             return None, None

@@ -110,8 +110,9 @@ def set_up(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> SyncRule:
             fields["paused_why"] = f"paused by {by.principal.name}"[:300] if fields["paused"] else ""
         if fields.get("dr_copy") and rule.sync_direction != SyncDirection.PUSH:
             raise ValidationFailed("dr_copy: only a rule that pushes keeps a copy; set sync_direction to push first")
-        if fields.get("interval_minutes"):
+        if set(fields) - {"paused", "dr_copy"} or fields.get("paused") is False:
             _refuse_unless_allowed(rule, _environment(rule), by.principal, RunPhase.APPLY)
+        if fields.get("interval_minutes"):
             fields["scheduled_by"] = by.actor
         if names := changes.altered(rule, fields):
             rule.updated_at = Now()
@@ -223,6 +224,14 @@ def run_for(identifier: uuid.UUID, by: By, permission: str, *, lock: bool = Fals
     return found
 
 
+def run_with_names(identifier: uuid.UUID, by: By) -> SyncRun:
+    """A run, for who may read the secrets it names. Raises `NotFound` or `PermissionRefused`."""
+    run = run_for(identifier, by, PROJECTS_READ)
+    if not by.principal.may(SECRETS_READ, place_in(run.rule.project, run.environment)):
+        raise PermissionRefused(f"the names of secrets need the permission {SECRETS_READ} in {run.environment.slug}")
+    return run
+
+
 def _rules() -> QuerySet[SyncRule]:
     return SyncRule.objects.filter(deleted_at=None).select_related("project", "integration__environment")
 
@@ -267,6 +276,8 @@ def _not_runnable(sentence: str) -> Conflict:
 def _refuse_unless_allowed(rule: SyncRule, environment: Environment, caller: Principal, phase: RunPhase) -> None:
     """A run does what its asker could do by hand: read the project's secrets, and change them where the rule writes to it."""
     writes = phase in (RunPhase.APPLY, RunPhase.UNDO) and rule.sync_direction != SyncDirection.PUSH
+    if not caller.may(PROJECTS_WRITE, place_of(rule.project)):
+        raise PermissionRefused(f"a run of this rule needs the permission {PROJECTS_WRITE} in the project")
     place = place_in(rule.project, environment)
     for permission in (SECRETS_READ, *((SECRETS_WRITE, SECRETS_DELETE) if writes else ())):
         if not caller.may(permission, place):

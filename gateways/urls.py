@@ -27,6 +27,7 @@ urlpatterns = [
     *routes("audit-logs/export", audit_api.AuditExport.as_view(), "audit-export"),
     *routes("audit-logs/verify", audit_api.AuditVerify.as_view(), "audit-verify"),
     *routes(_relative(paths.WRITES), machine_api.take_writes, "channel-writes"),
+    *routes(_relative(paths.WRITES_CHECK), machine_api.check_write, "channel-writes-check"),
     *routes(_relative(paths.CHANGES), machine_api.give_changes, "channel-changes"),
     *routes(_relative(paths.SIGN_IN), machine_api.sign_in, "channel-sign-in"),
     *routes(_relative(paths.SIGN_OUT), machine_api.sign_out, "channel-sign-out"),

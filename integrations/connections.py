@@ -52,12 +52,13 @@ def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integrati
     """Make it what the wish says; its environment stays, and so does a secret that the wish leaves out."""
     with transaction.atomic():
         integration = _locked(identifier, by)
-        vault = integration.provider, integration.config.get("vault_url")
+        before = _leads_to(integration)
         names = changes.altered(integration, {name: wish[name] for name in ("name", "type", "provider")})
         if sealed_config.put(integration, integration.sealed_under, wish.get("config") or {}):
             names += ["config", "sealed_secrets", "secrets_version"]
-        if (integration.provider, integration.config.get("vault_url")) != vault:
+        if _leads_to(integration) != before:
             storing.refuse_while_it_holds_values(integration)
+            rules.refuse_while_running(integration)
         if names:
             _refuse_unusable(integration)
             integration.updated_at = Now()
@@ -78,6 +79,12 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
         Integration.objects.filter(id=integration.id).update(deleted_at=now, sealed_secrets=None)
         _record(by, "integration.deleted", integration)
         changes.project_changed(integration.project)
+
+
+def _leads_to(integration: Integration) -> tuple[object, ...]:
+    """Which vault, and whom it sees: what must not change under values or runs."""
+    config = integration.config
+    return integration.provider, config.get("vault_url"), config.get("auth_method"), config.get("client_id")
 
 
 def place(integration: Integration) -> Place:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
-from accounts.models import Environment, Project
+from accounts.models import Environment
 from common.direct import give_connection_back
 from common.errors import Conflict
 from integrations.azure.cloud import Connection
@@ -22,7 +22,7 @@ from integrations.azure.keyvault import KEY, Entry, Held, KeyVault, Marks, Secre
 from integrations.models import Integration
 from integrations.storing import storage_of
 from protocol.vocabulary import WriteOperation
-from vault import rules, values
+from vault import rules, secrets, values
 from vault.models import Secret
 from vault.ports import Asker, SecretChange, Shown
 
@@ -44,9 +44,9 @@ class Ways(Protocol):
         """The right to make one change, with its epoch. Raises when this node may not write there now."""
 
 
-def owner_of(project: Project) -> str:
-    """The tag that says which project a name in a vault belongs to."""
-    return f"project:{project.id}"
+def owner_of(project: uuid.UUID, environment: uuid.UUID) -> str:
+    """The tag that says whose a name in a vault is: several environments of a project may share a vault, and no name."""
+    return f"project:{project}/{environment}"
 
 
 class VaultKeeper:
@@ -95,8 +95,8 @@ class Work:
         if change.operation is WriteOperation.ROLLBACK:
             return self.update(self._former(change.body.rollback_to or 0))
         if change.operation is WriteOperation.RESTORE:
-            self._recover()
-        elif change.operation in (WriteOperation.DELETE, WriteOperation.PURGE):
+            return self._restore()
+        if change.operation in (WriteOperation.DELETE, WriteOperation.PURGE):
             self.delete(for_good=change.operation is WriteOperation.PURGE)
         return ""
 
@@ -125,6 +125,7 @@ class Work:
 
     def _former(self, version: int) -> str:
         row = values.resting(self._secret, version)
+        secrets.refuse_no_former(self._secret, version, row)
         if row is None:
             raise Conflict(f"version: the value of version {version} is not held here or in the vault", code="VALUE_NOT_HELD")
         if row.sealed_value is not None:
@@ -135,7 +136,7 @@ class Work:
         tags = {**(before.tags if before else {}), KEY: self._secret.key}
         kind = before.content_type if before else ""
         with self._effect(self._secret) as epoch:
-            marks = Marks(epoch, str(uuid.uuid4()), owner_of(self._secret.project))
+            marks = Marks(epoch, str(uuid.uuid4()), owner_of(self._secret.project_id, self._secret.environment_id))
             return self._vault.set(self._name, value, marks, tags=tags, content_type=kind).version
 
     def delete(self, *, for_good: bool) -> None:
@@ -146,6 +147,15 @@ class Work:
             self._once(lambda: self._vault.delete(self._name))
         if for_good:
             self._once(lambda: self._vault.purge(self._name))
+
+    def _restore(self) -> str:
+        """Recover the name. Where a later secret of the same key had it since, this one's own value is set again."""
+        self._recover()
+        row, held = values.resting(self._secret), self._look()
+        if row is None or held is None or held.entry.version == row.external_version:
+            return ""
+        _refuse_foreign(held.entry, self._secret, self._name)
+        return self._set(self._vault.get(self._name, row.external_version).value, held.entry)
 
     def _recover(self) -> None:
         if self._look() is None:
@@ -167,14 +177,20 @@ class Work:
 
     def _refuse_others(self, entry: Entry) -> None:
         marks = entry.marks
-        if marks is None or marks.owner != owner_of(self._secret.project) or entry.tags.get(KEY) != self._secret.key:
+        if (
+            marks is None
+            or marks.owner != owner_of(self._secret.project_id, self._secret.environment_id)
+            or entry.tags.get(KEY) != self._secret.key
+        ):
             raise _taken(self._name)
 
 
 def _refuse_foreign(entry: Entry, secret: Secret, name: str) -> None:
     """A version without our tags is a person's, of the same name; one with the tags of something else is not this secret."""
     marks = entry.marks
-    if marks is not None and (marks.owner != owner_of(secret.project) or entry.tags.get(KEY, secret.key) != secret.key):
+    if marks is not None and (
+        marks.owner != owner_of(secret.project_id, secret.environment_id) or entry.tags.get(KEY, secret.key) != secret.key
+    ):
         raise _taken(name)
 
 

@@ -273,6 +273,8 @@ class RotationState(models.TextChoices):
     WAITING = "waiting"
     """Until the new value has arrived wherever a rule brings it, and the grace period is over."""
     VERIFYING = "verifying"
+    """The gateways look whether it is the newest in each vault; nothing is switched off before all of them have seen it."""
+    RETIRING = "retiring"
     RETIRED = "retired"
     SUPERSEDED = "superseded"
     """Another value was set meanwhile; what is to be retired is that one's business."""
@@ -291,7 +293,9 @@ class Rotation(models.Model):
     ended_at = models.DateTimeField(null=True)
 
     class Meta:
-        indexes = [models.Index(fields=["state"], condition=Q(state__in=["waiting", "verifying"]), name="rotations_open")]
+        indexes = [
+            models.Index(fields=["state"], condition=Q(state__in=["waiting", "verifying", "retiring"]), name="rotations_open")
+        ]
 
 
 class OperationTally(models.Model):

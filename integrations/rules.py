@@ -18,7 +18,7 @@ from accounts.models import ConflictStrategy, Environment, Project
 from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
 from accounts.scoping import absent, environment_named, place_of, project_for, require, visible_projects
 from common.errors import Conflict, ValidationFailed
-from integrations.models import Integration, RunState, SyncDirection, SyncMode, SyncRule
+from integrations.models import Integration, RunState, SyncDirection, SyncMode, SyncRule, SyncRun
 from integrations.providers import AZURE_KEY_VAULT
 
 PLACEHOLDERS = frozenset({"key", "environment"})
@@ -53,9 +53,10 @@ def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> SyncRule:
         if names:
             if rule.runs.filter(state=RunState.RUNNING).exists():
                 raise Conflict("a run of this rule is not over; wait for it or stop it", code="SYNC_RUNNING")
-            rule.updated_at = Now()
+            # Whoever scheduled it did not schedule this; its runs would have their rights.
+            rule.interval_minutes, rule.scheduled_by, rule.updated_at = 0, "", Now()
             with changes.unique("a sync rule of this name"):
-                rule.save(update_fields=[*names, "updated_at"])
+                rule.save(update_fields=[*names, "interval_minutes", "scheduled_by", "updated_at"])
             _record(by, "sync_rule.updated", rule)
     rule.refresh_from_db()
     return rule
@@ -70,6 +71,12 @@ def end_all(integration: Integration, by: By, now: datetime) -> None:
     """End the rules that use an integration; part of its deletion."""
     for rule in SyncRule.objects.select_for_update().filter(integration=integration, deleted_at=None):
         _end(rule, by, now)
+
+
+def refuse_while_running(integration: Integration) -> None:
+    """Raises `Conflict` (SYNC_RUNNING) while a run of a rule of this integration is not over."""
+    if SyncRun.objects.filter(rule__integration=integration, state=RunState.RUNNING).exists():
+        raise Conflict("a run of a rule of this integration is not over; wait for it or stop it", code="SYNC_RUNNING")
 
 
 def rules_of(project: Project) -> QuerySet[SyncRule]:

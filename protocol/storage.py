@@ -35,6 +35,8 @@ class MovingSecret(Message, frozen=True):
     name: Name
     deleted: bool
     versions: list[MovedVersion]
+    at: Count = 0
+    """The secret's version when it was handed out."""
 
 
 class MovedSecret(Message, frozen=True):
@@ -42,6 +44,7 @@ class MovedSecret(Message, frozen=True):
 
     secret: Identifier
     versions: list[MovedVersion] = []
+    at: Count = 0
     code: Word = ""
     detail: Sentence = ""
 
@@ -56,11 +59,11 @@ class MoveProgress(Message, frozen=True):
 
 
 class MoveAnswer(Message, frozen=True):
-    """The next secret with the vault of its environment; None when nothing is left. `owner` is the tag of the project's names."""
+    """The next secret with its vault; None when nothing is left. `owner` is the tag of its name (`keeping.owner_of`)."""
 
     go_on: bool
     to_vault: bool
-    owner: Annotated[str, Meta(max_length=64)]
+    owner: Annotated[str, Meta(max_length=100)] = ""
     access: VaultAccess | None = None
     secret: MovingSecret | None = None
 

@@ -21,11 +21,12 @@ BATCH = 10
 """Steps that are announced at once: with the largest values of a vault they still fit into one message."""
 LARGEST_VALUE_THERE = 25 * 1024
 """Bytes of a value in Key Vault."""
-Name = Annotated[str, Meta(max_length=127)]
-Key = Annotated[str, Meta(max_length=255)]
-Word = Annotated[str, Meta(max_length=64)]
-VaultVersion = Annotated[str, Meta(max_length=200)]
-Sentence = Annotated[str, Meta(max_length=1000)]
+NO_NUL = r"^[^\x00]*\Z"
+Name = Annotated[str, Meta(max_length=127, pattern=NO_NUL)]
+Key = Annotated[str, Meta(max_length=255, pattern=NO_NUL)]
+Word = Annotated[str, Meta(max_length=64, pattern=NO_NUL)]
+VaultVersion = Annotated[str, Meta(max_length=200, pattern=NO_NUL)]
+Sentence = Annotated[str, Meta(max_length=1000, pattern=NO_NUL)]
 
 
 class RunPhase(StrEnum):
@@ -148,7 +149,7 @@ class SyncAction(Message, frozen=True):
     key: Key
     name: Name
     digest: Word = ""
-    our_version: int | None = None
+    our_version: Count | None = None
     their_version: VaultVersion | None = None
     our_deleted: bool = False
     their_deleted: bool = False
@@ -166,7 +167,7 @@ class HistoryStep(Message, frozen=True):
     """`integrations.sync.undo.Applied`."""
 
     action: SyncAction
-    our_version: int | None
+    our_version: Count | None
     their_version: VaultVersion | None
     remembered: SyncItem | None
 
@@ -235,7 +236,7 @@ class StepReport(Message, frozen=True):
 
     operation: Identifier
     end: StepEnd
-    our_version: int | None = None
+    our_version: Count | None = None
     their_version: VaultVersion | None = None
     code: Word = ""
     detail: Sentence = ""

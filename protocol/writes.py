@@ -110,6 +110,22 @@ class WriteBody(Message, frozen=True):
     """Where the value rests in a vault: the vault's own name of the version that was set there."""
 
 
+class WriteCheck(Message, frozen=True):
+    """Would this change be made now? Asked before a vault hears of it; a refusal is the answer's error. Without the value."""
+
+    hidden: ClassVar[frozenset[str]] = WriteBody.hidden
+
+    epoch: Count
+    operation: WriteOperation
+    secret: Identifier
+    project: Identifier
+    project_environment: Identifier
+    key: Annotated[str, Meta(max_length=255, pattern=r"^[^\x00]*\Z")]
+    base_version: Count | None
+    actor: Annotated[str, Meta(max_length=64)]
+    body: WriteBody
+
+
 def body_text(body: WriteBody) -> str:
     """The body as it is stored, digested and sent."""
     return encode(body).decode()

@@ -35,14 +35,16 @@ def in_vault_first(
     project = Project.objects.filter(id=change.project).first()
     if project is None or not secrets.in_vault(project, change.operation) or change.body.external_version:
         return change
-    transaction_lock(f"vault-of:{change.project}:{change.environment}:{rules.vault_name_of(change.key).lower()}")
+    transaction_lock(f"vault-name:{rules.vault_name_of(change.key).lower()}")
     secret = _secret_of(change, project)
-    _refuse_while_it_moves(secret)
     sealing = change.operation in secrets.SEALS
+    if not sealing and (_rests_here(secret) or _name_is_anothers(secret)):
+        return change  # the vault has nothing of it
+    _refuse_while_it_moves(secret)
     if not goes_on(recorded(change, PENDING) if sealing else change):
         return change
     version = keeper.carry_out(change, secret, asker)
-    return recorded(change, version) if sealing else change
+    return recorded(change, version) if sealing or version else change
 
 
 def recorded(change: SecretChange, external_version: str) -> SecretChange:
@@ -52,12 +54,24 @@ def recorded(change: SecretChange, external_version: str) -> SecretChange:
 
 def _refuse_while_it_moves(secret: Secret) -> None:
     """A secret moves with all its versions in their order, so nothing may come in between."""
-    row = None if secret._state.adding else values.resting(secret)
-    if row is not None and row.sealed_value is not None:
+    if _rests_here(secret):
         raise Conflict(
-            "storage: the value of this secret is still on its way into the project's vault; try again when it is there",
+            "storage: the value of this secret has not arrived in the project's vault; try again when it is there, and see "
+            "GET projects/{id}/storage for what could not be moved",
             code="STORAGE_MOVING",
         )
+
+
+def _rests_here(secret: Secret) -> bool:
+    row = None if secret._state.adding else values.resting(secret)
+    return row is not None and row.sealed_value is not None
+
+
+def _name_is_anothers(secret: Secret) -> bool:
+    """Whether a living secret has the name in the vault now: an older tombstone of it must not touch that one."""
+    place = Secret.objects.filter(project_id=secret.project_id, environment_id=secret.environment_id, deleted_at=None)
+    keys = place.exclude(id=secret.id).values_list("key", flat=True)
+    return rules.folded_vault_name(secret.key) in map(rules.folded_vault_name, keys)
 
 
 def _secret_of(change: SecretChange, project: Project) -> Secret:

@@ -173,18 +173,24 @@ def _value_after(secret: Secret, change: SecretChange) -> str | None:
     if change.operation not in SEALS:
         return None
     _refuse_other_storage(secret, change.body)
+    wanted = change.body.rollback_to or 0
+    if change.operation is WriteOperation.ROLLBACK:
+        refuse_no_former(secret, wanted, values.resting(secret, wanted))
     if change.body.external_version is not None:
         return None
     if change.operation is not WriteOperation.ROLLBACK:
         return change.body.value
-    wanted = change.body.rollback_to or 0
-    if wanted >= secret.version:
-        raise ValidationFailed(f"version: must be one before the current version {secret.version}")
-    _refuse_retired(values.resting(secret, wanted))
     row = values.holding(secret, wanted)
     if row is None:
         raise ValidationFailed(f"version: the value of version {wanted} is not held here")
     return values.open_value(secret, row)
+
+
+def refuse_no_former(secret: Secret, wanted: int, row: SecretVersion | None) -> None:
+    """Raise for a version nobody can go back to: the present one, one to come, or one that was retired."""
+    if wanted >= secret.version:
+        raise ValidationFailed(f"version: must be one before the current version {secret.version}")
+    _refuse_retired(row)
 
 
 def _refuse_retired(row: SecretVersion | None) -> None:
@@ -196,15 +202,13 @@ def _refuse_retired(row: SecretVersion | None) -> None:
 
 
 def _refuse_other_storage(secret: Secret, body: WriteBody) -> None:
-    """A value goes where the project keeps its values, and nowhere else."""
+    """A value goes where the project keeps its values. What was set in a vault before a move rests there."""
     elsewhere = secret.project.storage == Storage.KEY_VAULT
     if elsewhere and (body.value is not None or not body.external_version):
         raise Conflict(
             "storage: values of this project rest in its vault; a value that was not set there is not kept here",
             code="STORAGE_NOT_AVAILABLE",
         )
-    if not elsewhere and body.external_version is not None:
-        raise Conflict("storage: values of this project rest here, not in a vault", code="STORAGE_NOT_AVAILABLE")
 
 
 def _take_fields(secret: Secret, body: WriteBody) -> None:

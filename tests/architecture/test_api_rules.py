@@ -15,7 +15,7 @@ from tests.conftest import Person
 PLAIN = {"trust", "register", "heartbeat", "directive", "lease-renew", "lease-release", "fence", "drain-report", "task-claim",
          "task-results", "certificate-renew", "channel-writes", "channel-changes", "channel-sign-in", "channel-sign-out",
          "channel-vault-access", "channel-sync-open", "channel-sync-rows", "channel-sync-plan", "channel-sync-progress",
-         "channel-sync-end", "channel-storage-move", "channel-storage-end",
+         "channel-sync-end", "channel-writes-check", "channel-storage-move", "channel-storage-end",
          "audit-upload", "root", "metrics", "openapi", "docs", "docs-asset"}  # fmt: skip
 """Paths that are not for people: the machine channel authenticates by certificate, the others are named in the design."""
 OPEN = {"login", "health", "service-token", "oauth-token", "entra-login", "entra-callback"}

@@ -14,7 +14,7 @@ from django.db import transaction
 from django.test import override_settings
 
 from accounts import sealed_config
-from accounts.models import Project, User
+from accounts.models import Environment, Project, User
 from common import feed
 from common.models import AuditEntry
 from gateway_runtime import vaults
@@ -50,6 +50,10 @@ class Keeping:
     def create(self, key: str = "DB_PASSWORD", value: str = CANARY, **headers: str) -> tuple[int, Any]:
         wish = {"project_id": str(self.project.id), "environment": "dev", "key": key, "value": value}
         return self.pair.ann.call("post", "secrets", data=wish, content_type="application/json", headers=headers)
+
+    def owner(self) -> str:
+        environment = Environment.objects.get(slug="dev", organization=self.project.organization)
+        return f"project:{self.project.id}/{environment.id}"
 
     def there(self) -> dict[str, str]:
         vault = self.sandbox.world.vaults.named(VAULT)
@@ -88,7 +92,7 @@ def test_a_value_goes_into_the_vault_and_nowhere_else(keeping: Keeping) -> None:
     assert (status, row["version"], row["storage"]) == (201, 1, "key_vault"), row
     assert keeping.there() == {"DB-PASSWORD": CANARY}
     write = keeping.sandbox.world.vaults.journal[-1]
-    assert write.tags["mazevault-owner"] == f"project:{keeping.project.id}" and write.tags["mazevault-key"] == "DB_PASSWORD"
+    assert write.tags["mazevault-owner"] == keeping.owner() and write.tags["mazevault-key"] == "DB_PASSWORD"
     version = SecretVersion.objects.get(secret=row["id"])
     assert (version.sealed_value, version.external_version) == (None, write.version)
     assert CANARY not in ReceivedWrite.objects.get().head and PendingWrite.objects.get().sealed_body is None
@@ -119,6 +123,24 @@ def test_what_cannot_be_recorded_is_not_set_in_the_vault(keeping: Keeping) -> No
     assert keeping.create()[1]["code"] == "DUPLICATE_NAME"
     assert keeping.create(key="no spaces")[0] == 400
     assert keeping.sets() == 1 and keeping.there() == {"DB-PASSWORD": CANARY}
+
+
+def test_what_the_primary_would_refuse_never_reaches_the_vault(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy here says that the caller may; the Primary knows better."""
+    row = keeping.create()[1]
+    monkeypatch.setattr("gateways.write_checks.principal_named", lambda actor, now: None)
+    answers = [keeping.create(key="B"), keeping.pair.ann.put(f"secrets/{row['id']}", {"value": "two"})]
+    answers.append(keeping.pair.ann.delete(f"secrets/{row['id']}"))
+    assert [(status, body["code"]) for status, body in answers] == [(403, "ACTOR_NOT_ALLOWED")] * 3
+    assert keeping.there() == {"DB-PASSWORD": CANARY} and PendingWrite.objects.count() == 1
+
+
+def test_deleting_an_older_secret_leaves_the_one_that_has_its_name_now(keeping: Keeping) -> None:
+    first = keeping.create(value="one")[1]
+    keeping.pair.ann.delete(f"secrets/{first['id']}")
+    keeping.create(value="two")
+    assert keeping.pair.ann.delete(f"secrets/{first['id']}/permanent")[0] == 204
+    assert keeping.there() == {"DB-PASSWORD": "two"}
 
 
 def test_a_repeated_request_is_carried_out_once(keeping: Keeping) -> None:

@@ -12,13 +12,18 @@ from django.test import override_settings
 
 from common.clock import now
 from common.models import AuditEntry
+from gateway_runtime import vaults
 from gateways import rotations
+from integrations.azure.keyvault import KeyVault
+from protocol.vault_access import VaultAccess
 from sandbox.azure.server import Sandbox
 from tests.conftest import Person
 from tests.gateways.sync_desk import VAULT, SyncDesk
+from tests.gateways.vault_desk import be_on, cloud_of, sandbox_vault
 from vault.generating import KINDS, new_value
 from vault.models import Secret, SecretVersion
 
+OTHER = "kv-mazevault-we-npr"
 pytestmark = pytest.mark.usefixtures("primary")
 
 
@@ -88,8 +93,7 @@ def test_until_the_grace_period_is_over_the_old_value_goes_on(desk: SyncDesk) ->
         go_on(desk)
         assert desk.there() == desk.here() and state(desk, "DB") == "waiting" and enabled(desk, "DB") == [True, True]
         rotations.keep_up(now() + timedelta(hours=25))
-        desk.work()
-        rotations.keep_up(now())
+        go_on(desk)
         assert state(desk, "DB") == "retired" and enabled(desk, "DB") == [False, True]
 
 
@@ -105,6 +109,28 @@ def test_nothing_is_retired_where_the_vault_does_not_show_the_new_value(desk: Sy
     found = desk.admin.get(f"secrets/{desk.ids()['DB']}/rotations")[1][0]
     assert found["state"] == "failed" and "nothing was retired" in found["detail"], found
     assert enabled(desk, "DB") == [True] * 3 and not SecretVersion.objects.exclude(retired_at=None).exists()
+
+
+def test_nothing_is_retired_anywhere_before_every_vault_shows_the_new_value(desk: SyncDesk) -> None:
+    pushed(desk)
+    other = sandbox_vault(desk.sandbox, OTHER)
+    be_on(desk.monkeypatch, cloud_of(desk.sandbox), (desk.url, other))
+    wish = {"name": "other", "type": "key_vault", "provider": "azure_key_vault", "environment": "dev",
+            "config": {"vault_url": other}}  # fmt: skip
+    second = desk.made(f"projects/{desk.project}/integrations", wish)
+    desk.with_rule(integration_id=second)
+    desk.first()
+    rotate(desk, "DB")
+    for _ in range(6):
+        rotations.keep_up(now())
+        if state(desk, "DB") == "verifying":
+            break
+        desk.work()
+    assert state(desk, "DB") == "verifying"
+    way = vaults.connection_of(VaultAccess(second, other, "managed_identity"))
+    KeyVault(way, vaults.credential_of(way), vaults.guard())._client.set_secret("DB", "a person's")
+    go_on(desk)
+    assert state(desk, "DB") == "failed" and enabled(desk, "DB") == [True, True]
 
 
 def test_another_change_takes_a_rotation_over(desk: SyncDesk) -> None:

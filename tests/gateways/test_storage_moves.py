@@ -13,6 +13,7 @@ from common.clock import now
 from common.models import AuditEntry
 from gateways import dispatch, storage_moves
 from gateways.models import Task
+from sandbox.azure.directory import CLIENT_ID, TENANT_ID
 from sandbox.azure.server import Sandbox
 from tests.conftest import Person
 from tests.gateways.sync_desk import Killed, Line, SyncDesk
@@ -135,7 +136,7 @@ def test_what_a_vault_cannot_hold_is_named_before_anything_moves(desk: SyncDesk)
     for key in ("A_B", "A.B", "no spaces", "BIG"):
         desk.put(key, "x" * (26_000 if key == "BIG" else 1))
     problems = preview(desk)["problems"]
-    assert len(problems) == 3 and any("'A.B' and 'A_B'" in one for one in problems), problems
+    assert len(problems) == 3 and any("'A.B' in dev and 'A_B' in dev" in one for one in problems), problems
     status, body = desk.admin.post(f"projects/{desk.project}/storage", {"to": "key_vault", "confirm": preview(desk)["digest"]})
     assert (status, body["code"]) == (409, "STORAGE_CANNOT_MOVE") and not desk.journal()
     desk.admin.delete(f"projects/integrations/{desk.integration}")
@@ -160,6 +161,83 @@ def test_a_denial_ends_it_and_everything_can_still_be_read(desk: SyncDesk, contr
     assert desk.admin.get(f"secrets/{desk.ids()['A']}")[1]["value"] == "one"
     control.post("/faults", json={"vault_forbidden": []})
     assert move(desk)["state"] == "succeeded" and desk.there() == {"A": "one"}
+
+
+def test_two_environments_in_one_vault_do_not_share_a_name(desk: SyncDesk) -> None:
+    wish = {"name": "second", "type": "key_vault", "provider": "azure_key_vault", "environment": "qa",
+            "config": {"vault_url": desk.url}}  # fmt: skip
+    desk.made(f"projects/{desk.project}/integrations", wish)
+    desk.put("A", "one")
+    desk.made("secrets", {"project_id": desk.project, "environment": "qa", "key": "A", "value": "another"})
+    assert "'A' in dev and 'A' in qa" in str(preview(desk)["problems"])
+
+
+def test_no_move_runs_in_a_persons_own_name(desk: SyncDesk) -> None:
+    desk.put("A", "one")
+    wish = {"name": "vault", "type": "key_vault", "provider": "azure_key_vault",
+            "config": {"vault_url": desk.url, "auth_method": "on_behalf_of", "tenant_id": TENANT_ID,
+                       "client_id": CLIENT_ID, "client_secret": "canary-8d1"}}  # fmt: skip
+    status, body = desk.admin.put(f"projects/integrations/{desk.integration}", wish)
+    assert status == 200, body
+    assert "own name" in str(preview(desk)["problems"])
+
+
+def test_what_was_changed_in_the_vault_stays_there_and_is_named(desk: SyncDesk) -> None:
+    desk.put("A", "one")
+    desk.put("B", "b")
+    move(desk)
+    desk.portal().set_secret("A", "from the portal")
+    done = move(desk, "mazevault")
+    assert (done["state"], done["moved"]) == ("incomplete", 1)
+    assert [(one["key"], one["code"]) for one in done["failed"]] == [("A", "CHANGED_IN_VAULT")]
+    assert desk.there()["A"] == "from the portal" and desk.here()["B"] == "b"
+    assert SecretVersion.objects.get(secret__key="A").external_version
+
+
+def test_a_value_that_is_switched_off_stays_alone(desk: SyncDesk) -> None:
+    desk.put("A", "one")
+    desk.put("B", "b")
+    move(desk)
+    newest = SecretVersion.objects.get(secret__key="A").external_version
+    desk.portal().update_secret_properties("A", newest, enabled=False)
+    done = move(desk, "mazevault")
+    assert (done["state"], done["moved"], [one["code"] for one in done["failed"]]) == (
+        "incomplete", 1, ["KEY_VAULT_OBJECT_DISABLED"],
+    )  # fmt: skip
+
+
+def test_a_retired_value_does_not_move(desk: SyncDesk) -> None:
+    for value in ("one", "two"):
+        desk.put("A", value)
+    SecretVersion.objects.filter(version=1).update(retired_at=now())
+    assert preview(desk)["shares"][0]["versions"] == 1
+    assert move(desk)["state"] == "succeeded" and [write.action for write in desk.journal()] == ["set"]
+
+
+@pytest.mark.parametrize("change", ["purge", "update"])
+def test_what_changed_while_it_was_moved_is_not_overwritten(desk: SyncDesk, change: str) -> None:
+    desk.put("A", "one")
+    move(desk)
+    identifier = desk.ids()["A"]
+
+    def meanwhile(path: str, when: str) -> None:
+        if path.endswith("storage/move") and when == "after" and not done:
+            done.append(path)
+            if change == "purge":
+                Secret.objects.filter(id=identifier).update(status="purged")
+                SecretVersion.objects.update(external_version="", sealed_value=None)
+            else:
+                assert desk.admin.put(f"secrets/{identifier}", {"value": "newer"})[0] == 200
+
+    done = list[str]()
+    start(desk, "mazevault")
+    desk.work(line=Line(desk.npr, meanwhile))
+    rows = SecretVersion.objects.filter(secret__key="A").order_by("version")
+    if change == "purge":
+        assert [row.sealed_value for row in rows] == [None]
+    else:
+        assert desk.here() == {"A": "newer"} and rows[0].external_version
+    assert look(desk)["state"] == "succeeded"
 
 
 def test_a_right_that_was_taken_away_leaves_the_rest_where_it_is(desk: SyncDesk) -> None:

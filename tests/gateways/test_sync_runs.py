@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from accounts.models import User
+from accounts.models import Environment, Project, User
 from common.clock import now
 from common.models import AuditEntry
 from gateway_runtime import sync_facts, sync_run
@@ -17,7 +17,7 @@ from gateways import dispatch, sync_runs
 from gateways.models import Task
 from integrations.azure.errors import OutcomeUnknown
 from integrations.azure.keyvault import KeyVault
-from integrations.models import SyncRun
+from integrations.models import SyncItem, SyncRun
 from integrations.sync.told import action_of
 from protocol import paths, sync
 from protocol.storage import MoveProgress
@@ -275,13 +275,31 @@ class TestRights:
         desk.work()
         assert desk.there() == {}
         User.objects.update(role="admin")
-        assert (desk.look(asked["id"])["state"], "secrets:read" in desk.look(asked["id"])["detail"]) == ("stopped", True)
+        assert (desk.look(asked["id"])["state"], "projects:write" in desk.look(asked["id"])["detail"]) == ("stopped", True)
 
     def test_only_the_active_gateway_of_the_environment_works_on_it(self, desk: SyncDesk) -> None:
         desk.with_rule().put("A", "one")
         run = desk.ask("preview")
         answer = desk.dr.claim(epoch=1)
         assert answer.json()["code"] == "NOT_ACTIVE" and desk.look(run["id"])["state"] == "running"
+
+    def test_names_of_secrets_are_for_who_may_read_them(self, desk: SyncDesk, person: Any) -> None:
+        desk.with_rule().put("A", "one")
+        run = desk.first()["id"]
+        auditor = person("auditor")
+        for listing in ("steps", "notes"):
+            status, body = auditor.get(f"projects/sync-runs/{run}/{listing}")
+            assert status in (403, 404) and "A" not in str(body.get("details")), body
+            assert desk.admin.get(f"projects/sync-runs/{run}/{listing}")[0] == 200
+
+    def test_a_changed_rule_loses_its_schedule(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        desk.setup(interval_minutes=5)
+        wish = {"name": "renamed", "integration_id": desk.integration, "sync_direction": "push"}
+        assert desk.admin.put(f"projects/sync-rules/{desk.rule}", wish)[0] == 200
+        assert desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]["interval_minutes"] == 0
+        assert sync_runs.start_due(now() + timedelta(minutes=6)) == 0
 
     def test_one_run_of_a_rule_at_a_time(self, desk: SyncDesk) -> None:
         desk.with_rule()
@@ -290,6 +308,11 @@ class TestRights:
         assert (status, body["code"]) == (409, "SYNC_RUNNING") and first["id"] in body["error"]
         wish = {"name": "r", "integration_id": desk.integration, "sync_direction": "pull"}
         assert desk.admin.put(f"projects/sync-rules/{desk.rule}", wish)[1]["code"] == "SYNC_RUNNING"
+        other = sandbox_vault(desk.sandbox, "kv-mazevault-we-npr")
+        to_other = {"name": "vault", "type": "key_vault", "provider": "azure_key_vault", "config": {"vault_url": other}}
+        assert desk.admin.put(f"projects/integrations/{desk.integration}", to_other)[1]["code"] == "SYNC_RUNNING"
+        status, body = desk.admin.post(f"projects/{desk.project}/storage", {"to": "key_vault", "confirm": "x"})
+        assert (status, body["code"]) == (409, "SYNC_RUNNING")
         assert desk.admin.post(f"projects/sync-runs/{first['id']}/stop")[1]["state"] == "stopped"
         assert desk.run("preview")["state"] == "planned"
 
@@ -329,7 +352,7 @@ class TestSchedule:
         assert sync_runs.start_due(now() + timedelta(minutes=12)) == 0
         User.objects.update(role="admin")
         setup = desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]
-        assert setup["paused"] and "secrets:read" in setup["paused_why"]
+        assert setup["paused"] and "projects:write" in setup["paused_why"]
 
 
 MOMENTS = [(path, moment) for path in ("open", "plan", "progress", "end") for moment in ("before", "after")]
@@ -596,8 +619,63 @@ class TestGatewaysThatLie:
         part = sync.PlanPart(run, claim, 1, True, "ready", "d", "s", False, [action])
         assert desk.npr.call(paths.SYNC_PLAN, part, sync.RunAnswer).json()["code"] == "STEP_NOT_ALLOWED"
         step = sync.BegunStep(str(uuid.uuid4()), action_of(action).fingerprint, "evil")
+        progress = sync.Progress(run, claim, 1, [], [step])
+        assert desk.npr.call(paths.SYNC_PROGRESS, progress, sync.ProgressAnswer).json()["code"] == "STEP_NOT_ALLOWED"
+        assert desk.here() == {"A": "one"}
+
+    def test_of_a_first_run_only_what_a_person_confirmed_is_begun(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        shown = desk.run("preview")
+        desk.put("B", "nobody looked at it")
+        run, claim = self.claimed(desk, "apply", confirm=shown["digest"])
+        actions = [sync.SyncAction("create_there", "new_here", key, key, "0" * 64, 1) for key in "AB"]
+        part = sync.PlanPart(run, claim, 1, True, "ready", "d", "s", False, actions)
+        desk.npr.call(paths.SYNC_PLAN, part, sync.RunAnswer)
+        step = sync.BegunStep(str(uuid.uuid4()), action_of(actions[1]).fingerprint)
         answer = desk.npr.call(paths.SYNC_PROGRESS, sync.Progress(run, claim, 1, [], [step]), sync.ProgressAnswer)
-        assert answer.taken[0].code == "NOT_PLANNED" and desk.here() == {"A": "one"}
+        assert answer.json()["code"] == "STEP_NOT_ALLOWED" and "nobody looked" not in answer.content.decode()
+
+    def test_more_deletions_than_allowed_are_not_begun(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        for key in "ABC":
+            desk.put(key, "one")
+        desk.first()
+        desk.setup(deletion_count=1, deletion_percent=0)
+        for key in "AB":
+            desk.delete(key)
+        items = {item.key: item for item in SyncItem.objects.all()}
+        run, claim = self.claimed(desk, "apply")
+        actions = [
+            sync.SyncAction(
+                "delete_there", "deleted_here", key, key, "", items[key].our_version, items[key].their_version, our_deleted=True
+            )
+            for key in "AB"
+        ]
+        part = sync.PlanPart(run, claim, 1, True, "ready", "d", "s", False, actions)
+        desk.npr.call(paths.SYNC_PLAN, part, sync.RunAnswer)
+        steps = [sync.BegunStep(str(uuid.uuid4()), action_of(action).fingerprint) for action in actions]
+        answer = desk.npr.call(paths.SYNC_PROGRESS, sync.Progress(run, claim, 1, [], steps), sync.ProgressAnswer)
+        assert answer.json()["code"] == "STEP_NOT_ALLOWED" and "budget" in answer.json()["error"]
+
+    def test_a_kind_of_step_that_there_is_not_is_refused_by_its_name(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        run, claim = self.claimed(desk)
+        part = sync.PlanPart(run, claim, 1, True, "ready", "d", "s", False, [sync.SyncAction("burn", "new_here", "A", "A")])
+        answer = desk.npr.call(paths.SYNC_PLAN, part, sync.RunAnswer)
+        assert answer.status_code == 400 and "burn" in answer.json()["error"]
+
+    @pytest.mark.parametrize("change", ["storage", "environment", "vault", "project"])
+    def test_a_run_ends_where_its_world_is_another(self, desk: SyncDesk, change: str) -> None:
+        desk.with_rule().put("A", "one")
+        run, claim = self.claimed(desk)
+        {
+            "storage": lambda: Project.objects.update(storage="key_vault"),
+            "environment": lambda: Environment.objects.filter(slug="dev").update(deleted_at=now()),
+            "vault": lambda: SyncRun.objects.update(target="https://another.vault.azure.net"),
+            "project": lambda: Project.objects.update(deleted_at=now()),
+        }[change]()
+        answer = desk.npr.call(paths.SYNC_ROWS, sync.AskRows(run, claim, 1, sync.Listing.OURS), sync.Rows)
+        assert answer.json()["code"] == "RUN_ENDED", answer
 
     def test_a_gateway_of_another_environment_gets_nothing_of_a_run(self, desk: SyncDesk) -> None:
         desk.with_rule().put("A", "one")
@@ -621,8 +699,8 @@ class TestGatewaysThatLie:
         assert desk.npr.call(paths.SYNC_OPEN, sync.OpenRun(run, claim, 1), sync.RunOrder).rule == desk.rule
 
     @staticmethod
-    def claimed(desk: SyncDesk) -> tuple[str, str]:
-        run = desk.ask("preview")["id"]
+    def claimed(desk: SyncDesk, phase: str = "preview", **wish: str) -> tuple[str, str]:
+        run = desk.ask(phase, **wish)["id"]
         offers = desk.npr.claim(epoch=1, limit=5)
         return run, offers.tasks[0].claim
 

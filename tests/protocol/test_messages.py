@@ -61,8 +61,8 @@ ENDED = sync.StepReport(ID, sync.StepEnd.FAILED, 3, "v2", "VALUE_TOO_LARGE", "to
 HISTORY = sync.HistoryStep(ACTION, 3, "v2", ITEM)
 OPEN = sync.OpenStep(ID, ACTION)
 MOVED_VERSION = storage.MovedVersion(3, "v1", "value")
-MOVING = storage.MovingSecret(ID, "DB", "DB", False, [MOVED_VERSION])
-MOVED = storage.MovedSecret(ID, [MOVED_VERSION], "CODE", "detail")
+MOVING = storage.MovingSecret(ID, "DB", "DB", False, [MOVED_VERSION], 3)
+MOVED = storage.MovedSecret(ID, [MOVED_VERSION], 3, "CODE", "detail")
 REPLICA_VAULT = replica.ReplicaVault(ID, "v", 1, ACCESS)
 SAMPLES: tuple[Message, ...] = (
     messages.Register("mzvb1.x", "csr", "csr", "key", "key", ID, "1.0.0", "gw-npr-primary", "NPR", "primary"),
@@ -96,6 +96,7 @@ SAMPLES: tuple[Message, ...] = (
     messages.AuditTaken(3, "ab" * 32),
     WRITE,
     writes.WriteBatch([WRITE], [ID], True),
+    writes.WriteCheck(3, WriteOperation.UPDATE, ID, ID, ID, "db", 3, f"user:{ID}", writes.WriteBody(external_version="pending")),
     RECEIPT,
     writes.WriteReceipts([RECEIPT], 2.0),
     writes.WriteHead(ID, "NPR", ID, ID, 7, 41, "", WriteOperation.UPDATE, ID, ID, ID, "db", 3, "user:1", WHEN, "ab" * 32),

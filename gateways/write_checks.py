@@ -1,0 +1,37 @@
+"""Would a gateway's change be made now? Asked before a vault hears of it, so that a refused change is not set there (ADR 24)."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+from django.db import transaction
+
+from accounts.principals import principal_named
+from common.errors import NotFound, PermissionRefused, ValidationFailed
+from gateways import dispatch
+from gateways.models import Gateway
+from gateways.settlement import place_of_write
+from protocol.writes import WriteCheck
+from vault import rules
+from vault.models import Secret
+from vault.ports import Origin, SecretChange
+from vault.secrets import check_change
+
+
+@transaction.atomic
+def check(gateway: Gateway, body: WriteCheck, now: datetime) -> None:
+    """Raises what the change would meet here, and leaves nothing behind."""
+    dispatch.refuse_unless_active(gateway, body.epoch)
+    if body.body.value is not None:
+        raise ValidationFailed("body.value: a check is asked without the value")
+    project, environment, secret = (uuid.UUID(text) for text in (body.project, body.project_environment, body.secret))
+    if place_of_write(gateway.environment_id, project, environment) is None:
+        raise NotFound(rules.PROJECT_ABSENT, code="PROJECT_NOT_FOUND")
+    if Secret.objects.filter(id=secret).exclude(project=project, environment=environment).exists():
+        raise NotFound(rules.ABSENT)
+    caller = principal_named(body.actor, now)
+    if caller is None:
+        raise PermissionRefused("who makes this change may not make it any more", code="ACTOR_NOT_ALLOWED")
+    change = SecretChange(body.operation, secret, project, environment, body.key, body.base_version, body.body)
+    check_change(change, Origin(body.actor, node=f"gateway:{gateway.id}", epoch=body.epoch), caller, now)
