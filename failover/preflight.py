@@ -218,9 +218,10 @@ def _key_vault(target: SideFacts) -> Check:
 def _vault_copy(copy: CopyState) -> Check:
     """What the DR region's vault lacks, nobody has there when the first region is gone."""
     told = "was never complete" if copy.lag is None else f"is {copy.lag:.0f} s behind" if copy.lag else "is current"
-    state = " and its rule is paused" if copy.paused else ""
+    state = f" and lacks {copy.left_out} secrets that the last run left alone" if copy.left_out else ""
+    state += " and its rule is paused" if copy.paused else ""
     return Check(
-        f"vault_copy:{copy.rule}", Level.WAIVABLE, copy.lag is not None and copy.lag <= copy.allowed and not copy.paused,
+        f"vault_copy:{copy.rule}", Level.WAIVABLE, copy.current,
         f"the copy in {copy.target} {told}{state}; it may be {copy.allowed:.0f} s behind",
         "run the rule, or look at its last run, in GET projects/sync-rules/{id}/runs",
     )  # fmt: skip

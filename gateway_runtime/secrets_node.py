@@ -32,7 +32,7 @@ from protocol.messages import Acknowledged
 from protocol.vocabulary import Assignment, BreakerState, WriteOperation, WriteOutcome
 from protocol.writes import WriteBatch, WriteCheck, WriteReceipt, WriteReceipts
 from vault import rules, secrets
-from vault.elsewhere import in_vault_first
+from vault.elsewhere import denials_told, in_vault_first
 from vault.models import Secret, SecretStatus
 from vault.ports import Asker, Freshness, PendingCreation, SecretChange, ValueKeeper, Written
 
@@ -120,7 +120,7 @@ class GatewayNode:
 
     def _in_vault_and_queue(self, change: SecretChange, accept: _Acceptance) -> tuple[write_queue.Accepted, SecretChange]:
         """The change in the vault and then in the queue, with nobody else at this secret in between."""
-        with transaction.atomic():
+        with denials_told(change, accept.asker), transaction.atomic():
             known = accept.known()
             if known is not None:
                 return known, change

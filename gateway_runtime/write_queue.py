@@ -201,10 +201,7 @@ def on_the_wire(write: PendingWrite, *, promised: bool) -> QueuedWrite:
 
 
 def request_digest(change: SecretChange) -> str:
-    """Of everything that was asked for. The id of a secret to be created is ours, not the caller's."""
-    secret = "" if change.operation is WriteOperation.CREATE else str(change.secret)
-    parts = [change.operation.value, secret, str(change.project), str(change.environment), change.key, str(change.base_version)]
-    return salted_hmac("queued-request", "\0".join([*parts, body_text(change.body)]), algorithm="sha256").hexdigest()
+    return salted_hmac("queued-request", change.asked_for(), algorithm="sha256").hexdigest()
 
 
 def same_request(actor: str, key: str, digest: str, now: datetime) -> PendingWrite | None:

@@ -41,6 +41,8 @@ log = logging.getLogger("mazevault.gateways.rotations")
 
 KIND = "vault.retire"
 BY_SCHEDULE = "system:rotation"
+RETRY = timedelta(minutes=10)
+"""So long after a run that failed, or that somebody stopped, a rotation asks for another."""
 OPEN = (RotationState.WAITING, RotationState.VERIFYING, RotationState.RETIRING)
 
 
@@ -128,7 +130,7 @@ def _advance(identifier: uuid.UUID, now: datetime) -> bool:
 
 def _wait(rotation: Rotation, now: datetime) -> bool:
     """Until the value has arrived everywhere and the grace period is over; then the gateways look."""
-    targets = _targets(rotation)
+    targets = _targets(rotation, now)
     if targets is None or now < rotation.grace_until:
         return False
     return _offer(rotation, [asdict(target) for target in targets], RotationState.VERIFYING)
@@ -161,7 +163,7 @@ def _follow(rotation: Rotation, now: datetime) -> bool:
     return _end(rotation, RotationState.RETIRED, now, "")
 
 
-def _targets(rotation: Rotation) -> list[Target] | None:
+def _targets(rotation: Rotation, now: datetime) -> list[Target] | None:
     """Where the value has to be; None while some rule has not brought it yet."""
     version, secret = rotation.version, rotation.version.secret
     if version.external_version:
@@ -175,27 +177,40 @@ def _targets(rotation: Rotation) -> list[Target] | None:
         if rule.sync_direction == SyncDirection.PULL:
             continue
         if item.our_version < version.version:
-            _bring(rule, version)
+            _bring(rotation, rule, now)
             return None
         found.append(Target(str(rule.integration_id), item.name, item.their_version, str(rule.id)))
     return found
 
 
-def _bring(rule: SyncRule, version: SecretVersion) -> None:
-    """Run the rule in the name of who rotated, or of who scheduled it; if neither may, its next run is waited for."""
-    if rule.paused or rule.runs.filter(state=RunState.RUNNING).exists():
-        return
+def _bring(rotation: Rotation, rule: SyncRule, now: datetime) -> None:
+    """Run the rule in the name of who rotated, or of who scheduled it. What stands in its way is told in the rotation."""
+    why = _why_not_brought(rotation, rule, now)
+    if why != rotation.detail:
+        rotation.detail = why[:1000]
+        rotation.save(update_fields=["detail"])
+
+
+def _why_not_brought(rotation: Rotation, rule: SyncRule, now: datetime) -> str:
+    version = rotation.version
+    if rule.paused:
+        return f"the rule {rule.name!r} is paused and has not brought the value"
     last = rule.runs.filter(phase=RunPhase.APPLY).order_by("-created_at").first()
+    if last is not None and last.state == RunState.RUNNING:
+        return f"the rule {rule.name!r} is running"
     if last is not None and last.created_at > version.created_at:
-        return  # it ran since and did not bring it; what stands in its way is told there
-    caller = principal_named(version.author, version.created_at) or principal_named(rule.scheduled_by, version.created_at)
+        again = last.state in (RunState.FAILED, RunState.STOPPED) and last.created_at + RETRY <= now
+        if not again:
+            return f"the last run of the rule {rule.name!r} is {last.state} and did not bring the value; see what it left alone"
+    caller = principal_named(version.author, now) or principal_named(rule.scheduled_by, now)
     if caller is None:
-        return
+        return f"nobody is there any more in whose name the rule {rule.name!r} could run; run it"
     try:
         with transaction.atomic():
             sync_runs.start(rule.id, sync_runs.RunWish(RunPhase.APPLY), By(caller))
     except MazeVaultError as refused:
-        log.warning("rule %s was not run for a rotation: %s", rule.id, refused.sentence)
+        return f"the rule {rule.name!r} could not be run: {refused.sentence}"
+    return f"the rule {rule.name!r} was told to run"
 
 
 def _retire(rotation: Rotation, now: datetime) -> None:

@@ -104,6 +104,7 @@ def start(project_id: uuid.UUID, to: str, confirm: str, by: By) -> list[StorageM
 
 def moves_of(project_id: uuid.UUID, by: By) -> list[StorageMove]:
     """The project's moves, newest first."""
+    project_for(by.principal, project_id, SECRETS_READ)  # what stayed is named
     return list(project_for(by.principal, project_id, PROJECTS_WRITE).storage_moves.order_by("-created_at")[:50])
 
 

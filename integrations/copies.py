@@ -9,10 +9,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from integrations import rules
-from integrations.models import RunState, SyncRule
+from integrations.models import RunState, SyncRule, SyncRun
 from integrations.sync.copy_state import CopyState
 from protocol.sync import RunPhase
-from vault.models import SecretVersion
+from vault.models import Secret, SecretVersion
 
 ALLOWED_WITHOUT_SCHEDULE = timedelta(minutes=30)
 """How long a copy may lag whose rule runs only when somebody asks."""
@@ -32,7 +32,14 @@ def _state(rule: SyncRule, now: datetime) -> CopyState:
     last = rule.runs.filter(phase=RunPhase.APPLY, state=RunState.SUCCEEDED).order_by("-created_at").first()
     allowed = timedelta(minutes=2 * rule.interval_minutes) or ALLOWED_WITHOUT_SCHEDULE
     target = last.target if last else str(rule.integration.config.get("vault_url", ""))
-    return CopyState(rule.name, target, _lag(rule, last.created_at, now) if last else None, allowed.total_seconds(), rule.paused)
+    lag = _lag(rule, last.created_at, now) if last else None
+    return CopyState(rule.name, target, lag, allowed.total_seconds(), rule.paused, _left_out(rule, last) if last else 0)
+
+
+def _left_out(rule: SyncRule, last: SyncRun) -> int:
+    """Secrets of the project that the last complete run left alone: the copy does not have them as they are."""
+    here = Secret.objects.filter(project=rule.project, environment=rules.environment_of(rule), deleted_at=None)
+    return last.notes.filter(key__in=here.values("key")).values("key").distinct().count()
 
 
 def _lag(rule: SyncRule, seen_until: datetime, now: datetime) -> float:

@@ -108,8 +108,11 @@ class SecretOperation(Operation):
             raise ValidationFailed(f"Idempotency-Key: must have at most {LONGEST_IDEMPOTENCY_KEY} characters")
         return self.here.write(change, self.asker, idempotency_key=key, now=now())
 
-    def change(self, secret: Secret, operation: WriteOperation, body: WriteBody, base: int | None) -> Written:
-        return self.write(SecretChange(operation, secret.id, secret.project_id, secret.environment_id, secret.key, base, body))
+    def change(
+        self, secret: Secret, operation: WriteOperation, body: WriteBody, base: int | None, *, generated: bool = False
+    ) -> Written:
+        place = secret.project_id, secret.environment_id, secret.key
+        return self.write(SecretChange(operation, secret.id, *place, base, body, generated))
 
     def answer(self, written: Written, secret: uuid.UUID, *, status: int = 200, value: str | None = None) -> Response:
         """The secret after an applied change, or where to follow a queued one."""
@@ -270,9 +273,12 @@ class SecretRotate(SecretOperation):
     def post(self, request: Request, identifier: str) -> Response:
         secret = self.secret_to_change(identifier, SECRETS_WRITE)
         wish = checked(RotateWish, request.data)
+        if wish.get("value") == "":
+            raise ValidationFailed("value: must not be empty; leave it out to have one generated")
         value = wish.get("value") or new_value(secret.type, wish.get("length", USUAL))
         body = WriteBody(value=value, reason=wish.get("change_reason") or "")
-        return self.answer(self.change(secret, WriteOperation.ROTATE, body, self.base(wish)), secret.id)
+        written = self.change(secret, WriteOperation.ROTATE, body, self.base(wish), generated=not wish.get("value"))
+        return self.answer(written, secret.id)
 
 
 class _StatusChange(SecretOperation):

@@ -6,13 +6,15 @@ died in between, is an unacknowledged version in the vault and nothing more; the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
+from django.db import transaction
 from msgspec import structs
 
 from accounts.models import Environment, Project
-from common.errors import Conflict
+from common.errors import Conflict, MazeVaultError
 from common.locks import transaction_lock
 from protocol.vocabulary import WriteOperation
 from vault import rules, secrets, values
@@ -43,8 +45,32 @@ def in_vault_first(
     _refuse_while_it_moves(secret)
     if not goes_on(recorded(change, PENDING) if sealing else change):
         return change
-    version = keeper.carry_out(change, secret, asker)
+    try:
+        version = keeper.carry_out(change, secret, asker)
+    except MazeVaultError as refused:
+        if refused.status == 403:
+            raise _Denied(refused, secret) from refused
+        raise
     return recorded(change, version) if sealing or version else change
+
+
+class _Denied(Exception):
+    """The vault denies a change; on its way out of the transaction that is taken back with it."""
+
+    def __init__(self, refused: MazeVaultError, secret: Secret) -> None:
+        super().__init__(refused.sentence)
+        self.refused, self.secret = refused, secret
+
+
+@contextmanager
+def denials_told(change: SecretChange, asker: Asker) -> Iterator[None]:
+    """Around the transaction of `in_vault_first`: audits what the vault denied, and raises it as the vault did."""
+    try:
+        yield
+    except _Denied as denied:
+        with transaction.atomic():
+            secrets.tell_denial(denied.secret, asker, denied.refused.code, change.operation)
+        raise denied.refused from None
 
 
 def recorded(change: SecretChange, external_version: str) -> SecretChange:

@@ -12,10 +12,9 @@ from django.utils.crypto import salted_hmac
 from accounts.models import Project
 from common.errors import Conflict
 from common.locks import transaction_lock
-from protocol.vocabulary import WriteOperation, WriteOutcome
-from protocol.writes import body_text
+from protocol.vocabulary import WriteOutcome
 from vault import rules
-from vault.elsewhere import in_vault_first
+from vault.elsewhere import denials_told, in_vault_first
 from vault.models import AnsweredRequest, Secret
 from vault.ports import Applied, Asker, Freshness, Origin, PendingCreation, SecretChange, ValueKeeper, Written
 from vault.secrets import apply_change, check_change
@@ -48,7 +47,7 @@ class PrimaryNode:
 
     def write(self, change: SecretChange, asker: Asker, *, idempotency_key: str, now: datetime) -> Written:
         """With an idempotency key the same request is made once; another one under that key is IDEMPOTENCY_MISMATCH."""
-        with transaction.atomic():
+        with denials_told(change, asker), transaction.atomic():
             if idempotency_key:
                 applied = self._once(change, asker, idempotency_key, now)
             else:
@@ -92,8 +91,4 @@ def forget_answered(now: datetime) -> int:
 
 
 def _digest(change: SecretChange) -> str:
-    """Of everything that was asked for. The id of a secret to be created is ours, not the caller's."""
-    secret = "" if change.operation is WriteOperation.CREATE else str(change.secret)
-    parts = [change.operation.value, secret, str(change.project), str(change.environment), change.key, str(change.base_version)]
-    text = "\0".join([*parts, body_text(change.body)])
-    return salted_hmac("answered-request", text, algorithm="sha256").hexdigest()
+    return salted_hmac("answered-request", change.asked_for(), algorithm="sha256").hexdigest()

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from msgspec import structs
+
 from accounts.access import Principal
 from accounts.models import Project
 from common.errors import Conflict
 from protocol.vocabulary import WriteOperation, WriteOutcome
-from protocol.writes import WriteBody
+from protocol.writes import WriteBody, body_text
 from vault.models import Secret
 
 
@@ -23,7 +25,7 @@ from vault.models import Secret
 class SecretChange:
     """One wish to change one secret. For a creation `secret` is the id the new one gets.
 
-    `base_version` is the version the wish was made on; None means whatever is there.
+    `base_version` is the version the wish was made on; None means whatever is there. `generated`: nobody chose the value.
     """
 
     operation: WriteOperation
@@ -33,6 +35,14 @@ class SecretChange:
     key: str
     base_version: int | None
     body: WriteBody = field(repr=False)
+    generated: bool = False
+
+    def asked_for(self) -> str:
+        """Everything the caller asked for, to know a repeated request by. The id of a new secret and a made up value are ours."""
+        secret = "" if self.operation is WriteOperation.CREATE else str(self.secret)
+        body = structs.replace(self.body, value=None) if self.generated else self.body
+        place = [str(self.project), str(self.environment), self.key, str(self.base_version)]
+        return "\0".join([self.operation.value, secret, *place, body_text(body)])
 
 
 @dataclass(frozen=True)

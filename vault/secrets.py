@@ -98,12 +98,17 @@ def show(secret: Secret, version: int | None, asker: Asker, keeper: ValueKeeper)
     except MazeVaultError as refused:
         if refused.status == 403:
             with transaction.atomic():
-                details = {"code": refused.code, **_where(secret)}
-                _audit("secret.denied_by_vault", secret, asker.actor, asker.address, details)
+                tell_denial(secret, asker, refused.code)
         raise
     with transaction.atomic():
         _audit_read(secret, version, asker.actor, asker.address, external_version=shown.external_version)
     return shown
+
+
+def tell_denial(secret: Secret, asker: Asker, code: str, operation: WriteOperation | None = None) -> None:
+    """The audit entry of what the vault denied; `operation` None for a read."""
+    details = {"code": code, "operation": operation.value if operation else "read", **_where(secret)}
+    _audit("secret.denied_by_vault", secret, asker.actor, asker.address, details)
 
 
 def in_vault(project: Project, operation: WriteOperation) -> bool:

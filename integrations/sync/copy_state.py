@@ -7,10 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CopyState:
-    """One copy that a rule keeps. `lag` in seconds, 0 when current, None when it was never complete; `allowed` in seconds."""
+    """One copy that a rule keeps. `lag` in seconds, 0 when current, None when it was never complete; `allowed` in seconds.
+
+    `left_out` counts the secrets that the last complete run left alone.
+    """
 
     rule: str
     target: str
     lag: float | None
     allowed: float
     paused: bool
+    left_out: int = 0
+
+    @property
+    def current(self) -> bool:
+        """Whether what the project serves is there."""
+        return self.lag is not None and self.lag <= self.allowed and not self.paused and not self.left_out

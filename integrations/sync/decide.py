@@ -54,7 +54,7 @@ def decide(pair: Pair, rule: Rule) -> Outcome:
     if pair.equal:
         return Outcome(steps=_claim(pair, rule), learn=_news(pair))
     side, reason = _leader(pair, rule)
-    return Outcome(steps=_claim(pair, rule), left=reason) if side is None else _carried(side, reason, pair, rule)
+    return Outcome(left=reason) if side is None else _carried(side, reason, pair, rule)
 
 
 def _concerns(pair: Pair, rule: Rule) -> bool:
@@ -159,8 +159,7 @@ def _may_lead(side: Side, rule: Rule) -> bool:
 def _carried(side: Side, reason: Reason, pair: Pair, rule: Rule) -> Outcome:
     kind = _kind_there(pair) if side is Side.OURS else _kind_here(pair)
     blocked = _blocked(kind, pair, rule)
-    claim = _claim(pair, rule) if kind in WRITES_HERE or blocked else ()
-    return Outcome(steps=claim, left=blocked) if blocked else Outcome(steps=(*claim, (kind, reason)))
+    return Outcome(left=blocked) if blocked else Outcome(steps=((kind, reason),))
 
 
 def _kind_there(pair: Pair) -> ActionKind:
@@ -196,7 +195,10 @@ def _blocked(kind: ActionKind, pair: Pair, rule: Rule) -> Reason | None:
 
 
 def _claim(pair: Pair, rule: Rule) -> tuple[tuple[ActionKind, Reason], ...]:
-    """An adopted name gets the rule's tag; a write there sets the tag anyway."""
+    """An adopted name gets the rule's tag once both sides agree; a write there sets the tag anyway.
+
+    Never while the sides are apart: the tag says that what is there is the rule's, so that only the other side can have moved.
+    """
     untagged = pair.lives_there and pair.theirs is not None and pair.theirs.owner is None
     wanted = untagged and rule.writes_there and rule.has_adopted(pair.name)
     return ((ActionKind.CLAIM_THERE, Reason.ADOPTED),) if wanted else ()

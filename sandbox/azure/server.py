@@ -79,7 +79,11 @@ class _Connection(BaseHTTPRequestHandler):
             return
         world = self.server.world
         if not request.path.startswith("/_control/"):
+            began_in = world.directory
             time.sleep(world.faults.slow_seconds)
+            if world.directory is not began_in:  # the world was put back meanwhile, and this is of the one before
+                self.close_connection = True
+                return
         answer = routes.answer(world, request)
         grant = request.form().get("grant_type", "") if "form" in request.headers.get("content-type", "") else ""
         host, caller = request.headers.get("host", ""), caller_of(request)

@@ -64,7 +64,7 @@ def test_each_does_what_their_own_role_at_the_vault_allows(
         refused = [one for one in control.get("/requests").json()["value"][before:] if one["status"] == 403]
         assert len(refused) == 1, "a denial is final: asked once, in one name"
     assert Secret.objects.get().version == 1 and len(sandbox.world.vaults.journal) == 1
-    assert AuditEntry.objects.filter(action="secret.denied_by_vault").count() == 1
+    assert AuditEntry.objects.filter(action="secret.denied_by_vault").count() == 2
 
 
 def test_a_role_at_the_vault_is_not_enough_without_a_permission_here(project: Project, signed_in: Callable[..., Person]) -> None:

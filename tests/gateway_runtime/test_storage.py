@@ -210,6 +210,8 @@ def test_what_the_vault_denies_is_denied_counted_and_audited(keeping: Keeping, c
     assert (status, body["code"]) == (403, "KEY_VAULT_ROLE_MISSING") and "Fix: " in body["details"]
     assert AuditEntry.objects.filter(action="secret.denied_by_vault").count() == 1
     assert keeping.pair.ann.put(f"secrets/{row['id']}", {"value": "two"})[0] == 403
+    told = AuditEntry.objects.filter(action="secret.denied_by_vault").order_by("id")
+    assert [entry.details["operation"] for entry in told] == ["read", "update"]
     assert Secret.objects.get(id=row["id"]).version == 1 and PendingWrite.objects.count() == 1
 
 

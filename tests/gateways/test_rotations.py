@@ -133,6 +133,33 @@ def test_nothing_is_retired_anywhere_before_every_vault_shows_the_new_value(desk
     assert state(desk, "DB") == "failed" and enabled(desk, "DB") == [True, True]
 
 
+def test_a_repeated_request_makes_up_no_other_value(desk: SyncDesk) -> None:
+    desk.put("DB", "one")
+    path = f"secrets/{desk.ids()['DB']}/rotate"
+
+    def asked(wish: dict[str, str]) -> tuple[int, Any]:
+        return desk.admin.call("post", path, data=wish, content_type="application/json", HTTP_IDEMPOTENCY_KEY="k1")
+
+    first, again = asked({}), asked({})
+    assert (first[0], again[0], again[1]["version"]) == (200, 200, 2), again
+    assert desk.admin.post(path, {"value": ""})[1]["error"].startswith("value: ")
+    assert asked({"value": "chosen"})[1]["code"] == "IDEMPOTENCY_MISMATCH" and SecretVersion.objects.count() == 2
+
+
+def test_a_rotation_says_what_it_waits_for_and_asks_again_after_a_stopped_run(desk: SyncDesk) -> None:
+    pushed(desk)
+    rotate(desk, "DB")
+    rotations.keep_up(now())
+    run = desk.admin.get(f"projects/sync-rules/{desk.rule}/runs")[1][0]
+    assert desk.admin.post(f"projects/sync-runs/{run['id']}/stop")[0] == 200
+    rotations.keep_up(now())
+    told = desk.admin.get(f"secrets/{desk.ids()['DB']}/rotations")[1][0]
+    assert told["state"] == "waiting" and "stopped" in told["detail"]
+    rotations.keep_up(now() + timedelta(minutes=11))
+    go_on(desk, rounds=5)
+    assert state(desk, "DB") == "retired" and enabled(desk, "DB") == [False, True]
+
+
 def test_another_change_takes_a_rotation_over(desk: SyncDesk) -> None:
     desk.put("DB", "one")
     rotate(desk, "DB")

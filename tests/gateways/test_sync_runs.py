@@ -17,7 +17,7 @@ from gateways import dispatch, sync_runs
 from gateways.models import Task
 from integrations.azure.errors import OutcomeUnknown
 from integrations.azure.keyvault import KeyVault
-from integrations.models import SyncItem, SyncRun
+from integrations.models import SyncItem, SyncNote, SyncRun
 from integrations.sync.told import action_of
 from protocol import paths, sync
 from protocol.storage import MoveProgress
@@ -258,6 +258,16 @@ def test_metrics_tell_how_rules_stand_and_count_what_was_done(desk: SyncDesk) ->
 
 def metrics(desk: SyncDesk) -> str:
     return str(desk.admin.client.get("/metrics", headers=desk.admin.headers).content.decode())
+
+
+def test_a_first_run_takes_over_a_value_of_an_adopted_name_and_owns_it_then(desk: SyncDesk) -> None:
+    desk.with_rule(sync_direction="bidirectional", conflict_strategy="external_wins").put("A", "ours")
+    desk.portal().set_secret("A", "theirs")
+    desk.setup(adopted=["A"])
+    done = desk.first()
+    assert done["state"] == "succeeded" and desk.here() == desk.there() == {"A": "theirs"}, done
+    assert desk.run()["planned"] == {"claim_there": 1} and desk.run()["planned"] == {}
+    assert desk.portal().get_secret("A").properties.tags["mazevault-owner"] == desk.rule
 
 
 class TestRights:
@@ -594,6 +604,8 @@ class TestDrCopy:
         passed, told = self.check(desk)
         assert not passed and told.startswith("is 72"), told
         assert desk.run()["state"] == "succeeded" and self.check(desk) == (True, "is current")
+        SyncNote.objects.create(run=SyncRun.objects.order_by("-created_at")[0], key="A", name="A", reason="disabled_there")
+        assert self.check(desk) == (False, "is current and lacks 1 secrets that the last run left alone")
 
     def test_only_a_rule_that_pushes_keeps_one(self, desk: SyncDesk) -> None:
         desk.with_rule(sync_direction="pull")

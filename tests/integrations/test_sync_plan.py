@@ -329,6 +329,24 @@ class TestOwnership:
         assert sides.vault.secrets["a"].values == ["1"]
         assert sides.plan(rule).proposed == ()
 
+    @pytest.mark.parametrize("strategy", [Strategy.MANUAL, Strategy.EXTERNAL_WINS, Strategy.MOST_RECENT_WINS])
+    def test_an_adopted_name_gets_no_tag_while_both_sides_differ(self, sides, strategy):
+        """With the tag, the vault's value would count as the rule's own, and the next run would write over it."""
+        rule = replace(PUSH, strategy=strategy, adopted=frozenset({"A"}))
+        for _ in range(2):
+            sides.project.put("A", "red")
+            sides.vault.put("A", "green")
+            sides.run(rule)
+        assert sides.run(rule).proposed == () and sides.vault.living() == {"A": "green"}
+        assert sides.vault.secrets["a"].owner is None
+
+    def test_of_an_adopted_name_the_value_is_carried_before_a_later_run_sets_the_tag(self, sides):
+        """The other way round, a run that broke off in between would leave a tag that is not true."""
+        sides.project.put("A", "red")
+        sides.vault.put("A", "green")
+        rule = replace(BOTH, strategy=Strategy.EXTERNAL_WINS, adopted=frozenset({"A"}))
+        assert [steps(sides.run(rule)) for _ in range(3)] == [[("update_here", "A")], [("claim_there", "A")], []]
+
     def test_a_name_without_the_tag_is_not_deleted_until_it_is_adopted(self):
         sides = settled(BOTH, there={"A": "1", "B": "1"})
         sides.project.delete("A")
@@ -577,11 +595,12 @@ class TestUndo:
         assert {note.name: note.reason for note in shown.notes} == {"UP": Reason.CHANGED_SINCE, "DOWN": Reason.CHANGED_SINCE}
         assert self.undone(sides, Confirmation("another", frozenset())).verdict is Verdict.CONFIRMATION_STALE
 
-    def test_takes_the_tag_off_an_adopted_name_whose_value_it_also_brings_back(self, sides):
+    def test_brings_back_the_value_of_an_adopted_name_and_takes_its_tag_off(self, sides):
         sides.project.put("A", "mine")
         sides.vault.put("A", "somebody's")
         rule = replace(BOTH, strategy=Strategy.EXTERNAL_WINS, adopted=frozenset({"A"}))
-        assert steps(sides.run(rule)) == [("claim_there", "A"), ("update_here", "A")]
+        assert [steps(sides.run(rule)) for _ in range(2)] == [[("update_here", "A")], [("claim_there", "A")]]
+        assert sides.vault.secrets["a"].owner == rule.id
         for action in self.undone(sides).proposed:
             sides.step(action, BOTH)
         assert (sides.project.living(), sides.vault.secrets["a"].owner) == ({"A": "mine"}, None)

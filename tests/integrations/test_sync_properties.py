@@ -15,7 +15,7 @@ from integrations.sync.pairs import memory
 from integrations.sync.plan import plan
 from integrations.sync.transform import TransformInvalid, parse_transform
 from integrations.sync.undo import undo
-from integrations.sync.words import DELETES, WRITES_HERE, WRITES_THERE, Verdict
+from integrations.sync.words import DELETES, WRITES_HERE, WRITES_THERE, ActionKind, Verdict
 from tests.fakes.two_sides import TwoSides, agreed
 
 KEYS = ("A", "B_1", "C")
@@ -126,6 +126,7 @@ def test_only_the_sides_of_the_direction_are_written(first, rule, second):
 def test_after_a_run_there_is_nothing_left_to_do(first, rule, second):
     sides = after(first, rule, second)
     assert sides.run(rule).verdict is Verdict.READY
+    assert {action.kind for action in sides.run(rule).proposed} <= {ActionKind.CLAIM_THERE}, "the tag follows the value"
     again = sides.plan(rule)
     assert (again.verdict, again.proposed, again.learn, again.forget) == (Verdict.READY, (), (), ())
 
