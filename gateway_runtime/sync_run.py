@@ -44,6 +44,8 @@ WORK_SECONDS = 40.0
 """Steps of one task; what is left goes on in the next one, so that other tasks get their turn."""
 ROUNDS = 3
 """How often one task plans again because the world had moved."""
+REST_SECONDS = 10
+"""So long a run rests when the world moved each time."""
 
 
 Found = TypeVar("Found")
@@ -66,7 +68,7 @@ def work_on(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
         except Final as final:
             end, code, detail = RunEnd.FAILED, final.trouble.code, f"{final.trouble.cause}. Fix: {final.trouble.fix}"
         run.numbers["milliseconds"] = round((time.monotonic() - began) * 1000)
-        talk.end(end, run.numbers, code, detail)
+        talk.end(end, run.numbers, code, detail, run.rest)
     return {"run": str(payload["run"]), "end": end.value, **run.numbers}
 
 
@@ -87,7 +89,8 @@ def _work(run: Run) -> RunEnd:
         end = _carry_out(run, ready.actions, until)
         if end is not None:
             return end
-    return RunEnd.PAUSED  # the world moves faster than one task plans
+    run.rest = REST_SECONDS
+    return RunEnd.PAUSED
 
 
 def _plan(run: Run) -> Plan:

@@ -63,8 +63,8 @@ class Talk:
             return ProgressAnswer(True)
         return self.frame.ask(paths.SYNC_PROGRESS, Progress(**self._whose(), ended=ended, begin=begin), ProgressAnswer)
 
-    def end(self, end: RunEnd, numbers: Mapping[str, int], code: str, detail: str) -> None:
-        body = EndRun(**self._whose(), end=end, code=code, detail=detail[:1000], numbers=dict(numbers))
+    def end(self, end: RunEnd, numbers: Mapping[str, int], code: str, detail: str, rest: int) -> None:
+        body = EndRun(**self._whose(), end=end, code=code, detail=detail[:1000], retry_after=rest, numbers=dict(numbers))
         self.frame.ask(paths.SYNC_END, body, Acknowledged)
 
     def _whose(self) -> dict[str, Any]:

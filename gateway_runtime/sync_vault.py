@@ -65,6 +65,8 @@ class Run:
     vault: SecretStore
     pace: Pace = field(default_factory=Pace)
     numbers: Counter[str] = field(default_factory=Counter)
+    rest: int = 0
+    """Seconds until another task may go on with a paused run."""
 
     @property
     def rule(self) -> Rule:

@@ -115,7 +115,7 @@ class AskRows(Message, frozen=True):
     claim: Identifier
     epoch: Count
     listing: Listing
-    after: Annotated[str, Meta(max_length=300)] = ""
+    after: Annotated[str, Meta(max_length=300, pattern=NO_NUL)] = ""
 
 
 class OurSecret(Message, frozen=True):

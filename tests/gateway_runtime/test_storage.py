@@ -143,6 +143,22 @@ def test_deleting_an_older_secret_leaves_the_one_that_has_its_name_now(keeping: 
     assert keeping.there() == {"DB-PASSWORD": "two"}
 
 
+def test_a_restored_secret_has_its_own_value_again(keeping: Keeping) -> None:
+    """Although a later secret of the same key had the name in the vault since."""
+    ann, first = keeping.pair.ann, keeping.create(value="one")[1]
+    ann.delete(f"secrets/{first['id']}")
+    second = keeping.create(value="two")[1]
+    ann.delete(f"secrets/{second['id']}")
+    assert ann.post(f"secrets/{first['id']}/restore")[0] == 200
+    assert keeping.there() == {"DB-PASSWORD": "one"} and ann.get(f"secrets/{first['id']}")[1]["value"] == "one"
+
+
+def test_going_back_to_a_version_to_come_does_not_reach_the_vault(keeping: Keeping) -> None:
+    row = keeping.create(value="one")[1]
+    status, body = keeping.pair.ann.post(f"secrets/{row['id']}/rollback", {"version": 1})
+    assert (status, keeping.sets()) == (400, 1) and body["error"].startswith("version: "), body
+
+
 def test_a_repeated_request_is_carried_out_once(keeping: Keeping) -> None:
     first = keeping.create(**{"Idempotency-Key": "k1"})
     assert keeping.create(**{"Idempotency-Key": "k1"})[1]["id"] == first[1]["id"] and keeping.sets() == 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from accounts import roles
 from accounts.models import Environment, Project, User
 from common.clock import now
 from common.models import AuditEntry
@@ -270,6 +271,21 @@ def test_a_first_run_takes_over_a_value_of_an_adopted_name_and_owns_it_then(desk
     assert desk.portal().get_secret("A").properties.tags["mazevault-owner"] == desk.rule
 
 
+def test_a_run_whose_world_never_holds_still_rests_and_goes_on(desk: SyncDesk) -> None:
+    desk.with_rule().put("A", "one")
+    desk.first()
+    desk.put("A", "two")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sync_run, "ROUNDS", 0)
+        run = desk.ask()["id"]
+        desk.work()
+    assert desk.look(run)["state"] == "running" and desk.there() == {"A": "one"}
+    task = Task.objects.filter(state="pending").get()
+    assert task.not_before > now() + timedelta(seconds=5), "it is not tried again at once"
+    Task.objects.update(not_before=now())
+    assert desk.finish(run)["state"] == "succeeded" and desk.there() == {"A": "two"}
+
+
 class TestRights:
     def test_who_may_not_read_the_secrets_cannot_have_them_pushed(self, desk: SyncDesk, person: Any) -> None:
         desk.with_rule().put("A", "one")
@@ -301,6 +317,18 @@ class TestRights:
             status, body = auditor.get(f"projects/sync-runs/{run}/{listing}")
             assert status in (403, 404) and "A" not in str(body.get("details")), body
             assert desk.admin.get(f"projects/sync-runs/{run}/{listing}")[0] == 200
+
+    def test_who_could_not_run_a_rule_does_not_set_it_up_either(
+        self, desk: SyncDesk, person: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        desk.with_rule(sync_direction="pull")
+        only_projects = {**roles.SYSTEM_ROLES, "project_admin": frozenset({"projects:read", "projects:write"})}
+        monkeypatch.setattr(roles, "SYSTEM_ROLES", only_projects)
+        reader = person("project_admin")
+        path = f"projects/sync-rules/{desk.rule}/setup"
+        for wish in ({"adopted": ["A"]}, {"deletion_count": 1000}, {"interval_minutes": 5}):
+            assert reader.patch(path, wish)[0] in (403, 404), wish
+        assert desk.admin.get(path)[1]["adopted"] == []
 
     def test_a_changed_rule_loses_its_schedule(self, desk: SyncDesk) -> None:
         desk.with_rule().put("A", "one")
@@ -668,6 +696,12 @@ class TestGatewaysThatLie:
         steps = [sync.BegunStep(str(uuid.uuid4()), action_of(action).fingerprint) for action in actions]
         answer = desk.npr.call(paths.SYNC_PROGRESS, sync.Progress(run, claim, 1, [], steps), sync.ProgressAnswer)
         assert answer.json()["code"] == "STEP_NOT_ALLOWED" and "budget" in answer.json()["error"]
+
+    def test_no_nul_reaches_a_query(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        run, claim = self.claimed(desk)
+        answer = desk.npr.call(paths.SYNC_ROWS, sync.AskRows(run, claim, 1, sync.Listing.OURS, "\0"), sync.Rows)
+        assert answer.status_code == 400 and "after" in answer.json()["error"]
 
     def test_a_kind_of_step_that_there_is_not_is_refused_by_its_name(self, desk: SyncDesk) -> None:
         desk.with_rule().put("A", "one")
