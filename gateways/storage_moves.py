@@ -117,14 +117,14 @@ def take_progress(gateway: Gateway, body: MoveProgress, now: datetime) -> MoveAn
     if body.ended:
         dispatch.note_progress(move.task)
         move.save(update_fields=["moved", "failed"])
-    answer = MoveAnswer(go_on=True, to_vault=move.to == Storage.KEY_VAULT)
+    answer = MoveAnswer(to_vault=move.to == Storage.KEY_VAULT)
     secret = next(iter(_waiting(move.project, move.to, move.gateway_environment, skip=move.failed)), None)
     if secret is None or not _may(move, secret, now):
         return answer
     integration = storage_of(move.project, secret.environment)
     access = checked_access(integration, gateway.environment_id)
     owner = owner_of(move.project_id, secret.environment_id)
-    return MoveAnswer(True, answer.to_vault, owner, access, _moving(move, secret))
+    return MoveAnswer(answer.to_vault, owner, access, _moving(move, secret))
 
 
 @transaction.atomic

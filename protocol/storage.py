@@ -61,7 +61,6 @@ class MoveProgress(Message, frozen=True):
 class MoveAnswer(Message, frozen=True):
     """The next secret with its vault; None when nothing is left. `owner` is the tag of its name (`keeping.owner_of`)."""
 
-    go_on: bool
     to_vault: bool
     owner: Annotated[str, Meta(max_length=100)] = ""
     access: VaultAccess | None = None

@@ -155,8 +155,10 @@ def test_a_restored_secret_has_its_own_value_again(keeping: Keeping) -> None:
 
 def test_going_back_to_a_version_to_come_does_not_reach_the_vault(keeping: Keeping) -> None:
     row = keeping.create(value="one")[1]
-    status, body = keeping.pair.ann.post(f"secrets/{row['id']}/rollback", {"version": 1})
-    assert (status, keeping.sets()) == (400, 1) and body["error"].startswith("version: "), body
+    for away in (False, True):
+        keeping.pair.site.primary.down = away
+        status, body = keeping.pair.ann.post(f"secrets/{row['id']}/rollback", {"version": 1})
+        assert (status, keeping.sets()) == (400, 1) and body["error"].startswith("version: "), body
 
 
 def test_a_repeated_request_is_carried_out_once(keeping: Keeping) -> None:

@@ -117,7 +117,7 @@ SAMPLES: tuple[Message, ...] = (
     ACCESS,
     MOVED_VERSION, MOVING, MOVED, REPLICA_VAULT,
     storage.MoveProgress(*WHOSE, [MOVED]),
-    storage.MoveAnswer(True, True, "project:x", ACCESS, MOVING),
+    storage.MoveAnswer(True, "project:x", ACCESS, MOVING),
     storage.EndMove(*WHOSE, True, "CODE", "detail"),
     sync.OpenRun(*WHOSE),
     sync.RunOrder(
