@@ -33,14 +33,17 @@ DURATION_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 """Upper bounds in seconds of `mazevault_gateway_task_duration_seconds`; an effect may take at most 10 s."""
 
 _CLAIM = """
+WITH due AS MATERIALIZED (
+    SELECT id FROM gateways_task
+     WHERE environment_id = %(environment)s AND state = 'pending' AND not_before <= clock_timestamp() AND kind = %(kind)s
+     ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+)
 UPDATE gateways_task SET state = 'claimed', gateway_id = %(gateway)s, epoch = %(epoch)s, attempts = attempts + 1,
        claim = gen_random_uuid(), claim_until = clock_timestamp() + %(seconds)s * interval '1 second'
- WHERE id IN (SELECT id FROM gateways_task
-               WHERE environment_id = %(environment)s AND state = 'pending' AND not_before <= clock_timestamp()
-                 AND kind = %(kind)s
-               ORDER BY created_at LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
+ WHERE id IN (SELECT id FROM due)
 RETURNING id, kind, payload, claim, attempts
 """
+"""Materialized: a plan that ran the inner query once for each row would claim more than the limit."""
 
 
 def create_task(code: str, kind_name: str, payload: Mapping[str, Any], *, actor: str, address: str) -> Task:
