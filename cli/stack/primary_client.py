@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import ssl
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import httpx
+
+from common.files import write_private
+
+SESSION_FILE = "admin-session"
+"""Beside the administrator's password and as private: the session of the last sign-in, since sign-ins are counted."""
 
 
 class PrimaryError(Exception):
@@ -20,25 +24,31 @@ class PrimaryError(Exception):
 
 
 class PrimaryClient:
-    """Signed in as the administrator for as long as the block lasts."""
+    """The API as the administrator, who signs in only when the session of the last time has ended."""
 
     def __init__(self, url: str, ca_file: Path, email: str, password_file: Path, timeout: float = 15.0) -> None:
         self.token = ""
-        self._credentials = (email, password_file)
+        self._email, self._password_file = email, password_file
         context = ssl.create_default_context(cafile=str(ca_file))
         self._http = httpx.Client(base_url=f"{url}/api/v1/", verify=context, timeout=timeout, trust_env=False)
 
     def __enter__(self) -> PrimaryClient:
-        email, password_file = self._credentials
-        answer = self.post("auth/login", {"email": email, "password": password_file.read_text().strip()})
-        self.token = str(answer["token"])
-        self._http.headers["Authorization"] = f"Bearer {self.token}"
+        kept = self._password_file.with_name(SESSION_FILE)
+        if kept.exists():
+            self._use(kept.read_text())
+        if not self.token or self.raw("GET", "auth/me").status_code == 401:
+            self._http.headers.pop("Authorization", None)
+            answer = self.post("auth/login", {"email": self._email, "password": self._password_file.read_text().strip()})
+            self._use(str(answer["token"]))
+            write_private(kept, self.token)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with contextlib.suppress(PrimaryError):
-            self.post("auth/logout")
         self._http.close()
+
+    def _use(self, token: str) -> None:
+        self.token = token
+        self._http.headers["Authorization"] = f"Bearer {token}"
 
     def get(self, path: str) -> Any:
         return self._call("GET", path, None)
