@@ -12,6 +12,7 @@ from cli.stack.layout import ROOT
 
 OPENAPI = ROOT / "docs" / "api" / "openapi.json"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+CONVENTION = ROOT / "deploy" / "terraform" / "modules" / "naming" / "convention.json"
 
 
 def openapi() -> str:
@@ -32,7 +33,15 @@ def architecture() -> str:
     return placed_in(ARCHITECTURE.read_text())
 
 
-DOCUMENTS: dict[Path, Callable[[], str]] = {OPENAPI: openapi, ARCHITECTURE: architecture}
+def convention() -> str:
+    """What the Terraform module makes names by: the default convention of the naming engine."""
+    from integrations.naming_export import terraform_convention
+    from integrations.naming_patterns import Template
+
+    return terraform_convention(Template.default())
+
+
+DOCUMENTS: dict[Path, Callable[[], str]] = {OPENAPI: openapi, ARCHITECTURE: architecture, CONVENTION: convention}
 
 
 def outdated() -> list[Path]:

@@ -12,6 +12,7 @@ import typer
 
 from integrations.azure_names import ResourceType
 from integrations.naming import Named, Values, check_name, preview
+from integrations.naming_export import terraform_convention
 from integrations.naming_patterns import Problem, Template, TemplateInvalid, parse_template
 from integrations.naming_report import REGIONS, ZONES, everything, name_row, problem_row, problems_of_all
 
@@ -69,6 +70,12 @@ def check(
     else:
         _print_problems(problems, counted)
     raise typer.Exit(1 if problems else 0)
+
+
+@app.command()
+def export(template: TemplateFile = None) -> None:
+    """Print the convention for the Terraform module (its `convention_file`)."""
+    typer.echo(terraform_convention(_template(template)), nl=False)
 
 
 def _of_given(names: list[str], resource: ResourceType | None) -> list[Problem]:

@@ -72,3 +72,10 @@ def test_given_names_are_checked_against_azure():
 
 def test_an_unknown_output_is_refused():
     assert run("preview", *HERE, "-o", "yaml").exit_code == 1
+
+
+def test_the_export_for_terraform_has_the_patterns_of_the_template(tmp_path):
+    (tmp_path / "t.json").write_text('{"key_vault": "kv-{co}-{ENV}-{nnn}"}')
+    shown = json.loads(run("export", "--template", str(tmp_path / "t.json")).stdout)
+    assert shown["resources"]["key_vault"]["non_production"] == "kv-{company}-NPR-{ENVIRONMENT}-{nnn}"
+    assert run("export", "--template", str(tmp_path / "none.json")).exit_code == 1
