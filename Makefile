@@ -37,7 +37,7 @@ migrations-check: .venv/ready-dev ## every model change has its migration
 bench: .venv/ready-dev ## measure; prints JSON
 	@$(BIN)/python -m benchmarks
 
-docs: .venv/ready-dev ## write the generated documents anew: OpenAPI, the failover diagram
+docs: .venv/ready-dev ## write the generated documents anew: OpenAPI, the failover diagram, the naming convention for Terraform
 	@$(BIN)/python -m cli.documents write
 
 docs-check: .venv/ready-dev ## the generated documents are what the code says

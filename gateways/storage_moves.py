@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from accounts import changes
 from accounts.changes import By
@@ -42,7 +43,10 @@ from vault.models import Secret, SecretStatus, SecretVersion
 log = logging.getLogger("mazevault.gateways.storage")
 
 KIND = "storage.move"
-VALUED = (SecretStatus.ACTIVE, SecretStatus.ARCHIVED, SecretStatus.DELETED)
+LIVING = (SecretStatus.ACTIVE, SecretStatus.ARCHIVED)
+VALUED = (*LIVING, SecretStatus.DELETED)
+AT_ONCE = 100
+"""Secrets looked at in one query while the next one to be moved is looked for."""
 
 
 @dataclass
@@ -118,7 +122,7 @@ def take_progress(gateway: Gateway, body: MoveProgress, now: datetime) -> MoveAn
         dispatch.note_progress(move.task)
         move.save(update_fields=["moved", "failed"])
     answer = MoveAnswer(to_vault=move.to == Storage.KEY_VAULT)
-    secret = next(iter(_waiting(move.project, move.to, move.gateway_environment, skip=move.failed)), None)
+    secret = _next(move, uuid.UUID(body.ended[-1].secret) if body.ended else None)
     if secret is None or not _may(move, secret, now):
         return answer
     integration = storage_of(move.project, secret.environment)
@@ -309,25 +313,51 @@ def _place(secret: Secret, row: SecretVersion, told: MovedVersion) -> None:
     row.save(update_fields=["external_version", "sealed_value", "value_digest"])
 
 
-def _waiting(
-    project: Project, to: str, code: str, environment: Environment | None = None, skip: Iterable[str] = ()
-) -> list[Secret]:
-    """Secrets whose value is not where it shall be, by key. A deleted one whose key is used again stays where it is."""
-    rows = Secret.objects.filter(project=project, status__in=VALUED, environment__gateway_environment=code)
-    rows = rows.select_related("project", "environment").exclude(id__in=list(skip))
+def _waiting(project: Project, to: str, code: str, environment: Environment | None = None) -> list[Secret]:
+    """Secrets whose value is not where it shall be, by key."""
+    rows = _valued(project, code).select_related("project", "environment")
     if environment is not None:
         rows = rows.filter(environment=environment)
-    found = list(rows.order_by("environment__slug", "key", "id"))
-    resting = SecretVersion.objects.filter(secret__in=found).exclude(sealed_value=None, external_version="")
+    return _misplaced(list(rows.order_by("environment__slug", "key", "id")), to)
+
+
+def _next(move: StorageMove, after: uuid.UUID | None) -> Secret | None:
+    """The next secret to be moved: the first one behind `after`, else the first of all, since one may have changed meanwhile."""
+    rows = _valued(move.project, move.gateway_environment).exclude(id__in=list(move.failed)).order_by("id")
+    rows = rows.select_related("project", "environment")
+    position = after or uuid.UUID(int=0)
+    while chunk := list(rows.filter(id__gt=position)[:AT_ONCE]):
+        if waiting := _misplaced(chunk, move.to):
+            return waiting[0]
+        position = chunk[-1].id
+    return _next(move, None) if after else None
+
+
+def _valued(project: Project, code: str) -> QuerySet[Secret]:
+    return Secret.objects.filter(project=project, status__in=VALUED, environment__gateway_environment=code)
+
+
+def _misplaced(secrets: list[Secret], to: str) -> list[Secret]:
+    """Those whose newest value is not where it shall be. A deleted one whose key is used again stays where it is."""
+    resting = SecretVersion.objects.filter(secret__in=secrets).exclude(sealed_value=None, external_version="")
     newest = dict(
         resting.order_by("secret", "-version").distinct("secret").values_list("secret_id", "external_version")
     )  # fmt: skip
-    used = {(one.environment_id, rules.folded_vault_name(one.key)) for one in found if one.status != SecretStatus.DELETED}
+    found = [one for one in secrets if one.id in newest and bool(newest[one.id]) != (to == Storage.KEY_VAULT)]
+    used = _names_in_use([one for one in found if one.status == SecretStatus.DELETED])
     return [
         one for one in found
-        if one.id in newest and bool(newest[one.id]) != (to == Storage.KEY_VAULT)
-        and not (one.status == SecretStatus.DELETED and (one.environment_id, rules.folded_vault_name(one.key)) in used)
+        if one.status != SecretStatus.DELETED or (one.environment_id, rules.folded_vault_name(one.key)) not in used
     ]  # fmt: skip
+
+
+def _names_in_use(deleted: list[Secret]) -> set[tuple[uuid.UUID, str]]:
+    """What living secrets are called in a vault, in the environments of these."""
+    if not deleted:
+        return set()
+    places = {one.environment_id for one in deleted}
+    living = Secret.objects.filter(project=deleted[0].project_id, environment__in=places, status__in=LIVING)
+    return {(place, rules.folded_vault_name(key)) for place, key in living.values_list("environment_id", "key")}
 
 
 def _versions(secret: Secret, to: str) -> list[SecretVersion]:

@@ -97,6 +97,21 @@ def test_there_and_back_brings_every_value_home(desk: SyncDesk) -> None:
     assert desk.admin.post(f"secrets/{gone.id}/restore")[0] == 200 and desk.here()["GONE"] == "g"
 
 
+def test_every_secret_is_found_however_few_are_looked_at_in_one_query(desk: SyncDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_moves, "AT_ONCE", 2)
+    for number in range(7):
+        desk.put(f"K{number}", f"value {number}")
+    desk.put("used-again", "old")
+    desk.delete("used-again")
+    desk.put("USED_AGAIN", "new")
+    assert preview(desk)["shares"][0]["secrets"] == 8
+    done = move(desk)
+    assert (done["state"], done["moved"]) == ("succeeded", 8)
+    assert desk.there() == {**{f"K{number}": f"value {number}" for number in range(7)}, "USED-AGAIN": "new"}
+    (stays,) = SecretVersion.objects.exclude(sealed_value=None).select_related("secret")
+    assert stays.secret.key == "used-again", "its name in the vault belongs to the living one"
+
+
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("to", ["key_vault", "mazevault"])
 def test_a_move_that_was_killed_goes_on(desk: SyncDesk, to: str, moment: str) -> None:
