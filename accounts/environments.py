@@ -13,6 +13,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 from django.db.models.functions import Now
 
 from accounts import changes
@@ -101,8 +102,10 @@ def holds_secrets(environment: Environment) -> bool:
 
 
 def holds_values(environment: Environment) -> bool:
-    """Whether anything here is sealed for its gateway environment, deleted secrets that can be restored included."""
-    return holds_secrets(environment) or environment.secrets.filter(versions__sealed_value__isnull=False).exists()
+    """Whether anything here is sealed for its gateway environment or rests in a vault of it, deleted secrets included."""
+    if holds_secrets(environment):
+        return True
+    return environment.secrets.filter(Q(versions__sealed_value__isnull=False) | Q(versions__external_version__gt="")).exists()
 
 
 def slug_of(name: str) -> str:

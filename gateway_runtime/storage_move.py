@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -56,7 +56,9 @@ def _moved(frame: TaskFrame, answer: MoveAnswer, told: MovingSecret, access: Vau
             if not answer.to_vault:
                 versions = _taken_out(frame, vault, told)
             else:
-                versions = _put_in(Work(vault, _secret(told, answer.owner), lambda _secret: frame.effect()), told)
+                _refuse_other_value(vault, told, answer.takes_over)
+                work = Work(vault, _secret(told, answer.owner), lambda _secret: frame.effect(), answer.takes_over)
+                versions = _put_in(work, told)
         except AzureTrouble as trouble:
             if trouble.retrying_helps or isinstance(trouble, OutcomeUnknown | TokenTrouble) or _denied(trouble):
                 raise
@@ -69,6 +71,21 @@ def _moved(frame: TaskFrame, answer: MoveAnswer, told: MovingSecret, access: Vau
 def _denied(trouble: AzureTrouble) -> bool:
     """Whether the vault denies this gateway, which ends the move; a single disabled object only stays where it is."""
     return isinstance(trouble, AccessDenied) and not isinstance(trouble, ObjectDisabled)
+
+
+def _refuse_other_value(vault: KeyVault, told: MovingSecret, takes_over: Collection[str]) -> None:
+    """A name that a rule of the project brought is taken over when it has the project's value, and not when that was changed."""
+    if not takes_over or told.deleted:
+        return
+    with suppress(ObjectMissing):
+        held = vault.get(told.name)
+        marks = held.entry.marks
+        if marks is not None and marks.owner in takes_over and held.value != told.versions[-1].value:
+            raise Conflict(
+                f"the name {told.name!r} in the vault was brought there by a sync rule and has another value now; let the rule "
+                "bring them into step, then move again",
+                code="VALUE_DIFFERS_IN_VAULT",
+            )
 
 
 def _put_in(work: Work, told: MovingSecret) -> list[MovedVersion]:

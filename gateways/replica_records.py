@@ -189,10 +189,9 @@ def _version_record(row: SecretVersion) -> ReplicaVersion:
 
 
 def _holders_of(rows: Iterable[Secret]) -> dict[uuid.UUID, SecretVersion]:
-    """For each secret with a value to give, the version that holds the value it has now."""
-    valued = [row.id for row in rows if row.status in VALUED]
-    held = SecretVersion.objects.filter(secret_id__in=valued, sealed_value__isnull=False)
-    return {row.secret_id: row for row in held.order_by("secret_id", "-version").distinct("secret_id")}
+    """For each secret with a value to give, the version that holds the value it has now; none where that rests in a vault."""
+    newest = values.newest_of(row for row in rows if row.status in VALUED)
+    return {secret: row for secret, row in newest.items() if row.sealed_value is not None and row.retired_at is None}
 
 
 def _value(secret: Secret, holder: SecretVersion | None) -> str | None:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import transaction
-from django.db.models import OuterRef, Q, Subquery
+from django.db.models import F, OuterRef, Subquery
 
 from accounts.changes import By
 from accounts.models import Storage
@@ -43,6 +43,8 @@ KIND = "vault.retire"
 BY_SCHEDULE = "system:rotation"
 RETRY = timedelta(minutes=10)
 """So long after a run that failed, or that somebody stopped, a rotation asks for another."""
+AT_ONCE = 500
+"""Open rotations looked at in one pass."""
 OPEN = (RotationState.WAITING, RotationState.VERIFYING, RotationState.RETIRING)
 
 
@@ -58,7 +60,7 @@ class Target:
 
 
 def keep_up(now: datetime) -> int:
-    """Rotate what is due, notice what was rotated, and go on with each open rotation. Returns how many moved."""
+    """Rotate what is due, notice what was rotated, and go on with open rotations. Returns how many moved."""
     return rotate_due(now) + _notice(now) + sum(_advance(identifier, now) for identifier in _open())
 
 
@@ -66,8 +68,10 @@ def rotate_due(now: datetime) -> int:
     """Secrets with a rotation that is due get a value nobody chose. Those in a vault are rotated by people or programs."""
     enabled = Secret.objects.filter(rotation__enabled=True, rotation__rotation_interval_days__gt=0, status=SecretStatus.ACTIVE)
     here = enabled.filter(project__storage=Storage.MAZEVAULT, project__deleted_at=None, environment__deleted_at=None)
-    set_at = SecretVersion.objects.filter(secret=OuterRef("id"), sealed_value__isnull=False).order_by("-version")
-    found = here.filter(type__in=generating.GENERATED).annotate(set_at=Subquery(set_at.values("created_at")[:1]))
+    newest = values.valued(SecretVersion.objects.filter(secret=OuterRef("id"))).order_by("-version")
+    found = here.filter(type__in=generating.GENERATED).annotate(
+        set_at=Subquery(newest.values("created_at")[:1]), rests_in=Subquery(newest.values("external_version")[:1])
+    ).filter(rests_in="")  # fmt: skip
     return sum(_rotate(secret, now) for secret in found.select_related("project", "environment") if _is_due(secret, now))
 
 
@@ -100,17 +104,15 @@ def _rotate(secret: Secret, now: datetime) -> bool:
 def _notice(now: datetime) -> int:
     """Each version that a rotation made begins its way here, whichever node it was made at."""
     grace = now + timedelta(hours=settings.MAZEVAULT.rotation_grace_hours)
-    fresh = SecretVersion.objects.filter(operation=WriteOperation.ROTATE.value, rotation=None).exclude(
-        Q(sealed_value=None) & Q(external_version="")
-    )
+    fresh = values.valued(SecretVersion.objects.filter(operation=WriteOperation.ROTATE.value, rotation=None))
     rows = [Rotation(version=version, grace_until=grace) for version in fresh.defer("sealed_value")[:500]]
     return len(Rotation.objects.bulk_create(rows, ignore_conflicts=True))
 
 
 def _open() -> list[uuid.UUID]:
-    """Those with something to do, the longest waiting first."""
-    found = Rotation.objects.filter(state__in=OPEN).order_by("grace_until", "version_id").values_list("version_id", flat=True)
-    return list(found[:500])
+    """Those not looked at for longest, so that many that wait keep nobody else waiting."""
+    found = Rotation.objects.filter(state__in=OPEN).order_by(F("looked_at").asc(nulls_first=True), "grace_until", "version_id")
+    return list(found.values_list("version_id", flat=True)[:AT_ONCE])
 
 
 def _advance(identifier: uuid.UUID, now: datetime) -> bool:
@@ -121,11 +123,16 @@ def _advance(identifier: uuid.UUID, now: datetime) -> bool:
         ).first()  # fmt: skip
         if rotation is None:
             return False
+        Rotation.objects.filter(version_id=identifier).update(looked_at=now)
         secret = rotation.version.secret
         newest = values.resting(secret)
         if newest is None or newest.id != rotation.version_id or secret.status == SecretStatus.PURGED:
             return _end(rotation, RotationState.SUPERSEDED, now, "another value was set meanwhile")
-        return _wait(rotation, now) if rotation.state == RotationState.WAITING else _follow(rotation, now)
+        try:
+            return _wait(rotation, now) if rotation.state == RotationState.WAITING else _follow(rotation, now)
+        except MazeVaultError as refused:
+            _tell(rotation, f"it cannot go on: {refused.sentence}")
+            return False
 
 
 def _wait(rotation: Rotation, now: datetime) -> bool:
@@ -185,8 +192,11 @@ def _targets(rotation: Rotation, now: datetime) -> list[Target] | None:
 
 def _bring(rotation: Rotation, rule: SyncRule, now: datetime) -> None:
     """Run the rule in the name of who rotated, or of who scheduled it. What stands in its way is told in the rotation."""
-    why = _why_not_brought(rotation, rule, now)
-    if why != rotation.detail:
+    _tell(rotation, _why_not_brought(rotation, rule, now))
+
+
+def _tell(rotation: Rotation, why: str) -> None:
+    if why[:1000] != rotation.detail:
         rotation.detail = why[:1000]
         rotation.save(update_fields=["detail"])
 
@@ -215,7 +225,7 @@ def _why_not_brought(rotation: Rotation, rule: SyncRule, now: datetime) -> str:
 
 def _retire(rotation: Rotation, now: datetime) -> None:
     secret, newest = rotation.version.secret, rotation.version.version
-    before = secret.versions.filter(version__lt=newest, retired_at=None).exclude(Q(sealed_value=None) & Q(external_version=""))
+    before = values.valued(secret.versions.filter(version__lt=newest, retired_at=None))
     numbers = list(before.values_list("version", flat=True))
     before.update(retired_at=now)
     feed.note([values.scope_of(secret)], ReplicaKind.SECRET, secret.id)

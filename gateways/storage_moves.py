@@ -128,7 +128,8 @@ def take_progress(gateway: Gateway, body: MoveProgress, now: datetime) -> MoveAn
     integration = storage_of(move.project, secret.environment)
     access = checked_access(integration, gateway.environment_id)
     owner = owner_of(move.project_id, secret.environment_id)
-    return MoveAnswer(answer.to_vault, owner, access, _moving(move, secret))
+    taken_over = [str(rule) for rule in move.project.sync_rules.values_list("id", flat=True)[:1000]] if answer.to_vault else []
+    return MoveAnswer(answer.to_vault, owner, access, _moving(move, secret), taken_over)
 
 
 @transaction.atomic
@@ -297,10 +298,16 @@ def _settle(move: StorageMove, ended: MovedSecret) -> None:
         row = secret.versions.filter(version=one.version).first()
         if row is not None:
             _place(secret, row, one)
+    _forget_retired(secret)
     move.moved += 1
     move.failed = {name: why for name, why in move.failed.items() if name != ended.secret}
     feed.note([values.scope_of(secret)], ReplicaKind.SECRET, secret.id)
     _tell(move, secret, "secret.moved", {"versions": [one.version for one in ended.versions], "to": move.to})
+
+
+def _forget_retired(secret: Secret) -> None:
+    """Nobody gets a retired value back, so none is left where the others have gone from."""
+    secret.versions.exclude(retired_at=None).update(sealed_value=None, value_digest="", external_version="")
 
 
 def _place(secret: Secret, row: SecretVersion, told: MovedVersion) -> None:
@@ -339,10 +346,8 @@ def _valued(project: Project, code: str) -> QuerySet[Secret]:
 
 def _misplaced(secrets: list[Secret], to: str) -> list[Secret]:
     """Those whose newest value is not where it shall be. A deleted one whose key is used again stays where it is."""
-    resting = SecretVersion.objects.filter(secret__in=secrets).exclude(sealed_value=None, external_version="")
-    newest = dict(
-        resting.order_by("secret", "-version").distinct("secret").values_list("secret_id", "external_version")
-    )  # fmt: skip
+    rows = values.valued(SecretVersion.objects.filter(secret__in=secrets)).order_by("secret", "-version").distinct("secret")
+    newest = dict(rows.values_list("secret_id", "external_version"))
     found = [one for one in secrets if one.id in newest and bool(newest[one.id]) != (to == Storage.KEY_VAULT)]
     used = _names_in_use([one for one in found if one.status == SecretStatus.DELETED])
     return [

@@ -16,7 +16,7 @@ from common.clock import now
 from common.errors import Conflict
 from gateways.models import Route
 from gateways.vault_ways import credential_of_person
-from integrations.access import checked_access, connection_of, method_of
+from integrations.access import OF_THE_GATEWAY, checked_access, connection_of, method_of
 from integrations.azure.cloud import AuthMethod, Connection
 from integrations.azure.credentials import Credential, Credentials
 from integrations.azure.egress import CALL_SECONDS, Guard
@@ -37,16 +37,17 @@ class PrimaryWays:
         environment = integration.environment
         code = environment.gateway_environment if environment else ""
         checked_access(integration, code)
-        way, method = connection_of(integration), method_of(integration)
-        if method is AuthMethod.ON_BEHALF_OF:
-            session = asker.credential if isinstance(asker.credential, Session) else None
-            return way, credential_of_person(way, session, now())
+        method = method_of(integration)
+        if method in OF_THE_GATEWAY:
+            raise Conflict(
+                f"the vault of this project is open to the managed identity of {code} only: ask {_where(code)}",
+                code="VALUE_AT_GATEWAY",
+            )
+        way = connection_of(integration)
         if method is AuthMethod.CLIENT_SECRET:
             return way, Credentials(way, settings.MAZEVAULT.azure.cloud).own()
-        raise Conflict(
-            f"the vault of this project is open to the managed identity of {code} only: ask {_where(code)}",
-            code="VALUE_AT_GATEWAY",
-        )
+        session = asker.credential if isinstance(asker.credential, Session) else None
+        return way, credential_of_person(way, session, now())
 
     @contextmanager
     def effect(self, environment: Environment) -> Iterator[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import uuid
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -60,7 +59,7 @@ class Hand:
 def facts(run: SyncRun, key: bytes, after: str) -> list[OurSecret]:
     """A page of the project's secrets in the run's environment, by key: the living one, else the newest tombstone."""
     rows = list(_secrets(run).filter(key__gt=after)[:PAGE])
-    held = _held(rows)
+    held = values.newest_of(rows)
     return [_fact(row, held.get(row.id), key) for row in rows]
 
 
@@ -121,13 +120,9 @@ def _newest(rows: QuerySet[Secret]) -> QuerySet[Secret]:
     return rows.order_by("key", F("deleted_at").desc(nulls_first=True))
 
 
-def _held(secrets: Iterable[Secret]) -> Mapping[uuid.UUID, SecretVersion]:
-    rows = SecretVersion.objects.filter(secret__in=[one.id for one in secrets], sealed_value__isnull=False)
-    return {row.secret_id: row for row in rows.order_by("secret", "-version").distinct("secret")}
-
-
-def _fact(secret: Secret, held: SecretVersion | None, key: bytes) -> OurSecret:
-    gone = secret.status in GONE
+def _fact(secret: Secret, newest: SecretVersion | None, key: bytes) -> OurSecret:
+    """`newest` has the secret's value; one that rests in a vault is not ours to bring anywhere."""
+    gone, held = secret.status in GONE, newest if newest is not None and newest.sealed_value is not None else None
     author = held.author if held else ""
     return OurSecret(
         key=secret.key,

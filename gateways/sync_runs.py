@@ -264,6 +264,8 @@ def _environment(rule: SyncRule) -> Environment:
         raise _not_runnable("target_environment: name an environment of the organization, or one at the integration")
     if rule.source_path:
         raise _not_runnable("source_path: a vault has no paths; leave it empty and use key_transform_template")
+    if rule.project.storage_moves.filter(state=RunState.RUNNING).exists():
+        raise _not_runnable("storage: the project is being moved; wait until that is over")
     if rule.project.storage != Storage.MAZEVAULT:
         raise _not_runnable("storage: the values of this project rest in its vault already, so there is nothing to keep in step")
     return found

@@ -65,6 +65,8 @@ urlpatterns = [
     *routes("writes/<str:identifier>", writes_api.OwnWrite.as_view(), "own-write"),
     *routes("admin/vaults", vault_api.Vaults.as_view(), "vaults"),
     *routes("admin/vaults/release", vault_api.VaultsRelease.as_view(), "vaults-release"),
+    *routes("admin/vaults/open", vault_api.VaultsOpen.as_view(), "vaults-open"),
+    *routes("admin/vaults/close", vault_api.VaultsClose.as_view(), "vaults-close"),
     *routes("admin/tasks", api.Tasks.as_view(), "tasks"),
     *routes("admin/tasks/<str:identifier>", api.TaskOne.as_view(), "task"),
 ]

@@ -103,10 +103,15 @@ class VaultRow(serializers.Serializer):
     origin = serializers.CharField()
     gateway_environment = serializers.CharField()
     bound_at = serializers.DateTimeField()
+    open_to = serializers.ListField(child=serializers.UUIDField(), help_text="projects that may use it")
 
 
 class VaultRelease(serializers.Serializer):
     origin = Text(max_length=300, help_text="the vault's address, https://<name>.vault.azure.net")
+
+
+class VaultOpening(VaultRelease):
+    project_id = serializers.UUIDField(help_text="the project that may, or may no longer, use the vault")
 
 
 class Vaults(Operation):
@@ -118,7 +123,10 @@ class Vaults(Operation):
     def get(self, request: Request) -> Response:
         rows = vaults.all_vaults()
         return Response([
-            {"origin": row.origin, "gateway_environment": row.gateway_environment, "bound_at": rfc3339(row.bound_at)}
+            {
+                "origin": row.origin, "gateway_environment": row.gateway_environment, "bound_at": rfc3339(row.bound_at),
+                "open_to": sorted(str(use.project_id) for use in row.uses.all()),
+            }
             for row in rows
         ])  # fmt: skip
 
@@ -132,6 +140,32 @@ class VaultsRelease(Signed):
     @extend_schema(operation_id="releaseVault", request=VaultRelease, responses={204: None})
     def post(self, request: Request) -> Response:
         vaults.release(checked(VaultRelease, request.data)["origin"], self.by)
+        return Response(status=204)
+
+
+class VaultsOpen(Signed):
+    """Let a project use a vault with the identity of its gateways, which sees everything in it."""
+
+    permissions = {"POST": GATEWAY_ADMIN}
+    scoped = False
+
+    @extend_schema(operation_id="openVault", request=VaultOpening, responses={204: None})
+    def post(self, request: Request) -> Response:
+        wish = checked(VaultOpening, request.data)
+        vaults.open_to(wish["origin"], wish["project_id"], self.by)
+        return Response(status=204)
+
+
+class VaultsClose(Signed):
+    """Take that back. Values of the project that rest in the vault cannot be read until it is open again."""
+
+    permissions = {"POST": GATEWAY_ADMIN}
+    scoped = False
+
+    @extend_schema(operation_id="closeVault", request=VaultOpening, responses={204: None})
+    def post(self, request: Request) -> Response:
+        wish = checked(VaultOpening, request.data)
+        vaults.close_to(wish["origin"], wish["project_id"], self.by)
         return Response(status=204)
 
 

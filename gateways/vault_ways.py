@@ -20,11 +20,11 @@ from accounts.changes import By
 from accounts.entra import EntraError
 from accounts.models import Session
 from common.direct import give_connection_back
-from common.errors import MazeVaultError, NotFound, ValidationFailed
+from common.errors import MazeVaultError, NotFound, PermissionRefused, ValidationFailed
 from gateways import dispatch, routes
 from gateways.kinds import KINDS
 from gateways.models import Gateway, Task
-from integrations.access import checked_access, connection_of, method_of, vault_access
+from integrations.access import OF_THE_GATEWAY, checked_access, connection_of, method_of, vault_access
 from integrations.azure.cloud import AuthMethod, Connection
 from integrations.azure.connection_test import test_connection
 from integrations.azure.credentials import Credential, Credentials, Refusing
@@ -71,7 +71,7 @@ def try_integration(integration: Integration, session: Session | None, by: By, *
     """Try the way to the vault stage by stage; the person and the outcome are audited. Raises `Conflict` for what is no vault."""
     vault_access(integration)
     method = method_of(integration)
-    if method in (AuthMethod.MANAGED_IDENTITY, AuthMethod.WORKLOAD_IDENTITY):
+    if method in OF_THE_GATEWAY:
         trial = _at_the_gateway(integration, method, by, write=write)
     else:
         if write:
@@ -85,24 +85,31 @@ def try_integration(integration: Integration, session: Session | None, by: By, *
 
 def _here(way: Connection, method: AuthMethod, session: Session | None, now: datetime) -> Trial:
     cloud = settings.MAZEVAULT.azure.cloud
-    credential = credential_of_person(way, session, now) if method is AuthMethod.ON_BEHALF_OF else Credentials(way, cloud).own()
+    credential = _tried_credential(way, session, now) if method is AuthMethod.ON_BEHALF_OF else Credentials(way, cloud).own()
     give_connection_back()
     return Trial("primary", method, [asdict(one) for one in test_connection(way, credential, Guard(cloud))])
 
 
 def credential_of_person(way: Connection, session: Session | None, now: datetime) -> Credential:
-    """The signed-in person at Azure. What stands in the way is told at the stage of the token, after address and network."""
+    """The signed-in person at Azure. Raises `PermissionRefused` (ENTRA_SESSION_NEEDED), `EntraError`, `AuthenticationExpired`."""
+    if session is None:
+        raise PermissionRefused(
+            "this needs a sign-in with Entra: an API token has no person at Entra behind it", code="ENTRA_SESSION_NEEDED"
+        )
+    assertion = obo.assertion_for(sso.entra(), session, now)
+    return Credentials(way, settings.MAZEVAULT.azure.cloud).of_user(assertion)
+
+
+def _tried_credential(way: Connection, session: Session | None, now: datetime) -> Credential:
+    """For the staged test: what stands in the way is told at the stage of the token, after address and network."""
     try:
-        if session is None:
-            raise TokenTrouble("an API token has no person at Entra behind it", "sign in with Entra", owner=Owner.PERSON)
-        assertion = obo.assertion_for(sso.entra(), session, now)
+        return credential_of_person(way, session, now)
     except EntraError as error:
         return Refusing(TokenTrouble(str(error), error.diagnosis.fix, owner=Owner.DIRECTORY))
     except TokenTrouble as trouble:
         return Refusing(trouble)
     except MazeVaultError as error:
         return Refusing(TokenTrouble(str(error), "sign in with Entra, then try again", owner=Owner.PERSON))
-    return Credentials(way, settings.MAZEVAULT.azure.cloud).of_user(assertion)
 
 
 def _at_the_gateway(integration: Integration, method: AuthMethod, by: By, *, write: bool) -> Trial:

@@ -14,6 +14,9 @@ from integrations.models import Integration
 from integrations.providers import AZURE_KEY_VAULT
 from protocol.vault_access import VaultAccess
 
+OF_THE_GATEWAY = (AuthMethod.MANAGED_IDENTITY, AuthMethod.WORKLOAD_IDENTITY)
+"""The calls are made by the identity the gateway itself runs with, whichever of the two that is."""
+
 
 def vault_access(integration: Integration) -> VaultAccess:
     """What a gateway needs for background work. It acts as itself unless the integration names an application's secret.
@@ -32,16 +35,22 @@ def vault_access(integration: Integration) -> VaultAccess:
 
 
 def checked_access(integration: Integration, gateway_environment: str) -> VaultAccess:
-    """The way to the vault, for a gateway of this environment only (I13)."""
+    """The way to the vault, for a gateway of this environment only, and for a project that may use the gateway's identity there
+    (I13). Raises `Conflict` (VAULT_OF_OTHER_ENVIRONMENT) and `PermissionRefused` (VAULT_NOT_OPEN)."""
     access = vault_access(integration)
     belongs_to = vaults.environment_of(access.vault_url)
     vaults.refuse_foreign(belongs_to, gateway_environment, vaults.origin_of(access.vault_url))
+    if access.auth_method != AuthMethod.CLIENT_SECRET:
+        vaults.refuse_unless_open(access.vault_url, integration.project_id)
     return access
 
 
 def storage_access(integration: Integration, gateway_environment: str) -> VaultAccess:
     """The way to the vault of a project's values, by whichever method the integration names (I13)."""
-    access, way = checked_access(integration, gateway_environment), connection_of(integration)
+    access, method = checked_access(integration, gateway_environment), method_of(integration)
+    if method in OF_THE_GATEWAY:
+        return access
+    way = connection_of(integration)
     return structs.replace(
         access, auth_method=way.auth_method.value, tenant_id=way.tenant_id, client_id=way.client_id,
         client_secret=way.client_secret,

@@ -21,6 +21,7 @@ from accounts.scoping import absent, environment_named, place_of, project_for, r
 from common.errors import ValidationFailed
 from common.sealing import Place
 from integrations import providers, rules, storing, vaults
+from integrations.azure.cloud import AuthMethod
 from integrations.models import Integration
 
 SEALED_WITHOUT_ENVIRONMENT = "platform"
@@ -39,7 +40,7 @@ def create(project_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integratio
             **{name: wish[name] for name in ("name", "type", "provider")},
         )
         sealed_config.put(integration, integration.sealed_under, wish.get("config") or {})
-        _refuse_unusable(integration)
+        _refuse_unusable(integration, by)
         with changes.unique("an integration of this name"):
             integration.save(force_insert=True)
         _record(by, "integration.created", integration)
@@ -52,20 +53,8 @@ def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integrati
     """Make it what the wish says; its environment stays, and so does a secret that the wish leaves out."""
     with transaction.atomic():
         integration = _locked(identifier, by)
-        before = _leads_to(integration)
-        names = changes.altered(integration, {name: wish[name] for name in ("name", "type", "provider")})
-        if sealed_config.put(integration, integration.sealed_under, wish.get("config") or {}):
-            names += ["config", "sealed_secrets", "secrets_version"]
-        if _leads_to(integration) != before:
-            storing.refuse_while_it_holds_values(integration)
-            rules.refuse_while_running(integration)
-        if names:
-            _refuse_unusable(integration)
-            integration.updated_at = Now()
-            with changes.unique("an integration of this name"):
-                integration.save(update_fields=[*names, "updated_at"])
-            _record(by, "integration.updated", integration)
-            changes.project_changed(integration.project)
+        with storing.values_stay_findable(integration.project):
+            _replace(integration, wish, by)
     integration.refresh_from_db()
     return integration
 
@@ -74,15 +63,31 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
     """End it, with the sync rules that use it; its secrets are wiped."""
     with transaction.atomic():
         integration = _locked(identifier, by)
-        storing.refuse_while_it_holds_values(integration)
-        rules.end_all(integration, by, now)
-        Integration.objects.filter(id=integration.id).update(deleted_at=now, sealed_secrets=None)
+        with storing.values_stay_findable(integration.project):
+            rules.end_all(integration, by, now)
+            Integration.objects.filter(id=integration.id).update(deleted_at=now, sealed_secrets=None)
         _record(by, "integration.deleted", integration)
         changes.project_changed(integration.project)
 
 
+def _replace(integration: Integration, wish: Mapping[str, Any], by: By) -> None:
+    before = _leads_to(integration)
+    names = changes.altered(integration, {name: wish[name] for name in ("name", "type", "provider")})
+    if sealed_config.put(integration, integration.sealed_under, wish.get("config") or {}):
+        names += ["config", "sealed_secrets", "secrets_version"]
+    if _leads_to(integration) != before:
+        rules.refuse_while_running(integration)
+    if names:
+        _refuse_unusable(integration, by)
+        integration.updated_at = Now()
+        with changes.unique("an integration of this name"):
+            integration.save(update_fields=[*names, "updated_at"])
+        _record(by, "integration.updated", integration)
+        changes.project_changed(integration.project)
+
+
 def _leads_to(integration: Integration) -> tuple[object, ...]:
-    """Which vault, and whom it sees: what must not change under values or runs."""
+    """Which vault, and whom it sees: what must not change under a run."""
     config = integration.config
     return integration.provider, config.get("vault_url"), config.get("auth_method"), config.get("client_id")
 
@@ -115,14 +120,16 @@ def _locked(identifier: uuid.UUID, by: By) -> Integration:
     return found
 
 
-def _refuse_unusable(integration: Integration) -> None:
-    """What its provider needs, and for a vault the environment it belongs to."""
+def _refuse_unusable(integration: Integration, by: By) -> None:
+    """What its provider needs, and for a vault the environment it belongs to and whether the project may use it."""
     config = {**integration.config, **sealed_config.secrets_of(integration, integration.sealed_under)}
     providers.check(integration.provider, config, settings.MAZEVAULT.azure.cloud)
     if integration.provider == providers.AZURE_KEY_VAULT:
         if integration.environment is None:
             raise ValidationFailed("environment: name the environment of the organization whose secrets belong in this vault")
         vaults.bind(config["vault_url"], integration.environment.gateway_environment)
+        if config.get("auth_method") != AuthMethod.CLIENT_SECRET:
+            vaults.open_for_naming(config["vault_url"], integration.project, by)
 
 
 def _environment(project: Project, text: str) -> Environment | None:

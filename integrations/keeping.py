@@ -7,7 +7,7 @@ nobody else is tried. Names carry the project and the key as tags, so that two k
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeVar
 
@@ -82,8 +82,9 @@ class VaultKeeper:
 class Work:
     """One change of one secret in its vault."""
 
-    def __init__(self, vault: SecretStore, secret: Secret, effect: Callable[[Secret], AbstractContextManager[int]]) -> None:
-        self._vault, self._secret, self._effect = vault, secret, effect
+    def __init__(self, vault: SecretStore, secret: Secret, effect: Callable[[Secret], AbstractContextManager[int]],
+                 takes_over: Collection[str] = ()) -> None:  # fmt: skip
+        self._vault, self._secret, self._effect, self._takes_over = vault, secret, effect, takes_over
         self._name = rules.vault_name_of(secret.key)
 
     def carry_out(self, change: SecretChange) -> str:
@@ -152,7 +153,14 @@ class Work:
         """Recover the name. Where a later secret of the same key had it since, this one's own value is set again."""
         self._recover()
         row, held = values.resting(self._secret), self._look()
-        if row is None or held is None or held.entry.version == row.external_version:
+        if row is None:
+            return ""
+        if held is None:
+            raise Conflict(
+                "the vault has nothing left of this secret, its retention is over; delete it for good and create it again",
+                code="VALUE_GONE",
+            )
+        if held.entry.version == row.external_version:
             return ""
         _refuse_foreign(held.entry, self._secret, self._name)
         return self._set(self._vault.get(self._name, row.external_version).value, held.entry)
@@ -177,6 +185,8 @@ class Work:
 
     def _refuse_others(self, entry: Entry) -> None:
         marks = entry.marks
+        if marks is not None and marks.owner in self._takes_over:
+            return
         if (
             marks is None
             or marks.owner != owner_of(self._secret.project_id, self._secret.environment_id)

@@ -51,6 +51,18 @@ class Vault(models.Model):
     bound_at = models.DateTimeField(db_default=Now())
 
 
+class VaultUse(models.Model):
+    """A project that may have the gateways go to a vault with their own identity, because an administrator said so (I13)."""
+
+    vault = models.ForeignKey(Vault, models.CASCADE, related_name="uses")
+    project = models.ForeignKey(Project, models.CASCADE, related_name="+")
+    opened_by = models.CharField(max_length=64)
+    opened_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["vault", "project"], name="one_use_of_a_vault")]
+
+
 class AccessSnapshot(models.Model):
     """Who has a role on the vault of an integration, as Azure said at a moment.
 
@@ -290,6 +302,7 @@ class Rotation(models.Model):
     targets = models.JSONField(default=list)
     detail = models.CharField(max_length=1000, default="")
     created_at = models.DateTimeField(db_default=Now())
+    looked_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
 
     class Meta:

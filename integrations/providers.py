@@ -17,7 +17,9 @@ from integrations.azure.rbac import VAULT_ID
 AZURE_KEY_VAULT, AZURE_DEVOPS, GENERIC = "azure_key_vault", "azure_devops", "generic"
 Check = Callable[[Mapping[str, Any], Cloud], None]
 
-_KEY_VAULT_FIELDS = frozenset({"vault_url", "vault_id", "auth_method", "tenant_id", "client_id", "client_secret"})
+LONGEST = {"vault_url": 300, "vault_id": 400, "auth_method": 32, "tenant_id": 64, "client_id": 64, "client_secret": 4096}
+"""Characters of each field of a vault's configuration, which is what fits a message to a gateway (`protocol.vault_access`)."""
+_KEY_VAULT_FIELDS = frozenset(LONGEST)
 _DEVOPS_FIELDS = frozenset({
     "azure_org", "azure_project", "azure_pat", "azure_mode", "azure_variable_group_id", "azure_repo", "azure_branch",
     "azure_file_path",
@@ -38,6 +40,8 @@ def _key_vault(config: Mapping[str, Any], cloud: Cloud) -> None:
     for name, value in config.items():
         if not isinstance(value, str):
             raise ValidationFailed(f"config.{name}: must be text")
+        if len(value) > LONGEST[name]:
+            raise ValidationFailed(f"config.{name}: may have at most {LONGEST[name]} characters")
     methods = [method.value for method in AuthMethod]
     method = config.get("auth_method") or AuthMethod.MANAGED_IDENTITY.value
     if method not in methods:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from django.db.models import QuerySet
+from django.db.models import OuterRef, QuerySet, Subquery
 
 from accounts.models import Environment, Project
 from common.errors import Conflict
-from integrations.models import Integration
+from integrations.models import Integration, RunState
 from integrations.providers import AZURE_KEY_VAULT
-from vault.models import SecretVersion
+from vault import rules, values
+from vault.models import Secret, SecretStatus, SecretVersion
 
 
 def storage_integrations(projects: Iterable[Project]) -> QuerySet[Integration]:
@@ -32,15 +35,40 @@ def storage_of(project: Project, environment: Environment) -> Integration:
     return found
 
 
-def refuse_while_it_holds_values(integration: Integration) -> None:
-    """Raises `Conflict` (VAULT_HOLDS_VALUES): without this integration nobody would find them again."""
-    environment = integration.environment
-    if environment is None:
+@contextmanager
+def values_stay_findable(project: Project) -> Iterator[None]:
+    """Around a change of a project's integrations: what holds its values before is found under the same way afterwards.
+
+    Raises `Conflict`: VAULT_HOLDS_VALUES when it is not, STORAGE_MOVING when values are on their way meanwhile.
+    """
+    Project.objects.select_for_update(of=("self",), no_key=True).get(id=project.id)  # a move begins under the same lock
+    before = {row.environment_id: row for row in storage_integrations([project])}
+    yield
+    after = {row.environment_id: _way(row) for row in storage_integrations([project])}
+    changed = [row for place, row in before.items() if after.get(place) != _way(row)]
+    if not changed:
         return
-    mine = next((row for row in storage_integrations([integration.project]) if row.environment_id == environment.id), None)
-    held = SecretVersion.objects.filter(secret__project=integration.project, secret__environment=environment)
-    if mine is not None and mine.id == integration.id and held.exclude(external_version="").exists():
+    if project.storage_moves.filter(state=RunState.RUNNING).exists():
+        raise Conflict("storage: the project is being moved; wait until that is over", code="STORAGE_MOVING")
+    holding = [row.name for row in changed if _holds_values(project, row.environment_id)]
+    if holding:
         raise Conflict(
-            f"values of this project rest in the vault of {integration.name!r}; move the project's storage first",
+            f"values of this project rest in the vault of {holding[0]!r}; move the project's storage first",
             code="VAULT_HOLDS_VALUES",
         )
+
+
+def _way(integration: Integration) -> tuple[object, ...]:
+    """Which vault, and whom it sees: what must not change under values."""
+    config = integration.config
+    return integration.id, *(config.get(name) for name in ("vault_url", "auth_method", "client_id"))
+
+
+def _holds_values(project: Project, environment: uuid.UUID | None) -> bool:
+    """Whether some secret has its value there now. Older versions that stayed there, when the others moved, hold nobody."""
+    secrets = Secret.objects.filter(project=project, environment=environment).exclude(status=SecretStatus.PURGED)
+    newest = values.valued(SecretVersion.objects.filter(secret=OuterRef("id"))).order_by("-version")
+    there = secrets.annotate(rests_in=Subquery(newest.values("external_version")[:1])).exclude(rests_in__isnull=True)
+    found = list(there.exclude(rests_in=""))
+    living = {rules.folded_vault_name(one.key) for one in secrets if one.deleted_at is None}
+    return any(one.deleted_at is None or rules.folded_vault_name(one.key) not in living for one in found)

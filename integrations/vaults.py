@@ -1,17 +1,27 @@
-"""Which gateway environment a vault belongs to: the first that names it. No other environment may name it then (I13)."""
+"""Which gateway environment a vault belongs to, and which projects may use it (I13).
+
+The first environment that names a vault has it; no other may name it then. A gateway reaches the vault with its own identity,
+which sees everything in it: so a project may have it go there only when an administrator opened the vault to it (ADR 26).
+"""
 
 from __future__ import annotations
+
+import uuid
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 
+from accounts import changes
+from accounts.access import EVERYWHERE
 from accounts.changes import By
+from accounts.models import Project
+from accounts.roles import GATEWAY_ADMIN
 from common import audit
-from common.errors import Conflict, NotFound
+from common.errors import Conflict, NotFound, PermissionRefused
 from common.locks import transaction_lock
 from integrations.azure.egress import read_vault_url
-from integrations.models import Integration, Vault
+from integrations.models import Integration, Vault, VaultUse
 from integrations.providers import AZURE_KEY_VAULT
 
 
@@ -26,29 +36,99 @@ def bind(url: str, gateway_environment: str) -> None:
     refuse_foreign(found.gateway_environment, gateway_environment, origin)
 
 
+def open_for_naming(url: str, project: Project, by: By) -> None:
+    """The right of a project to use a vault; an administrator who names the vault in an integration gives it by that.
+
+    Raises `PermissionRefused` (VAULT_NOT_OPEN). Part of the transaction that stores the integration, after `bind`.
+    """
+    if not _is_open(origin_of(url), project.id):
+        if not by.principal.may(GATEWAY_ADMIN, EVERYWHERE):
+            raise _not_open(origin_of(url))
+        _open(Vault.objects.get(origin=origin_of(url)), project, by)
+
+
+def open_to(url: str, project_id: uuid.UUID, by: By) -> None:
+    """Let a project use a vault; opening it again changes nothing. Raises `NotFound`."""
+    with transaction.atomic():
+        transaction_lock(f"vault:{origin_of(url)}")
+        vault, project = _named(url), _project(project_id)
+        if not _is_open(vault.origin, project.id):
+            _open(vault, project, by)
+
+
+def close_to(url: str, project_id: uuid.UUID, by: By) -> None:
+    """Take that back: from now on no run, no value and no test of the project goes there. Raises `NotFound`."""
+    with transaction.atomic():
+        vault, project = _named(url), _project(project_id)
+        if not VaultUse.objects.filter(vault=vault, project=project).delete()[0]:
+            raise NotFound("project_id: the vault is not open to this project")
+        _tell(by, "vault.closed", vault, {"project_id": str(project.id)})
+        changes.project_changed(project)
+
+
+def refuse_unless_open(url: str, project_id: uuid.UUID) -> None:
+    """Raises `PermissionRefused` (VAULT_NOT_OPEN)."""
+    if not _is_open(origin_of(url), project_id):
+        raise _not_open(origin_of(url))
+
+
+def _is_open(origin: str, project: uuid.UUID) -> bool:
+    return VaultUse.objects.filter(vault=origin, project=project).exists()
+
+
+def _open(vault: Vault, project: Project, by: By) -> None:
+    VaultUse.objects.create(vault=vault, project=project, opened_by=by.actor)
+    _tell(by, "vault.opened", vault, {"project_id": str(project.id)})
+    changes.project_changed(project)
+
+
+def _not_open(origin: str) -> PermissionRefused:
+    return PermissionRefused(
+        f"config.vault_url: {origin} is not open to this project, and the gateway's identity would see everything in it; an "
+        "administrator opens it with POST admin/vaults/open, or name an application of your own with auth_method client_secret",
+        code="VAULT_NOT_OPEN",
+    )
+
+
+def _named(url: str) -> Vault:
+    found = Vault.objects.filter(origin=origin_of(url)).first()
+    if found is None:
+        raise NotFound("origin: no integration has named this vault")
+    return found
+
+
+def _project(identifier: uuid.UUID) -> Project:
+    found = Project.objects.filter(id=identifier, deleted_at=None).first()
+    if found is None:
+        raise NotFound("project_id: there is no project with this id", code="PROJECT_NOT_FOUND")
+    return found
+
+
 def release(url: str, by: By) -> None:
     """Give a vault up, so that another environment can name it. Raises `NotFound` or `Conflict` (VAULT_IN_USE)."""
     origin = origin_of(url)
     with transaction.atomic():
         transaction_lock(f"vault:{origin}")
-        found = Vault.objects.filter(origin=origin).first()
-        if found is None:
-            raise NotFound("origin: no integration has named this vault")
+        found = _named(url)
         users = [row.name for row in _living() if origin_of(row.config["vault_url"]) == origin]
         if users:
             raise Conflict(
                 f"origin: the vault is used by {', '.join(map(repr, users[:5]))}; delete them first", code="VAULT_IN_USE"
             )
-        audit.record(
-            actor=by.actor, action="vault.released", entity="vault", entity_id=origin, environment=found.gateway_environment,
-            address=by.address,
-        )  # fmt: skip
+        _tell(by, "vault.released", found, {})
         found.delete()
 
 
 def all_vaults() -> QuerySet[Vault]:
     """Every vault that was named, with its environment."""
-    return Vault.objects.order_by("gateway_environment", "origin")
+    return Vault.objects.order_by("gateway_environment", "origin").prefetch_related("uses")
+
+
+def _tell(by: By, action: str, vault: Vault, details: dict[str, object]) -> None:
+    audit.record(
+        actor=by.actor, action=action, entity="vault", entity_id=vault.origin, environment=vault.gateway_environment,
+        address=by.address, severity=audit.Severity.WARNING, details=details,
+    )  # fmt: skip
 
 
 def _living() -> QuerySet[Integration]:

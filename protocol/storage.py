@@ -59,12 +59,16 @@ class MoveProgress(Message, frozen=True):
 
 
 class MoveAnswer(Message, frozen=True):
-    """The next secret with its vault; None when nothing is left. `owner` is the tag of its name (`keeping.owner_of`)."""
+    """The next secret with its vault; None when nothing is left. `owner` is the tag of its name (`keeping.owner_of`).
+
+    `takes_over` are the tags of the project's own sync rules: names they brought to the vault become the project's.
+    """
 
     to_vault: bool
     owner: Annotated[str, Meta(max_length=100)] = ""
     access: VaultAccess | None = None
     secret: MovingSecret | None = None
+    takes_over: Annotated[list[Word], Meta(max_length=1000)] = []
 
 
 class EndMove(Message, frozen=True):

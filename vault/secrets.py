@@ -73,9 +73,10 @@ def check_change(change: SecretChange, origin: Origin, caller: Principal | None,
 def reveal(secret: Secret, version: int | None, *, actor: str, address: str) -> str:
     """The value the secret had in `version` (None: has now), with the audit entry that must commit before it leaves (I17).
 
-    Raises `Conflict` with code VALUE_NOT_HELD where this node has none.
+    Raises `Conflict` with code VALUE_NOT_HELD where this node has none, VERSION_RETIRED for one that a rotation retired.
     """
     row = values.holding(secret, version)
+    _refuse_retired(row)
     if row is None:
         raise Conflict("the value of this version is not held on this node; ask the Primary for it", code="VALUE_NOT_HELD")
     text = values.open_value(secret, row)
@@ -187,7 +188,7 @@ def _value_after(secret: Secret, change: SecretChange) -> str | None:
         return change.body.value
     row = values.holding(secret, wanted)
     if row is None:
-        raise ValidationFailed(f"version: the value of version {wanted} is not held here")
+        raise Conflict(f"version: the value of version {wanted} is not held here", code="VALUE_NOT_HELD")
     return values.open_value(secret, row)
 
 

@@ -6,6 +6,11 @@ the database without the value staying shut.
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterable, Mapping
+
+from django.db.models import QuerySet
+
 from common.errors import Conflict
 from vault import encryption
 from vault.models import Secret, SecretVersion
@@ -33,16 +38,27 @@ def digest_of(secret: Secret, text: str) -> str:
 
 
 def holding(secret: Secret, version: int | None = None) -> SecretVersion | None:
-    """The version that holds the value the secret had in `version` (None: has now); changes without a value repeat none."""
-    rows = secret.versions.filter(sealed_value__isnull=False, version__lte=secret.version if version is None else version)
-    return rows.order_by("-version").first()
+    """The version that holds the value the secret had in `version` (None: has now); None when that value rests elsewhere, even
+    where an older one was left here."""
+    row = resting(secret, version)
+    return row if row is not None and row.sealed_value is not None else None
 
 
 def resting(secret: Secret, version: int | None = None) -> SecretVersion | None:
     """The version that holds that value here or names the place in the vault where it rests."""
     newest = secret.version if version is None else version
-    rows = secret.versions.filter(version__lte=newest).exclude(sealed_value=None, external_version="")
-    return rows.order_by("-version").first()
+    return valued(secret.versions.filter(version__lte=newest)).order_by("-version").first()
+
+
+def newest_of(secrets: Iterable[Secret]) -> Mapping[uuid.UUID, SecretVersion]:
+    """`resting` for many secrets at once, by the secret's id."""
+    rows = valued(SecretVersion.objects.filter(secret__in=[one.id for one in secrets]))
+    return {row.secret_id: row for row in rows.order_by("secret", "-version").distinct("secret")}
+
+
+def valued(rows: QuerySet[SecretVersion]) -> QuerySet[SecretVersion]:
+    """Those of the versions that have a value, here or in a vault; the others repeat the one before them."""
+    return rows.exclude(sealed_value=None, external_version="")
 
 
 def place(secret: Secret, version: int) -> tuple[str, str, str, int]:

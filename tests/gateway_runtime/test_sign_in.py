@@ -32,7 +32,7 @@ from gateway_runtime.replica import Pulled
 from gateways.models import ToldPrincipal
 from gateways.replica_records import load
 from integrations.azure.node_cloud import AzureNode
-from integrations.models import Integration, Vault
+from integrations.models import Integration
 from protocol import paths
 from protocol.replica import ReplicaKind
 from protocol.sign_in import EndSession, EntraProof, SessionOpened
@@ -46,7 +46,7 @@ from tests.fakes.browser import Browser, values_of
 from tests.fakes.gateway import FakeGateway
 from tests.fakes.primary import RealPrimary
 from tests.gateway_runtime.conftest import identity_of, start
-from tests.gateways.vault_desk import cloud_of, sandbox_vault
+from tests.gateways.vault_desk import cloud_of, opened_vault, sandbox_vault
 from vault.encryption import SealBroken
 from vault.models import Secret
 from vault.ports import Origin, SecretChange
@@ -445,7 +445,7 @@ class TestInTheirOwnName:
             with transaction.atomic():
                 sealed_config.put(made, "NPR", {"vault_url": url, "auth_method": "on_behalf_of", **application})
                 made.save()
-                Vault.objects.create(origin=url, gateway_environment="NPR")
+                opened_vault(url, project)
                 feed.note(["NPR"], ReplicaKind.PROJECT, project.id)
             mapped("secret_manager", "APP_MZV_PRO_ADMIN")
             here.pull()

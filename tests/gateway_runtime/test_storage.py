@@ -28,7 +28,7 @@ from protocol.replica import ReplicaKind
 from protocol.vault_access import VaultAccess
 from sandbox.azure.server import Sandbox
 from tests.gateway_runtime.test_with_the_primary import Pair, pair  # noqa: F401  the fixture
-from tests.gateways.vault_desk import cloud_of, sandbox_vault
+from tests.gateways.vault_desk import cloud_of, opened_vault, sandbox_vault
 from vault.models import Secret, SecretVersion
 
 VAULT = "kv-mazevault-npr"
@@ -79,7 +79,7 @@ def keeping(pair: Pair, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> An
         with transaction.atomic():
             sealed_config.put(made, "NPR", {"vault_url": url, "auth_method": "managed_identity"})
             made.save()
-            Vault.objects.create(origin=url, gateway_environment="NPR")
+            opened_vault(url, project)
             feed.note(["NPR"], ReplicaKind.PROJECT, project.id)
         pair.pull()
         found = Keeping(pair, sandbox, project)
@@ -99,6 +99,15 @@ def test_a_value_goes_into_the_vault_and_nowhere_else(keeping: Keeping) -> None:
     status, read = keeping.pair.ann.get(f"secrets/{row['id']}")
     assert (status, read["value"], read["vault_version"], read["changed_in_vault"]) == (200, CANARY, write.version, False)
     assert CANARY not in str(list(AuditEntry.objects.values()))
+
+
+def test_a_restore_is_refused_when_the_vault_has_nothing_left(keeping: Keeping) -> None:
+    ann, row = keeping.pair.ann, keeping.create()[1]
+    path = f"secrets/{row['id']}"
+    assert ann.delete(path)[0] == 204
+    portal(keeping).purge_deleted_secret("DB-PASSWORD")
+    status, body = ann.post(f"{path}/restore")
+    assert (status, body["code"]) == (409, "VALUE_GONE") and Secret.objects.get(id=row["id"]).status == "deleted"
 
 
 def test_reading_goes_on_while_the_primary_is_away_and_writing_as_long_as_the_lease(keeping: Keeping) -> None:

@@ -15,6 +15,7 @@ from common.models import AuditEntry
 from gateway_runtime import vaults
 from gateways import rotations
 from integrations.azure.keyvault import KeyVault
+from integrations.models import Integration
 from protocol.vault_access import VaultAccess
 from sandbox.azure.server import Sandbox
 from tests.conftest import Person
@@ -50,6 +51,37 @@ def enabled(desk: SyncDesk, name: str) -> list[bool]:
     item = vault.item("secrets", name)
     assert item is not None
     return [version.enabled for version in item.versions.values()]
+
+
+def test_many_that_wait_keep_nobody_else_waiting(desk: SyncDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rotations, "AT_ONCE", 3)
+    desk.with_rule()
+    for number in range(5):
+        desk.put(f"K{number}", "one")
+    desk.first()
+    desk.setup(paused=True)
+    for number in range(5):
+        rotate(desk, f"K{number}", value="two")
+    rotations.keep_up(now())
+    desk.put("FREE", "one")
+    rotate(desk, "FREE", value="two")
+    for _ in range(4):
+        rotations.keep_up(now())
+    assert (state(desk, "FREE"), state(desk, "K0")) == ("retired", "waiting")
+
+
+def test_one_that_cannot_go_on_says_why_and_stops_no_other(desk: SyncDesk) -> None:
+    desk.put("LOST", "one")
+    rotate(desk, "LOST", value="two")
+    SecretVersion.objects.filter(version=2).update(external_version="x", sealed_value=None)
+    Integration.objects.update(deleted_at=now())
+    desk.put("FREE", "one")
+    rotate(desk, "FREE", value="two")
+    for _ in range(2):
+        rotations.keep_up(now())
+    row = desk.admin.get(f"secrets/{desk.ids()['LOST']}/rotations")[1][0]
+    assert row["state"] == "waiting" and "it has none for dev" in row["detail"], row
+    assert state(desk, "FREE") == "retired"
 
 
 def pushed(desk: SyncDesk) -> None:

@@ -11,14 +11,19 @@ import pytest
 from accounts.models import Project, User
 from common.clock import now
 from common.models import AuditEntry
-from gateways import dispatch, storage_moves
+from gateways import dispatch, replica_records, storage_moves
 from gateways.models import Task
+from protocol.replica import ReplicaKind, ReplicaProject, ReplicaSecret
+from protocol.storage import MOST_VERSIONS
 from sandbox.azure.directory import CLIENT_ID, TENANT_ID
 from sandbox.azure.server import Sandbox
 from tests.conftest import Person
 from tests.gateways.sync_desk import Killed, Line, SyncDesk
+from tests.gateways.vault_desk import be_on, cloud_of, sandbox_vault
+from vault import values
 from vault.models import Secret, SecretVersion
 
+OTHER = "kv-mazevault-we-npr"
 pytestmark = pytest.mark.usefixtures("primary")
 
 
@@ -55,6 +60,21 @@ def filled(desk: SyncDesk) -> None:
     desk.put("token", "t")
     desk.put("GONE", "g")
     desk.delete("GONE")
+
+
+def second_vault(desk: SyncDesk) -> str:
+    """Another vault of the environment, which its gateways may touch too."""
+    other = sandbox_vault(desk.sandbox, OTHER)
+    be_on(desk.monkeypatch, cloud_of(desk.sandbox), (desk.url, other))
+    return other
+
+
+def vault_of(url: str) -> dict[str, Any]:
+    return {"name": "vault", "type": "key_vault", "provider": "azure_key_vault", "config": {"vault_url": url}}
+
+
+def tags_of(desk: SyncDesk, name: str) -> dict[str, str]:
+    return dict(desk.portal().get_secret(name).properties.tags)
 
 
 def test_it_is_shown_before_anything_happens(desk: SyncDesk) -> None:
@@ -253,6 +273,122 @@ def test_what_changed_while_it_was_moved_is_not_overwritten(desk: SyncDesk, chan
     else:
         assert desk.here() == {"A": "newer"} and rows[0].external_version
     assert look(desk)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("how", ["delete", "put"])
+def test_the_way_to_the_vault_stays_while_values_are_on_their_way(desk: SyncDesk, how: str) -> None:
+    other = second_vault(desk)
+    desk.put("A", "precious")
+    path, said = f"projects/integrations/{desk.integration}", list[tuple[int, str]]()
+
+    def meanwhile(where: str, when: str) -> None:
+        if where.endswith("storage/move") and when == "after" and not said:
+            status, body = desk.admin.delete(path) if how == "delete" else desk.admin.put(path, vault_of(other))
+            said.append((status, body["code"]))
+
+    start(desk)
+    desk.work(line=Line(desk.npr, meanwhile))
+    assert said == [(409, "STORAGE_MOVING")] and desk.there() == {"A": "precious"}
+    assert desk.admin.delete(path)[1]["code"] == desk.admin.put(path, vault_of(other))[1]["code"] == "VAULT_HOLDS_VALUES"
+
+
+def test_no_other_integration_becomes_the_one_that_holds_the_values(desk: SyncDesk) -> None:
+    other = second_vault(desk)
+    project = desk.made("projects", {"name": "second"})
+    wish = {"name": "git", "type": "gitops", "provider": "generic", "environment": "dev", "config": {}}
+    git = desk.made(f"projects/{project}/integrations", wish)
+    vault = desk.made(f"projects/{project}/integrations", {**vault_of(desk.url), "environment": "dev"})
+    desk.project, desk.integration = project, vault
+    desk.put("A", "one")
+    assert move(desk)["state"] == "succeeded"
+    status, body = desk.admin.put(f"projects/integrations/{git}", {**vault_of(other), "name": "git"})
+    assert (status, body["code"]) == (409, "VAULT_HOLDS_VALUES")
+    assert desk.admin.put(f"projects/integrations/{vault}", {**vault_of(desk.url), "name": "renamed"})[0] == 200
+
+
+def test_a_retired_or_older_value_is_never_taken_for_the_one_in_the_vault(desk: SyncDesk) -> None:
+    for number in range(MOST_VERSIONS + 2):
+        desk.put("OLD", f"v{number}")
+    desk.put("RETIRED", "old")
+    desk.put("RETIRED", "new")
+    SecretVersion.objects.filter(secret__key="RETIRED", version=1).update(retired_at=now())
+    assert preview(desk)["shares"][0]["older_versions_that_stay"] == 2
+    assert move(desk)["state"] == "succeeded"
+    assert desk.there() == {"OLD": f"v{MOST_VERSIONS + 1}", "RETIRED": "new"}
+    assert SecretVersion.objects.get(secret__key="RETIRED", version=1).sealed_value is None, "nobody gets it back, so it is gone"
+    told = replica_records.load("NPR", [(ReplicaKind.SECRET, row.id) for row in Secret.objects.all()], now()).by_thing
+    assert [row.value for row in told.values() if isinstance(row, ReplicaSecret)] == [None, None]
+    status, body = desk.admin.post(f"secrets/{desk.ids()['RETIRED']}/rollback", {"version": 1})
+    assert status == 409, body
+    first = f"secrets/{desk.ids()['OLD']}/versions/1"
+    assert desk.admin.get(first)[1]["value"] == "v0", "what stayed here is read here"
+
+
+def test_a_value_that_stayed_in_the_vault_is_not_brought_anywhere_by_an_older_one(desk: SyncDesk) -> None:
+    other = second_vault(desk)
+    desk.put("A", "old")
+    start(desk)
+    desk.work()
+    desk.portal().set_secret("A", "changed there")
+    done = move(desk, "mazevault")
+    assert done["state"] == "incomplete" and done["failed"][0]["code"] == "CHANGED_IN_VAULT"
+    secret = Secret.objects.get(key="A")
+    older = secret.versions.get(version=1)
+    secret.versions.create(version=2, external_version=older.external_version, operation="update", author="user:x")
+    Secret.objects.update(version=2)
+    older.external_version, older.sealed_value = "", values.seal_value(secret, 1, "old")
+    older.save()
+    wish = {**vault_of(other), "name": "dr", "environment": "dev"}
+    desk.integration = desk.made(f"projects/{desk.project}/integrations", wish)
+    desk.with_rule(sync_direction="push")
+    desk.run(confirm=desk.run("preview")["digest"])
+    vault = desk.sandbox.world.vaults.named(OTHER)
+    assert vault is not None and not vault.listed("secrets")
+
+
+def test_no_run_begins_while_the_project_is_moved(desk: SyncDesk) -> None:
+    desk.put("A", "one")
+    desk.with_rule()
+    start(desk)
+    Project.objects.update(storage="mazevault")
+    status, body = desk.admin.post(f"projects/sync-rules/{desk.rule}/runs", {"phase": "preview"})
+    assert (status, body["code"]) == (409, "RULE_NOT_RUNNABLE") and "being moved" in body["error"]
+
+
+def test_the_integration_is_free_again_once_every_value_came_home(desk: SyncDesk) -> None:
+    for number in range(3):
+        desk.put("A", f"v{number}")
+    move(desk)
+    SecretVersion.objects.filter(version=1).update(retired_at=now())
+    assert move(desk, "mazevault")["state"] == "succeeded"
+    assert desk.here() == {"A": "v2"} and desk.admin.delete(f"projects/integrations/{desk.integration}")[0] == 204
+
+
+def test_names_that_a_rule_of_the_project_brought_are_taken_over(desk: SyncDesk) -> None:
+    desk.with_rule()
+    desk.put("A", "one")
+    desk.put("B", "two")
+    desk.first()
+    desk.portal().set_secret("B", "changed there", tags=dict(tags_of(desk, "B")))
+    done = move(desk)
+    assert (done["state"], done["moved"]) == ("incomplete", 1)
+    assert [(row["key"], row["code"]) for row in done["failed"]] == [("B", "VALUE_DIFFERS_IN_VAULT")]
+    assert desk.there() == {"A": "one", "B": "changed there"}
+    assert tags_of(desk, "A")["mazevault-owner"].startswith(f"project:{desk.project}/")
+    assert desk.admin.put(f"secrets/{desk.ids()['A']}", {"value": "three"})[1]["code"] != "NAME_TAKEN_IN_VAULT"
+
+
+def test_a_vault_reached_by_workload_identity_is_told_to_the_gateways(desk: SyncDesk) -> None:
+    wish = vault_of(desk.url)
+    wish["config"]["auth_method"] = "workload_identity"
+    assert desk.admin.put(f"projects/integrations/{desk.integration}", wish)[0] == 200
+    desk.put("A", "one")
+    assert move(desk)["state"] == "succeeded"
+    project = (ReplicaKind.PROJECT, Project.objects.get(id=desk.project).id)
+    told = replica_records.load("NPR", [project], now()).by_thing[project]
+    assert isinstance(told, ReplicaProject) and [row.access.vault_url for row in told.vaults] == [desk.url]
+    status, body = desk.admin.get(f"secrets/{desk.ids()['A']}")
+    assert (status, body["code"]) == (409, "VALUE_AT_GATEWAY")
 
 
 def test_a_right_that_was_taken_away_leaves_the_rest_where_it_is(desk: SyncDesk) -> None:

@@ -14,6 +14,7 @@ import pytest
 from django.conf import settings
 from msgspec import structs
 
+from accounts.models import Project
 from common.errors import PermissionRefused
 from common.models import AuditEntry
 from gateway_runtime import vaults as own_vaults
@@ -31,6 +32,7 @@ from protocol import messages, paths
 from protocol.vault_access import AskAccess, VaultAccess
 from sandbox.azure.directory import CLIENT_ID, TENANT_ID
 from sandbox.azure.server import Sandbox
+from tests import factories
 from tests.conftest import Person, fleet_of
 from tests.fakes.gateway import FakeGateway
 from tests.gateways.vault_desk import Leased, be_on, cloud_of, sandbox_vault
@@ -73,6 +75,8 @@ class TestValidation:
             ({"vault_url": NPR, "auth_method": "on_behalf_of", "tenant_id": TENANT_ID, "client_id": CLIENT_ID},
              "config.client_secret"),
             ({"vault_url": NPR, "vualt": "x"}, "config.vualt"),
+            ({"vault_url": NPR, "auth_method": "client_secret", "tenant_id": TENANT_ID, "client_id": CLIENT_ID,
+              "client_secret": "s" * 4097}, "config.client_secret"),
             ({"vault_url": 7}, "config.vault_url"),
         ],
     )  # fmt: skip
@@ -117,6 +121,36 @@ class TestIsolation:
         assert admin.post("admin/vaults/release", {"origin": NPR})[0] == 204
         assert admin.post("admin/vaults/release", {"origin": NPR})[0] == 404
         assert admin.post(f"projects/{project}/integrations", wish)[0] == 201
+
+    def test_a_project_has_gateways_go_to_a_vault_only_when_an_administrator_opened_it(
+        self, admin: Person, project: str, integration: dict[str, Any]
+    ) -> None:
+        theirs = Project.objects.create(organization=factories.organization("Other"), name="mine", default_environment="dev")
+        eve, (npr, _) = factories.member("project_admin", name="eve", project=theirs), fleet_of("NPR")
+        assert eve.get(f"projects/{project}")[0] == 404
+        many, opening = f"projects/{theirs.id}/integrations", {"origin": f"{NPR}/", "project_id": str(theirs.id)}
+        obo = {"auth_method": "on_behalf_of", "tenant_id": TENANT_ID, "client_id": CLIENT_ID, "client_secret": "s"}
+        for config in ({}, {"auth_method": "workload_identity"}, obo):
+            status, body = eve.post(many, config_of(**config))
+            assert (status, body["code"]) == (403, "VAULT_NOT_OPEN") and "admin/vaults/open" in body["error"], body
+        assert eve.post("admin/vaults/open", opening)[0] == 403 and not Integration.objects.filter(project=theirs).exists()
+        status, own = eve.post(many, config_of(**{**obo, "auth_method": "client_secret"}))
+        assert status == 201, "an application of their own sees what Azure lets it see"
+        changed = {name: own[name] for name in ("name", "type", "provider")} | {"config": {"vault_url": NPR}}
+        assert eve.put(f"projects/integrations/{own['id']}", changed)[1]["code"] == "VAULT_NOT_OPEN"
+
+        assert admin.post("admin/vaults/open", opening)[0] == admin.post("admin/vaults/open", opening)[0] == 204
+        assert admin.get("admin/vaults")[1][0]["open_to"] == sorted([project, str(theirs.id)])
+        assert eve.put(f"projects/integrations/{own['id']}", changed)[0] == 200
+        ask = AskAccess(own["id"], 1)
+        assert npr.call(paths.VAULT_ACCESS, ask, VaultAccess).vault_url == NPR
+
+        assert admin.post("admin/vaults/close", opening)[0] == 204 and admin.post("admin/vaults/close", opening)[0] == 404
+        assert code_of(npr, ask) == "VAULT_NOT_OPEN"
+        told = AuditEntry.objects.filter(action__in=("vault.opened", "vault.closed")).order_by("id")
+        assert [(row.action, row.details["project_id"]) for row in told] == [
+            ("vault.opened", project), ("vault.opened", str(theirs.id)), ("vault.closed", str(theirs.id))
+        ]  # fmt: skip
 
     def test_at_validation_a_rule_for_another_environment_is_refused(
         self, admin: Person, project: str, integration: dict[str, Any]

@@ -9,9 +9,11 @@ from dataclasses import replace
 import pytest
 from django.conf import settings
 
+from accounts.models import Project
 from gateway_runtime.node import MayNotAct
 from integrations.azure.cloud import Cloud
 from integrations.azure.node_cloud import AzureNode
+from integrations.models import Vault, VaultUse
 from sandbox.azure.server import Sandbox
 
 
@@ -28,6 +30,12 @@ def cloud_of(sandbox: Sandbox) -> Cloud:
 
 def sandbox_vault(sandbox: Sandbox, name: str) -> str:
     return f"https://{name}.{sandbox.world.vault_domain}"
+
+
+def opened_vault(url: str, project: Project, code: str = "NPR") -> None:
+    """The vault belongs to the gateway environment, and the project may use it."""
+    vault = Vault.objects.create(origin=url, gateway_environment=code)
+    VaultUse.objects.create(vault=vault, project=project, opened_by="system:test")
 
 
 class Leased:
