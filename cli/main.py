@@ -15,13 +15,15 @@ from cli import audit, keys
 from cli.stack import control
 from cli.stack.layout import ROOT, Layout, StackError, layout_from, read_run_file
 from cli.stack.primary_client import PrimaryError
-from cli.stack.stack import Stack, stop_on_signals
+from cli.stack.stack import Interrupted, Stack, stop_on_signals
 from cli.stack.status import HEALTHY, Overview, overview
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys.app, name="keys")
 app.add_typer(audit.app, name="audit")
 DETACH_SECONDS = 180.0
+DOWN_SECONDS = 15.0
+"""Ending takes at most 10 s."""
 
 
 @app.command()
@@ -40,12 +42,15 @@ def up(detach: Annotated[bool, typer.Option("--detach", "-d", help="return when 
 def down() -> None:
     """End the stack."""
     layout = _layout()
-    if control.ask(layout, "down") is None:
+    answer = control.ask(layout, "down")
+    if answer is None:
         layout.run_file.unlink(missing_ok=True)
         typer.echo("nothing runs")
         return
-    deadline = time.monotonic() + 15
-    while control.ask(layout, "ping", "primary") is not None and time.monotonic() < deadline:
+    deadline = time.monotonic() + DOWN_SECONDS
+    while control.ask(layout, "ping", "primary") is not None:
+        if not answer or time.monotonic() > deadline:
+            _fail(f"the stack does not answer; end its processes by the numbers under pids in {layout.run_file}")
         time.sleep(0.1)
     typer.echo("down")
 
@@ -115,14 +120,14 @@ def doctor(
 def _up_here(layout: Layout) -> None:
     began = time.monotonic()
     asked = stop_on_signals()
-    stack = Stack(layout, os.environ, lambda line: _progress(began, line, asked))
+    stack = Stack(layout, os.environ, lambda line: _progress(began, line), asked=asked)
     try:
         stack.up()
         _welcome(stack, time.monotonic() - began)
         stack.watch(asked)
     except (StackError, PrimaryError) as error:
         _fail(str(error), stack)
-    except _Interrupted:
+    except Interrupted:
         pass
     typer.echo("ending all processes")
     stack.down()
@@ -158,14 +163,8 @@ def _welcome(stack: Stack, seconds: float) -> None:
     typer.echo("Ctrl-C or ./mazevault down ends it; ./mazevault status shows it")
 
 
-class _Interrupted(Exception):
-    """Ctrl-C came while the stack was starting."""
-
-
-def _progress(began: float, line: str, asked: object) -> None:
+def _progress(began: float, line: str) -> None:
     typer.echo(f"[{time.monotonic() - began:5.1f} s] {line}")
-    if callable(asked) and asked():
-        raise _Interrupted
 
 
 def _say_status(found: Overview, output: str) -> None:

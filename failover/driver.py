@@ -81,9 +81,10 @@ def _freeze_when_nobody_can_be_promoted(route: Route, state: EnvironmentState, o
     if State(state.state) not in PROMOTION or operation is None or operation.target is None or route.danger:
         return
     target = Gateway.objects.select_for_update().get(pk=operation.target.pk)
-    if target.banned_at is None and target.decommissioned_at is None:
+    if not (target.banned_at or target.decommissioned_at or target.held_at):
         return
-    sentence = f"{target.name} was {'banned' if target.banned_at else 'decommissioned'} while it was to become active"
+    how = "banned" if target.banned_at else "decommissioned" if target.decommissioned_at else "held"
+    sentence = f"{target.name} was {how} while it was to become active"
     routes.freeze_because(target, sentence, {"operation": str(operation.id), "target": target.name}, actor=DRIVER)
     route.refresh_from_db(fields=["danger", "lease_open"])
 

@@ -65,6 +65,7 @@ def _side(gateway: Gateway, moment: datetime) -> SideFacts:
         name=gateway.name,
         banned=gateway.banned_at is not None,
         held=gateway.held_at is not None,
+        drained=gateway.drained_at is not None,
         age=judged.age_seconds,
         score=judged.health.score,
         good_beats=status.good_in_row,

@@ -112,6 +112,8 @@ def cancel(code: str, asked: Asked) -> Operation:
             raise Conflict(f"no operation of {environment.code} is open", code="NO_OPERATION")
         if route.fence_operation == operation.id and route.fence_acknowledged_at:
             raise Conflict("the active gateway has confirmed that it no longer acts; the move can only go on", code="TOO_LATE")
+        if route.danger:
+            raise Conflict(f"the environment is being frozen: {route.danger}; nothing is taken back now", code="TOO_LATE")
         move = move_for(State(state.state), Event.CANCEL)
         if move is None:
             raise Conflict(f"in the state {state.state} it is too late to cancel", code="TOO_LATE")
@@ -148,7 +150,7 @@ def resume(code: str, gateway_name: str, confirm: str, asked: Asked) -> Environm
         if state.state != State.HOLD.value:
             raise Conflict(f"{environment.code} is not held; it is in the state {state.state}", code="NOT_HELD")
         chosen = Gateway.objects.filter(
-            name=gateway_name, environment=environment, decommissioned_at__isnull=True, banned_at__isnull=True
+            name=gateway_name, environment=environment, decommissioned_at=None, banned_at=None, held_at=None
         ).first()
         if chosen is None:
             raise ValidationFailed(f"gateway: {environment.code} has no usable gateway of this name")

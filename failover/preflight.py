@@ -54,6 +54,8 @@ class SideFacts:
     """Writes of its earlier life that are at the Primary and neither applied nor decided."""
     recent_dead_letters: int = 0
     """Writes of it that could not be applied, not decided on, younger than the last move."""
+    drained: bool = False
+    """An administrator told it to take nothing new; it would be active and serve no writes and no tasks."""
     copy_age: float | None = None
     """How old its copy of the environment's secrets was at its last heartbeat; None when it was never complete."""
 
@@ -157,15 +159,22 @@ def _target_basics(target: SideFacts, fresh: float, start: str) -> list[Check]:
     days = target.certificate_days
     return [
         Check("target_enrolled", Level.HARD, True, f"{target.name} is enrolled"),
-        Check("target_allowed", Level.HARD, not (target.banned or target.held),
-              f"{target.name} is {'banned' if target.banned else 'held' if target.held else 'neither banned nor held'}",
-              "look into the cause, then release it or enrol another gateway"),
+        Check("target_allowed", Level.HARD, not (target.banned or target.held or target.drained),
+              f"{target.name} is {_kept_from_serving(target)}",
+              "look into the cause, then release it (POST gateways/{id}/release), end its drain (POST gateways/{id}/drain with "
+              '{"draining": false}) or enrol another gateway'),
         Check("target_heartbeat", Level.HARD, target.age is not None and target.age < fresh,
               f"{target.name}: {heard}; it must be younger than {fresh:g} s", start),
         Check("target_certificate", Level.HARD, days is not None and days > CERTIFICATE_DAYS,
               f"the certificate of {target.name} lives {days or 0:.1f} more days",
               "let it renew its certificate, or enrol it again"),
     ]  # fmt: skip
+
+
+def _kept_from_serving(target: SideFacts) -> str:
+    if target.banned:
+        return "banned"
+    return "held" if target.held else "drained" if target.drained else "neither banned nor held nor drained"
 
 
 def _missing(role: str) -> Check:

@@ -114,8 +114,8 @@ def _promote(step: Step, role: Role) -> None:
     if target is None:
         raise Conflict(f"no gateway is enrolled in the role {role.value}")
     fresh = Gateway.objects.select_for_update().get(pk=target.pk)
-    if fresh.banned_at or fresh.decommissioned_at:
-        raise Conflict(f"{fresh.name} was banned or decommissioned meanwhile")
+    if fresh.banned_at or fresh.decommissioned_at or fresh.held_at:
+        raise Conflict(f"{fresh.name} was banned, held or decommissioned meanwhile")
     if step.route.active_gateway_id != fresh.id:
         losses.open_manifest(step.route, step.operation.id if step.operation else None, step.moment)
     routes.promote(step.route, fresh, step.operation.id if step.operation else None)

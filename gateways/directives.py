@@ -61,7 +61,7 @@ def assignment_of(gateway: Gateway, route: Route | None) -> Assignment:
         if not route.lease_open:
             told_to_fence = route.fence_operation is not None and not route.fence_cancelled
             return Assignment.DRAINING if route.danger and not told_to_fence else Assignment.FENCED
-        draining = route.drain_operation or gateway.drained_at or gateway.held_at
+        draining = route.drain_operation or gateway.drained_at or gateway.held_at or route.danger
         return Assignment.DRAINING if draining else Assignment.ACTIVE
     return Assignment.FENCED if gateway.role == Role.PRIMARY else Assignment.STANDBY
 

@@ -131,6 +131,7 @@ def sweep(now: datetime) -> int:
                 .first()
             )
             if task:
+                task.claim = None  # what its holder still says of it is kept as evidence, not taken for a repetition
                 _give_back(task, now, "the claim ran out without an answer")
                 moved += 1
     return moved

@@ -86,6 +86,8 @@ def renew(gateway: Gateway, body: Renew, *, now: datetime) -> GatewayCertificate
     client, server = _inspect(body.csr, "csr"), _inspect(body.server_csr, "server_csr")
     with transaction.atomic():
         locked = Gateway.objects.select_for_update().get(pk=gateway.pk)
+        if locked.banned_at or locked.decommissioned_at or locked.generation != gateway.generation:
+            raise PermissionRefused("this gateway was banned, ended or enrolled anew meanwhile", code="CERTIFICATE_REVOKED")
         certificate = _certify(locked, client, server, now)
         audit.record(
             actor=f"gateway:{gateway.id}",
@@ -214,6 +216,12 @@ def _gateway_row(wish: _Wish, now: datetime) -> tuple[Gateway, bool]:
     if existing is None:
         created = Gateway.objects.create(name=wish.row.name, environment=wish.row.environment, role=wish.row.role, **facts)
         return created, False
+    if (existing.environment_id, existing.role) != (wish.row.environment_id, wish.row.role):
+        raise Conflict(
+            f"{existing.name} is the {existing.role} of {existing.environment_id}, and this bootstrap token is bound to the "
+            f"{wish.row.role} of {wish.row.environment_id}; ask for a token for what it is, or decommission it first",
+            code="TOKEN_BOUND_ELSEWHERE",
+        )
     if existing.banned_at:
         raise PermissionRefused("a banned gateway cannot enrol again", code="GATEWAY_BANNED")
     if existing.generation == wish.generation:

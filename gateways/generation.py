@@ -22,6 +22,10 @@ from gateways.models import PrimaryNode
 log = logging.getLogger("mazevault.gateways.generation")
 
 
+TIMELINE = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"
+"""The timeline that is written now. The control file tells of a promotion only after the next checkpoint, minutes later."""
+
+
 def look() -> bool:
     """Compare the database with the one of this life. A new life blocks every lease for a while; returns whether it began."""
     identifier, timeline = _database_identity()
@@ -64,6 +68,6 @@ def _database_identity() -> tuple[str, int]:
     with connection.cursor() as cursor:
         cursor.execute("SELECT system_identifier::text FROM pg_control_system()")
         identifier: str = cursor.fetchone()[0]
-        cursor.execute("SELECT timeline_id FROM pg_control_checkpoint()")
+        cursor.execute(f"SELECT {TIMELINE}")
         timeline: int = cursor.fetchone()[0]
     return identifier, timeline

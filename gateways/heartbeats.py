@@ -14,6 +14,7 @@ from django.db import transaction
 from django.db.models import Count, Q
 from django.utils.dateparse import parse_datetime
 
+from common import audit
 from common.clock import now as clock_now
 from common.errors import ValidationFailed
 from gateways import health, losses, replicas, routes
@@ -27,6 +28,9 @@ JUDGE_SECONDS = 3.0
 """Shortest time between two looks at a silent gateway, whatever number of processes look."""
 UNWATCHED_SECONDS = 8.0
 """When nobody judged a gateway for longer than this, no Primary was running, so it was not the gateway that was silent."""
+HIGHEST_BELIEVED = 2**40
+"""An environment that moves each second gets there in thirty thousand years. A report beyond it is no sign of an older database,
+and counting on from it would lead to numbers that no message can carry."""
 TASK_WINDOW = timedelta(minutes=15)
 """Task success is judged over this time (reliability §4.6)."""
 
@@ -45,6 +49,9 @@ class Judged:
 
 def take_heartbeat(gateway: Gateway, beat: Heartbeat, moment: datetime) -> None:
     """Store a heartbeat and what follows from it. A higher epoch than ours freezes the environment (I4)."""
+    if beat.epoch > HIGHEST_BELIEVED:
+        _hold_for_its_epoch(gateway, beat.epoch, moment)
+        raise ValidationFailed(f"epoch: no environment has come to {beat.epoch}; this gateway is held until somebody looks at it")
     sent = parse_moment("sent_at", beat.sent_at)
     parse_moment("certificate_expires_at", beat.certificate_expires_at)
     with transaction.atomic():
@@ -63,6 +70,18 @@ def take_heartbeat(gateway: Gateway, beat: Heartbeat, moment: datetime) -> None:
         refuse_a_higher_epoch(gateway, beat.epoch)
     replicas.compare(gateway, beat, moment)
     losses.close_finished(gateway.environment_id)
+
+
+def _hold_for_its_epoch(gateway: Gateway, epoch: int, moment: datetime) -> None:
+    """It proves nothing about our database, and what it says next may be as wrong: an administrator releases it."""
+    with transaction.atomic():
+        why = f"it reported the epoch {epoch}, which no environment has come to"
+        if Gateway.objects.filter(pk=gateway.pk, held_at=None).update(held_at=moment, held_reason=why):
+            audit.record(
+                actor=f"gateway:{gateway.id}", action="gateway.held", entity="gateway", entity_id=str(gateway.id),
+                severity=audit.Severity.CRITICAL, environment=gateway.environment_id, details={"reported_epoch": epoch},
+            )  # fmt: skip
+            routes.wake(gateway.environment_id)
 
 
 def refuse_a_higher_epoch(gateway: Gateway, epoch: int) -> None:

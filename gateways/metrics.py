@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from django.db.models import Count, Min
@@ -97,12 +98,13 @@ def _open_writes() -> Iterator[Metric]:
 def _durations() -> Metric:
     family = HistogramMetricFamily(TASK_DURATION, "Task execution duration", labels=LABELS)
     bounds = [str(float(bucket)) for bucket in DURATION_BUCKETS] + ["+Inf"]
-    for gateway in Gateway.objects.filter(durationtally__isnull=False).distinct().order_by("name"):
-        counted = {row.upper_bound: row for row in DurationTally.objects.filter(gateway=gateway)}
+    series: dict[tuple[str, str, str], list[DurationTally]] = defaultdict(list)
+    for row in DurationTally.objects.select_related("gateway").order_by("gateway__name"):
+        series[row.gateway.name, row.gateway.environment_id, row.gateway.role].append(row)
+    for labels, rows in series.items():  # gateways that had one name after the other are one series
         running, buckets = 0, []
         for bound in bounds:
-            running += counted[bound].total if bound in counted else 0
+            running += sum(row.total for row in rows if row.upper_bound == bound)
             buckets.append((bound, running))
-        total = sum(row.seconds for row in counted.values())
-        family.add_metric([gateway.name, gateway.environment_id, gateway.role], buckets, sum_value=total)
+        family.add_metric(list(labels), buckets, sum_value=sum(row.seconds for row in rows))
     return family

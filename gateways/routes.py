@@ -16,7 +16,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connection
 from django.db.models import F, Value
-from django.db.models.functions import Greatest, Now
+from django.db.models.functions import Coalesce, Greatest, Now
 
 from common import audit
 from common.clock import database_now
@@ -37,8 +37,13 @@ UPDATE gateways_route
        lease_sequence = GREATEST(lease_sequence, %(sequence)s)
  WHERE environment_id = %(environment)s AND active_gateway_id = %(gateway)s AND epoch = %(epoch)s
    AND lease_open AND danger = '' AND (lease_blocked_until IS NULL OR lease_blocked_until < clock_timestamp())
+   AND EXISTS (SELECT 1 FROM gateways_gateway WHERE id = %(gateway)s AND generation = %(generation)s
+                  AND banned_at IS NULL AND decommissioned_at IS NULL)
+   AND NOT EXISTS (SELECT 1 FROM gateways_primarynode
+                    WHERE timeline <> ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int)
 RETURNING epoch
 """
+"""The gateway is looked at in the same statement, and so is the database: one that was promoted a moment ago grants nothing."""
 _RELEASE = """
 UPDATE gateways_route
    SET lease_until = clock_timestamp()
@@ -83,9 +88,9 @@ def renew_lease(gateway: Gateway, *, epoch: int, sequence: int, skew_seconds: fl
     if abs(skew_seconds) > MAXIMUM_SKEW_SECONDS:
         return LeaseGrant(LeaseVerdict.CLOCK_SKEW, epoch)
     ttl = settings.MAZEVAULT.timing.lease_ttl
-    values: dict[str, Any] = {"ttl": ttl, "environment": gateway.environment_id, "gateway": gateway.id, "epoch": epoch}
+    values: dict[str, Any] = {"environment": gateway.environment_id, "gateway": gateway.id, "generation": gateway.generation}
     with connection.cursor() as cursor:
-        cursor.execute(_RENEW, {**values, "sequence": sequence})
+        cursor.execute(_RENEW, {**values, "ttl": ttl, "epoch": epoch, "sequence": sequence})
         if cursor.fetchone():
             return LeaseGrant(LeaseVerdict.GRANTED, epoch, ttl)
     return _why_not(gateway, epoch)
@@ -221,10 +226,13 @@ def lift_freeze(route: Route, epoch_floor: int) -> None:
 
 
 def block_lease_after_rebirth(gateway: Gateway) -> None:
-    """The gateway begins a new life while its old one may still hold the lease: nobody gets one until that has run out."""
-    wait = timedelta(seconds=settings.MAZEVAULT.timing.fence_wait)
-    Route.objects.filter(active_gateway=gateway, lease_until__isnull=False).update(
-        lease_blocked_until=Greatest(F("lease_until") + wait, F("lease_blocked_until")), lease_sequence=0
+    """The gateway begins a new life while its old one may still hold the lease, or be asking for its first: nobody gets one until
+    that has run out."""
+    timing = settings.MAZEVAULT.timing
+    wait, ttl = timedelta(seconds=timing.fence_wait), timedelta(seconds=timing.lease_ttl)
+    until = Coalesce(F("lease_until"), Now() + ttl) + wait
+    Route.objects.filter(active_gateway=gateway).update(
+        lease_blocked_until=Greatest(until, F("lease_blocked_until")), lease_sequence=0
     )
 
 

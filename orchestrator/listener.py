@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -48,10 +49,13 @@ def ensure_server_certificate(directory: Path) -> None:
     write_private(certificate, issued.pem + authorities.chain("platform"))
 
 
-def primary_context() -> ssl.SSLContext:
-    """The listener's TLS context: our server certificate; clients must chain to our root."""
-    directory = settings.MAZEVAULT.tls_directory
-    return server_context(str(directory / "server.crt"), str(directory / "server.key"), authorities.root_certificate(), None)
+def primary_context() -> Callable[[], ssl.SSLContext]:
+    """Makes the listener's TLS context: our server certificate; clients must chain to our root.
+
+    The root is read now and once: later contexts are made where connections are accepted, which must wait for no database.
+    """
+    directory, root = settings.MAZEVAULT.tls_directory, authorities.root_certificate()
+    return lambda: server_context(str(directory / "server.crt"), str(directory / "server.key"), root, None)
 
 
 def _is_due(certificate: Path) -> bool:

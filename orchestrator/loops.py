@@ -25,13 +25,13 @@ from gateways import (
     dispatch,
     generation,
     heartbeats,
-    identity,
     inbox,
     rotations,
     storage_moves,
     surveys,
     sync_runs,
 )
+from gateways.jobs import tidy_channel
 from orchestrator.listener import ensure_server_certificate
 
 log = logging.getLogger("mazevault.loops")
@@ -52,7 +52,7 @@ LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("generation", generation.look, 5.0),
     ("client-secret", lambda: secret_watch.look(now()), 600.0),
     ("old-sign-ins", forget_old_failures, 300.0),
-    ("channel-keys", identity.ensure_keys, 300.0),
+    ("channel", tidy_channel, 300.0),
     ("server-certificate", lambda: ensure_server_certificate(settings.MAZEVAULT.tls_directory), 3600.0),
 )
 """Name, use case, pause in seconds."""

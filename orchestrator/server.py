@@ -6,6 +6,7 @@ The client certificate is optional at TLS and demanded by the routes that need i
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,14 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 log = logging.getLogger("mazevault.server")
 
-SOCKET_SECONDS = 20.0
-"""A peer that stays silent longer during the handshake or a request loses its thread."""
+HEAD_SECONDS = 10.0
+"""The handshake, and the head of a request, must be there within this time, however slowly they drip in."""
+BODY_SECONDS = 30.0
+"""The same for a whole body; the largest one then needs 70 kB/s."""
+SEND_SECONDS = 20.0
+"""A peer that takes nothing of an answer for so long loses its thread."""
+KEPT_FREE = 8
+"""Threads for callers with a client certificate beyond those that waiting directive calls may hold (half of all)."""
 GRACEFUL_SECONDS = 4
 STOP_HOOK_SECONDS = 8.5
 """The launcher kills after 10 s."""
@@ -35,10 +43,36 @@ KEEPALIVE_SECONDS = 65
 
 
 class TimedSocket(ssl.SSLSocket):
-    """A TLS socket whose "blocking" means blocking for a limited time, also on kept-alive connections."""
+    """A TLS socket whose "blocking" means for a limited time in all, also on kept-alive connections."""
+
+    _ends = 0.0
 
     def setblocking(self, flag: bool) -> None:
-        self.settimeout(SOCKET_SECONDS if flag else 0.0)
+        if flag:
+            self.limit(HEAD_SECONDS)
+        else:
+            self.settimeout(0.0)
+
+    def limit(self, seconds: float) -> None:
+        """From now on everything that is received must be there within these seconds, not only the next piece of it."""
+        self._ends = time.monotonic() + seconds
+        self.settimeout(seconds)
+
+    def recv(self, *arguments: Any) -> bytes:
+        if self.gettimeout():
+            left = self._ends - time.monotonic()
+            if left <= 0:
+                raise ConnectionResetError(errno.ECONNRESET, "the request came too slowly")
+            self.settimeout(left)
+        try:
+            return super().recv(*arguments)
+        except TimeoutError:
+            raise ConnectionResetError(errno.ECONNRESET, "the request came too slowly") from None
+
+    def send(self, *arguments: Any) -> int:
+        if self.gettimeout():
+            self.settimeout(SEND_SECONDS)
+        return super().send(*arguments)
 
 
 class TlsConnection(TConn):
@@ -52,14 +86,38 @@ class TlsConnection(TConn):
         if self.initialized:
             return
         self.initialized = True
-        self.sock.settimeout(SOCKET_SECONDS)
+        self.sock.settimeout(HEAD_SECONDS)
         if self.context is not None:
             self.sock = self.context.wrap_socket(self.sock, server_side=True)
+            self.sock.setblocking(True)
         self.parser = http.get_parser(self.cfg, self.sock, self.client)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the caller has shown a client certificate of ours; before the handshake nobody has."""
+        return isinstance(self.sock, TimedSocket) and self.sock.getpeercert(binary_form=True) is not None
 
 
 class NodeWorker(ThreadWorker):
-    """gunicorn's threaded worker with our connection class."""
+    """gunicorn's threaded worker with our connection class, and threads of their own for callers with a client certificate.
+
+    Whoever fills all threads with slow connections then keeps strangers waiting, and no gateway that is connected: leases and
+    heartbeats go on.
+    """
+
+    def init_process(self) -> None:
+        self._known = ThreadPoolExecutor(self.cfg.threads // 2 + KEPT_FREE, thread_name_prefix="known")
+        super().init_process()
+        self._known.shutdown(wait=False)
+
+    def enqueue_req(self, conn: Any) -> None:
+        done = (self._known if conn.is_known else self.tpool).submit(self.handle, conn)
+        done.add_done_callback(lambda future: self.method_queue.defer(self.finish_request, conn, future))
+
+    def handle_request(self, req: Any, conn: Any) -> Any:
+        if isinstance(conn.sock, TimedSocket):
+            conn.sock.limit(BODY_SECONDS)
+        return super().handle_request(req, conn)
 
     def accept(self, listener: Any) -> None:
         try:
@@ -164,7 +222,7 @@ class FreshContext:
         if time.monotonic() >= self._next_try:
             try:
                 self._look()
-            except OSError as error:  # files that are missing, half written or do not fit each other; TLS errors are of this kind
+            except Exception as error:  # in the accept loop nothing may end the server; most are files that do not fit yet
                 self._keep_old(error)
         return self._context
 
@@ -173,7 +231,7 @@ class FreshContext:
         if stamp != self._stamp:
             self._context, self._stamp, self._is_logged = self._build(), stamp, False
 
-    def _keep_old(self, error: OSError) -> None:
+    def _keep_old(self, error: Exception) -> None:
         self._next_try = time.monotonic() + RETRY_SECONDS
         if not self._is_logged:
             self._is_logged = True

@@ -15,7 +15,8 @@ from protocol.vocabulary import Assignment, BreakerState, LeaseVerdict, ResultVe
 
 Identifier = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
 Version = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]*\Z")]
-Text = Annotated[str, Meta(max_length=2000)]
+Text = Annotated[str, Meta(max_length=2000, pattern=r"^[^\x00]*\Z")]
+"""No database column takes a NUL."""
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=10**9)]
 Milliseconds = Annotated[float, Meta(ge=0, le=10**7)]
@@ -252,6 +253,10 @@ class TaskResult(Message, frozen=True):
     result: dict[str, Any] = {}
     retry: bool = True
 
+    def __post_init__(self) -> None:
+        if _has_nul(self.result):
+            raise ValueError("result holds a NUL, which no database column takes")
+
 
 class TaskResults(Message, frozen=True):
     results: Annotated[list[TaskResult], Meta(min_length=1, max_length=50)]
@@ -293,6 +298,14 @@ Body = TypeVar("Body", bound=Message)
 
 def encode(message: Message) -> bytes:
     return msgspec.json.encode(message)
+
+
+def _has_nul(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(_has_nul(key) or _has_nul(item) for key, item in value.items())
+    if isinstance(value, list):
+        return any(map(_has_nul, value))
+    return isinstance(value, str) and "\0" in value
 
 
 def decode(body: bytes, kind: type[Body]) -> Body:

@@ -33,11 +33,16 @@ BACKGROUND = ("worker", "beat")
 Say = Callable[[str], None]
 
 
+class Interrupted(Exception):
+    """Ctrl-C or `down` came while the stack was starting."""
+
+
 class Stack:
     """One stack: `up`, then `watch` until told to stop, then `down`."""
 
     def __init__(self, layout: Layout, environ: Mapping[str, str], say: Say, *, durable: bool = True,
-                 azure: bool = True) -> None:  # fmt: skip
+                 azure: bool = True, asked: Callable[[], bool] = lambda: False) -> None:  # fmt: skip
+        self._asked = asked
         self.layout, self._environ, self._say, self._durable, self._sandbox = layout, environ, say, durable, azure
         self.children: dict[str, Child] = {}
         self._databases: Databases | None = None
@@ -46,7 +51,8 @@ class Stack:
         self._noted: set[str] = set()
 
     def up(self) -> None:
-        """Start everything and return when the fleet is ready. Raises `StackError`; the caller then calls `down`."""
+        """Start everything and return when the fleet is ready. Raises `StackError`, `PrimaryError`, or `Interrupted` when it was
+        asked to end meanwhile; the caller then calls `down`."""
         self._refuse_taken_ports()
         self.layout.var.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.layout.run_file.unlink(missing_ok=True)
@@ -84,6 +90,18 @@ class Stack:
                     return
                 command.answer.put(self._carry_out(command))
             self._note_ended()
+
+    def _heed(self) -> None:
+        """While starting: a wish to end is heard at once, every other one must wait."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                command = self._commands.get_nowait()
+                ending = command.verb == "down"
+                command.answer.put("going down" if ending else "error: the stack is starting; try again when it is ready")
+                if ending:
+                    raise Interrupted
+        if self._asked():
+            raise Interrupted
 
     def down(self) -> None:
         """End everything: gateways give their leases back, then the Primary, then the servers. At most 10 s."""
@@ -318,6 +336,7 @@ class Stack:
                 primary.post("rbac/mappings", {"group_name": name, "role_id": roles[role]})
 
     def _refuse_ended(self, deadline: float, sentence: str, needed: Iterable[Child] | None = None) -> None:
+        self._heed()
         for child in self.children.values() if needed is None else needed:
             how = child.ended()
             if how:

@@ -69,7 +69,7 @@ def serve_primary(node: Settings) -> None:
 
     generation.look()
     stop = threading.Event()
-    context = FreshContext(node.tls_directory / "server.crt", primary_context) if node.tls_enabled else None
+    context = FreshContext(node.tls_directory / "server.crt", primary_context()) if node.tls_enabled else None
     server = NodeServer(application, host=node.listen_host, port=node.listen_port, threads=node.threads, context=context)
 
     def listening() -> None:
