@@ -25,7 +25,7 @@ from failover.models import EnvironmentState, Operation
 from failover.preflight import Level
 from failover.transitions import Step, carry_out, open_operation, state_of
 from failover.witness import ClockWitness
-from gateways import routes
+from gateways import generation, routes
 from gateways.models import Gateway, GatewayEnvironment, Route
 from protocol.vocabulary import Role
 
@@ -49,7 +49,11 @@ def drive_all() -> int:
 
 
 def drive(code: str) -> int:
-    """Take the steps of one environment until there is something to wait for."""
+    """Take the steps of one environment until there is something to wait for.
+
+    The database is looked at first: one that was promoted a moment ago does not know the last leases, and blocks new ones.
+    """
+    generation.look()
     for taken in range(LONGEST_RUN):
         if not step(code):
             return taken

@@ -17,7 +17,7 @@ from django.db.models import F
 
 from common import audit
 from common.clock import database_now
-from common.errors import Conflict, PermissionRefused
+from common.errors import Conflict, PermissionRefused, ValidationFailed
 from gateways import routes
 from gateways.directives import polls_tasks
 from gateways.kinds import KINDS, TaskKind, check_payload, kind_of
@@ -116,8 +116,23 @@ def note_progress(task: uuid.UUID | None) -> None:
 
 
 def take_results(gateway: Gateway, results: Iterable[TaskResult]) -> dict[str, ResultVerdict]:
-    """Store what came back, each result in its own transaction; repeating a report changes nothing."""
+    """Store what came back, each result in its own transaction; repeating a report changes nothing.
+
+    Raises `ValidationFailed` before anything is stored when one holds what no column takes.
+    """
+    results = list(results)
+    for one in results:
+        if _has_nul(one.result):
+            raise ValidationFailed(f"results: the result of task {one.task} holds a NUL; take it out or replace it")
     return {result.task: _take_result(gateway, result) for result in results}
+
+
+def _has_nul(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(_has_nul(key) or _has_nul(item) for key, item in value.items())
+    if isinstance(value, list):
+        return any(map(_has_nul, value))
+    return isinstance(value, str) and "\0" in value
 
 
 def sweep(now: datetime) -> int:

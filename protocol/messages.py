@@ -253,10 +253,6 @@ class TaskResult(Message, frozen=True):
     result: dict[str, Any] = {}
     retry: bool = True
 
-    def __post_init__(self) -> None:
-        if _has_nul(self.result):
-            raise ValueError("result holds a NUL, which no database column takes")
-
 
 class TaskResults(Message, frozen=True):
     results: Annotated[list[TaskResult], Meta(min_length=1, max_length=50)]
@@ -298,14 +294,6 @@ Body = TypeVar("Body", bound=Message)
 
 def encode(message: Message) -> bytes:
     return msgspec.json.encode(message)
-
-
-def _has_nul(value: object) -> bool:
-    if isinstance(value, dict):
-        return any(_has_nul(key) or _has_nul(item) for key, item in value.items())
-    if isinstance(value, list):
-        return any(map(_has_nul, value))
-    return isinstance(value, str) and "\0" in value
 
 
 def decode(body: bytes, kind: type[Body]) -> Body:

@@ -14,6 +14,7 @@ from django.db.models.functions import Now
 from common.models import AuditEntry
 from failover import driver
 from failover.models import Operation
+from gateways import routes
 from gateways.models import EpochGrant, Gateway, GatewayStatus, Route
 from protocol.vocabulary import Assignment
 from tests.conftest import Person, fleet_of
@@ -288,6 +289,16 @@ class TestCancel:
         driver.drive_all()
         assert state_of(admin)["state"] == "FENCING"
 
+    def test_in_the_moment_of_danger_nothing_is_taken_back(self, npr: Pair, admin: Person) -> None:
+        first, _ = npr
+        admin.post("admin/failover/NPR/activate-dr")
+        routes.freeze("NPR", "a gateway has seen a higher epoch")
+        status, body = admin.post("admin/failover/NPR/cancel")
+        assert (status, body["code"]) == (409, "TOO_LATE")
+        Route.objects.filter(pk="NPR").update(lease_open=True, fence_cancelled=True)  # whoever cancelled a moment earlier
+        admin.post("admin/tasks", {"environment": "NPR", "kind": "gateway.probe"})
+        assert (first.take_over().assigned_role, first.take_over().poll_tasks) == (Assignment.DRAINING, False)
+
     def test_without_an_operation_is_409(self, npr: Pair, admin: Person) -> None:
         status, body = admin.post("admin/failover/NPR/cancel")
         assert (status, body["code"]) == (409, "NO_OPERATION")
@@ -362,6 +373,26 @@ class TestHold:
         Route.objects.filter(pk="NPR").update(lease_blocked_until=Now() - timedelta(seconds=1))
         assert second.renew_lease().verdict == "granted"
 
+    def test_an_epoch_that_nobody_can_have_seen_holds_the_gateway_and_not_the_environment(self, npr: Pair, admin: Person) -> None:
+        _, second = npr
+        assert second.heartbeat(epoch=2**53).status_code == 400
+        driver.drive_all()
+        assert state_of(admin)["state"] == "PRIMARY_ACTIVE" and "2" in second.row.held_reason
+        assert GatewayStatus.objects.get(gateway=second.row).highest_epoch <= 1
+        assert AuditEntry.objects.filter(action="gateway.held", severity="critical").count() == 1
+        second.heartbeat(epoch=2**40)
+        driver.drive_all()
+        Gateway.objects.update(held_at=None)
+        wish = {"gateway": npr[0].name, "confirm": "NPR", "reason": "looked at it"}
+        assert admin.post("admin/failover/NPR/resume", wish)[1]["epoch"] == 2**40 + 1
+        assert npr[0].heartbeat().epoch == 2**40 + 1
+
+    def test_resume_wants_a_gateway_that_is_not_held(self, npr: Pair, admin: Person) -> None:
+        self.hold(npr)
+        Gateway.objects.filter(name="gw-npr-dr").update(held_at=Now())
+        status, body = admin.post("admin/failover/NPR/resume", {"gateway": "gw-npr-dr", "confirm": "NPR", "reason": "x"})
+        assert status == 400 and body["error"].startswith("gateway:")
+
     def test_resume_wants_a_gateway_of_this_environment(self, npr: Pair, admin: Person) -> None:
         fleet_of("PRO")
         self.hold(npr)
@@ -415,6 +446,24 @@ class TestUnusableTarget:
         wish = {"gateway": "gw-npr-primary", "confirm": "NPR", "reason": "the standby is gone"}
         status, body = admin.post("admin/failover/NPR/resume", wish)
         assert (status, body["state"], body["epoch"], body["active_gateway"]) == (200, "PRIMARY_ACTIVE", 2, "gw-npr-primary")
+
+    def test_a_standby_that_is_held_meanwhile_is_not_promoted(self, npr: Pair, admin: Person) -> None:
+        first, second = npr
+        self.move(npr, admin)
+        assert FakeGateway(second.name, role="dr-standby").register(second.token).status_code == 409, "a copied token"
+        order = first.take_over().fence
+        first.acknowledge_fence(order.operation, order.epoch)
+        driver.drive_all()
+        body = state_of(admin)
+        assert body["state"] == "HOLD" and "gw-npr-dr was held" in body["hold_reason"] and body["epoch"] == 1
+
+    def test_a_drained_standby_is_refused_with_the_way_out(self, npr: Pair, admin: Person) -> None:
+        _, second = npr
+        assert admin.post(f"gateways/{second.id}/drain")[0] == 200
+        status, body = admin.post("admin/failover/NPR/activate-dr")
+        assert status == 409 and [check["name"] for check in body["checks"] if not check["passed"]] == ["target_allowed"], body
+        assert admin.post(f"gateways/{second.id}/drain", {"draining": False})[0] == 200
+        assert admin.post("admin/failover/NPR/activate-dr")[0] == 202
 
     def test_a_held_environment_lets_its_banned_gateway_be_decommissioned(self, npr: Pair, admin: Person) -> None:
         _, second = npr

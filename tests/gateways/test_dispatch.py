@@ -13,7 +13,7 @@ from common.clock import now
 from failover import driver
 from gateways import dispatch
 from gateways.kinds import KINDS
-from gateways.models import RejectedResult, Task
+from gateways.models import DurationTally, RejectedResult, Task
 from protocol import messages
 from protocol.vocabulary import TaskOutcome
 from tests.conftest import Person
@@ -109,6 +109,41 @@ def test_a_result_for_a_claim_that_was_given_to_another_is_rejected(npr: Pair, a
     new = take(first)
     assert first.results(result(old)).verdicts == {identifier: "rejected_stale_claim"}
     assert first.results(result(new)).verdicts == {identifier: "accepted"}
+
+
+def test_a_result_that_comes_after_the_last_claim_ran_out_is_kept_as_evidence(npr: Pair, admin: Person) -> None:
+    first, _ = npr
+    wish = {"integration": str(uuid.uuid4())}
+    task = dispatch.offer("NPR", KINDS["integration.access"], wish, actor="user:x", address="").id
+    late = take(first)
+    Task.objects.update(claim_until=Now() - timedelta(seconds=1))
+    dispatch.sweep(now())
+    assert Task.objects.get(id=task).state == "dead_letter"
+    assert first.results(result(late)).verdicts == {late.id: "rejected_stale_claim"}
+    assert RejectedResult.objects.get().task_id == task
+
+
+@pytest.mark.parametrize("more", [{"detail": "a\0b"}, {"result": {"x": ["a\0b"]}}, {"result": {"a\0b": 1}}])
+def test_a_nul_in_a_result_is_refused_with_its_place(npr: Pair, admin: Person, more: dict[str, Any]) -> None:
+    first, _ = npr
+    offer(admin)
+    answer = first.results(result(take(first), **more))
+    assert answer.status_code == 400, answer.content
+
+
+def test_gateways_of_one_name_are_one_series(npr: Pair, admin: Person) -> None:
+    first, _ = npr
+    offer(admin)
+    first.results(result(take(first)))
+    activate(admin, first)
+    assert admin.post(f"gateways/{first.id}/decommission")[0] == 200
+    again = FakeGateway(first.name).enrol()
+    DurationTally.objects.create(gateway=again.row, upper_bound="+Inf", total=2, seconds=5.0)
+    text = admin.client.get("/metrics", headers=admin.headers).content.decode()
+    series = [line.rsplit(" ", 1)[0] for line in text.splitlines() if not line.startswith("#")]
+    assert len(series) == len(set(series))
+    (count,) = [line for line in text.splitlines() if line.startswith("mazevault_gateway_task_duration_seconds_count")]
+    assert count.endswith(" 3.0"), count
 
 
 def test_failures_are_retried_with_growing_pauses_and_buried_after_the_last_attempt(npr: Pair, admin: Person) -> None:

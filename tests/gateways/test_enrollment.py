@@ -130,6 +130,23 @@ class TestToken:
         assert variable in answer.json()["error"]
         assert BootstrapTokenRow.objects.get().used_at is None
 
+    @pytest.mark.parametrize(
+        ("first", "second"),
+        [({}, {"environment": "PRO"}), ({"role": "dr-standby"}, {"role": "primary"})],
+        ids=["another environment", "another role"],
+    )
+    def test_a_token_made_for_something_else_does_not_take_over_a_gateway_of_the_same_name(
+        self, admin: Person, first: dict[str, str], second: dict[str, str]
+    ) -> None:
+        """The seed's own line makes one for NPR; the operator notices, makes the right one and forgets the first."""
+        stale = admin.post("gateways/bootstrap", {"name": "gw-1", **first})[1]["token"]
+        rightful = FakeGateway("gw-1", **second).enrol()
+        thief = FakeGateway("gw-1", **first)
+        assert refusal(thief.register(stale)) == (409, "TOKEN_BOUND_ELSEWHERE")
+        row = Gateway.objects.get()
+        assert (row.environment_id, row.role) == (rightful.environment, rightful.role) and row.generation == rightful.generation
+        assert BootstrapTokenRow.objects.get(id=unpack(stale).id).used_at is None and rightful.heartbeat().epoch >= 0
+
 
 class TestStrangeTokens:
     @pytest.mark.parametrize(

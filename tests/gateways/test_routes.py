@@ -9,12 +9,15 @@ from django.conf import settings
 from django.db.models.functions import Now
 
 from common.clock import database_now
+from common.errors import PermissionRefused
 from failover import driver
-from gateways import generation, routes
+from gateway_runtime.identity import Keys
+from gateways import enrollment, generation, routes
 from gateways.models import PrimaryNode, Route
 from protocol import messages, paths
+from protocol.certificates import build_csr
 from tests.conftest import Person
-from tests.failover.test_api import let_lease_end, state_of
+from tests.failover.test_api import activate, let_lease_end, state_of
 from tests.fakes.gateway import FakeGateway
 
 Pair = tuple[FakeGateway, FakeGateway]
@@ -27,6 +30,42 @@ def restored(npr: Pair) -> Pair:
     PrimaryNode.objects.update(timeline=99)
     assert generation.look()
     return npr
+
+
+def test_a_database_that_was_promoted_a_moment_ago_grants_nothing_before_anybody_looked(npr: Pair, admin: Person) -> None:
+    """The control file names the new timeline only after the next checkpoint; what is written now is on it already."""
+    first, _ = npr
+    PrimaryNode.objects.update(timeline=99)
+    assert first.renew_lease().verdict == "held"
+    let_lease_end()
+    assert admin.post("admin/failover/NPR/activate-dr")[0] == 202
+    blocked = Route.objects.get(pk="NPR").lease_blocked_until
+    assert blocked is not None and blocked > database_now() and state_of(admin)["state"] == "FENCING"
+
+
+def test_what_was_checked_before_the_statement_is_checked_in_it(npr: Pair, admin: Person) -> None:
+    """A ban commits between the look at the certificate and the renewal of a lease or of the certificate."""
+    first, _ = npr
+    seen, keys = first.row, Keys.generate()
+    assert admin.post(f"gateways/{first.id}/ban")[0] == 200
+    Route.objects.filter(pk="NPR").update(lease_open=True, danger="")
+    assert routes.renew_lease(seen, epoch=1, sequence=999, skew_seconds=0).verdict != "granted"
+    wish = messages.Renew(csr=build_csr(keys.client, "x"), server_csr=build_csr(keys.server, "x"))
+    with pytest.raises(PermissionRefused):
+        enrollment.renew(seen, wish, now=database_now())
+
+
+def test_two_lives_of_a_gateway_that_never_had_a_lease_do_not_both_get_one(npr: Pair, admin: Person) -> None:
+    first, second = npr
+    activate(admin, first)
+    second.take_over()
+    former = second.row
+    reborn = FakeGateway(second.name, role="dr-standby").enrol()
+    assert routes.renew_lease(former, epoch=2, sequence=99, skew_seconds=0).verdict != "granted"
+    reborn.take_over()
+    assert reborn.renew_lease().verdict == "held"
+    end_of_block()
+    assert reborn.renew_lease().verdict == "granted"
 
 
 def end_of_block() -> None:
