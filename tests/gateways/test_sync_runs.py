@@ -392,6 +392,33 @@ class TestSchedule:
         setup = desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]
         assert setup["paused"] and "projects:write" in setup["paused_why"]
 
+    @pytest.mark.parametrize(("settings", "begun"), [
+        ({}, 1), ({"retention_days": 30}, 1), ({"sync_enabled": None}, 1), ({"sync_enabled": True}, 1), ({"sync_enabled": False}, 0),
+    ])  # fmt: skip
+    def test_only_a_switch_that_is_off_suspends_the_schedules_of_a_project(
+        self, desk: SyncDesk, settings: dict[str, Any], begun: int
+    ) -> None:
+        """A new project has no settings at all."""
+        desk.with_rule().setup(interval_minutes=5)
+        assert Project.objects.get(id=desk.project).settings == {}
+        if settings:
+            assert desk.admin.put(f"projects/{desk.project}/settings", settings)[0] == 200
+        assert sync_runs.start_due(now()) == begun
+
+    def test_previews_and_drift_reports_do_not_put_it_off(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        desk.setup(interval_minutes=15)
+        SyncRun.objects.update(created_at=now() - timedelta(minutes=16))
+        for phase in ("drift", "preview"):
+            desk.run(phase)
+        asked = desk.ask("drift")
+        assert sync_runs.start_due(now()) == 0, "a rule has one run at a time"
+        desk.finish(asked["id"])
+        assert sync_runs.start_due(now()) == 1
+        assert sync_runs.start_due(now() + timedelta(hours=1)) == 0, "it is not begun twice"
+        assert not desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]["paused"]
+
 
 MOMENTS = [(path, moment) for path in ("open", "plan", "progress", "end") for moment in ("before", "after")]
 
