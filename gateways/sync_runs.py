@@ -264,7 +264,7 @@ def _environment(rule: SyncRule) -> Environment:
     """Where the rule's secrets are. Raises `Conflict` for a rule that cannot run, with the field that stands in the way."""
     found = rules.environment_of(rule)
     if found is None:
-        raise _not_runnable("target_environment: name an environment of the organization, or one at the integration")
+        raise _not_runnable("target_environment: name an environment that the organization has, here or at the integration")
     if rule.source_path:
         raise _not_runnable("source_path: a vault has no paths; leave it empty and use key_transform_template")
     if rule.project.storage_moves.filter(state=RunState.RUNNING).exists():

@@ -419,6 +419,19 @@ class TestSchedule:
         assert sync_runs.start_due(now() + timedelta(hours=1)) == 0, "it is not begun twice"
         assert not desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]["paused"]
 
+    @pytest.mark.parametrize("own_target", [False, True])
+    def test_a_rule_whose_environment_was_deleted_is_paused_once_and_says_why(self, desk: SyncDesk, own_target: bool) -> None:
+        desk.with_rule(**({"target_environment": "dev"} if own_target else {})).setup(interval_minutes=5)
+        Project.objects.update(default_environment="qa")
+        dev = Environment.objects.get(slug="dev", organization__projects=desk.project)
+        assert desk.admin.delete(f"organizations/{dev.organization_id}/environments/{dev.id}")[0] == 204
+        assert [sync_runs.start_due(now() + timedelta(minutes=minutes)) for minutes in (0, 6, 12)] == [0, 0, 0]
+        assert SyncRun.objects.count() == 0 and AuditEntry.objects.filter(action="sync_rule.paused").count() == 1
+        setup = desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]
+        assert setup["paused"] and "target_environment: " in setup["paused_why"]
+        status, body = desk.admin.post(f"projects/sync-rules/{desk.rule}/runs", {"phase": "preview"})
+        assert (status, body["code"]) == (409, "RULE_NOT_RUNNABLE")
+
 
 MOMENTS = [(path, moment) for path in ("open", "plan", "progress", "end") for moment in ("before", "after")]
 
