@@ -673,7 +673,50 @@ class TestDrCopy:
         assert not passed and told.startswith("is 72"), told
         assert desk.run()["state"] == "succeeded" and self.check(desk) == (True, "is current")
         SyncNote.objects.create(run=SyncRun.objects.order_by("-created_at")[0], key="A", name="A", reason="disabled_there")
-        assert self.check(desk) == (False, "is current and lacks 1 secrets that the last run left alone")
+        assert self.check(desk) == (False, "lacks 1 secrets that the last run left alone")
+
+    def test_what_another_vault_got_makes_no_copy_in_this_one(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.setup(dr_copy=True)
+        desk.first()
+        assert self.check(desk) == (True, "is current")
+        former, desk.url = desk.url, sandbox_vault(desk.sandbox, "kv-mazevault-we-npr")
+        be_on(desk.monkeypatch, cloud_of(desk.sandbox), (former, desk.url))
+        wish = {"name": "vault", "type": "key_vault", "provider": "azure_key_vault", "config": {"vault_url": desk.url}}
+        assert desk.admin.put(f"projects/integrations/{desk.integration}", wish)[0] == 200
+        assert self.check(desk) == (False, "was never complete"), "the new vault is empty"
+        desk.first()
+        assert self.check(desk) == (True, "is current")
+
+    @pytest.mark.parametrize("change", [{"target_environment": "qa"}, {"key_transform_template": "copy-{{key}}"}])
+    def test_a_run_for_other_secrets_or_other_names_makes_no_copy(self, desk: SyncDesk, change: dict[str, str]) -> None:
+        desk.with_rule().put("A", "one")
+        desk.setup(dr_copy=True)
+        desk.first()
+        wish = {"name": "copy", "integration_id": desk.integration, "sync_direction": "push", **change}
+        assert desk.admin.put(f"projects/sync-rules/{desk.rule}", wish)[0] == 200
+        assert self.check(desk) == (False, "was never complete")
+
+    def test_a_rule_that_no_longer_pushes_keeps_none_and_what_it_pulled_counts_for_nothing(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        desk.setup(dr_copy=True)
+        wish = {"name": "copy", "integration_id": desk.integration, "sync_direction": "pull"}
+        assert desk.admin.put(f"projects/sync-rules/{desk.rule}", wish)[0] == 200
+        assert desk.first()["state"] == "succeeded"
+        assert self.check(desk) == (False, "was never complete and is no longer kept, since its rule does not push")
+        assert desk.admin.put(f"projects/sync-rules/{desk.rule}", {**wish, "sync_direction": "push"})[0] == 200
+        assert self.check(desk) == (False, "was never complete")
+
+    def test_a_run_that_was_held_off_from_every_name_makes_no_copy(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.put("B", "one")
+        for name in ("A", "B"):
+            other = {"mazevault-epoch": "1", "mazevault-operation": "x", "mazevault-owner": "another rule"}
+            desk.portal().set_secret(name, "not ours", tags=other)
+        desk.setup(dr_copy=True)
+        done = desk.first()
+        assert (done["state"], done["steps"], done["left_alone"]) == ("succeeded", {}, {"owned_by_other": 2})
+        assert self.check(desk) == (False, "lacks 2 secrets that the last run left alone")
 
     def test_only_a_rule_that_pushes_keeps_one(self, desk: SyncDesk) -> None:
         desk.with_rule(sync_direction="pull")
