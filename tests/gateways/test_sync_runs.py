@@ -318,6 +318,27 @@ class TestRights:
             assert status in (403, 404) and "A" not in str(body.get("details")), body
             assert desk.admin.get(f"projects/sync-runs/{run}/{listing}")[0] == 200
 
+    def test_nor_do_they_stand_in_what_else_is_told_of_a_run_or_a_rule(
+        self, desk: SyncDesk, person: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        desk.with_rule().setup(adopted=["ADOPTED-NAME"])
+        for key in ("DB_PASSWORD", "DB.PASSWORD"):
+            desk.put(key, "x")
+        run = desk.run("preview")["id"]
+        SyncRun.objects.filter(id=run).update(detail="Key Vault refused the secret DB-PASSWORD")
+        of_run, of_rule = f"projects/sync-runs/{run}", f"projects/sync-rules/{desk.rule}"
+        assert "DB.PASSWORD" in desk.look(run)["refusals"][0]["error"] and "DB-PASSWORD" in desk.look(run)["detail"]
+        assert desk.admin.get(f"{of_rule}/setup")[1]["adopted"] == ["ADOPTED-NAME"]
+        only_projects = {**roles.SYSTEM_ROLES, "project_admin": frozenset({"projects:read", "projects:write"})}
+        monkeypatch.setattr(roles, "SYSTEM_ROLES", only_projects)
+        reader = person("project_admin")
+        told = [reader.get(of_run), reader.get(f"{of_rule}/runs"), reader.post(f"{of_run}/stop"), reader.get(f"{of_rule}/setup"),
+                reader.patch(f"{of_rule}/setup", {"dr_copy": False})]  # fmt: skip
+        assert [status for status, _ in told] == [200] * 5, told
+        assert not [name for name in ("DB_PASSWORD", "DB.PASSWORD", "DB-PASSWORD", "ADOPTED") if name in str(told)], told
+        refusal = told[0][1]["refusals"][0]
+        assert (refusal["code"], "secrets:read" in refusal["error"], told[3][1]["adopted"]) == ("name_collision", True, None)
+
     def test_who_could_not_run_a_rule_does_not_set_it_up_either(
         self, desk: SyncDesk, person: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -423,7 +444,7 @@ class TestSchedule:
     def test_a_rule_whose_environment_was_deleted_is_paused_once_and_says_why(self, desk: SyncDesk, own_target: bool) -> None:
         desk.with_rule(**({"target_environment": "dev"} if own_target else {})).setup(interval_minutes=5)
         Project.objects.update(default_environment="qa")
-        dev = Environment.objects.get(slug="dev", organization__projects=desk.project)
+        dev = Environment.objects.get(slug="dev", organization=Project.objects.get().organization)
         assert desk.admin.delete(f"organizations/{dev.organization_id}/environments/{dev.id}")[0] == 204
         assert [sync_runs.start_due(now() + timedelta(minutes=minutes)) for minutes in (0, 6, 12)] == [0, 0, 0]
         assert SyncRun.objects.count() == 0 and AuditEntry.objects.filter(action="sync_rule.paused").count() == 1
