@@ -220,8 +220,8 @@ def _vault_copy(copy: CopyState) -> Check:
     return Check(
         f"vault_copy:{copy.rule}", Level.WAIVABLE, copy.current,
         f"the copy in {copy.target} {_copy_told(copy)}; it may be {copy.allowed:.0f} s behind",
-        "run the rule, or look at its last run, in GET projects/sync-rules/{id}/runs; let it push, or set dr_copy to false in its "
-        "setup where it keeps no copy any more",
+        "run the rule, or look at its last run, in GET projects/sync-rules/{id}/runs; let it push, or set dr_copy to false in "
+        "its setup where it keeps no copy any more",
     )  # fmt: skip
 
 

@@ -414,7 +414,8 @@ class TestSchedule:
         assert setup["paused"] and "projects:write" in setup["paused_why"]
 
     @pytest.mark.parametrize(("settings", "begun"), [
-        ({}, 1), ({"retention_days": 30}, 1), ({"sync_enabled": None}, 1), ({"sync_enabled": True}, 1), ({"sync_enabled": False}, 0),
+        ({}, 1), ({"retention_days": 30}, 1), ({"sync_enabled": None}, 1), ({"sync_enabled": True}, 1),
+        ({"sync_enabled": False}, 0),
     ])  # fmt: skip
     def test_only_a_switch_that_is_off_suspends_the_schedules_of_a_project(
         self, desk: SyncDesk, settings: dict[str, Any], begun: int

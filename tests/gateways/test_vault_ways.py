@@ -317,7 +317,7 @@ class TestAccess:
     def test_who_had_access_to_the_former_vault_is_not_told_of_the_present_one(
         self, admin: Person, project: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Neither from the list that was kept, nor from an answer that was on its way when the integration was pointed elsewhere."""
+        """Neither from the list that was kept, nor from an answer on its way while the integration was pointed elsewhere."""
         urls = [f"https://kv-mazevault-{name}.vault.azure.net" for name in ("npr", "we-npr", "other")]
         wishes = [config_of(url, vault_id=f"{GROUP}/{url[8:].partition('.')[0]}") for url in urls]
         identifier = admin.post(f"projects/{project}/integrations", wishes[0])[1]["id"]
