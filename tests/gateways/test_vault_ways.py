@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -282,6 +283,10 @@ class TestGate:
         ends = {one["stage"].value: one for one in found["stages"]}
         assert ends["get"]["outcome"] == "ok" and ends["set"]["code"] == "KEY_VAULT_OUTCOME_UNKNOWN", ends
         assert ends["set"]["milliseconds"] < 2000 and len(node.unseen) == 1
+        deadline = time.monotonic() + 10
+        while not sandbox.world.vaults.journal and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(sandbox.world.vaults.journal) == 1, "it lands late, and not in the vault of the next test"
 
 
 class TestAccess:
