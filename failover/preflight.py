@@ -226,14 +226,21 @@ def _key_vault(target: SideFacts) -> Check:
 
 def _vault_copy(copy: CopyState) -> Check:
     """What the DR region's vault lacks, nobody has there when the first region is gone."""
-    told = "was never complete" if copy.lag is None else f"is {copy.lag:.0f} s behind" if copy.lag else "is current"
-    state = f" and lacks {copy.left_out} secrets that the last run left alone" if copy.left_out else ""
-    state += " and its rule is paused" if copy.paused else ""
     return Check(
         f"vault_copy:{copy.rule}", Level.WAIVABLE, copy.current,
-        f"the copy in {copy.target} {told}{state}; it may be {copy.allowed:.0f} s behind",
-        "run the rule, or look at its last run, in GET projects/sync-rules/{id}/runs",
+        f"the copy in {copy.target} {_copy_told(copy)}; it may be {copy.allowed:.0f} s behind",
+        "run the rule, or look at its last run, in GET projects/sync-rules/{id}/runs; let it push, or set dr_copy to false in "
+        "its setup where it keeps no copy any more",
     )  # fmt: skip
+
+
+def _copy_told(copy: CopyState) -> str:
+    """Everything that keeps it from being one; "is current" where nothing does."""
+    told = ["was never complete"] if copy.lag is None else [f"is {copy.lag:.0f} s behind"] if copy.lag else []
+    told += [f"lacks {copy.left_out} secrets that the last run left alone"] if copy.left_out else []
+    told += ["is no longer kept, since its rule does not push"] if not copy.pushes else []
+    told += ["its rule is paused"] if copy.paused else []
+    return " and ".join(told) or "is current"
 
 
 def _cooldown(facts: MoveFacts, timing: TimeProfile) -> Check:

@@ -1,4 +1,8 @@
-"""People's API of sync runs: begin, look, stop, take back. Views parse, call, render."""
+"""People's API of sync runs: begin, look, stop, take back. Views parse, call, render.
+
+Keys of secrets, their names in the vault and sentences that may hold them are for who may read the secrets; the others are told
+how many there are, and the codes.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +16,18 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.access import Principal
 from accounts.fields import Whole, Words
+from accounts.models import Environment
 from accounts.operations import Signed
-from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
+from accounts.roles import PROJECTS_READ, PROJECTS_WRITE, SECRETS_READ
+from accounts.scoping import place_in, place_of
 from common.api import Text, checked, rfc3339
 from common.clock import now
 from common.paging import PAGE, page_of
 from gateways import sync_runs
 from gateways.sync_runs import LONGEST_INTERVAL, SETTINGS, SHORTEST_INTERVAL, RunWish
+from integrations import rules
 from integrations.models import RunState, StepState, SyncNote, SyncRule, SyncRun, SyncStep
 from integrations.sync.drift import Standing
 from integrations.sync.words import MEANING, SENTENCES, ActionKind, Reason
@@ -35,6 +43,7 @@ STANDS = {
     Standing.NOT_READ: "the vault's value could not be read",
 }
 """The words of a drift report, as sentences."""
+WITHHELD = f"this sentence may name secrets, which needs the permission {SECRETS_READ}"
 
 
 class RunAsked(serializers.Serializer):
@@ -53,7 +62,7 @@ class UndoAsked(serializers.Serializer):
 
 class RefusalRow(serializers.Serializer):
     code = serializers.CharField()
-    error = serializers.CharField()
+    error = serializers.CharField(help_text="withheld from who may not read the secrets, which it may name")
 
 
 class RunRow(serializers.Serializer):
@@ -77,7 +86,7 @@ class RunRow(serializers.Serializer):
     undoes = serializers.UUIDField(allow_null=True)
     task = serializers.UUIDField(allow_null=True)
     code = serializers.CharField()
-    detail = serializers.CharField()
+    detail = serializers.CharField(help_text="withheld from who may not read the secrets, which it may name")
     created_at = serializers.DateTimeField()
     ended_at = serializers.DateTimeField(allow_null=True)
 
@@ -126,7 +135,9 @@ class SetupRow(serializers.Serializer):
     scheduled_by = serializers.CharField()
     deletion_count = serializers.IntegerField()
     deletion_percent = serializers.IntegerField()
-    adopted = serializers.ListField(child=serializers.CharField())
+    adopted = serializers.ListField(
+        child=serializers.CharField(), allow_null=True, help_text="null for who may not read the secrets, which it names"
+    )
     dr_copy = serializers.BooleanField()
     known_secrets = serializers.IntegerField()
 
@@ -142,13 +153,13 @@ class SyncRuns(Signed):
         wish = RunWish(
             RunPhase(asked["phase"]), asked.get("confirm", ""), asked.get("deletion_count"), asked.get("deletion_percent")
         )
-        return Response(run_row(sync_runs.start(identifier, wish, self.by)), status=202)
+        return Response(run_row(sync_runs.start(identifier, wish, self.by), self.by.principal), status=202)
 
     @extend_schema(operation_id="listSyncRuns", parameters=PAGE, responses=RunRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         rule = sync_runs.rule_for(identifier, self.by, PROJECTS_READ)
-        runs = rule.runs.select_related("environment").order_by("-created_at")
-        return Response([run_row(run) for run in page_of(runs, request)])
+        runs = rule.runs.select_related("rule__project", "environment").order_by("-created_at")
+        return Response([run_row(run, self.by.principal) for run in page_of(runs, request)])
 
 
 class SyncSetup(Signed):
@@ -158,11 +169,12 @@ class SyncSetup(Signed):
 
     @extend_schema(operation_id="getSyncSetup", responses=SetupRow)
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
-        return Response(setup_row(sync_runs.rule_for(identifier, self.by, PROJECTS_READ)))
+        return Response(setup_row(sync_runs.rule_for(identifier, self.by, PROJECTS_READ), self.by.principal))
 
     @extend_schema(operation_id="changeSyncSetup", request=SetupWish, responses=SetupRow)
     def patch(self, request: Request, identifier: uuid.UUID) -> Response:
-        return Response(setup_row(sync_runs.set_up(identifier, checked(SetupWish, request.data), self.by)))
+        rule = sync_runs.set_up(identifier, checked(SetupWish, request.data), self.by)
+        return Response(setup_row(rule, self.by.principal))
 
 
 class SyncRunOne(Signed):
@@ -172,7 +184,7 @@ class SyncRunOne(Signed):
 
     @extend_schema(operation_id="getSyncRun", responses=RunRow)
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
-        return Response(run_row(sync_runs.run_for(identifier, self.by, PROJECTS_READ)))
+        return Response(run_row(sync_runs.run_for(identifier, self.by, PROJECTS_READ), self.by.principal))
 
 
 class SyncSteps(Signed):
@@ -204,7 +216,7 @@ class SyncStop(Signed):
 
     @extend_schema(operation_id="stopSyncRun", request=None, responses=RunRow)
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
-        return Response(run_row(sync_runs.stop(identifier, self.by, now())))
+        return Response(run_row(sync_runs.stop(identifier, self.by, now()), self.by.principal))
 
 
 class SyncUndo(Signed):
@@ -215,10 +227,11 @@ class SyncUndo(Signed):
     @extend_schema(operation_id="undoSyncRun", request=UndoAsked, responses={202: RunRow})
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         asked = checked(UndoAsked, request.data)
-        return Response(run_row(sync_runs.undo(identifier, asked.get("confirm", ""), self.by)), status=202)
+        return Response(run_row(sync_runs.undo(identifier, asked.get("confirm", ""), self.by), self.by.principal), status=202)
 
 
-def run_row(run: SyncRun) -> dict[str, Any]:
+def run_row(run: SyncRun, reader: Principal) -> dict[str, Any]:
+    named = _may_see_names(reader, run.rule, run.environment)
     steps = list(run.steps.values_list("state", "action__kind"))
     return {
         "id": str(run.id),
@@ -228,7 +241,7 @@ def run_row(run: SyncRun) -> dict[str, Any]:
         "verdict": run.verdict,
         "digest": run.digest,
         "first_run": run.first_run,
-        "refusals": run.refusals,
+        "refusals": [{**row, "error": row["error"] if named else WITHHELD} for row in run.refusals],
         "steps": _tally(state for state, _ in steps),
         "planned": _tally(kind for _, kind in steps),
         "left_alone": _tally(run.notes.values_list("reason", flat=True)),
@@ -241,7 +254,7 @@ def run_row(run: SyncRun) -> dict[str, Any]:
         "undoes": str(run.undoes_id) if run.undoes_id else None,
         "task": str(run.task) if run.task else None,
         "code": run.code,
-        "detail": run.detail,
+        "detail": run.detail if named or not run.detail else WITHHELD,
         "created_at": rfc3339(run.created_at),
         "ended_at": rfc3339(run.ended_at),
     }
@@ -272,9 +285,15 @@ def note_row(note: SyncNote) -> dict[str, Any]:
     return {"key": note.key, "name": note.name, "reason": note.reason, "because": because, "held_off": note.held_off}
 
 
-def setup_row(rule: SyncRule) -> dict[str, Any]:
+def setup_row(rule: SyncRule, reader: Principal) -> dict[str, Any]:
     names = (*SETTINGS, "paused_why", "scheduled_by")
-    return {**{name: getattr(rule, name) for name in names}, "known_secrets": sync_runs.known_secrets(rule)}
+    row = {**{name: getattr(rule, name) for name in names}, "known_secrets": sync_runs.known_secrets(rule)}
+    return row if _may_see_names(reader, rule, rules.environment_of(rule)) else {**row, "adopted": None}
+
+
+def _may_see_names(reader: Principal, rule: SyncRule, environment: Environment | None) -> bool:
+    """In the environment of the secrets; where there is none, in the whole project."""
+    return reader.may(SECRETS_READ, place_in(rule.project, environment) if environment else place_of(rule.project))
 
 
 def _tally(words: Iterable[str]) -> dict[str, int]:

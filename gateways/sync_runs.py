@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Max, QuerySet
+from django.db.models import Max, Q, QuerySet
 from django.db.models.functions import Now
 
 from accounts import changes
@@ -131,12 +131,15 @@ def keep_up(now: datetime) -> int:
 def start_due(now: datetime) -> int:
     """Begin the scheduled runs that are due; not where the project's setting `sync_enabled` is false.
 
-    A rule that cannot run is paused and says why. Returns how many began.
+    A schedule counts from the last run that was to carry something: a preview or a drift report does not put it off. A rule
+    that cannot run is paused and says why. Returns how many began.
     """
     rows = SyncRule.objects.filter(interval_minutes__gt=0, paused=False, deleted_at=None, project__deleted_at=None)
-    rows = rows.exclude(project__settings__sync_enabled=False)
+    # `contains` is false where the setting was never set; a comparison of the key would be NULL there, and so would its negation.
+    rows = rows.exclude(project__settings__contains={"sync_enabled": False})
+    rows = rows.annotate(last=Max("runs__created_at", filter=Q(runs__phase=RunPhase.APPLY)))
     begun = 0
-    for identifier, minutes, last in rows.annotate(last=Max("runs__created_at")).values_list("id", "interval_minutes", "last"):
+    for identifier, minutes, last in rows.values_list("id", "interval_minutes", "last"):
         if last is None or last + timedelta(minutes=minutes) <= now:
             with transaction.atomic():
                 rule = _rules().select_for_update(of=("self",), skip_locked=True).filter(id=identifier, paused=False).first()
@@ -261,7 +264,7 @@ def _environment(rule: SyncRule) -> Environment:
     """Where the rule's secrets are. Raises `Conflict` for a rule that cannot run, with the field that stands in the way."""
     found = rules.environment_of(rule)
     if found is None:
-        raise _not_runnable("target_environment: name an environment of the organization, or one at the integration")
+        raise _not_runnable("target_environment: name an environment that the organization has, here or at the integration")
     if rule.source_path:
         raise _not_runnable("source_path: a vault has no paths; leave it empty and use key_transform_template")
     if rule.project.storage_moves.filter(state=RunState.RUNNING).exists():
@@ -297,9 +300,9 @@ def _preview(rule: SyncRule, wish: RunWish, undoes: SyncRun | None = None) -> Sy
 
 
 def _is_due(rule: SyncRule, now: datetime) -> bool:
-    last = rule.runs.order_by("-created_at").first()
-    if last is not None and last.state == RunState.RUNNING:
+    if rule.runs.filter(state=RunState.RUNNING).exists():
         return False
+    last = rule.runs.filter(phase=RunPhase.APPLY).order_by("-created_at").first()
     return last is None or last.created_at + timedelta(minutes=rule.interval_minutes) <= now
 
 

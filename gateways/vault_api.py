@@ -96,7 +96,7 @@ class IntegrationAccess(Signed):
         session = credential if isinstance(credential, Session) else None
         fresh = request.query_params.get("refresh", "").lower() == "true"
         found = vault_grants.access_of(integration, session, self.by, fresh=fresh, now=now())
-        return Response({"at": rfc3339(found.at), "vault_id": integration.config["vault_id"], "grants": found.grants})
+        return Response({"at": rfc3339(found.at), "vault_id": found.vault_id, "grants": found.grants})
 
 
 class VaultRow(serializers.Serializer):

@@ -17,7 +17,7 @@ from accounts import changes
 from accounts.changes import By
 from accounts.models import Session
 from common.direct import give_connection_back
-from common.errors import MazeVaultError, Unavailable, ValidationFailed
+from common.errors import Conflict, MazeVaultError, Unavailable, ValidationFailed
 from gateways import vault_ways
 from integrations.access import connection_of, method_of, vault_access
 from integrations.azure.cloud import AuthMethod
@@ -31,21 +31,31 @@ KEPT = timedelta(minutes=10)
 
 
 def access_of(integration: Integration, session: Session | None, by: By, *, fresh: bool, now: datetime) -> AccessSnapshot:
-    """The list as it was asked for at most `KEPT` ago, or anew. Raises `ValidationFailed`, `AzureTrouble`, `Unavailable`."""
-    if not vault_access(integration).vault_id:
+    """The list as it was asked for at most `KEPT` ago, or anew. Raises `ValidationFailed`, `AzureTrouble`, `Unavailable`, and
+    `Conflict` (INTEGRATION_CHANGED) when the integration was pointed elsewhere while Azure was asked."""
+    vault_id = vault_access(integration).vault_id
+    if not vault_id:
         raise ValidationFailed("config.vault_id: name the resource id of the vault; Resource Manager knows it by that only")
     method = method_of(integration)
     seen_by = by.actor if method is AuthMethod.ON_BEHALF_OF else ""
-    kept = AccessSnapshot.objects.filter(integration=integration, seen_by=seen_by, at__gt=now - KEPT).first()
-    if kept and not fresh:
-        return kept
+    kept = AccessSnapshot.objects.filter(integration=integration, seen_by=seen_by, vault_id=vault_id, at__gt=now - KEPT)
+    if not fresh and (found := kept.first()):
+        return found
     at, grants = _here(integration, session, now) if method in _AT_THE_PRIMARY else _at_the_gateway(integration, by)
     with transaction.atomic():
+        _refuse_elsewhere(integration, vault_id)
         changes.record(by, "integration.access_listed", "integration", integration.id, {"grants": len(grants)})
         snapshot, _ = AccessSnapshot.objects.update_or_create(
-            integration=integration, seen_by=seen_by, defaults={"at": at, "grants": grants}
+            integration=integration, seen_by=seen_by, defaults={"vault_id": vault_id, "at": at, "grants": grants}
         )
     return snapshot
+
+
+def _refuse_elsewhere(integration: Integration, vault_id: str) -> None:
+    """The gateway looks up the way itself, so which vault its answer is about is known only if the way stayed the same."""
+    present = Integration.objects.select_for_update().get(id=integration.id)
+    if present.deleted_at is not None or vault_access(present).vault_id != vault_id:
+        raise Conflict("the integration was changed while Azure was asked; ask again", code="INTEGRATION_CHANGED")
 
 
 _AT_THE_PRIMARY = (AuthMethod.ON_BEHALF_OF, AuthMethod.CLIENT_SECRET)

@@ -66,12 +66,13 @@ class VaultUse(models.Model):
 class AccessSnapshot(models.Model):
     """Who has a role on the vault of an integration, as Azure said at a moment.
 
-    `seen_by` is the person in whose name it was asked, so that it is shown to nobody else; empty when an application or a managed
-    identity asked.
+    `vault_id` is the vault it was asked of: an integration may lead elsewhere since. `seen_by` is the person in whose name it was
+    asked, so that it is shown to nobody else; empty when an application or a managed identity asked.
     """
 
     integration = models.ForeignKey(Integration, models.CASCADE, related_name="access_snapshots")
     seen_by = models.CharField(max_length=64, default="")
+    vault_id = models.CharField(max_length=500, default="")
     at = models.DateTimeField()
     grants = models.JSONField(default=list)
 

@@ -88,12 +88,15 @@ def rules_of(project: Project) -> QuerySet[SyncRule]:
 
 
 def environment_of(rule: SyncRule) -> Environment | None:
-    """The project environment whose secrets the rule is about: its own target, else the integration's, else the project's."""
+    """The project environment whose secrets the rule is about: its own target, else the integration's, else the project's.
+
+    None for one that was deleted: no other one takes its place.
+    """
     organization = rule.project.organization_id
     if rule.target_environment:
         return environment_named(organization, rule.target_environment)
-    if rule.integration.environment is not None:
-        return rule.integration.environment
+    if (own := rule.integration.environment) is not None:
+        return own if own.deleted_at is None else None
     return environment_named(organization, rule.project.default_environment) if rule.project.default_environment else None
 
 

@@ -132,7 +132,9 @@ def _tell(by: By, action: str, vault: Vault, details: dict[str, object]) -> None
 
 
 def _living() -> QuerySet[Integration]:
-    return Integration.objects.filter(provider=AZURE_KEY_VAULT, deleted_at=None).order_by("created_at")
+    """Integrations that still use a vault; those of a deleted project went with it, and nobody could delete them any more."""
+    rows = Integration.objects.filter(provider=AZURE_KEY_VAULT, deleted_at=None, project__deleted_at=None)
+    return rows.order_by("created_at")
 
 
 def environment_of(url: str) -> str:

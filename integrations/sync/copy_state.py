@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class CopyState:
     """One copy that a rule keeps. `lag` in seconds, 0 when current, None when it was never complete; `allowed` in seconds.
 
-    `left_out` counts the secrets that the last complete run left alone.
+    `left_out` counts the secrets that the last complete run left alone. Without `pushes` the rule takes from the vault what a
+    copy should be given, so it keeps none.
     """
 
     rule: str
@@ -18,8 +19,10 @@ class CopyState:
     allowed: float
     paused: bool
     left_out: int = 0
+    pushes: bool = True
 
     @property
     def current(self) -> bool:
         """Whether what the project serves is there."""
-        return self.lag is not None and self.lag <= self.allowed and not self.paused and not self.left_out
+        complete = self.lag is not None and self.lag <= self.allowed and not self.left_out
+        return complete and self.pushes and not self.paused

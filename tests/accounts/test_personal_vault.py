@@ -71,12 +71,13 @@ def test_each_does_what_their_own_role_at_the_vault_allows(
 def test_a_role_at_the_vault_is_not_enough_without_a_permission_here(project: Project, signed_in: Callable[..., Person]) -> None:
     row = create(signed_in(ADA), project)[1]
     ada = signed_in(ADA, role="viewer")
-    assert ada.get(f"secrets/{row['id']}")[0] in (403, 404) and create(ada, project, key="OTHER")[0] in (403, 404)
+    for status, body in (ada.get(f"secrets/{row['id']}"), create(ada, project, key="OTHER")):
+        assert (status, body["code"]) == (403, "PERMISSION_DENIED") and "secrets:" in body["error"], body
 
 
 def test_who_did_not_sign_in_with_entra_is_told_so(project: Project, admin: Person, sandbox: Sandbox) -> None:
     status, body = create(admin, project)
-    assert (status, body["code"]) == (403, "ENTRA_SESSION_NEEDED"), body
+    assert (status, body["code"]) == (403, "ENTRA_SESSION_NEEDED") and "Entra" in body["error"], body
     assert not sandbox.world.vaults.journal
 
 

@@ -318,6 +318,27 @@ class TestRights:
             assert status in (403, 404) and "A" not in str(body.get("details")), body
             assert desk.admin.get(f"projects/sync-runs/{run}/{listing}")[0] == 200
 
+    def test_nor_do_they_stand_in_what_else_is_told_of_a_run_or_a_rule(
+        self, desk: SyncDesk, person: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        desk.with_rule().setup(adopted=["ADOPTED-NAME"])
+        for key in ("DB_PASSWORD", "DB.PASSWORD"):
+            desk.put(key, "x")
+        run = desk.run("preview")["id"]
+        SyncRun.objects.filter(id=run).update(detail="Key Vault refused the secret DB-PASSWORD")
+        of_run, of_rule = f"projects/sync-runs/{run}", f"projects/sync-rules/{desk.rule}"
+        assert "DB.PASSWORD" in desk.look(run)["refusals"][0]["error"] and "DB-PASSWORD" in desk.look(run)["detail"]
+        assert desk.admin.get(f"{of_rule}/setup")[1]["adopted"] == ["ADOPTED-NAME"]
+        only_projects = {**roles.SYSTEM_ROLES, "project_admin": frozenset({"projects:read", "projects:write"})}
+        monkeypatch.setattr(roles, "SYSTEM_ROLES", only_projects)
+        reader = person("project_admin")
+        told = [reader.get(of_run), reader.get(f"{of_rule}/runs"), reader.post(f"{of_run}/stop"), reader.get(f"{of_rule}/setup"),
+                reader.patch(f"{of_rule}/setup", {"dr_copy": False})]  # fmt: skip
+        assert [status for status, _ in told] == [200] * 5, told
+        assert not [name for name in ("DB_PASSWORD", "DB.PASSWORD", "DB-PASSWORD", "ADOPTED") if name in str(told)], told
+        refusal = told[0][1]["refusals"][0]
+        assert (refusal["code"], "secrets:read" in refusal["error"], told[3][1]["adopted"]) == ("name_collision", True, None)
+
     def test_who_could_not_run_a_rule_does_not_set_it_up_either(
         self, desk: SyncDesk, person: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -391,6 +412,47 @@ class TestSchedule:
         User.objects.update(role="admin")
         setup = desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]
         assert setup["paused"] and "projects:write" in setup["paused_why"]
+
+    @pytest.mark.parametrize(("settings", "begun"), [
+        ({}, 1), ({"retention_days": 30}, 1), ({"sync_enabled": None}, 1), ({"sync_enabled": True}, 1),
+        ({"sync_enabled": False}, 0),
+    ])  # fmt: skip
+    def test_only_a_switch_that_is_off_suspends_the_schedules_of_a_project(
+        self, desk: SyncDesk, settings: dict[str, Any], begun: int
+    ) -> None:
+        """A new project has no settings at all."""
+        desk.with_rule().setup(interval_minutes=5)
+        assert Project.objects.get(id=desk.project).settings == {}
+        if settings:
+            assert desk.admin.put(f"projects/{desk.project}/settings", settings)[0] == 200
+        assert sync_runs.start_due(now()) == begun
+
+    def test_previews_and_drift_reports_do_not_put_it_off(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        desk.setup(interval_minutes=15)
+        SyncRun.objects.update(created_at=now() - timedelta(minutes=16))
+        for phase in ("drift", "preview"):
+            desk.run(phase)
+        asked = desk.ask("drift")
+        assert sync_runs.start_due(now()) == 0, "a rule has one run at a time"
+        desk.finish(asked["id"])
+        assert sync_runs.start_due(now()) == 1
+        assert sync_runs.start_due(now() + timedelta(hours=1)) == 0, "it is not begun twice"
+        assert not desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]["paused"]
+
+    @pytest.mark.parametrize("own_target", [False, True])
+    def test_a_rule_whose_environment_was_deleted_is_paused_once_and_says_why(self, desk: SyncDesk, own_target: bool) -> None:
+        desk.with_rule(**({"target_environment": "dev"} if own_target else {})).setup(interval_minutes=5)
+        Project.objects.update(default_environment="qa")
+        dev = Environment.objects.get(slug="dev", organization=Project.objects.get().organization)
+        assert desk.admin.delete(f"organizations/{dev.organization_id}/environments/{dev.id}")[0] == 204
+        assert [sync_runs.start_due(now() + timedelta(minutes=minutes)) for minutes in (0, 6, 12)] == [0, 0, 0]
+        assert SyncRun.objects.count() == 0 and AuditEntry.objects.filter(action="sync_rule.paused").count() == 1
+        setup = desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]
+        assert setup["paused"] and "target_environment: " in setup["paused_why"]
+        status, body = desk.admin.post(f"projects/sync-rules/{desk.rule}/runs", {"phase": "preview"})
+        assert (status, body["code"]) == (409, "RULE_NOT_RUNNABLE")
 
 
 MOMENTS = [(path, moment) for path in ("open", "plan", "progress", "end") for moment in ("before", "after")]
@@ -633,7 +695,50 @@ class TestDrCopy:
         assert not passed and told.startswith("is 72"), told
         assert desk.run()["state"] == "succeeded" and self.check(desk) == (True, "is current")
         SyncNote.objects.create(run=SyncRun.objects.order_by("-created_at")[0], key="A", name="A", reason="disabled_there")
-        assert self.check(desk) == (False, "is current and lacks 1 secrets that the last run left alone")
+        assert self.check(desk) == (False, "lacks 1 secrets that the last run left alone")
+
+    def test_what_another_vault_got_makes_no_copy_in_this_one(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.setup(dr_copy=True)
+        desk.first()
+        assert self.check(desk) == (True, "is current")
+        former, desk.url = desk.url, sandbox_vault(desk.sandbox, "kv-mazevault-we-npr")
+        be_on(desk.monkeypatch, cloud_of(desk.sandbox), (former, desk.url))
+        wish = {"name": "vault", "type": "key_vault", "provider": "azure_key_vault", "config": {"vault_url": desk.url}}
+        assert desk.admin.put(f"projects/integrations/{desk.integration}", wish)[0] == 200
+        assert self.check(desk) == (False, "was never complete"), "the new vault is empty"
+        desk.first()
+        assert self.check(desk) == (True, "is current")
+
+    @pytest.mark.parametrize("change", [{"target_environment": "qa"}, {"key_transform_template": "copy-{{key}}"}])
+    def test_a_run_for_other_secrets_or_other_names_makes_no_copy(self, desk: SyncDesk, change: dict[str, str]) -> None:
+        desk.with_rule().put("A", "one")
+        desk.setup(dr_copy=True)
+        desk.first()
+        wish = {"name": "copy", "integration_id": desk.integration, "sync_direction": "push", **change}
+        assert desk.admin.put(f"projects/sync-rules/{desk.rule}", wish)[0] == 200
+        assert self.check(desk) == (False, "was never complete")
+
+    def test_a_rule_that_no_longer_pushes_keeps_none_and_what_it_pulled_counts_for_nothing(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        desk.setup(dr_copy=True)
+        wish = {"name": "copy", "integration_id": desk.integration, "sync_direction": "pull"}
+        assert desk.admin.put(f"projects/sync-rules/{desk.rule}", wish)[0] == 200
+        assert desk.first()["state"] == "succeeded"
+        assert self.check(desk) == (False, "was never complete and is no longer kept, since its rule does not push")
+        assert desk.admin.put(f"projects/sync-rules/{desk.rule}", {**wish, "sync_direction": "push"})[0] == 200
+        assert self.check(desk) == (False, "was never complete")
+
+    def test_a_run_that_was_held_off_from_every_name_makes_no_copy(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.put("B", "one")
+        for name in ("A", "B"):
+            other = {"mazevault-epoch": "1", "mazevault-operation": "x", "mazevault-owner": "another rule"}
+            desk.portal().set_secret(name, "not ours", tags=other)
+        desk.setup(dr_copy=True)
+        done = desk.first()
+        assert (done["state"], done["steps"], done["left_alone"]) == ("succeeded", {}, {"owned_by_other": 2})
+        assert self.check(desk) == (False, "lacks 2 secrets that the last run left alone")
 
     def test_only_a_rule_that_pushes_keeps_one(self, desk: SyncDesk) -> None:
         desk.with_rule(sync_direction="pull")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from django.conf import settings
 from msgspec import structs
 
 from accounts.models import Project
+from common.clock import now
 from common.errors import PermissionRefused
 from common.models import AuditEntry
 from gateway_runtime import vaults as own_vaults
@@ -27,7 +29,7 @@ from gateways.models import Task
 from integrations.azure import denials
 from integrations.azure.cloud import AuthMethod, Cloud
 from integrations.azure.node_cloud import AzureNode
-from integrations.models import Integration, Vault
+from integrations.models import AccessSnapshot, Integration, Vault
 from protocol import messages, paths
 from protocol.vault_access import AskAccess, VaultAccess
 from sandbox.azure.directory import CLIENT_ID, TENANT_ID
@@ -152,6 +154,18 @@ class TestIsolation:
             ("vault.opened", project), ("vault.opened", str(theirs.id)), ("vault.closed", str(theirs.id))
         ]  # fmt: skip
 
+    def test_the_vault_of_a_deleted_project_can_be_given_up(
+        self, admin: Person, project: str, integration: dict[str, Any]
+    ) -> None:  # fmt: skip
+        other = admin.post("projects", {"name": "shares the vault"})[1]["id"]
+        shared = admin.post(f"projects/{other}/integrations", {**config_of(), "name": "shared"})[1]["id"]
+        assert admin.delete(f"projects/{project}")[0] == 204
+        status, body = admin.post("admin/vaults/release", {"origin": NPR})
+        assert (status, "'shared'" in body["error"], "'vault'" in body["error"]) == (409, True, False), body
+        assert admin.delete(f"projects/integrations/{shared}")[0] == 204
+        assert admin.post("admin/vaults/release", {"origin": NPR})[0] == 204
+        assert admin.post(f"projects/{other}/integrations", {**config_of(), "environment": "prod"})[0] == 201
+
     def test_at_validation_a_rule_for_another_environment_is_refused(
         self, admin: Person, project: str, integration: dict[str, Any]
     ) -> None:
@@ -269,6 +283,10 @@ class TestGate:
         ends = {one["stage"].value: one for one in found["stages"]}
         assert ends["get"]["outcome"] == "ok" and ends["set"]["code"] == "KEY_VAULT_OUTCOME_UNKNOWN", ends
         assert ends["set"]["milliseconds"] < 2000 and len(node.unseen) == 1
+        deadline = time.monotonic() + 10
+        while not sandbox.world.vaults.journal and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(sandbox.world.vaults.journal) == 1, "it lands late, and not in the vault of the next test"
 
 
 class TestAccess:
@@ -300,6 +318,35 @@ class TestAccess:
         answers.pop(0)
         status, body = admin.get(f"{path}?refresh=true")
         assert (status, body["at"], body["grants"]) == (200, "2026-01-02T00:00:00.000000Z", [GRANT] * 2)
+
+    def test_who_had_access_to_the_former_vault_is_not_told_of_the_present_one(
+        self, admin: Person, project: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Neither from the list that was kept, nor from an answer on its way while the integration was pointed elsewhere."""
+        urls = [f"https://kv-mazevault-{name}.vault.azure.net" for name in ("npr", "we-npr", "other")]
+        wishes = [config_of(url, vault_id=f"{GROUP}/{url[8:].partition('.')[0]}") for url in urls]
+        identifier = admin.post(f"projects/{project}/integrations", wishes[0])[1]["id"]
+        path = f"projects/integrations/{identifier}"
+        npr, _ = fleet_of("NPR")
+        grants, meanwhile = list[dict[str, Any]](), list[dict[str, Any]]()
+
+        def gateway(_: float) -> None:
+            while meanwhile:
+                assert admin.put(path, meanwhile.pop())[0] == 200
+            answer_for(npr, {"at": now().isoformat(), "grants": grants})
+
+        monkeypatch.setattr(vault_ways.time, "sleep", gateway)
+        for number, wish in enumerate(wishes[:2], 1):
+            grants.append(GRANT)
+            assert admin.put(path, wish)[0] == 200
+            status, body = admin.get(f"{path}/access")
+            assert (status, body["vault_id"], len(body["grants"])) == (200, wish["config"]["vault_id"], number), body
+        meanwhile.append(wishes[2])
+        status, body = admin.get(f"{path}/access?refresh=true")
+        assert (status, body["code"]) == (409, "INTEGRATION_CHANGED"), body
+        status, body = admin.get(f"{path}/access")
+        assert (status, body["vault_id"]) == (200, wishes[2]["config"]["vault_id"]), body
+        assert [row.vault_id for row in AccessSnapshot.objects.all()] == [wishes[2]["config"]["vault_id"]]
 
     def test_what_azure_refuses_is_told_with_its_fix(self, admin: Person, project: str, monkeypatch: pytest.MonkeyPatch) -> None:
         identifier = admin.post(f"projects/{project}/integrations", config_of(vault_id=f"{GROUP}/kv-mazevault-npr"))[1]["id"]

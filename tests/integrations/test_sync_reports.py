@@ -64,11 +64,24 @@ class TestFirstSyncWipesTheDestination:
         assert_kept(sides, there=EXISTING)
 
     def test_infisical_1711_deleting_the_integration_and_adding_it_again_deletes_everything(self, sides):
+        """The new rule has the template of the former one, whose tag holds it off: nothing is deleted, and nothing written."""
+        fill(sides, here={"A": "1", "B": "1"}, there=EXISTING)
+        sides.run(replace(PUSH, **WIPING))
+        again, writes = replace(PUSH, id="rule-again", **WIPING), sides.vault.writes
+        for _ in range(2):
+            made = sides.run(again)
+            assert (made.verdict, made.proposed) == (Verdict.READY, ())
+            assert [(note.name, note.reason) for note in made.notes] == [(name, Reason.OWNED_BY_OTHER) for name in "AB"]
+        sides.project.put("A", "2")
+        sides.project.delete("B")
+        assert [(note.name, note.reason) for note in sides.run(again).notes] == [("A", Reason.OWNED_BY_OTHER)]
+        assert sides.vault.living() == {**EXISTING, "A": "1", "B": "1"} and sides.vault.writes == writes
+
+    def test_infisical_1711_nor_does_adding_it_again_with_another_template(self, sides):
         fill(sides, here={"A": "1"}, there=EXISTING)
         sides.run(replace(PUSH, **WIPING))
-        again = replace(PUSH, id="rule-again", transform="folder-{{key}}", **WIPING)
-        sides.run(again)
-        assert_kept(sides, there={**EXISTING, "A": "1", "folder-A": "1"})
+        sides.run(replace(PUSH, id="rule-again", transform="folder-{{key}}", **WIPING))
+        assert sides.vault.living() == {**EXISTING, "A": "1", "folder-A": "1"}
 
     def test_infisical_3173_the_first_sync_of_an_empty_project_deletes_all_secrets(self, sides):
         fill(sides, there=EXISTING)
