@@ -74,6 +74,8 @@ def register(body: Register, *, address: str, now: datetime) -> Enrolled:
                 return _repeat_or_refuse(wish, address, now)
             return _enrol(wish, address, now)
     except IntegrityError as error:
+        if GatewayLife.objects.filter(generation=wish.generation).exists():
+            raise _generation_reused() from error
         taken = f"the role {row.role} of {row.environment_id} is already filled; decommission that gateway first"
         raise Conflict(taken, code="ROLE_FILLED") from error
     except _ForeignKeyOnUsedToken as alarm:
@@ -225,7 +227,7 @@ def _gateway_row(wish: _Wish, now: datetime) -> tuple[Gateway, bool]:
     if existing.banned_at:
         raise PermissionRefused("a banned gateway cannot enrol again", code="GATEWAY_BANNED")
     if existing.generation == wish.generation:
-        raise Conflict("a new enrolment begins a new generation; this one was used before", code="GENERATION_REUSED")
+        raise _generation_reused()
     GatewayCertificate.objects.filter(gateway=existing, revoked_at__isnull=True).update(
         revoked_at=now, revoked_reason="enrolled again"
     )
@@ -234,6 +236,10 @@ def _gateway_row(wish: _Wish, now: datetime) -> tuple[Gateway, bool]:
         setattr(existing, name, value)
     existing.save()
     return existing, True
+
+
+def _generation_reused() -> Conflict:
+    return Conflict("a new enrolment begins a new generation; this one was used before", code="GENERATION_REUSED")
 
 
 def _begin_life(gateway: Gateway, now: datetime) -> None:

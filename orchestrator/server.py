@@ -235,7 +235,7 @@ class FreshContext:
         self._next_try = time.monotonic() + RETRY_SECONDS
         if not self._is_logged:
             self._is_logged = True
-            log.error("the new certificate cannot be taken yet, the old one serves on: %s: %s", self._watched, error)
+            log.error("the new certificate cannot be taken yet, the old one serves on: %s: %r", self._watched, error)
 
 
 def server_context(certificate_file: str, key_file: str | None, trusted: str, password: bytes | None) -> ssl.SSLContext:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -214,6 +215,43 @@ def test_ctrl_c_ends_everything_within_ten_seconds_even_a_frozen_child(home: Hom
     print(f"Ctrl-C: {time.monotonic() - begun:.1f} s")
     assert time.monotonic() - begun <= CTRL_C_SECONDS
     assert gone(pids, 0.5)
+
+
+@pytest.mark.parametrize("way", ["Ctrl-C", "down"])
+def test_a_wish_to_end_is_heard_while_the_stack_starts(home: Home, way: str) -> None:
+    command = [str(ROOT / "mazevault"), "up"]
+    with subprocess.Popen(command, env=home.environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "waiting until all gateways" in line:
+                break
+        (gateway,) = [pid for pid in _children(process.pid) if b"GATEWAY_NAME=gw-pro-dr\0" in _environment(pid)]
+        os.kill(gateway, signal.SIGSTOP)  # so the fleet never becomes ready
+        pids, begun = _children(process.pid), time.monotonic()
+        if way == "Ctrl-C":
+            process.send_signal(signal.SIGINT)
+        else:
+            down = home.run("down")
+            assert (down.returncode, down.stdout) == (0, "down\n"), down.stderr
+        assert process.wait(CTRL_C_SECONDS + 5) == 0
+        print(f"{way} while starting: {time.monotonic() - begun:.1f} s")
+    assert gone(pids, 0.5)
+
+
+def _children(parent: int) -> list[int]:
+    """Processes that this one started and that still run."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if int(path.read_text().rsplit(")", 1)[1].split()[1]) == parent:
+                found.append(int(path.parent.name))
+    return found
+
+
+def _environment(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    return b""
 
 
 def test_a_taken_port_is_named_with_the_way_out(home: Home) -> None:

@@ -147,6 +147,12 @@ class TestToken:
         assert (row.environment_id, row.role) == (rightful.environment, rightful.role) and row.generation == rightful.generation
         assert BootstrapTokenRow.objects.get(id=unpack(stale).id).used_at is None and rightful.heartbeat().epoch >= 0
 
+    def test_a_generation_of_an_earlier_life_is_named_as_what_it_is(self) -> None:
+        former = FakeGateway("gw-1").enrol()
+        FakeGateway("gw-1").enrol()
+        again = FakeGateway("gw-1", generation=former.generation)
+        assert refusal(again.register(again.new_token())) == (409, "GENERATION_REUSED")
+
 
 class TestStrangeTokens:
     @pytest.mark.parametrize(

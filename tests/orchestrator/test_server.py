@@ -5,16 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from django.conf import settings
 
 from orchestrator import server
+from orchestrator.listener import ensure_server_certificate, primary_context
 from orchestrator.server import FreshContext, server_context
 
 
@@ -79,3 +84,26 @@ def test_a_certificate_that_is_away_for_a_moment_stops_nothing(files: Files) -> 
     old = fresh()
     files.certificate.unlink()
     assert fresh() is old
+
+
+def test_whatever_stands_in_the_way_of_a_new_context_the_old_one_serves_on(
+    files: Files, caplog: pytest.LogCaptureFixture
+) -> None:
+    fresh = FreshContext(files.certificate, files.build)
+    old = fresh()
+    fresh._build = lambda: 1 / 0  # type: ignore[assignment,return-value]
+    files.write_certificate(files.pair()[0])
+    assert fresh() is old and "ZeroDivisionError" in caplog.text
+
+
+def test_a_renewed_certificate_is_taken_without_a_question_to_the_database(
+    primary: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Callable[[int], Any]
+) -> None:
+    """Connections are accepted where contexts are made; a session that died there would end the server."""
+    monkeypatch.setattr(settings, "MAZEVAULT", replace(settings.MAZEVAULT, tls_directory=tmp_path))
+    ensure_server_certificate(tmp_path)
+    fresh = FreshContext(tmp_path / "server.crt", primary_context())
+    old = fresh()
+    os.utime(tmp_path / "server.crt", (1, 1))
+    with django_assert_num_queries(0):
+        assert fresh() is not old
