@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -84,6 +84,25 @@ def read(run: Run, theirs: Sequence[Theirs], names: Iterable[str]) -> tuple[Thei
             )
             run.numbers["read"] += 1
     return tuple(found.values())
+
+
+def looked_at(run: Run, theirs: Sequence[Theirs], wanted: Set[str]) -> tuple[Theirs, ...]:
+    """The same secrets; of those wanted (in small letters) the version is known, of a deleted one the version it had last.
+
+    Raises `Final` when the vault does not let us look.
+    """
+    named = [each for each in theirs if each.name.lower() in wanted]
+    buried = {each.name: _buried_version(run, each.name) for each in named if each.deleted}
+    known = [replace(each, buried_version=buried[each.name]) if each.name in buried else each for each in theirs]
+    return read(run, known, [each.name for each in named if not each.deleted])
+
+
+def _buried_version(run: Run, name: str) -> str:
+    try:
+        gone = run.call(lambda: run.vault.deleted_one(name))
+    except (AccessDenied, TokenTrouble) as denied:
+        raise Final(denied) from denied
+    return gone.entry.version if gone else ""
 
 
 def _unchanged_known(theirs: Iterable[Theirs], remembered: Iterable[Remembered]) -> tuple[Theirs, ...]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from gateway_runtime import sync_facts, sync_steps, vaults
@@ -20,7 +20,7 @@ from gateway_runtime.sync_vault import Final, Run, Stopped
 from integrations.azure.egress import CALL_SECONDS
 from integrations.azure.keyvault import KeyVault
 from integrations.sync.drift import drift
-from integrations.sync.plan import Action, Note, Plan, plan
+from integrations.sync.plan import Action, Note, Plan, RunRefused, plan
 from integrations.sync.told import action_of, remembered_of, told_action, told_item
 from integrations.sync.undo import Applied, undo
 from integrations.sync.words import Verdict
@@ -74,10 +74,7 @@ def work_on(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 def _work(run: Run) -> RunEnd:
     if run.order.phase is RunPhase.DRIFT:
-        report = [SyncNote(row.key, row.name, row.standing.value, row.held_off.value if row.held_off else "")
-                  for row in drift(sync_facts.world_of(run))]  # fmt: skip
-        run.talk.report(report)
-        return RunEnd.PLANNED
+        return _report(run)
     _resolve_open(run)
     until = None
     for _ in range(ROUNDS):
@@ -93,20 +90,26 @@ def _work(run: Run) -> RunEnd:
     return RunEnd.PAUSED
 
 
+def _report(run: Run) -> RunEnd:
+    found = drift(sync_facts.world_of(run))
+    notes = [SyncNote(row.key, row.name, row.standing.value, row.held_off.value if row.held_off else "") for row in found.rows]
+    run.talk.report(notes, Verdict.REFUSED.value if found.refusals else "", _refusals(found.refusals))
+    return RunEnd.PLANNED
+
+
 def _plan(run: Run) -> Plan:
     if run.order.phase is not RunPhase.UNDO:
         return plan(sync_facts.world_of(run))
     history = [_applied(step) for step in run.talk.rows(Listing.HISTORY)]
     world = sync_facts.listed(run)
     wanted = {step.action.name.lower() for step in history}
-    names = [each.name for each in world.theirs if each.name.lower() in wanted and not each.deleted]
-    theirs = sync_facts.read(run, world.theirs, names)
-    return undo(run.rule, history, world.ours, theirs, world.confirmed)
+    theirs = sync_facts.looked_at(run, world.theirs, wanted)
+    return undo(run.rule, history, world.ours, theirs, world.confirmed, listed_all=world.listed_all)
 
 
 def _tell(run: Run, made: Plan) -> None:
     """Tell the plan in parts. Raises `Stopped` when the Primary does not let it be done."""
-    parts: list[dict[str, Any]] = [{"refusals": [[refused.code.value, refused.text[:1000]] for refused in made.refusals]}]
+    parts: list[dict[str, Any]] = [{"refusals": _refusals(made.refusals)}]
     parts += [{"actions": page} for page in _pages([told_action(action) for action in made.proposed])]
     parts += [{"notes": page} for page in _pages([_note(note) for note in made.notes])]
     parts += [{"learn": page} for page in _pages([told_item(item) for item in made.learn])]
@@ -114,6 +117,10 @@ def _tell(run: Run, made: Plan) -> None:
     named: dict[str, Any] = {"verdict": made.verdict.value, "digest": made.digest, "setting": made.setting}
     for number, part in enumerate(parts):
         _go_on(run.talk.plan(first=not number, first_run=made.first_run, **named, **part))
+
+
+def _refusals(refusals: Iterable[RunRefused]) -> list[list[str]]:
+    return [[refused.code.value, refused.text[:1000]] for refused in refusals]
 
 
 def _go_on(answer: RunAnswer | ProgressAnswer) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 
 import msgspec
@@ -120,6 +120,7 @@ def take_plan(gateway: Gateway, body: PlanPart) -> RunAnswer:
         run.refusals = [{"code": code, "error": text} for code, text in body.refusals]
         run.save(update_fields=["verdict", "digest", "setting", "first_run", "refusals"])
     _refuse_other_side(run, body.actions)
+    _refuse_more_than_was_done(run, body.actions)
     _add_steps(run, body.actions)
     SyncNote.objects.bulk_create(
         SyncNote(run=run, key=note.key, name=note.name, reason=note.reason, held_off=note.held_off) for note in body.notes
@@ -241,6 +242,8 @@ def _refuse_other_world(run: SyncRun, gateway: Gateway) -> None:
     access = checked_access(rule.integration, gateway.environment_id)
     if vaults.origin_of(access.vault_url) != run.target:
         raise Conflict("the integration leads to another vault now", code="RUN_ENDED")
+    if run.undoes and (run.undoes.environment_id, run.undoes.target) != (run.environment_id, run.target):
+        raise Conflict("the run that is to be taken back worked elsewhere", code="RUN_ENDED")
 
 
 def _steps_page(run: SyncRun, body: AskRows) -> Rows:
@@ -272,6 +275,19 @@ def _refuse_other_side(run: SyncRun, actions: Iterable[SyncAction]) -> None:
         here = action.kind in WRITES_HERE
         if direction == (SyncDirection.PUSH if here else SyncDirection.PULL):
             raise Conflict(f"a rule that is set to {direction} does no {action.kind}", code="STEP_NOT_ALLOWED")
+
+
+def _refuse_more_than_was_done(run: SyncRun, actions: Iterable[SyncAction]) -> None:
+    """An undo needs no deletion budget, since it does nothing but the opposite of a step that was done."""
+    if run.phase != RunPhase.UNDO:
+        return
+    wanted = _readable(actions)
+    former = run.undoes.steps.filter(state=StepState.DONE) if run.undoes else SyncStep.objects.none()
+    done = map(stored_action, former.filter(name__in=[action.name for action in wanted]))
+    back = {(REVERSED[action.kind], action.key, action.name) for action in done}
+    for action in wanted:
+        if (action.kind, action.key, action.name) not in back:
+            raise Conflict(f"the run that is taken back calls for no {action.kind} of {action.name!r}", code="STEP_NOT_ALLOWED")
 
 
 def _refuse_unagreed(run: SyncRun, memory: SyncMemory, begin: Iterable[BegunStep]) -> None:
@@ -311,7 +327,7 @@ def _begin(action: Action, begun: sync.BegunStep, hand: Hand) -> tuple[StepRepor
     try:
         with transaction.atomic():
             if action.kind in WRITES_HERE:
-                version = sync_here.carry_out(action, begun.value, hand)
+                version = sync_here.carry_out(action, begun.value, replace(hand, operation=uuid.UUID(operation)))
                 return StepReport(operation, StepEnd.DONE, version, action.their_version), None
             if action.kind in sync_here.TAKES_VALUE and not action.our_deleted:
                 return None, sync_here.value_for(action, hand)

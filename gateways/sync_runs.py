@@ -69,8 +69,8 @@ def start(identifier: uuid.UUID, wish: RunWish, by: By) -> SyncRun:
 
 
 def undo(identifier: uuid.UUID, confirm: str, by: By) -> SyncRun:
-    """Take a run back: first as a preview, then with its digest. Raises as `start`, and `Conflict` (RULE_NOT_PAUSED,
-    NOTHING_TO_UNDO)."""
+    """Take a run back: first as a preview, then with its digest, and only where it was done. Raises as `start`, and `Conflict`
+    (RULE_NOT_PAUSED, NOTHING_TO_UNDO, UNDO_ELSEWHERE)."""
     with transaction.atomic():
         former = run_for(identifier, by, PROJECTS_WRITE)
         rule = rule_for(former.rule_id, by, PROJECTS_WRITE, lock=True)
@@ -245,16 +245,28 @@ def _begin(
     running = rule.runs.filter(state=RunState.RUNNING).first()
     if running is not None:
         raise Conflict(f"the run {running.id} of this rule is not over; wait for it or stop it", code="SYNC_RUNNING")
-    access = checked_access(rule.integration, environment.gateway_environment)
+    target = vaults.origin_of(checked_access(rule.integration, environment.gateway_environment).vault_url)
+    if undoes is not None:
+        _refuse_elsewhere(undoes, environment, target)
     run = SyncRun.objects.create(
         rule=rule, phase=wish.phase.value, asked_by=by.actor, scheduled=scheduled, confirmed=confirmed, undoes=undoes,
         deletion_count=rule.deletion_count if wish.deletion_count is None else wish.deletion_count,
         deletion_percent=rule.deletion_percent if wish.deletion_percent is None else wish.deletion_percent,
-        environment=environment, target=vaults.origin_of(access.vault_url),
+        environment=environment, target=target,
     )  # fmt: skip
     changes.record(by, "sync_run.started", "sync_run", run.id, {**_details(run), "scheduled": scheduled})
     offer_again(run, environment.gateway_environment, timedelta(0))
     return run
+
+
+def _refuse_elsewhere(former: SyncRun, environment: Environment, target: str) -> None:
+    """What a run did in one environment and vault is not taken back in another one, whose secrets only have the same names."""
+    if (former.environment_id, former.target) != (environment.id, target):
+        raise Conflict(
+            f"that run worked on {former.environment.slug} and {former.target}, the rule is about {environment.slug} and "
+            f"{target} now; set its target_environment and its integration back, then undo",
+            code="UNDO_ELSEWHERE",
+        )
 
 
 def _environment(rule: SyncRule) -> Environment:

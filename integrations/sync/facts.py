@@ -140,7 +140,7 @@ class Theirs:
 
     `version` is empty then, and while nobody has read it. `digest` is None while nobody has read the value. `owner` and `key`
     come from the tags of the current version, which vanish when a person sets a new one. `certificate` when the vault made it
-    for a certificate object.
+    for a certificate object. `buried_version` is the last version of a soft-deleted one, where somebody asked for it.
     """
 
     name: str
@@ -154,6 +154,7 @@ class Theirs:
     expired: bool = False
     certificate: bool = False
     stamp: str = ""
+    buried_version: str = ""
 
 
 @dataclass(frozen=True)

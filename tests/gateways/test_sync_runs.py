@@ -18,7 +18,7 @@ from gateways import dispatch, sync_runs
 from gateways.models import Task
 from integrations.azure.errors import OutcomeUnknown
 from integrations.azure.keyvault import KeyVault
-from integrations.models import SyncItem, SyncNote, SyncRun
+from integrations.models import SyncItem, SyncNote, SyncRule, SyncRun
 from integrations.sync.told import action_of
 from protocol import paths, sync
 from protocol.storage import MoveProgress
@@ -26,7 +26,7 @@ from sandbox.azure.server import Sandbox
 from tests.conftest import Person, fleet_of
 from tests.gateways.sync_desk import Killed, Line, SyncDesk
 from tests.gateways.vault_desk import Leased, be_on, cloud_of, sandbox_vault
-from vault.models import SecretVersion
+from vault.models import Secret, SecretVersion
 
 pytestmark = pytest.mark.usefixtures("primary")
 
@@ -231,6 +231,103 @@ class TestHistory:
         desk.setup(paused=True)
         shown = desk.undo(done["id"])
         assert (shown["planned"], desk.notes(shown["id"])) == ({}, {"A": "changed_since"})
+
+    def test_undo_is_refused_when_the_rule_is_about_another_environment_now(self, desk: SyncDesk) -> None:
+        for name in ("A", "B"):
+            desk.portal().set_secret(name, "x")
+        desk.with_rule(sync_direction="pull", target_environment="dev")
+        done = desk.first()
+        for key in "AB":
+            desk.made("secrets", {"project_id": desk.project, "environment": "staging", "key": key, "value": "its own"})
+        desk.setup(paused=True)
+        shown = desk.undo(done["id"])
+        wish = {"name": "r", "integration_id": desk.integration, "sync_direction": "pull", "target_environment": "staging"}
+        assert desk.admin.put(f"projects/sync-rules/{desk.rule}", wish)[0] == 200
+        for confirm in ("", shown["digest"]):
+            status, body = desk.admin.post(f"projects/sync-runs/{done['id']}/undo", {"confirm": confirm})
+            assert (status, body["code"]) == (409, "UNDO_ELSEWHERE") and "staging" in body["error"], body
+        assert Secret.objects.filter(deleted_at=None).count() == 4
+        assert desk.admin.put(f"projects/sync-rules/{desk.rule}", {**wish, "target_environment": "dev"})[0] == 200
+        assert desk.undo(done["id"], shown["digest"])["steps"] == {"done": 2}
+        assert set(Secret.objects.filter(deleted_at=None).values_list("environment__slug", flat=True)) == {"staging"}
+
+    def test_undo_is_refused_when_the_integration_leads_to_another_vault_now(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        for number in range(11):
+            desk.put(f"K{number}", "one")
+        desk.first()
+        desk.delete("K0")
+        gone = desk.run()
+        desk.setup(paused=True)
+        shown = desk.undo(gone["id"])
+        assert shown["planned"] == {"recover_there": 1}
+        other = sandbox_vault(desk.sandbox, "kv-mazevault-we-npr")
+        be_on(desk.monkeypatch, cloud_of(desk.sandbox), (desk.url, other))
+        wish = {"name": "vault", "type": "key_vault", "provider": "azure_key_vault", "config": {"vault_url": other}}
+        assert desk.admin.put(f"projects/integrations/{desk.integration}", wish)[0] == 200
+        for confirm in ("", shown["digest"]):
+            status, body = desk.admin.post(f"projects/sync-runs/{gone['id']}/undo", {"confirm": confirm})
+            assert (status, body["code"]) == (409, "UNDO_ELSEWHERE") and other in body["error"], body
+
+    def test_undo_recovers_what_the_run_deleted_and_not_what_a_person_deleted_after_it(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        desk.put("A", "one")
+        desk.first()
+        desk.delete("A")
+        gone, portal = desk.run(), desk.portal()
+        portal.begin_recover_deleted_secret("A").wait()
+        portal.set_secret("A", "a person's")
+        portal.begin_delete_secret("A").wait()
+        desk.setup(paused=True)
+        shown = desk.undo(gone["id"])
+        assert (shown["planned"], desk.notes(shown["id"])) == ({}, {"A": "changed_since"})
+
+    def test_undo_deletes_no_later_secret_of_the_same_key_and_version(self, desk: SyncDesk) -> None:
+        desk.portal().set_secret("A", "x")
+        desk.with_rule(sync_direction="pull")
+        done = desk.first()
+        desk.delete("A")
+        desk.put("A", "a person's")
+        desk.setup(paused=True)
+        shown = desk.undo(done["id"])
+        assert (shown["planned"], desk.notes(shown["id"])) == ({}, {"A": "changed_since"}) and desk.here() == {"A": "a person's"}
+
+    def test_undo_of_a_list_that_breaks_off_is_refused(self, desk: SyncDesk, control: Any) -> None:
+        desk.with_rule().put("A", "one")
+        done = desk.first()
+        desk.setup(paused=True)
+        shown = desk.undo(done["id"])
+        control.post("/faults", json={"vault_unavailable": 8})
+        refused = desk.undo(done["id"], shown["digest"])
+        control.post("/faults", json={"vault_unavailable": 0})
+        assert (refused["state"], refused["verdict"], refused["refusals"][0]["code"]) == (
+            "planned",
+            "refused",
+            "listing_incomplete",
+        )
+        assert desk.undo(done["id"], shown["digest"])["steps"] == {"done": 1} and desk.there() == {}
+
+    def test_drift_of_a_list_that_breaks_off_is_refused(self, desk: SyncDesk, control: Any) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        control.post("/faults", json={"vault_unavailable": 8})
+        seen = desk.run("drift")
+        control.post("/faults", json={"vault_unavailable": 0})
+        assert (seen["state"], seen["left_alone"], seen["refusals"][0]["code"]) == ("planned", {}, "listing_incomplete")
+
+    def test_drift_tells_the_keys_that_fight_for_a_name(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        for key in ("DB_PASSWORD", "DB.PASSWORD", "OTHER"):
+            desk.put(key, "x")
+        seen = desk.run("drift")
+        assert (seen["left_alone"], [row["code"] for row in seen["refusals"]]) == ({"only_here": 2}, ["name_collision"])
+
+    def test_drift_of_a_template_that_makes_no_names_is_refused(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        SyncRule.objects.update(key_transform_template="{{key}}{{key}}")
+        seen = desk.run("drift")
+        assert (seen["state"], seen["verdict"], seen["refusals"][0]["code"]) == ("planned", "refused", "template_invalid")
+        assert Task.objects.get().state == "succeeded"
 
     def test_the_audit_tells_each_value_that_left_and_no_value(self, desk: SyncDesk) -> None:
         desk.with_rule().put("A", "canary-77")

@@ -289,7 +289,7 @@ class TestDrift:
         sides.project.put("NEW_HERE", "1")
         sides.vault.put("NEW-THERE", "1")
         sides.vault.put("FOREIGN", "1", owner="rule-other")
-        rows = {row.name: row for row in drift(sides.world(BOTH))}
+        rows = {row.name: row for row in drift(sides.world(BOTH)).rows}
         assert {name: row.standing for name, row in rows.items()} == {
             "SAME": Standing.IN_STEP, "DIFF": Standing.DIFFERS, "GONE-THERE": Standing.DELETED_THERE,
             "GONE-HERE": Standing.DELETED_HERE, "NEW-HERE": Standing.ONLY_HERE, "NEW-THERE": Standing.ONLY_THERE,
