@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from gateway_runtime.sync_vault import Final, Run
+from gateway_runtime.sync_vault import Final, Run, Unseen
 from integrations.azure.connection_test import PROBE_OWNER
 from integrations.azure.errors import (
     AccessDenied,
@@ -52,7 +52,8 @@ def world_of(run: Run) -> World:
 def listed(run: Run) -> World:
     """Both sides as far as lists tell of them."""
     order, talk = run.order, run.talk
-    ours = tuple(_ours(row) for row in talk.rows(Listing.OURS))
+    run.unseen = Unseen.of(talk.rows(Listing.UNSEEN))
+    ours = tuple(_ours(run, row) for row in talk.rows(Listing.OURS))
     base = None
     if order.remembers:
         items = tuple(remembered_of(item) for item in talk.rows(Listing.MEMORY))
@@ -78,10 +79,11 @@ def read(run: Run, theirs: Sequence[Theirs], names: Iterable[str]) -> tuple[Thei
             log.warning("no value of the vault can be read: %s", denied.cause)
             break
         if held is not None:
-            now = datetime.now(UTC)
+            now, digest = datetime.now(UTC), run.digest(held.value)
             found[name.lower()] = replace(
-                _theirs(held.entry, now), version=held.entry.version, digest=run.digest(held.value), name=found[name.lower()].name
-            )
+                _theirs(run, held.entry, now), version=held.entry.version, digest=digest, name=found[name.lower()].name,
+                unseen=run.unseen.tells_of(held.entry, digest),
+            )  # fmt: skip
             run.numbers["read"] += 1
     return tuple(found.values())
 
@@ -127,18 +129,17 @@ def _their_list(run: Run) -> tuple[tuple[Theirs, ...], bool]:
     except AzureTrouble as trouble:
         log.warning("the list of the vault broke off: %s", trouble.cause)
         return (), False
-    found = {gone.entry.name.lower(): _theirs(gone.entry, now, deleted=True) for gone in deleted}
-    found |= {entry.name.lower(): _theirs(entry, now) for entry in living}
+    found = {gone.entry.name.lower(): _theirs(run, gone.entry, now, deleted=True) for gone in deleted}
+    found |= {entry.name.lower(): _theirs(run, entry, now) for entry in living}
     return tuple(each for each in found.values() if each.owner != PROBE_OWNER), True
 
 
-def _theirs(entry: Entry, now: datetime, *, deleted: bool = False) -> Theirs:
-    marks = entry.marks
+def _theirs(run: Run, entry: Entry, now: datetime, *, deleted: bool = False) -> Theirs:
     return Theirs(
         name=entry.name,
         version="",
         changed_at=entry.updated_at,
-        owner=marks.owner if marks else None,
+        owner=run.owner_in(entry),
         key=entry.tags.get(KEY),
         deleted=deleted,
         enabled=entry.enabled,
@@ -148,5 +149,6 @@ def _theirs(entry: Entry, now: datetime, *, deleted: bool = False) -> Theirs:
     )
 
 
-def _ours(row: OurSecret) -> Ours:
-    return Ours(row.key, row.version, row.digest, datetime.fromisoformat(row.changed_at), row.deleted, row.active, row.owner)
+def _ours(run: Run, row: OurSecret) -> Ours:
+    owner = None if row.owner in run.ended_owners else row.owner
+    return Ours(row.key, row.version, row.digest, datetime.fromisoformat(row.changed_at), row.deleted, row.active, owner)

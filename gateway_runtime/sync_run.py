@@ -27,8 +27,10 @@ from integrations.sync.words import Verdict
 from protocol.sync import (
     BATCH,
     PAGE,
+    BegunStep,
     HistoryStep,
     Listing,
+    OpenStep,
     ProgressAnswer,
     RunAnswer,
     RunEnd,
@@ -73,6 +75,7 @@ def work_on(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _work(run: Run) -> RunEnd:
+    run.ended_owners = frozenset(run.talk.rows(Listing.ENDED_OWNERS))
     if run.order.phase is RunPhase.DRIFT:
         return _report(run)
     _resolve_open(run)
@@ -142,7 +145,7 @@ def _carry_out(run: Run, actions: Sequence[Action], until: float) -> RunEnd | No
         batch = [(str(uuid.uuid4()), action) for action in actions[start : start + BATCH]]
         begin = []
         for operation, action in batch:
-            begun = sync_steps.announced(run, operation, action)
+            begun = sync_steps.announced(run, operation, action, ended)
             moved = moved or begun is None
             begin += [begun] if begun else []
         answer = run.talk.progress(ended, begin)
@@ -161,10 +164,29 @@ def _carry_out(run: Run, actions: Sequence[Action], until: float) -> RunEnd | No
 
 
 def _resolve_open(run: Run) -> None:
-    """What was announced and not reported, before a crash for example: done if the vault shows it, else to be planned again."""
-    reports = [sync_steps.resolved(run, step) for step in run.talk.rows(Listing.OPEN)]
-    for page in _pages(reports):
+    """What was announced and not reported, before a crash for example: done if the vault shows it, else to be planned again.
+
+    A name that was recovered and has not got its value yet gets it now: until then an old, deleted value is alive.
+    """
+    steps = list(run.talk.rows(Listing.OPEN))
+    reports = [sync_steps.resolved(run, step) for step in steps]
+    for page in _pages([report for report in reports if report]):
         run.talk.progress(page, [])
+    unfinished = [step for step, report in zip(steps, reports, strict=True) if report is None]
+    for start in range(0, len(unfinished), BATCH):
+        _complete(run, unfinished[start : start + BATCH])
+
+
+def _complete(run: Run, steps: Sequence[OpenStep]) -> None:
+    """Announce recoveries again, to be given their values. Raises `Stopped` when the Primary does not let them be completed."""
+    again = [BegunStep(step.operation, action_of(step.action).fingerprint, their_version=step.their_version) for step in steps]
+    answer, ended = run.talk.progress([], again), list[StepReport]()
+    _go_on(answer)
+    taken = {report.operation for report in answer.taken}
+    for step in steps:
+        if step.operation not in taken:
+            ended.append(sync_steps.completed(run, step, answer.values.get(step.operation, ""), ended))
+    run.talk.progress(ended, [])
 
 
 def _note(note: Note) -> SyncNote:

@@ -104,7 +104,7 @@ def _refuse_not_made_by_the_run(action: Action, secret: Secret | None, hand: Han
     """An undo takes back the very version that a step of the former run made. Versions from before they carried a step's
     operation are known by their author. Raises `Outdated`."""
     former = hand.run.undoes.steps.filter(state=StepState.DONE, name=action.name) if hand.run.undoes else SyncStep.objects.none()
-    made = SecretVersion.objects.filter(secret=secret, version=action.our_version, author=hand.author)
+    made = SecretVersion.objects.filter(secret=secret, version=action.our_version or 0, author=hand.author)
     if not made.filter(Q(write=None) | Q(write__in=former.values("operation"))).exists():
         raise Outdated
 

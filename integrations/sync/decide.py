@@ -73,6 +73,8 @@ def _news(pair: Pair) -> Remembered | None:
 
 
 def _leader(pair: Pair, rule: Rule) -> Led:
+    if pair.theirs is not None and pair.theirs.unseen and _led_by_our_own(pair, rule):
+        return Side.OURS, MOVED_REASON.get((Side.OURS, pair.change_here), Reason.OVERTAKEN)
     if pair.base is None:
         return _first_contact(pair, rule)
     here, there = pair.change_here, pair.change_there
@@ -83,6 +85,11 @@ def _leader(pair: Pair, rule: Rule) -> Led:
     if there in MOVED:
         return _followed(Side.THEIRS, MOVED_REASON[Side.THEIRS, there], pair, rule)
     return _missing(pair, rule)
+
+
+def _led_by_our_own(pair: Pair, rule: Rule) -> bool:
+    """What is there is the rule's own doing and nobody's change, so only our side can have moved."""
+    return pair.lives_there and pair.change_here is not Change.ABSENT and _may_lead(Side.OURS, rule)
 
 
 def _first_contact(pair: Pair, rule: Rule) -> Led:

@@ -16,9 +16,9 @@ from common.models import AuditEntry
 from gateway_runtime import sync_facts, sync_run
 from gateways import dispatch, sync_runs
 from gateways.models import Task
-from integrations.azure.errors import OutcomeUnknown
+from integrations.azure.errors import OutcomeUnknown, RoleMissing
 from integrations.azure.keyvault import KeyVault
-from integrations.models import SyncItem, SyncNote, SyncRule, SyncRun
+from integrations.models import SyncItem, SyncNote, SyncRule, SyncRun, SyncStep
 from integrations.sync.told import action_of
 from protocol import paths, sync
 from protocol.storage import MoveProgress
@@ -169,6 +169,52 @@ class TestCarrying:
         desk.put("A", "two")
         seen = desk.run("preview")
         assert (seen["planned"], seen["left_alone"]) == ({}, {"owned_by_other": 1})
+
+    def test_names_of_a_deleted_rule_of_the_project_can_be_adopted(self, desk: SyncDesk) -> None:
+        """As when Terraform destroys a rule and creates it again."""
+        desk.with_rule(name="first").put("A", "one")
+        desk.put("B", "one")
+        desk.first()
+        assert desk.admin.delete(f"projects/sync-rules/{desk.rule}")[0] == 204
+        desk.with_rule(name="second", conflict_strategy="mazevault_wins")
+        desk.put("A", "two")
+        left = desk.run("preview")
+        assert (left["planned"], desk.notes(left["id"])) == ({}, {"A": "not_adopted"}), "it is not taken over unasked"
+        desk.setup(adopted=["A", "B"])
+        done = desk.first()
+        assert (done["state"], done["planned"]) == ("succeeded", {"update_there": 1, "claim_there": 1})
+        assert desk.there() == {"A": "two", "B": "one"}
+        tags = [desk.portal().get_secret(name).properties.tags["mazevault-owner"] for name in "AB"]
+        assert tags == [desk.rule, desk.rule]
+
+    def test_tags_that_this_project_does_not_know_stay_somebody_elses(self, desk: SyncDesk) -> None:
+        other = desk.made("projects", {"name": "other"})
+        wish = {"name": "v", "type": "key_vault", "provider": "azure_key_vault", "environment": "dev",
+                "config": {"vault_url": desk.url}}  # fmt: skip
+        mine = desk.made(f"projects/{other}/integrations", wish)
+        theirs = desk.made(f"projects/{other}/sync-rules", {"name": "r", "integration_id": mine, "sync_direction": "push"})
+        assert desk.admin.delete(f"projects/sync-rules/{theirs}")[0] == 204
+        marks = {"mazevault-epoch": "1", "mazevault-operation": "x"}
+        owners = {"A": theirs, "B": str(uuid.uuid4()), "C": f"project:{other}/{uuid.uuid4()}"}
+        desk.with_rule(conflict_strategy="mazevault_wins")
+        for name, owner in owners.items():
+            desk.portal().set_secret(name, "x", tags={**marks, "mazevault-owner": owner})
+            desk.put(name, "mine")
+        desk.setup(adopted=list(owners), dr_copy=True)
+        done = desk.first()
+        assert desk.notes(done["id"]) == dict.fromkeys(owners, "owned_by_other")
+        assert (done["state"], done["code"]) == ("incomplete", "ALL_LEFT_ALONE"), "a copy that has nothing is no success"
+
+    def test_names_of_the_projects_own_storage_can_be_adopted_once_it_has_come_home(self, desk: SyncDesk) -> None:
+        row = Secret.objects.get(id=desk.put("A", "one"))
+        owner = f"project:{row.project_id}/{row.environment_id}"
+        marks = {"mazevault-epoch": "1", "mazevault-operation": "x", "mazevault-owner": owner}
+        desk.portal().set_secret("A", "one", tags=marks)
+        desk.with_rule().setup(adopted=["A"])
+        SecretVersion.objects.update(external_version="still there")
+        assert desk.notes(desk.run("preview")["id"]) == {"A": "owned_by_other"}
+        SecretVersion.objects.update(external_version="")
+        assert desk.run("preview")["planned"] == {"claim_there": 1}
 
 
 class TestLooking:
@@ -463,6 +509,21 @@ class TestRights:
         status, body = desk.admin.patch(f"projects/sync-rules/{desk.rule}/setup", wish)
         assert status == 400 and body["error"].startswith(field), body
 
+    def test_a_template_that_makes_no_names_is_refused_when_the_rule_is_made(self, desk: SyncDesk) -> None:
+        for template in ("{{key}}{{key}}", "fixed", "a_{{key}}"):
+            wish = {"name": "r", "integration_id": desk.integration, "key_transform_template": template}
+            status, body = desk.admin.post(f"projects/{desk.project}/sync-rules", wish)
+            assert status == 400 and body["error"].startswith("key_transform_template: "), body
+
+    def test_the_plan_of_a_paused_rule_is_told_and_not_done(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        desk.put("A", "two")
+        desk.setup(paused=True)
+        seen = desk.run()
+        assert (seen["state"], seen["verdict"], seen["planned"]) == ("planned", "paused", {"update_there": 1})
+        assert desk.there() == {"A": "one"}
+
     def test_a_rule_that_cannot_run_says_why(self, desk: SyncDesk) -> None:
         desk.with_rule(source_path="/app")
         status, body = desk.admin.post(f"projects/sync-rules/{desk.rule}/runs", {"phase": "preview"})
@@ -645,6 +706,96 @@ class TestCrashes:
         assert desk.finish(run)["state"] == "succeeded" and len(desk.there()) == 25
         assert Task.objects.filter(payload__run=run).count() == 3
 
+    def test_the_end_of_a_stopped_run_is_looked_for_by_the_next_one(self, desk: SyncDesk) -> None:
+        """Killed between a write and its report, then stopped: what the vault has is the rule's own, and nobody's change."""
+        desk.with_rule(sync_direction="bidirectional", conflict_strategy="external_wins").put("A", "one")
+        desk.first()
+        desk.put("A", "two")
+        run = self.killed_at_its_report(desk)
+        desk.admin.post(f"projects/sync-runs/{run}/stop")
+        self.claim_again()
+        sync_runs.sweep(now())
+        desk.put("A", "three")
+        done = desk.run()
+        assert (done["planned"], desk.here(), desk.there()) == ({"update_there": 1}, {"A": "three"}, {"A": "three"})
+        assert desk.look(run)["steps"] == {"done": 1}, "what the stopped run had begun has an end too"
+
+    def test_a_write_that_lands_after_somebody_looked_for_it_is_no_change_of_the_vault(self, desk: SyncDesk) -> None:
+        desk.with_rule(sync_direction="bidirectional").put("A", "one")
+        desk.first()
+        desk.put("A", "two")
+        self.killed_at_its_report(desk)
+        SyncStep.objects.filter(state="begun").update(state="outdated")
+        SyncRun.objects.filter(state="running").update(state="failed")
+        desk.put("A", "three")
+        assert desk.run()["planned"] == {"update_there": 1} and desk.there() == {"A": "three"}
+
+    def test_a_person_who_copies_the_tags_of_a_write_has_a_value_of_their_own(self, desk: SyncDesk) -> None:
+        desk.with_rule(sync_direction="bidirectional").put("A", "one")
+        desk.first()
+        desk.put("A", "two")
+        self.killed_at_its_report(desk)
+        SyncRun.objects.filter(state="running").update(state="failed")
+        portal = desk.portal()
+        portal.set_secret("A", "a person's", tags=portal.get_secret("A").properties.tags)
+        desk.put("A", "three")
+        left = desk.run()
+        assert (left["planned"], left["left_alone"], desk.there()) == ({}, {"conflict": 1}, {"A": "a person's"})
+
+    @pytest.mark.parametrize("stopped", [False, True])
+    def test_a_name_that_was_recovered_gets_its_value_after_a_kill(self, desk: SyncDesk, stopped: bool) -> None:
+        """Between recovery and value the old, deleted value is alive: the same run ends that, or the next one."""
+        run = self.killed_between_recovery_and_value(desk)
+        if stopped:
+            desk.admin.post(f"projects/sync-runs/{run}/stop")
+            self.claim_again()
+            sync_runs.sweep(now())
+            assert desk.first()["planned"] == {"update_there": 1}
+        else:
+            self.claim_again()
+            done = desk.finish(run)
+            assert (done["state"], done["steps"]) == ("succeeded", {"done": 1}), done
+        assert desk.there() == {"A": "one"} and desk.run()["planned"] == {}
+
+    def test_a_recovered_name_that_a_person_set_meanwhile_keeps_their_value(self, desk: SyncDesk) -> None:
+        run = self.killed_between_recovery_and_value(desk)
+        desk.portal().set_secret("A", "a person's")
+        self.claim_again()
+        desk.finish(run)
+        assert desk.there() == {"A": "a person's"} and desk.steps(run) == [("recover_there", "A", "outdated")]
+
+    def killed_between_recovery_and_value(self, desk: SyncDesk) -> str:
+        portal = desk.portal()
+        portal.set_secret("A", "old")
+        portal.begin_delete_secret("A").wait()
+        desk.with_rule().put("A", "one")
+        desk.setup(adopted=["A"])
+        run, true = str(desk.ask(confirm=desk.run("preview")["digest"])["id"]), KeyVault.recover
+
+        def die(vault: KeyVault, name: str) -> None:
+            true(vault, name)
+            raise Killed
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(KeyVault, "recover", die)
+            with pytest.raises(Killed):
+                desk.work()
+        assert desk.there() == {"A": "old"}
+        return run
+
+    def killed_at_its_report(self, desk: SyncDesk) -> str:
+        run, said = str(desk.ask()["id"]), list[str]()
+
+        def cut(path: str, when: str) -> None:
+            said.extend([path] if path.endswith("progress") and when == "before" else [])
+            if len(said) == 2:
+                raise Killed
+
+        with pytest.raises(Killed):
+            desk.work(line=Line(desk.npr, cut))
+        assert desk.there() == {"A": "two"}
+        return run
+
     @staticmethod
     def claim_again() -> None:
         """What the sweep does when a claim runs out."""
@@ -701,6 +852,53 @@ class TestTrouble:
         denied = desk.run(confirm=shown)
         assert (denied["state"], denied["code"]) == ("failed", "KEY_VAULT_ROLE_MISSING") and "Fix: " in denied["detail"]
         assert desk.there() == {}
+
+    def test_a_pull_is_taken_back_although_one_of_its_names_is_disabled_in_the_vault(self, desk: SyncDesk) -> None:
+        portal = desk.portal()
+        for name in ("A", "B"):
+            portal.set_secret(name, "x")
+        desk.with_rule(sync_direction="pull")
+        done = desk.first()
+        portal.update_secret_properties("A", portal.get_secret("A").properties.version, enabled=False)
+        desk.setup(paused=True)
+        shown = desk.undo(done["id"])
+        assert desk.undo(done["id"], shown["digest"])["steps"] == {"done": 2} and desk.here() == {}
+
+    def test_a_name_that_is_disabled_before_its_step_fails_alone(self, desk: SyncDesk) -> None:
+        portal = desk.portal()
+        for name in ("A", "B"):
+            portal.set_secret(name, "x")
+        desk.with_rule(sync_direction="pull")
+        shown = desk.run("preview")["digest"]
+        version = portal.get_secret("A").properties.version
+        done = self.meanwhile(desk, shown, lambda: portal.update_secret_properties("A", version, enabled=False))
+        assert (done["state"], done["steps"], desk.here()) == ("incomplete", {"done": 1, "failed": 1}, {"B": "x"})
+        rows = desk.admin.get(f"projects/sync-runs/{done['id']}/steps")[1]
+        assert [row["code"] for row in rows if row["state"] == "failed"] == ["KEY_VAULT_OBJECT_DISABLED"]
+
+    def test_a_denial_before_a_step_of_the_project_ends_the_run_at_once(self, desk: SyncDesk) -> None:
+        desk.portal().set_secret("A", "x")
+        desk.with_rule(sync_direction="pull")
+        shown = desk.run("preview")["digest"]
+
+        def deny(vault: KeyVault, name: str, version: str = "") -> Any:
+            raise RoleMissing("no role", "assign one")
+
+        done = self.meanwhile(desk, shown, lambda: desk.monkeypatch.setattr(KeyVault, "get", deny))
+        assert (done["state"], done["code"], desk.here()) == ("failed", "KEY_VAULT_ROLE_MISSING", {})
+
+    @staticmethod
+    def meanwhile(desk: SyncDesk, confirm: str, happens: Callable[[], object]) -> dict[str, Any]:
+        """A run in which this happens once the plan is told."""
+        run, done = desk.ask(confirm=confirm)["id"], list[str]()
+
+        def cut(said: str, when: str) -> None:
+            if said.endswith("plan") and when == "after" and not done:
+                done.append(said)
+                happens()
+
+        desk.work(line=Line(desk.npr, cut))
+        return desk.look(run)
 
     def test_a_throttled_vault_is_waited_for(self, desk: SyncDesk, control: Any) -> None:
         desk.with_rule()
