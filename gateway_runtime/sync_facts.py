@@ -6,8 +6,9 @@ import logging
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
-from gateway_runtime.sync_vault import Final, Run, Unseen
+from gateway_runtime.sync_vault import Final, Reading, Run, Unseen
 from integrations.azure.connection_test import PROBE_OWNER
 from integrations.azure.errors import (
     AccessDenied,
@@ -34,6 +35,8 @@ from protocol.sync import (
 )
 
 log = logging.getLogger("mazevault.gateway.sync")
+
+Row = TypeVar("Row")
 
 SETTLED = timedelta(minutes=1)
 """A vault tells its times in whole seconds, by its own clock: what changed a shorter time ago may change again unseen."""
@@ -68,9 +71,17 @@ def listed(run: Run) -> World:
 
 
 def read(run: Run, theirs: Sequence[Theirs], names: Iterable[str]) -> tuple[Theirs, ...]:
-    """The same secrets, with version and digest of those that are named. One that cannot be read stays without."""
+    """The same secrets, with version and digest of those that are named. One that cannot be read stays without.
+
+    What this run has read before, in another task too, is not read again while the list shows it unchanged.
+    """
     found = {each.name.lower(): each for each in theirs}
     for name in names:
+        run.live()
+        listed_one, known = found[name.lower()], run.readings.get(name.lower())
+        if known is not None and known.stamp == listed_one.stamp:
+            found[name.lower()] = replace(listed_one, version=known.version, digest=known.digest, unseen=known.unseen)
+            continue
         try:
             held = run.look(name)
         except ObjectDisabled:
@@ -84,8 +95,14 @@ def read(run: Run, theirs: Sequence[Theirs], names: Iterable[str]) -> tuple[Thei
                 _theirs(run, held.entry, now), version=held.entry.version, digest=digest, name=found[name.lower()].name,
                 unseen=run.unseen.tells_of(held.entry, digest),
             )  # fmt: skip
+            _keep_in_mind(run, found[name.lower()])
             run.numbers["read"] += 1
     return tuple(found.values())
+
+
+def _keep_in_mind(run: Run, theirs: Theirs) -> None:
+    if theirs.stamp and theirs.digest is not None:
+        run.readings[theirs.name.lower()] = Reading(theirs.stamp, theirs.version, theirs.digest, theirs.unseen)
 
 
 def looked_at(run: Run, theirs: Sequence[Theirs], wanted: Set[str]) -> tuple[Theirs, ...]:
@@ -100,6 +117,7 @@ def looked_at(run: Run, theirs: Sequence[Theirs], wanted: Set[str]) -> tuple[The
 
 
 def _buried_version(run: Run, name: str) -> str:
+    run.live()
     try:
         gone = run.call(lambda: run.vault.deleted_one(name))
     except (AccessDenied, TokenTrouble) as denied:
@@ -122,8 +140,8 @@ def _their_list(run: Run) -> tuple[tuple[Theirs, ...], bool]:
     """The vault's secrets, and whether the list came to its end. Raises `Final` when the vault does not let us list."""
     now = datetime.now(UTC)
     try:
-        living = run.call(lambda: list(run.vault.entries()))
-        deleted = run.call(lambda: list(run.vault.deleted()))
+        living = run.call(lambda: _all(run, run.vault.entries()))
+        deleted = run.call(lambda: _all(run, run.vault.deleted()))
     except (AccessDenied, TokenTrouble) as denied:
         raise Final(denied) from denied
     except AzureTrouble as trouble:
@@ -132,6 +150,14 @@ def _their_list(run: Run) -> tuple[tuple[Theirs, ...], bool]:
     found = {gone.entry.name.lower(): _theirs(run, gone.entry, now, deleted=True) for gone in deleted}
     found |= {entry.name.lower(): _theirs(run, entry, now) for entry in living}
     return tuple(each for each in found.values() if each.owner != PROBE_OWNER), True
+
+
+def _all(run: Run, rows: Iterable[Row]) -> list[Row]:
+    found = []
+    for row in rows:
+        run.live()
+        found.append(row)
+    return found
 
 
 def _theirs(run: Run, entry: Entry, now: datetime, *, deleted: bool = False) -> Theirs:

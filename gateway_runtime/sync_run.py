@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from gateway_runtime import sync_facts, sync_steps, vaults
 from gateway_runtime.frames import TaskFrame
 from gateway_runtime.sync_talk import Talk
-from gateway_runtime.sync_vault import Final, Run, Stopped
+from gateway_runtime.sync_vault import Final, Reading, Run, Stopped
 from integrations.azure.egress import CALL_SECONDS
 from integrations.azure.keyvault import KeyVault
 from integrations.sync.drift import drift
@@ -50,6 +50,8 @@ REST_SECONDS = 10
 """So long a run rests when the world moved each time."""
 
 
+_readings: dict[tuple[str, str], dict[str, Reading]] = {}
+"""By run and key of its digests: what a paused or broken-off task had read, for the one that goes on."""
 Found = TypeVar("Found")
 
 
@@ -62,6 +64,7 @@ def work_on(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
     began = time.monotonic()
     with KeyVault(connection, credential, vaults.guard(), seconds=seconds) as vault:
         run = Run(frame, talk, order, vault)
+        run.readings = _readings_of(run)
         try:
             end = _work(run)
             code, detail = "", ""
@@ -69,9 +72,19 @@ def work_on(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
             end, code, detail = RunEnd.STOPPED, "", str(stopped)
         except Final as final:
             end, code, detail = RunEnd.FAILED, final.trouble.code, f"{final.trouble.cause}. Fix: {final.trouble.fix}"
+        if end is not RunEnd.PAUSED:
+            _readings.clear()
         run.numbers["milliseconds"] = round((time.monotonic() - began) * 1000)
         talk.end(end, run.numbers, code, detail, run.rest)
     return {"run": str(payload["run"]), "end": end.value, **run.numbers}
+
+
+def _readings_of(run: Run) -> dict[str, Reading]:
+    """What this process has read for the run before; of other runs nothing is kept."""
+    which = (run.talk.run, run.digest(""))
+    if which not in _readings:
+        _readings.clear()
+    return _readings.setdefault(which, {})
 
 
 def _work(run: Run) -> RunEnd:

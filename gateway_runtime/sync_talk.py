@@ -64,6 +64,10 @@ class Talk:
             return ProgressAnswer(True)
         return self.frame.ask(paths.SYNC_PROGRESS, Progress(**self._whose(), ended=ended, begin=begin), ProgressAnswer)
 
+    def alive(self) -> ProgressAnswer:
+        """The work goes on although there is nothing to say yet; its claim lasts as long again."""
+        return self.frame.ask(paths.SYNC_PROGRESS, Progress(**self._whose()), ProgressAnswer)
+
     def end(self, end: RunEnd, numbers: Mapping[str, int], code: str, detail: str, rest: int) -> None:
         body = EndRun(**self._whose(), end=end, code=code, detail=detail[:1000], retry_after=rest, numbers=dict(numbers))
         self.frame.ask(paths.SYNC_END, body, Acknowledged)

@@ -32,6 +32,9 @@ TRIES, FIRST_PAUSE, LONGEST_PAUSE = 4, 1.0, 20.0
 CALLS_PER_SECOND, BURST = 100.0, 100.0
 """What a run takes of a vault's budget: a quarter of the 4,000 transactions in 10 seconds that Azure allows."""
 
+SIGN_OF_LIFE_SECONDS = 20.0
+"""Between two words to the Primary while a vault is listed and read."""
+
 Found = TypeVar("Found")
 
 
@@ -78,6 +81,16 @@ class Unseen:
         return written is not None and written in ("", digest)
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a secret of the vault was when it was read: while a list shows the same `stamp`, it is so still. Never a value."""
+
+    stamp: str
+    version: str
+    digest: str
+    unseen: bool
+
+
 @dataclass
 class Run:
     """One task's work on a run."""
@@ -93,6 +106,9 @@ class Run:
     unseen: Unseen = field(default_factory=Unseen)
     ended_owners: frozenset[str] = frozenset()
     """Ownership tags that are nobody's any more."""
+    readings: dict[str, Reading] = field(default_factory=dict)
+    """What was read for this run before, by name in small letters."""
+    heard_at: float = field(default_factory=time.monotonic)
 
     @property
     def rule(self) -> Rule:
@@ -135,6 +151,15 @@ class Run:
             return self.call(lambda: self.vault.get(name))
         except ObjectMissing:
             return None
+
+    def live(self) -> None:
+        """Let the Primary hear of the work now and then, so that its claim does not run out. Raises `Stopped`."""
+        if time.monotonic() - self.heard_at < SIGN_OF_LIFE_SECONDS:
+            return
+        answer = self.talk.alive()
+        self.heard_at = time.monotonic()
+        if not answer.go_on:
+            raise Stopped(answer.why)
 
     def owner_in(self, entry: Entry) -> str | None:
         """Whose a secret of the vault is; None when it is nobody's."""

@@ -156,7 +156,7 @@ def _progress(
         settled += _settle(run, memory, told, now)
     if body.ended:
         dispatch.note_progress(run.task)
-    caller, answer = principal_named(run.asked_by, now), _answer(run)
+    caller, answer = principal_named(run.asked_by, now), _answer(run, doing=bool(body.ended or body.begin))
     if not answer.go_on or not body.begin:
         return ProgressAnswer(go_on=answer.go_on, why=answer.why), settled
     why = sync_runs.why_not_allowed(run, caller)
@@ -244,11 +244,12 @@ def _run(gateway: Gateway, body: Asked) -> SyncRun:
     )
     run = rows.filter(id=body.run).first()
     task = sync_runs.task_of(run) if run else None
-    if run is None or not dispatch.is_claimed(task, gateway, body.claim, body.epoch):
+    if run is None or task is None or not dispatch.is_claimed(task, gateway, body.claim, body.epoch):
         raise Conflict("this claim no longer counts for a sync run", code="STALE_CLAIM")
     if run.state != RunState.RUNNING:
         raise Conflict("the run has ended", code="RUN_ENDED")
     _refuse_other_world(run, gateway)
+    dispatch.extend_claim(task)
     return run
 
 

@@ -255,7 +255,8 @@ class StepReport(Message, frozen=True):
 
 
 class Progress(Message, frozen=True):
-    """How the steps before ended, and which come next. Saying it again changes nothing."""
+    """How the steps before ended, and which come next. Without either it says that the work goes on. Saying it again changes
+    nothing."""
 
     run: Identifier
     claim: Identifier

@@ -13,7 +13,7 @@ from accounts import roles
 from accounts.models import Environment, Project, User
 from common.clock import now
 from common.models import AuditEntry
-from gateway_runtime import sync_facts, sync_run
+from gateway_runtime import sync_facts, sync_run, sync_vault
 from gateways import dispatch, sync_runs
 from gateways.models import Task
 from integrations.azure.errors import OutcomeUnknown, RoleMissing
@@ -236,6 +236,58 @@ class TestLooking:
         done = desk.run()
         assert (done["numbers"]["read"], done["state"], done["steps"]) == (1, "succeeded", {"done": 2})
         assert desk.here() == desk.there() == {"N0": "1", "N1": "3", "N2": "1", "N3": "2", "N4": "1"}
+
+    def test_the_next_task_of_a_run_reads_nothing_again_that_is_as_it_was(
+        self, desk: SyncDesk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sync_facts, "SETTLED", timedelta(seconds=-5))
+        for number in range(40):
+            desk.portal().set_secret(f"N{number:02}", "x")
+        desk.with_rule(sync_direction="pull")
+        run, true, gets = desk.ask(confirm=desk.run("preview")["digest"])["id"], KeyVault.get, list[str]()
+
+        def get(vault: KeyVault, name: str, version: str = "") -> Any:
+            gets.append(name)
+            return true(vault, name, version)
+
+        monkeypatch.setattr(KeyVault, "get", get)
+        monkeypatch.setattr(sync_run, "WORK_SECONDS", 0.0)
+        assert desk.finish(run)["steps"] == {"done": 40}
+        assert len(gets) == 80, "each once for the plan and once right before its step, in four tasks"
+        assert not sync_run._readings, "an ended run leaves nothing behind"
+
+    def test_a_plan_that_takes_longer_than_its_claim_is_made(self, desk: SyncDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        for number in range(12):
+            desk.portal().set_secret(f"N{number:02}", "x")
+        desk.with_rule(sync_direction="pull")
+        monkeypatch.setattr(sync_vault, "SIGN_OF_LIFE_SECONDS", 0.0)
+        true, run = KeyVault.get, desk.ask("preview")["id"]
+
+        def slow(vault: KeyVault, name: str, version: str = "") -> Any:
+            Task.objects.filter(claim_until__lt=now() + timedelta(seconds=290)).update(claim_until=now() - timedelta(seconds=1))
+            dispatch.sweep(now())
+            Task.objects.update(claim_until=now() + timedelta(seconds=100))  # the rest of a claim that nobody extends
+            return true(vault, name, version)
+
+        monkeypatch.setattr(KeyVault, "get", slow)
+        desk.work()
+        assert (desk.look(run)["state"], desk.look(run)["planned"]) == ("planned", {"create_here": 12})
+
+    def test_a_run_that_is_stopped_while_it_reads_reads_no_further(self, desk: SyncDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        for number in range(12):
+            desk.portal().set_secret(f"N{number:02}", "x")
+        desk.with_rule(sync_direction="pull")
+        monkeypatch.setattr(sync_vault, "SIGN_OF_LIFE_SECONDS", 0.0)
+        true, run, gets = KeyVault.get, desk.ask("preview")["id"], list[str]()
+
+        def get(vault: KeyVault, name: str, version: str = "") -> Any:
+            gets.append(name)
+            desk.admin.post(f"projects/sync-runs/{run}/stop")
+            return true(vault, name, version)
+
+        monkeypatch.setattr(KeyVault, "get", get)
+        desk.work()
+        assert (desk.look(run)["state"], len(gets)) == ("stopped", 1)
 
 
 class TestHistory:
