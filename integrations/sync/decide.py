@@ -73,8 +73,8 @@ def _news(pair: Pair) -> Remembered | None:
 
 
 def _leader(pair: Pair, rule: Rule) -> Led:
-    if pair.theirs is not None and pair.theirs.unseen and _led_by_our_own(pair, rule):
-        return Side.OURS, MOVED_REASON.get((Side.OURS, pair.change_here), Reason.OVERTAKEN)
+    if (led := _after_our_own(pair, rule)) is not None:
+        return led
     if pair.base is None:
         return _first_contact(pair, rule)
     here, there = pair.change_here, pair.change_there
@@ -87,9 +87,13 @@ def _leader(pair: Pair, rule: Rule) -> Led:
     return _missing(pair, rule)
 
 
-def _led_by_our_own(pair: Pair, rule: Rule) -> bool:
-    """What is there is the rule's own doing and nobody's change, so only our side can have moved."""
-    return pair.lives_there and pair.change_here is not Change.ABSENT and _may_lead(Side.OURS, rule)
+def _after_our_own(pair: Pair, rule: Rule) -> Led | None:
+    """What is there is the rule's own unseen doing and nobody's change, so only our side can have moved. None when it is not."""
+    if pair.theirs is None or not pair.theirs.unseen or not pair.lives_there or not _may_lead(Side.OURS, rule):
+        return None
+    if pair.change_here is not Change.ABSENT:
+        return Side.OURS, MOVED_REASON.get((Side.OURS, pair.change_here), Reason.OVERTAKEN)
+    return _missing(pair, rule) if pair.base is not None else None
 
 
 def _first_contact(pair: Pair, rule: Rule) -> Led:

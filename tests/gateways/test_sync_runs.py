@@ -390,6 +390,23 @@ class TestHistory:
         shown = desk.undo(done["id"])
         assert (shown["planned"], desk.notes(shown["id"])) == ({}, {"A": "changed_since"}) and desk.here() == {"A": "a person's"}
 
+    def test_undo_deletes_no_secret_that_took_the_place_of_its_own_after_the_plan(self, desk: SyncDesk) -> None:
+        desk.portal().set_secret("A", "x")
+        desk.with_rule(sync_direction="pull")
+        done = desk.first()
+        desk.setup(paused=True)
+        confirm, seen = desk.undo(done["id"])["digest"], list[str]()
+        run = desk.admin.post(f"projects/sync-runs/{done['id']}/undo", {"confirm": confirm})[1]["id"]
+
+        def cut(said: str, when: str) -> None:
+            if said.endswith("plan") and when == "after" and not seen:
+                seen.append(said)
+                desk.delete("A")
+                desk.put("A", "a person's")
+
+        desk.work(line=Line(desk.npr, cut))
+        assert desk.here() == {"A": "a person's"} and desk.steps(run) == [("delete_here", "A", "outdated")]
+
     def test_undo_of_a_list_that_breaks_off_is_refused(self, desk: SyncDesk, control: Any) -> None:
         desk.with_rule().put("A", "one")
         done = desk.first()
@@ -1021,6 +1038,23 @@ class TestGatewaysThatLie:
         step = sync.BegunStep(str(uuid.uuid4()), action_of(actions[1]).fingerprint)
         answer = desk.npr.call(paths.SYNC_PROGRESS, sync.Progress(run, claim, 1, [], [step]), sync.ProgressAnswer)
         assert answer.json()["code"] == "STEP_NOT_ALLOWED" and "nobody looked" not in answer.content.decode()
+
+    def test_an_undo_does_nothing_but_the_opposite_of_what_was_done(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        for key in "AB":
+            desk.put(key, "one")
+        done = desk.first()
+        desk.put("C", "one")
+        desk.setup(paused=True)
+        desk.admin.post(f"projects/sync-runs/{done['id']}/undo", {})
+        run = desk.admin.get(f"projects/sync-rules/{desk.rule}/runs")[1][0]["id"]
+        claim = desk.npr.claim(epoch=1, limit=5).tasks[0].claim
+        for kind, key, code in (("delete_there", "A", None), ("delete_there", "C", "STEP_NOT_ALLOWED"),
+                                ("rollback_there", "A", "STEP_NOT_ALLOWED")):  # fmt: skip
+            action = sync.SyncAction(kind, "undone", key, key, "", 1, "v")
+            part = sync.PlanPart(run, claim, 1, True, "needs_confirmation", "d", "s", False, [action])
+            answer = desk.npr.call(paths.SYNC_PLAN, part, sync.RunAnswer)
+            assert (None if isinstance(answer, sync.RunAnswer) else answer.json()["code"]) == code
 
     def test_more_deletions_than_allowed_are_not_begun(self, desk: SyncDesk) -> None:
         desk.with_rule()
