@@ -803,13 +803,14 @@ class TestCrashes:
         desk.with_rule(sync_direction="bidirectional").put("A", "one")
         desk.first()
         desk.put("A", "two")
-        self.killed_at_its_report(desk)
+        run = self.killed_at_its_report(desk)
         SyncRun.objects.filter(state="running").update(state="failed")
         portal = desk.portal()
         portal.set_secret("A", "a person's", tags=portal.get_secret("A").properties.tags)
         desk.put("A", "three")
         left = desk.run()
         assert (left["planned"], left["left_alone"], desk.there()) == ({}, {"conflict": 1}, {"A": "a person's"})
+        assert desk.look(run)["steps"] == {"outdated": 1}
 
     @pytest.mark.parametrize("stopped", [False, True])
     def test_a_name_that_was_recovered_gets_its_value_after_a_kill(self, desk: SyncDesk, stopped: bool) -> None:
