@@ -65,9 +65,12 @@ def _announced(run: Run, operation: str, action: Action) -> BegunStep | None:
 def _recovery(run: Run, operation: str, action: Action) -> BegunStep | None:
     """The version that is to come back is announced, so that after a crash ours is told from one that a person set."""
     gone = run.call(lambda: run.vault.deleted_one(action.name))
-    if gone is None or run.is_others(gone.entry) or action.to_version not in ("", gone.entry.version):
+    if gone is None or run.is_others(gone.entry):
         return None
-    return BegunStep(operation, action.fingerprint, their_version=gone.entry.version)
+    version = gone.entry.version
+    if version and action.to_version not in ("", version):
+        return None
+    return BegunStep(operation, action.fingerprint, their_version=version)
 
 
 def reported(run: Run, action: Action, operation: str, value: str, ended: list[StepReport]) -> StepReport:

@@ -74,7 +74,7 @@ def undo(identifier: uuid.UUID, confirm: str, by: By) -> SyncRun:
     with transaction.atomic():
         former = run_for(identifier, by, PROJECTS_WRITE)
         rule = rule_for(former.rule_id, by, PROJECTS_WRITE, lock=True)
-        if former.phase != RunPhase.APPLY or not former.steps.filter(state=StepState.DONE).exists():
+        if former.phase != RunPhase.APPLY or not former.steps.filter(state__in=(StepState.DONE, StepState.BEGUN)).exists():
             raise Conflict("this run changed nothing that could be taken back", code="NOTHING_TO_UNDO")
         if not rule.paused:
             raise Conflict("pause the rule first, or its next run does the same again", code="RULE_NOT_PAUSED")

@@ -789,6 +789,17 @@ class TestCrashes:
         assert (done["planned"], desk.here(), desk.there()) == ({"update_there": 1}, {"A": "three"}, {"A": "three"})
         assert desk.look(run)["steps"] == {"done": 1}, "what the stopped run had begun has an end too"
 
+    def test_what_a_stopped_run_had_begun_can_be_taken_back(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        desk.put("A", "two")
+        run = self.killed_at_its_report(desk)
+        desk.admin.post(f"projects/sync-runs/{run}/stop")
+        self.claim_again()
+        sync_runs.sweep(now())
+        desk.setup(paused=True)
+        assert desk.undo(run, desk.undo(run)["digest"])["steps"] == {"done": 1} and desk.there() == {"A": "one"}
+
     def test_a_write_that_lands_after_somebody_looked_for_it_is_no_change_of_the_vault(self, desk: SyncDesk) -> None:
         desk.with_rule(sync_direction="bidirectional").put("A", "one")
         desk.first()
