@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
-from gateway_runtime.sync_vault import Final, Reading, Run, Unseen
+from gateway_runtime.sync_vault import Final, Paused, Reading, Run, Unseen
 from integrations.azure.connection_test import PROBE_OWNER
 from integrations.azure.errors import (
     AccessDenied,
@@ -42,6 +43,10 @@ SETTLED = timedelta(minutes=1)
 """A vault tells its times in whole seconds, by its own clock: what changed a shorter time ago may change again unseen."""
 
 
+READ_SECONDS = 120.0
+"""Reading of one task; what is left is read in the next one, so that other tasks get their turn."""
+
+
 def world_of(run: Run) -> World:
     """Both sides, with the values read that a plan needs."""
     known = listed(run)
@@ -73,15 +78,19 @@ def listed(run: Run) -> World:
 def read(run: Run, theirs: Sequence[Theirs], names: Iterable[str]) -> tuple[Theirs, ...]:
     """The same secrets, with version and digest of those that are named. One that cannot be read stays without.
 
-    What this run has read before, in another task too, is not read again while the list shows it unchanged.
+    What this run has read before, in another task too, is not read again while the list shows it unchanged. Raises `Paused` after
+    a while, if the next task has less to read then.
     """
     found = {each.name.lower(): each for each in theirs}
+    until = time.monotonic() + READ_SECONDS
     for name in names:
         run.live()
         listed_one, known = found[name.lower()], run.readings.get(name.lower())
         if known is not None and known.stamp == listed_one.stamp:
             found[name.lower()] = replace(listed_one, version=known.version, digest=known.digest, unseen=known.unseen)
             continue
+        if run.newly_kept and time.monotonic() > until:
+            raise Paused
         try:
             held = run.look(name)
         except ObjectDisabled:
@@ -103,6 +112,7 @@ def read(run: Run, theirs: Sequence[Theirs], names: Iterable[str]) -> tuple[Thei
 def _keep_in_mind(run: Run, theirs: Theirs) -> None:
     if theirs.stamp and theirs.digest is not None:
         run.readings[theirs.name.lower()] = Reading(theirs.stamp, theirs.version, theirs.digest, theirs.unseen)
+        run.newly_kept += 1
 
 
 def looked_at(run: Run, theirs: Sequence[Theirs], wanted: Set[str]) -> tuple[Theirs, ...]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from gateway_runtime import sync_facts, sync_steps, vaults
 from gateway_runtime.frames import TaskFrame
 from gateway_runtime.sync_talk import Talk
-from gateway_runtime.sync_vault import Final, Reading, Run, Stopped
+from gateway_runtime.sync_vault import Final, Paused, Reading, Run, Stopped
 from integrations.azure.egress import CALL_SECONDS
 from integrations.azure.keyvault import KeyVault
 from integrations.sync.drift import drift
@@ -68,6 +68,8 @@ def work_on(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
         try:
             end = _work(run)
             code, detail = "", ""
+        except Paused:
+            end, code, detail = RunEnd.PAUSED, "", ""
         except Stopped as stopped:
             end, code, detail = RunEnd.STOPPED, "", str(stopped)
         except Final as final:

@@ -108,6 +108,8 @@ class Run:
     """Ownership tags that are nobody's any more."""
     readings: dict[str, Reading] = field(default_factory=dict)
     """What was read for this run before, by name in small letters."""
+    newly_kept: int = 0
+    """Readings of this task that the next one has to spare."""
     heard_at: float = field(default_factory=time.monotonic)
 
     @property
@@ -171,6 +173,10 @@ class Run:
 
     def marks(self, operation: str) -> Marks:
         return Marks(self.frame.epoch, operation, self.order.rule)
+
+
+class Paused(Exception):
+    """The task has read for long enough; another one goes on with what was kept of it."""
 
 
 class Stopped(Exception):

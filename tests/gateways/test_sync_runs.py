@@ -273,6 +273,19 @@ class TestLooking:
         desk.work()
         assert (desk.look(run)["state"], desk.look(run)["planned"]) == ("planned", {"create_here": 12})
 
+    @pytest.mark.parametrize(("settled", "tasks"), [(-5, 4), (60, 1)])
+    def test_reading_goes_on_in_another_task_when_that_has_less_to_read(
+        self, desk: SyncDesk, monkeypatch: pytest.MonkeyPatch, settled: int, tasks: int
+    ) -> None:
+        monkeypatch.setattr(sync_facts, "SETTLED", timedelta(seconds=settled))
+        monkeypatch.setattr(sync_facts, "READ_SECONDS", 0.0)
+        for number in range(4):
+            desk.portal().set_secret(f"N{number:02}", "x")
+        desk.with_rule(sync_direction="pull")
+        shown = desk.run("preview")
+        assert (shown["state"], shown["planned"]) == ("planned", {"create_here": 4})
+        assert Task.objects.filter(payload__run=shown["id"]).count() == tasks
+
     def test_a_run_that_is_stopped_while_it_reads_reads_no_further(self, desk: SyncDesk, monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(12):
             desk.portal().set_secret(f"N{number:02}", "x")
