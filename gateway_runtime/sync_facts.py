@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
-from gateway_runtime.sync_vault import Final, Run
+from gateway_runtime.sync_vault import Final, Paused, Reading, Run, Unseen
 from integrations.azure.connection_test import PROBE_OWNER
 from integrations.azure.errors import (
     AccessDenied,
@@ -35,8 +37,14 @@ from protocol.sync import (
 
 log = logging.getLogger("mazevault.gateway.sync")
 
+Row = TypeVar("Row")
+
 SETTLED = timedelta(minutes=1)
 """A vault tells its times in whole seconds, by its own clock: what changed a shorter time ago may change again unseen."""
+
+
+READ_SECONDS = 120.0
+"""Reading of one task; what is left is read in the next one, so that other tasks get their turn."""
 
 
 def world_of(run: Run) -> World:
@@ -52,7 +60,8 @@ def world_of(run: Run) -> World:
 def listed(run: Run) -> World:
     """Both sides as far as lists tell of them."""
     order, talk = run.order, run.talk
-    ours = tuple(_ours(row) for row in talk.rows(Listing.OURS))
+    run.unseen = Unseen.of(talk.rows(Listing.UNSEEN))
+    ours = tuple(_ours(run, row) for row in talk.rows(Listing.OURS))
     base = None
     if order.remembers:
         items = tuple(remembered_of(item) for item in talk.rows(Listing.MEMORY))
@@ -67,9 +76,21 @@ def listed(run: Run) -> World:
 
 
 def read(run: Run, theirs: Sequence[Theirs], names: Iterable[str]) -> tuple[Theirs, ...]:
-    """The same secrets, with version and digest of those that are named. One that cannot be read stays without."""
+    """The same secrets, with version and digest of those that are named. One that cannot be read stays without.
+
+    What this run has read before, in another task too, is not read again while the list shows it unchanged. Raises `Paused` after
+    a while, if the next task has less to read then.
+    """
     found = {each.name.lower(): each for each in theirs}
+    until = time.monotonic() + READ_SECONDS
     for name in names:
+        run.live()
+        listed_one, known = found[name.lower()], run.readings.get(name.lower())
+        if known is not None and known.stamp == listed_one.stamp:
+            found[name.lower()] = replace(listed_one, version=known.version, digest=known.digest, unseen=known.unseen)
+            continue
+        if run.newly_kept and time.monotonic() > until:
+            raise Paused
         try:
             held = run.look(name)
         except ObjectDisabled:
@@ -78,12 +99,40 @@ def read(run: Run, theirs: Sequence[Theirs], names: Iterable[str]) -> tuple[Thei
             log.warning("no value of the vault can be read: %s", denied.cause)
             break
         if held is not None:
-            now = datetime.now(UTC)
+            now, digest = datetime.now(UTC), run.digest(held.value)
             found[name.lower()] = replace(
-                _theirs(held.entry, now), version=held.entry.version, digest=run.digest(held.value), name=found[name.lower()].name
-            )
+                _theirs(run, held.entry, now), version=held.entry.version, digest=digest, name=found[name.lower()].name,
+                unseen=run.unseen.tells_of(held.entry, digest),
+            )  # fmt: skip
+            _keep_in_mind(run, found[name.lower()])
             run.numbers["read"] += 1
     return tuple(found.values())
+
+
+def _keep_in_mind(run: Run, theirs: Theirs) -> None:
+    if theirs.stamp and theirs.digest is not None:
+        run.readings[theirs.name.lower()] = Reading(theirs.stamp, theirs.version, theirs.digest, theirs.unseen)
+        run.newly_kept += 1
+
+
+def looked_at(run: Run, theirs: Sequence[Theirs], wanted: Set[str]) -> tuple[Theirs, ...]:
+    """The same secrets; of those wanted (in small letters) the version is known, of a deleted one the version it had last.
+
+    Raises `Final` when the vault does not let us look.
+    """
+    named = [each for each in theirs if each.name.lower() in wanted]
+    buried = {each.name: _buried_version(run, each.name) for each in named if each.deleted}
+    known = [replace(each, buried_version=buried[each.name]) if each.name in buried else each for each in theirs]
+    return read(run, known, [each.name for each in named if not each.deleted])
+
+
+def _buried_version(run: Run, name: str) -> str:
+    run.live()
+    try:
+        gone = run.call(lambda: run.vault.deleted_one(name))
+    except (AccessDenied, TokenTrouble) as denied:
+        raise Final(denied) from denied
+    return gone.entry.version if gone else ""
 
 
 def _unchanged_known(theirs: Iterable[Theirs], remembered: Iterable[Remembered]) -> tuple[Theirs, ...]:
@@ -101,25 +150,32 @@ def _their_list(run: Run) -> tuple[tuple[Theirs, ...], bool]:
     """The vault's secrets, and whether the list came to its end. Raises `Final` when the vault does not let us list."""
     now = datetime.now(UTC)
     try:
-        living = run.call(lambda: list(run.vault.entries()))
-        deleted = run.call(lambda: list(run.vault.deleted()))
+        living = run.call(lambda: _all(run, run.vault.entries()))
+        deleted = run.call(lambda: _all(run, run.vault.deleted()))
     except (AccessDenied, TokenTrouble) as denied:
         raise Final(denied) from denied
     except AzureTrouble as trouble:
         log.warning("the list of the vault broke off: %s", trouble.cause)
         return (), False
-    found = {gone.entry.name.lower(): _theirs(gone.entry, now, deleted=True) for gone in deleted}
-    found |= {entry.name.lower(): _theirs(entry, now) for entry in living}
+    found = {gone.entry.name.lower(): _theirs(run, gone.entry, now, deleted=True) for gone in deleted}
+    found |= {entry.name.lower(): _theirs(run, entry, now) for entry in living}
     return tuple(each for each in found.values() if each.owner != PROBE_OWNER), True
 
 
-def _theirs(entry: Entry, now: datetime, *, deleted: bool = False) -> Theirs:
-    marks = entry.marks
+def _all(run: Run, rows: Iterable[Row]) -> list[Row]:
+    found = []
+    for row in rows:
+        run.live()
+        found.append(row)
+    return found
+
+
+def _theirs(run: Run, entry: Entry, now: datetime, *, deleted: bool = False) -> Theirs:
     return Theirs(
         name=entry.name,
         version="",
         changed_at=entry.updated_at,
-        owner=marks.owner if marks else None,
+        owner=run.owner_in(entry),
         key=entry.tags.get(KEY),
         deleted=deleted,
         enabled=entry.enabled,
@@ -129,5 +185,6 @@ def _theirs(entry: Entry, now: datetime, *, deleted: bool = False) -> Theirs:
     )
 
 
-def _ours(row: OurSecret) -> Ours:
-    return Ours(row.key, row.version, row.digest, datetime.fromisoformat(row.changed_at), row.deleted, row.active, row.owner)
+def _ours(run: Run, row: OurSecret) -> Ours:
+    owner = None if row.owner in run.ended_owners else row.owner
+    return Ours(row.key, row.version, row.digest, datetime.fromisoformat(row.changed_at), row.deleted, row.active, owner)

@@ -10,25 +10,27 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from gateway_runtime import sync_facts, sync_steps, vaults
 from gateway_runtime.frames import TaskFrame
 from gateway_runtime.sync_talk import Talk
-from gateway_runtime.sync_vault import Final, Run, Stopped
+from gateway_runtime.sync_vault import Final, Paused, Reading, Run, Stopped
 from integrations.azure.egress import CALL_SECONDS
 from integrations.azure.keyvault import KeyVault
 from integrations.sync.drift import drift
-from integrations.sync.plan import Action, Note, Plan, plan
+from integrations.sync.plan import Action, Note, Plan, RunRefused, plan
 from integrations.sync.told import action_of, remembered_of, told_action, told_item
 from integrations.sync.undo import Applied, undo
 from integrations.sync.words import Verdict
 from protocol.sync import (
     BATCH,
     PAGE,
+    BegunStep,
     HistoryStep,
     Listing,
+    OpenStep,
     ProgressAnswer,
     RunAnswer,
     RunEnd,
@@ -48,6 +50,8 @@ REST_SECONDS = 10
 """So long a run rests when the world moved each time."""
 
 
+_readings: dict[tuple[str, str], dict[str, Reading]] = {}
+"""By run and key of its digests: what a paused or broken-off task had read, for the one that goes on."""
 Found = TypeVar("Found")
 
 
@@ -60,24 +64,35 @@ def work_on(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
     began = time.monotonic()
     with KeyVault(connection, credential, vaults.guard(), seconds=seconds) as vault:
         run = Run(frame, talk, order, vault)
+        run.readings = _readings_of(run)
         try:
             end = _work(run)
             code, detail = "", ""
+        except Paused:
+            end, code, detail = RunEnd.PAUSED, "", ""
         except Stopped as stopped:
             end, code, detail = RunEnd.STOPPED, "", str(stopped)
         except Final as final:
             end, code, detail = RunEnd.FAILED, final.trouble.code, f"{final.trouble.cause}. Fix: {final.trouble.fix}"
+        if end is not RunEnd.PAUSED:
+            _readings.clear()
         run.numbers["milliseconds"] = round((time.monotonic() - began) * 1000)
         talk.end(end, run.numbers, code, detail, run.rest)
     return {"run": str(payload["run"]), "end": end.value, **run.numbers}
 
 
+def _readings_of(run: Run) -> dict[str, Reading]:
+    """What this process has read for the run before; of other runs nothing is kept."""
+    which = (run.talk.run, run.digest(""))
+    if which not in _readings:
+        _readings.clear()
+    return _readings.setdefault(which, {})
+
+
 def _work(run: Run) -> RunEnd:
+    run.ended_owners = frozenset(run.talk.rows(Listing.ENDED_OWNERS))
     if run.order.phase is RunPhase.DRIFT:
-        report = [SyncNote(row.key, row.name, row.standing.value, row.held_off.value if row.held_off else "")
-                  for row in drift(sync_facts.world_of(run))]  # fmt: skip
-        run.talk.report(report)
-        return RunEnd.PLANNED
+        return _report(run)
     _resolve_open(run)
     until = None
     for _ in range(ROUNDS):
@@ -93,20 +108,26 @@ def _work(run: Run) -> RunEnd:
     return RunEnd.PAUSED
 
 
+def _report(run: Run) -> RunEnd:
+    found = drift(sync_facts.world_of(run))
+    notes = [SyncNote(row.key, row.name, row.standing.value, row.held_off.value if row.held_off else "") for row in found.rows]
+    run.talk.report(notes, Verdict.REFUSED.value if found.refusals else "", _refusals(found.refusals))
+    return RunEnd.PLANNED
+
+
 def _plan(run: Run) -> Plan:
     if run.order.phase is not RunPhase.UNDO:
         return plan(sync_facts.world_of(run))
     history = [_applied(step) for step in run.talk.rows(Listing.HISTORY)]
     world = sync_facts.listed(run)
     wanted = {step.action.name.lower() for step in history}
-    names = [each.name for each in world.theirs if each.name.lower() in wanted and not each.deleted]
-    theirs = sync_facts.read(run, world.theirs, names)
-    return undo(run.rule, history, world.ours, theirs, world.confirmed)
+    theirs = sync_facts.looked_at(run, world.theirs, wanted)
+    return undo(run.rule, history, world.ours, theirs, world.confirmed, listed_all=world.listed_all)
 
 
 def _tell(run: Run, made: Plan) -> None:
     """Tell the plan in parts. Raises `Stopped` when the Primary does not let it be done."""
-    parts: list[dict[str, Any]] = [{"refusals": [[refused.code.value, refused.text[:1000]] for refused in made.refusals]}]
+    parts: list[dict[str, Any]] = [{"refusals": _refusals(made.refusals)}]
     parts += [{"actions": page} for page in _pages([told_action(action) for action in made.proposed])]
     parts += [{"notes": page} for page in _pages([_note(note) for note in made.notes])]
     parts += [{"learn": page} for page in _pages([told_item(item) for item in made.learn])]
@@ -114,6 +135,10 @@ def _tell(run: Run, made: Plan) -> None:
     named: dict[str, Any] = {"verdict": made.verdict.value, "digest": made.digest, "setting": made.setting}
     for number, part in enumerate(parts):
         _go_on(run.talk.plan(first=not number, first_run=made.first_run, **named, **part))
+
+
+def _refusals(refusals: Iterable[RunRefused]) -> list[list[str]]:
+    return [[refused.code.value, refused.text[:1000]] for refused in refusals]
 
 
 def _go_on(answer: RunAnswer | ProgressAnswer) -> None:
@@ -135,7 +160,7 @@ def _carry_out(run: Run, actions: Sequence[Action], until: float) -> RunEnd | No
         batch = [(str(uuid.uuid4()), action) for action in actions[start : start + BATCH]]
         begin = []
         for operation, action in batch:
-            begun = sync_steps.announced(run, operation, action)
+            begun = sync_steps.announced(run, operation, action, ended)
             moved = moved or begun is None
             begin += [begun] if begun else []
         answer = run.talk.progress(ended, begin)
@@ -154,10 +179,29 @@ def _carry_out(run: Run, actions: Sequence[Action], until: float) -> RunEnd | No
 
 
 def _resolve_open(run: Run) -> None:
-    """What was announced and not reported, before a crash for example: done if the vault shows it, else to be planned again."""
-    reports = [sync_steps.resolved(run, step) for step in run.talk.rows(Listing.OPEN)]
-    for page in _pages(reports):
+    """What was announced and not reported, before a crash for example: done if the vault shows it, else to be planned again.
+
+    A name that was recovered and has not got its value yet gets it now: until then an old, deleted value is alive.
+    """
+    steps = list(run.talk.rows(Listing.OPEN))
+    reports = [sync_steps.resolved(run, step) for step in steps]
+    for page in _pages([report for report in reports if report]):
         run.talk.progress(page, [])
+    unfinished = [step for step, report in zip(steps, reports, strict=True) if report is None]
+    for start in range(0, len(unfinished), BATCH):
+        _complete(run, unfinished[start : start + BATCH])
+
+
+def _complete(run: Run, steps: Sequence[OpenStep]) -> None:
+    """Announce recoveries again, to be given their values. Raises `Stopped` when the Primary does not let them be completed."""
+    again = [BegunStep(step.operation, action_of(step.action).fingerprint, their_version=step.their_version) for step in steps]
+    answer, ended = run.talk.progress([], again), list[StepReport]()
+    _go_on(answer)
+    taken = {report.operation for report in answer.taken}
+    for step in steps:
+        if step.operation not in taken:
+            ended.append(sync_steps.completed(run, step, answer.values.get(step.operation, ""), ended))
+    run.talk.progress(ended, [])
 
 
 def _note(note: Note) -> SyncNote:

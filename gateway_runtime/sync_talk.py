@@ -52,16 +52,21 @@ class Talk:
         """One part of a plan."""
         return self.frame.ask(paths.SYNC_PLAN, PlanPart(**self._whose(), **told), RunAnswer)
 
-    def report(self, notes: list[SyncNote]) -> None:
-        """How both sides stand, with nothing to be done about it."""
+    def report(self, notes: list[SyncNote], verdict: str, refusals: list[list[str]]) -> None:
+        """How both sides stand, with nothing to be done about it, and why a run would be refused."""
         for start in range(0, len(notes), PAGE) or (0,):
-            self.plan(first=start == 0, verdict="", digest="", setting="", first_run=False, notes=notes[start : start + PAGE])
+            told = {"notes": notes[start : start + PAGE], "refusals": refusals if start == 0 else []}
+            self.plan(first=start == 0, verdict=verdict, digest="", setting="", first_run=False, **told)
 
     def progress(self, ended: list[StepReport], begin: list[BegunStep]) -> ProgressAnswer:
         """How steps ended and which come next. Says nothing when there is nothing to say."""
         if not ended and not begin:
             return ProgressAnswer(True)
         return self.frame.ask(paths.SYNC_PROGRESS, Progress(**self._whose(), ended=ended, begin=begin), ProgressAnswer)
+
+    def alive(self) -> ProgressAnswer:
+        """The work goes on although there is nothing to say yet; its claim lasts as long again."""
+        return self.frame.ask(paths.SYNC_PROGRESS, Progress(**self._whose()), ProgressAnswer)
 
     def end(self, end: RunEnd, numbers: Mapping[str, int], code: str, detail: str, rest: int) -> None:
         body = EndRun(**self._whose(), end=end, code=code, detail=detail[:1000], retry_after=rest, numbers=dict(numbers))

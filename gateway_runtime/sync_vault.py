@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -16,7 +16,7 @@ from integrations.azure.errors import (
     AzureTrouble,
     ObjectMissing,
 )
-from integrations.azure.keyvault import Held, Marks, SecretStore
+from integrations.azure.keyvault import Entry, Held, Marks, SecretStore
 from integrations.sync.facts import (
     DeletionBudget,
     Direction,
@@ -24,14 +24,16 @@ from integrations.sync.facts import (
     Rule,
     Strategy,
 )
-from protocol.sync import (
-    RunOrder,
-)
+from integrations.sync.words import ActionKind
+from protocol.sync import OpenStep, RunOrder
 
 TRIES, FIRST_PAUSE, LONGEST_PAUSE = 4, 1.0, 20.0
 """Attempts of a call that trying again may help, and the pause between them in seconds."""
 CALLS_PER_SECOND, BURST = 100.0, 100.0
 """What a run takes of a vault's budget: a quarter of the 4,000 transactions in 10 seconds that Azure allows."""
+
+SIGN_OF_LIFE_SECONDS = 20.0
+"""Between two words to the Primary while a vault is listed and read."""
 
 Found = TypeVar("Found")
 
@@ -55,6 +57,40 @@ class Pace:
             time.sleep(-self.tokens / self.rate)
 
 
+@dataclass(frozen=True)
+class Unseen:
+    """What the rule began in the vault and never saw done: digests of values by operation, versions it recovered by name."""
+
+    writes: Mapping[str, str] = field(default_factory=dict)
+    recovered: frozenset[tuple[str, str]] = frozenset()
+
+    @staticmethod
+    def of(steps: Iterable[OpenStep]) -> Unseen:
+        known = list(steps)
+        recoveries = [step for step in known if step.action.kind == ActionKind.RECOVER_THERE and step.their_version]
+        return Unseen(
+            {step.operation: step.action.digest for step in known},
+            frozenset((step.action.name.lower(), step.their_version or "") for step in recoveries),
+        )
+
+    def tells_of(self, entry: Entry, digest: str) -> bool:
+        """Whether the newest version is such a write: a person who copies our tags has a value of their own."""
+        if (entry.name.lower(), entry.version) in self.recovered:
+            return True
+        written = self.writes.get(entry.marks.operation) if entry.marks else None
+        return written is not None and written in ("", digest)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a secret of the vault was when it was read: while a list shows the same `stamp`, it is so still. Never a value."""
+
+    stamp: str
+    version: str
+    digest: str
+    unseen: bool
+
+
 @dataclass
 class Run:
     """One task's work on a run."""
@@ -67,6 +103,14 @@ class Run:
     numbers: Counter[str] = field(default_factory=Counter)
     rest: int = 0
     """Seconds until another task may go on with a paused run."""
+    unseen: Unseen = field(default_factory=Unseen)
+    ended_owners: frozenset[str] = frozenset()
+    """Ownership tags that are nobody's any more."""
+    readings: dict[str, Reading] = field(default_factory=dict)
+    """What was read for this run before, by name in small letters."""
+    newly_kept: int = 0
+    """Readings of this task that the next one has to spare."""
+    heard_at: float = field(default_factory=time.monotonic)
 
     @property
     def rule(self) -> Rule:
@@ -110,8 +154,29 @@ class Run:
         except ObjectMissing:
             return None
 
+    def live(self) -> None:
+        """Let the Primary hear of the work now and then, so that its claim does not run out. Raises `Stopped`."""
+        if time.monotonic() - self.heard_at < SIGN_OF_LIFE_SECONDS:
+            return
+        answer = self.talk.alive()
+        self.heard_at = time.monotonic()
+        if not answer.go_on:
+            raise Stopped(answer.why)
+
+    def owner_in(self, entry: Entry) -> str | None:
+        """Whose a secret of the vault is; None when it is nobody's."""
+        owner = entry.marks.owner if entry.marks else None
+        return None if owner in self.ended_owners else owner
+
+    def is_others(self, entry: Entry) -> bool:
+        return self.owner_in(entry) not in (None, self.order.rule)
+
     def marks(self, operation: str) -> Marks:
         return Marks(self.frame.epoch, operation, self.order.rule)
+
+
+class Paused(Exception):
+    """The task has read for long enough; another one goes on with what was kept of it."""
 
 
 class Stopped(Exception):

@@ -115,6 +115,13 @@ def note_progress(task: uuid.UUID | None) -> None:
         Task.objects.filter(id=task).update(attempts=1)
 
 
+def extend_claim(task: Task) -> None:
+    """Whoever works on a task is heard of: its claim lasts as long again from now."""
+    seconds = timedelta(seconds=KINDS[task.kind].claim_seconds)
+    claimed = Task.objects.filter(id=task.id, state=TaskState.CLAIMED, claim=task.claim)
+    claimed.update(claim_until=database_now() + seconds)
+
+
 def take_results(gateway: Gateway, results: Iterable[TaskResult]) -> dict[str, ResultVerdict]:
     """Store what came back, each result in its own transaction; repeating a report changes nothing.
 

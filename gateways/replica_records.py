@@ -191,7 +191,7 @@ def _version_record(row: SecretVersion) -> ReplicaVersion:
 def _holders_of(rows: Iterable[Secret]) -> dict[uuid.UUID, SecretVersion]:
     """For each secret with a value to give, the version that holds the value it has now; none where that rests in a vault."""
     newest = values.newest_of(row for row in rows if row.status in VALUED)
-    return {secret: row for secret, row in newest.items() if row.sealed_value is not None and row.retired_at is None}
+    return {secret: row for secret, row in newest.items() if row.sealed_value is not None}
 
 
 def _value(secret: Secret, holder: SecretVersion | None) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 
 import msgspec
@@ -21,7 +21,7 @@ from common.errors import Conflict, MazeVaultError, ValidationFailed
 from gateways import dispatch, sync_here, sync_runs
 from gateways.models import Gateway
 from gateways.sync_here import Hand, Outdated, ValueTooLarge
-from integrations import memories, rules, tallies, vaults
+from integrations import memories, owners, rules, tallies, vaults
 from integrations.access import checked_access
 from integrations.models import RunState, StepState, SyncDirection, SyncMemory, SyncNote, SyncRun, SyncStep
 from integrations.sync.facts import Base, DeletionBudget, Direction, Remembered
@@ -106,6 +106,11 @@ def rows_of(gateway: Gateway, body: AskRows) -> Rows:
     if body.listing is Listing.ADOPTED:
         names = sorted(str(name) for name in run.rule.adopted if name > body.after)[:PAGE]
         return Rows(words=names, next=names[-1] if len(names) == PAGE else "")
+    if body.listing is Listing.ENDED_OWNERS:
+        ended = [owner for owner in owners.ended(run.rule.project, run.environment) if owner > body.after][:PAGE]
+        return Rows(words=ended, next=ended[-1] if len(ended) == PAGE else "")
+    if body.listing in (Listing.OPEN, Listing.UNSEEN):
+        return _announced_page(run, body)
     return _steps_page(run, body)
 
 
@@ -120,6 +125,7 @@ def take_plan(gateway: Gateway, body: PlanPart) -> RunAnswer:
         run.refusals = [{"code": code, "error": text} for code, text in body.refusals]
         run.save(update_fields=["verdict", "digest", "setting", "first_run", "refusals"])
     _refuse_other_side(run, body.actions)
+    _refuse_more_than_was_done(run, body.actions)
     _add_steps(run, body.actions)
     SyncNote.objects.bulk_create(
         SyncNote(run=run, key=note.key, name=note.name, reason=note.reason, held_off=note.held_off) for note in body.notes
@@ -130,7 +136,7 @@ def take_plan(gateway: Gateway, body: PlanPart) -> RunAnswer:
             memories.begin_anew(memory, _base_of(run))
         memories.remember(memory, map(remembered_of, body.learn))
         memories.forget(memory, body.forget)
-    return _answer(run)
+    return _answer(run, doing=False)
 
 
 @transaction.atomic
@@ -150,7 +156,7 @@ def _progress(
         settled += _settle(run, memory, told, now)
     if body.ended:
         dispatch.note_progress(run.task)
-    caller, answer = principal_named(run.asked_by, now), _answer(run)
+    caller, answer = principal_named(run.asked_by, now), _answer(run, doing=bool(body.ended or body.begin))
     if not answer.go_on or not body.begin:
         return ProgressAnswer(go_on=answer.go_on, why=answer.why), settled
     why = sync_runs.why_not_allowed(run, caller)
@@ -160,14 +166,14 @@ def _progress(
     hand = Hand(run, caller, f"gateway:{gateway.id}", body.epoch, now)
     taken, given = list[StepReport](), dict[str, str]()
     for begun in body.begin:
-        row = run.steps.select_for_update().filter(fingerprint=begun.fingerprint, state=StepState.PLANNED).first()
+        row = _step_of(run, begun)
         if row is None:
             taken.append(StepReport(begun.operation, StepEnd.OUTDATED, code="NOT_PLANNED"))
             continue
         found = memories.known(memory, row.name)
-        row.operation, row.state = uuid.UUID(begun.operation), StepState.BEGUN
+        row.operation, row.state, row.their_version = uuid.UUID(begun.operation), StepState.BEGUN, begun.their_version
         row.remembered = asdict(found) if found else None
-        row.save(update_fields=["operation", "state", "remembered"])
+        row.save(update_fields=["operation", "state", "their_version", "remembered"])
         report, value = _begin(stored_action(row), begun, hand)
         if report is not None:
             settled += _settle(run, memory, report, now)
@@ -197,8 +203,25 @@ def end_run(gateway: Gateway, body: EndRun, now: datetime) -> None:
     else:
         if run.phase == RunPhase.APPLY:
             SyncMemory.objects.filter(rule=run.rule).update(settled=True)
-        failed = run.steps.filter(state=StepState.FAILED).exists()
-        sync_runs.end(run, RunState.INCOMPLETE if failed else RunState.SUCCEEDED, now, code=body.code, detail=body.detail)
+        _end_done(run, body, now)
+
+
+def _end_done(run: SyncRun, body: EndRun, now: datetime) -> None:
+    """Every step was tried. A run that found nothing in step and left everything alone did not succeed at anything."""
+    left, state, code, detail = run.notes.count(), RunState.SUCCEEDED, body.code, body.detail
+    if run.steps.filter(state=StepState.FAILED).exists():
+        state = RunState.INCOMPLETE
+    elif left and not run.steps.exists() and (run.phase == RunPhase.UNDO or not memories.known_count(run.rule_id)):
+        state, code = RunState.INCOMPLETE, "ALL_LEFT_ALONE"
+        detail = f"nothing was done: {left} secrets were left alone, each for the reason in the notes"
+    sync_runs.end(run, state, now, code=code, detail=detail)
+
+
+def _step_of(run: SyncRun, begun: BegunStep) -> SyncStep | None:
+    """The step of an announcement: one that was announced under this operation and is to be completed, else a planned one."""
+    rows = run.steps.select_for_update().filter(fingerprint=begun.fingerprint)
+    again = rows.filter(operation=begun.operation, state=StepState.BEGUN).first()
+    return again or rows.filter(state=StepState.PLANNED).first()
 
 
 def _readable(actions: Iterable[SyncAction]) -> list[Action]:
@@ -221,11 +244,12 @@ def _run(gateway: Gateway, body: Asked) -> SyncRun:
     )
     run = rows.filter(id=body.run).first()
     task = sync_runs.task_of(run) if run else None
-    if run is None or not dispatch.is_claimed(task, gateway, body.claim, body.epoch):
+    if run is None or task is None or not dispatch.is_claimed(task, gateway, body.claim, body.epoch):
         raise Conflict("this claim no longer counts for a sync run", code="STALE_CLAIM")
     if run.state != RunState.RUNNING:
         raise Conflict("the run has ended", code="RUN_ENDED")
     _refuse_other_world(run, gateway)
+    dispatch.extend_claim(task)
     return run
 
 
@@ -241,23 +265,34 @@ def _refuse_other_world(run: SyncRun, gateway: Gateway) -> None:
     access = checked_access(rule.integration, gateway.environment_id)
     if vaults.origin_of(access.vault_url) != run.target:
         raise Conflict("the integration leads to another vault now", code="RUN_ENDED")
+    if run.undoes and (run.undoes.environment_id, run.undoes.target) != (run.environment_id, run.target):
+        raise Conflict("the run that is to be taken back worked elsewhere", code="RUN_ENDED")
 
 
 def _steps_page(run: SyncRun, body: AskRows) -> Rows:
     after = int(body.after) if body.after.isdecimal() else -1
-    of = {Listing.AGREED: run.confirmed, Listing.HISTORY: run.undoes}.get(body.listing, run)
+    of = run.undoes if body.listing is Listing.HISTORY else run.confirmed
     steps = SyncStep.objects.filter(run=of, position__gt=after) if of else SyncStep.objects.none()
     if body.listing is Listing.HISTORY:
         steps = steps.filter(state=StepState.DONE)
-    elif body.listing is Listing.OPEN:
-        steps = steps.filter(state=StepState.BEGUN)
     page = list(steps.order_by("position")[:PAGE])
     onward = str(page[-1].position) if len(page) == PAGE else ""
     if body.listing is Listing.AGREED:
         return Rows(words=[row.fingerprint for row in page], next=onward)
-    if body.listing is Listing.OPEN:
-        return Rows(open=[OpenStep(str(row.operation), msgspec.convert(row.action, SyncAction)) for row in page], next=onward)
     return Rows(history=[_history(row) for row in page], next=onward)
+
+
+def _announced_page(run: SyncRun, body: AskRows) -> Rows:
+    """Announced steps of the rule in the run's vault and environment, also of earlier runs that ended in between."""
+    after = int(body.after) if body.after.isdecimal() else 0
+    states = [StepState.BEGUN] if body.listing is Listing.OPEN else [StepState.BEGUN, StepState.FAILED, StepState.OUTDATED]
+    steps = SyncStep.objects.filter(run__rule=run.rule_id, run__environment=run.environment_id, run__target=run.target)
+    page = list(steps.filter(id__gt=after, operation__isnull=False, state__in=states).order_by("id")[:PAGE])
+    told = [
+        OpenStep(str(row.operation), msgspec.convert(row.action, SyncAction), row.their_version, row.run_id == run.id)
+        for row in page
+    ]
+    return Rows(open=told, next=str(page[-1].id) if len(page) == PAGE else "")
 
 
 def _history(row: SyncStep) -> HistoryStep:
@@ -272,6 +307,19 @@ def _refuse_other_side(run: SyncRun, actions: Iterable[SyncAction]) -> None:
         here = action.kind in WRITES_HERE
         if direction == (SyncDirection.PUSH if here else SyncDirection.PULL):
             raise Conflict(f"a rule that is set to {direction} does no {action.kind}", code="STEP_NOT_ALLOWED")
+
+
+def _refuse_more_than_was_done(run: SyncRun, actions: Iterable[SyncAction]) -> None:
+    """An undo needs no deletion budget, since it does nothing but the opposite of a step that was done."""
+    if run.phase != RunPhase.UNDO:
+        return
+    wanted = _readable(actions)
+    former = run.undoes.steps.filter(state=StepState.DONE) if run.undoes else SyncStep.objects.none()
+    done = map(stored_action, former.filter(name__in=[action.name for action in wanted]))
+    back = {(REVERSED[action.kind], action.key, action.name) for action in done}
+    for action in wanted:
+        if (action.kind, action.key, action.name) not in back:
+            raise Conflict(f"the run that is taken back calls for no {action.kind} of {action.name!r}", code="STEP_NOT_ALLOWED")
 
 
 def _refuse_unagreed(run: SyncRun, memory: SyncMemory, begin: Iterable[BegunStep]) -> None:
@@ -308,10 +356,12 @@ def _add_steps(run: SyncRun, actions: Iterable[SyncAction]) -> None:
 def _begin(action: Action, begun: sync.BegunStep, hand: Hand) -> tuple[StepReport | None, str | None]:
     """How a step of the project ended, or the value a step of the vault takes along."""
     operation = begun.operation
+    if begun.code:
+        return StepReport(operation, StepEnd.FAILED, code=begun.code, detail=begun.detail), None
     try:
         with transaction.atomic():
             if action.kind in WRITES_HERE:
-                version = sync_here.carry_out(action, begun.value, hand)
+                version = sync_here.carry_out(action, begun.value, replace(hand, operation=uuid.UUID(operation)))
                 return StepReport(operation, StepEnd.DONE, version, action.their_version), None
             if action.kind in sync_here.TAKES_VALUE and not action.our_deleted:
                 return None, sync_here.value_for(action, hand)
@@ -327,16 +377,18 @@ def _begin(action: Action, begun: sync.BegunStep, hand: Hand) -> tuple[StepRepor
 
 
 def _settle(run: SyncRun, memory: SyncMemory, report: StepReport, now: datetime) -> list[tuple[str, str]]:
-    """Keep how a step ended; returns its kind and result, nothing when that was told before."""
-    row = run.steps.select_for_update().filter(operation=report.operation, state=StepState.BEGUN).first()
+    """Keep how a step ended, of this run or of an earlier one of the rule; returns its kind and result, nothing when that was
+    told before."""
+    steps = SyncStep.objects.select_for_update(of=("self",)).select_related("run__undoes").filter(run__rule=run.rule_id)
+    row = steps.filter(operation=report.operation, state=StepState.BEGUN).first()
     if row is None:
         return []
-    row.state, row.ended_at = ENDS[report.end], now
-    row.our_version, row.their_version = report.our_version, report.their_version
+    row.state, row.ended_at, row.our_version = ENDS[report.end], now, report.our_version
+    row.their_version = row.their_version if report.their_version is None else report.their_version
     row.code, row.detail = report.code, report.detail
     row.save()
-    if report.end is StepEnd.DONE:
-        _remember(run, memory, stored_action(row), report)
+    if report.end is StepEnd.DONE and (row.run_id == run.id or _speaks_of(memory, run)):
+        _remember(row.run, memory, stored_action(row), report)
     return [(row.action["kind"], row.state)]
 
 
@@ -359,16 +411,22 @@ def _remember(run: SyncRun, memory: SyncMemory, action: Action, report: StepRepo
         memories.forget(memory, [action.name])
 
 
+def _speaks_of(memory: SyncMemory, run: SyncRun) -> bool:
+    base = _base_of(run)
+    return (memory.target, memory.transform, memory.environment) == (base.target, base.transform, base.environment)
+
+
 def _base_of(run: SyncRun) -> Base:
     rule = run.rule
     return Base(run.target, rule.key_transform_template, run.environment.slug, Direction(rule.sync_direction))
 
 
-def _answer(run: SyncRun) -> RunAnswer:
+def _answer(run: SyncRun, *, doing: bool = True) -> RunAnswer:
+    """Whether to go on. The plan of a paused rule is told and not done."""
     if run.stop_asked:
         return RunAnswer(False, "the run was stopped")
     if run.rule.deleted_at is not None:
         return RunAnswer(False, "the rule was deleted")
-    if run.rule.paused and run.phase == RunPhase.APPLY:
+    if doing and run.rule.paused and run.phase == RunPhase.APPLY:
         return RunAnswer(False, "the rule is paused")
     return RunAnswer(True)

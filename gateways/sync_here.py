@@ -8,17 +8,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 
 from accounts.access import Principal
 from common.api import rfc3339
-from integrations.models import SyncRun
+from integrations.models import StepState, SyncRun, SyncStep
 from integrations.sync.plan import Action
 from integrations.sync.words import ActionKind
-from protocol.sync import LARGEST_VALUE_THERE, PAGE, OurSecret
+from protocol.sync import LARGEST_VALUE_THERE, PAGE, OurSecret, RunPhase
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody
 from vault import values
@@ -43,13 +43,15 @@ class ValueTooLarge(Exception):
 
 @dataclass(frozen=True)
 class Hand:
-    """In whose name a step is done here: the rule writes, with the rights of whoever asked for the run."""
+    """In whose name a step is done here: the rule writes, with the rights of whoever asked for the run. `operation` names the
+    step; the version it makes carries it."""
 
     run: SyncRun
     caller: Principal
     node: str
     epoch: int
     now: datetime
+    operation: uuid.UUID | None = None
 
     @property
     def author(self) -> str:
@@ -83,16 +85,27 @@ def carry_out(action: Action, value: str | None, hand: Hand) -> int:
     """Do a step that writes to the project; returns the secret's version afterwards. Raises `Outdated`, or the errors of
     `vault.secrets.apply_change`."""
     secret = _planned(action, hand.run, lock=True)
+    if hand.run.phase == RunPhase.UNDO:
+        _refuse_not_made_by_the_run(action, secret, hand)
     operation = WriteOperation
     if action.kind is ActionKind.DELETE_HERE and secret is not None:
         return _apply(hand, operation.DELETE, secret, WriteBody())
     if secret is None or (secret.status == SecretStatus.PURGED and action.kind is ActionKind.RESTORE_HERE):
         return _create(hand, action.key, value)
     if secret.status in GONE:
-        _apply(hand, operation.RESTORE, secret, WriteBody())
+        _apply(replace(hand, operation=None), operation.RESTORE, secret, WriteBody())
     if action.kind is ActionKind.ROLLBACK_HERE:
         return _apply(hand, operation.ROLLBACK, secret, WriteBody(rollback_to=int(action.to_version)))
     return _apply(hand, operation.UPDATE, secret, WriteBody(value=value))
+
+
+def _refuse_not_made_by_the_run(action: Action, secret: Secret | None, hand: Hand) -> None:
+    """An undo takes back the very version that a step of the former run made. Versions from before they carried a step's
+    operation are known by their author. Raises `Outdated`."""
+    former = hand.run.undoes.steps.filter(state=StepState.DONE, name=action.name) if hand.run.undoes else SyncStep.objects.none()
+    made = SecretVersion.objects.filter(secret=secret, version=action.our_version or 0, author=hand.author)
+    if not made.filter(Q(write=None) | Q(write__in=former.values("operation"))).exists():
+        raise Outdated
 
 
 def digest(key: bytes, value: str) -> str:
@@ -149,4 +162,4 @@ def _apply(hand: Hand, operation: WriteOperation, secret: Secret, body: WriteBod
 
 
 def _origin(hand: Hand) -> Origin:
-    return Origin(hand.author, node=hand.node, epoch=hand.epoch)
+    return Origin(hand.author, node=hand.node, write=hand.operation, epoch=hand.epoch)

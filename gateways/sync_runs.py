@@ -69,12 +69,12 @@ def start(identifier: uuid.UUID, wish: RunWish, by: By) -> SyncRun:
 
 
 def undo(identifier: uuid.UUID, confirm: str, by: By) -> SyncRun:
-    """Take a run back: first as a preview, then with its digest. Raises as `start`, and `Conflict` (RULE_NOT_PAUSED,
-    NOTHING_TO_UNDO)."""
+    """Take a run back: first as a preview, then with its digest, and only where it was done. Raises as `start`, and `Conflict`
+    (RULE_NOT_PAUSED, NOTHING_TO_UNDO, UNDO_ELSEWHERE)."""
     with transaction.atomic():
         former = run_for(identifier, by, PROJECTS_WRITE)
         rule = rule_for(former.rule_id, by, PROJECTS_WRITE, lock=True)
-        if former.phase != RunPhase.APPLY or not former.steps.filter(state=StepState.DONE).exists():
+        if former.phase != RunPhase.APPLY or not former.steps.filter(state__in=(StepState.DONE, StepState.BEGUN)).exists():
             raise Conflict("this run changed nothing that could be taken back", code="NOTHING_TO_UNDO")
         if not rule.paused:
             raise Conflict("pause the rule first, or its next run does the same again", code="RULE_NOT_PAUSED")
@@ -110,7 +110,7 @@ def set_up(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> SyncRule:
             fields["paused_why"] = f"paused by {by.principal.name}"[:300] if fields["paused"] else ""
         if fields.get("dr_copy") and rule.sync_direction != SyncDirection.PUSH:
             raise ValidationFailed("dr_copy: only a rule that pushes keeps a copy; set sync_direction to push first")
-        if set(fields) - {"paused", "dr_copy"} or fields.get("paused") is False:
+        if set(fields) - {"paused", "paused_why", "dr_copy"} or fields.get("paused") is False:
             _refuse_unless_allowed(rule, _environment(rule), by.principal, RunPhase.APPLY)
         if fields.get("interval_minutes"):
             fields["scheduled_by"] = by.actor
@@ -176,8 +176,19 @@ def end(run: SyncRun, state: RunState, now: datetime, *, code: str = "", detail:
     details = {**_details(run), "state": state.value, "code": code, "steps": {name: n for name, n in steps.items() if n}}
     changes.record(None, "sync_run.ended", "sync_run", run.id, details, severity=severity)
     log.info("sync run %s of %s ended: %s %s %s", run.id, run.rule_id, state.value, code, details["steps"])
-    kept = run.rule.runs.order_by("-created_at").values_list("id", flat=True)[:KEPT_RUNS]
-    run.rule.runs.exclude(state=RunState.RUNNING).exclude(id__in=list(kept)).delete()
+    _prune(run.rule)
+
+
+def _prune(rule: SyncRule) -> None:
+    """Keep the newest runs, and of those that carried something the newest whatever came after: schedules and copies go by it."""
+    newest = rule.runs.order_by("-created_at")
+    kept = [*newest.values_list("id", flat=True)[:KEPT_RUNS]]
+    applied = newest.filter(phase=RunPhase.APPLY)
+    kept += [
+        *applied.values_list("id", flat=True)[:1],
+        *applied.filter(state=RunState.SUCCEEDED).values_list("id", flat=True)[:1],
+    ]
+    rule.runs.exclude(state=RunState.RUNNING).exclude(id__in=kept).delete()
 
 
 def offer_again(run: SyncRun, code: str, pause: timedelta) -> None:
@@ -248,16 +259,28 @@ def _begin(
     running = rule.runs.filter(state=RunState.RUNNING).first()
     if running is not None:
         raise Conflict(f"the run {running.id} of this rule is not over; wait for it or stop it", code="SYNC_RUNNING")
-    access = checked_access(rule.integration, environment.gateway_environment)
+    target = vaults.origin_of(checked_access(rule.integration, environment.gateway_environment).vault_url)
+    if undoes is not None:
+        _refuse_elsewhere(undoes, environment, target)
     run = SyncRun.objects.create(
         rule=rule, phase=wish.phase.value, asked_by=by.actor, scheduled=scheduled, confirmed=confirmed, undoes=undoes,
         deletion_count=rule.deletion_count if wish.deletion_count is None else wish.deletion_count,
         deletion_percent=rule.deletion_percent if wish.deletion_percent is None else wish.deletion_percent,
-        environment=environment, target=vaults.origin_of(access.vault_url),
+        environment=environment, target=target,
     )  # fmt: skip
     changes.record(by, "sync_run.started", "sync_run", run.id, {**_details(run), "scheduled": scheduled})
     offer_again(run, environment.gateway_environment, timedelta(0))
     return run
+
+
+def _refuse_elsewhere(former: SyncRun, environment: Environment, target: str) -> None:
+    """What a run did in one environment and vault is not taken back in another one, whose secrets only have the same names."""
+    if (former.environment_id, former.target) != (environment.id, target):
+        raise Conflict(
+            f"that run worked on {former.environment.slug} and {former.target}, the rule is about {environment.slug} and "
+            f"{target} now; set its target_environment and its integration back, then undo",
+            code="UNDO_ELSEWHERE",
+        )
 
 
 def _environment(rule: SyncRule) -> Environment:

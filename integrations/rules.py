@@ -20,7 +20,10 @@ from accounts.scoping import absent, environment_named, place_of, project_for, r
 from common.errors import Conflict, ValidationFailed
 from integrations.models import Integration, RunState, SyncDirection, SyncMode, SyncRule, SyncRun
 from integrations.providers import AZURE_KEY_VAULT
+from integrations.sync.transform import TransformInvalid, parse_transform
 
+ANY_ENVIRONMENT = "env"
+"""Stands for the environment where a template is checked: a run has one, whatever the rule says."""
 PLACEHOLDERS = frozenset({"key", "environment"})
 WHEN_ABSENT: Mapping[str, Any] = {
     "target_environment": "",
@@ -112,12 +115,20 @@ def _fields(project: Project, wish: Mapping[str, Any]) -> dict[str, Any]:
     integration = Integration.objects.filter(project=project, deleted_at=None, id=wish["integration_id"]).first()
     if integration is None:
         raise ValidationFailed("integration_id: the project has no integration with this id")
-    unknown = set(_PLACEHOLDER.findall(wish.get("key_transform_template", ""))) - PLACEHOLDERS
-    if unknown:
-        raise ValidationFailed("key_transform_template: the only placeholders are {{key}} and {{environment}}")
+    _refuse_wrong_template(wish.get("key_transform_template", ""), integration)
     given = {name: wish[name] for name in WHEN_ABSENT if wish.get(name)}
     _refuse_foreign_target(project, integration, given.get("target_environment", ""))
     return {**WHEN_ABSENT, **given, "name": wish["name"], "integration": integration}
+
+
+def _refuse_wrong_template(template: str, integration: Integration) -> None:
+    if set(_PLACEHOLDER.findall(template)) - PLACEHOLDERS:
+        raise ValidationFailed("key_transform_template: the only placeholders are {{key}} and {{environment}}")
+    if integration.provider == AZURE_KEY_VAULT:
+        try:
+            parse_transform(template, ANY_ENVIRONMENT)
+        except TransformInvalid as invalid:
+            raise ValidationFailed(str(invalid)) from None
 
 
 def _refuse_foreign_target(project: Project, integration: Integration, target: str) -> None:

@@ -66,6 +66,11 @@ class Listing(StrEnum):
     ADOPTED = "adopted"
     AGREED = "agreed"
     OPEN = "open"
+    """Announced steps of which nothing was heard since, of this run and of earlier ones in the same vault and environment."""
+    UNSEEN = "unseen"
+    """Announced steps that were never seen to be done: their write may still turn up in the vault."""
+    ENDED_OWNERS = "ended_owners"
+    """Ownership tags of this project that are nobody's any more."""
     HISTORY = "history"
 
 
@@ -157,10 +162,12 @@ class SyncAction(Message, frozen=True):
 
 
 class OpenStep(Message, frozen=True):
-    """A step that was announced and of which nothing was heard since."""
+    """A step that was announced. `their_version` is what it was to recover; `of_this_run` is False for one of an earlier run."""
 
     operation: Identifier
     action: SyncAction
+    their_version: VaultVersion | None = None
+    of_this_run: bool = True
 
 
 class HistoryStep(Message, frozen=True):
@@ -222,6 +229,8 @@ class BegunStep(Message, frozen=True):
     """A step that is about to be done under this operation id.
 
     `value` only where the project is written to: the Primary does those itself, in the transaction that takes the message.
+    `their_version` is the version that a recovery is to bring back. With a `code` the step cannot be done and fails, alone.
+    Announcing a step again that is to be completed gives its value again.
     """
 
     hidden: ClassVar[frozenset[str]] = frozenset({"value"})
@@ -229,6 +238,9 @@ class BegunStep(Message, frozen=True):
     operation: Identifier
     fingerprint: Word
     value: str | None = None
+    their_version: VaultVersion | None = None
+    code: Word = ""
+    detail: Sentence = ""
 
 
 class StepReport(Message, frozen=True):
@@ -243,7 +255,8 @@ class StepReport(Message, frozen=True):
 
 
 class Progress(Message, frozen=True):
-    """How the steps before ended, and which come next. Saying it again changes nothing."""
+    """How the steps before ended, and which come next. Without either it says that the work goes on. Saying it again changes
+    nothing."""
 
     run: Identifier
     claim: Identifier

@@ -73,6 +73,8 @@ def _news(pair: Pair) -> Remembered | None:
 
 
 def _leader(pair: Pair, rule: Rule) -> Led:
+    if (led := _after_our_own(pair, rule)) is not None:
+        return led
     if pair.base is None:
         return _first_contact(pair, rule)
     here, there = pair.change_here, pair.change_there
@@ -83,6 +85,15 @@ def _leader(pair: Pair, rule: Rule) -> Led:
     if there in MOVED:
         return _followed(Side.THEIRS, MOVED_REASON[Side.THEIRS, there], pair, rule)
     return _missing(pair, rule)
+
+
+def _after_our_own(pair: Pair, rule: Rule) -> Led | None:
+    """What is there is the rule's own unseen doing and nobody's change, so only our side can have moved. None when it is not."""
+    if pair.theirs is None or not pair.theirs.unseen or not pair.lives_there or not _may_lead(Side.OURS, rule):
+        return None
+    if pair.change_here is not Change.ABSENT:
+        return Side.OURS, MOVED_REASON.get((Side.OURS, pair.change_here), Reason.OVERTAKEN)
+    return _missing(pair, rule) if pair.base is not None else None
 
 
 def _first_contact(pair: Pair, rule: Rule) -> Led:

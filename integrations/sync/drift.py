@@ -7,8 +7,9 @@ from enum import StrEnum
 
 from integrations.sync.facts import Rule, World
 from integrations.sync.pairs import Change, Pair, held_off, pair_up
-from integrations.sync.transform import parse_transform
-from integrations.sync.words import Reason
+from integrations.sync.plan import BROKEN_OFF, RunRefused, collisions_in
+from integrations.sync.transform import TransformInvalid, parse_transform
+from integrations.sync.words import Reason, Refusal
 
 
 class Standing(StrEnum):
@@ -35,11 +36,25 @@ class DriftRow:
     their_version: str | None
 
 
-def drift(world: World) -> tuple[DriftRow, ...]:
+@dataclass(frozen=True)
+class Drift:
+    """A report, and why a run of the rule would be refused. Without names or a whole list there are no rows."""
+
+    rows: tuple[DriftRow, ...] = ()
+    refusals: tuple[RunRefused, ...] = ()
+
+
+def drift(world: World) -> Drift:
     """How both sides stand, from the same facts as a plan; nothing is to be done about it."""
-    pairs = pair_up(world, parse_transform(world.rule.transform, world.rule.environment)).pairs
-    rows = (_drift_row(pair, world.rule) for pair in pairs)
-    return tuple(row for row in rows if row is not None)
+    try:
+        transform = parse_transform(world.rule.transform, world.rule.environment)
+    except TransformInvalid as invalid:
+        return Drift(refusals=(RunRefused(Refusal.TEMPLATE_INVALID, str(invalid)),))
+    if not world.listed_all:
+        return Drift(refusals=(BROKEN_OFF,))
+    paired = pair_up(world, transform)
+    rows = (_drift_row(pair, world.rule) for pair in paired.pairs)
+    return Drift(tuple(row for row in rows if row is not None), collisions_in(paired))
 
 
 def _drift_row(pair: Pair, rule: Rule) -> DriftRow | None:

@@ -140,7 +140,9 @@ class Theirs:
 
     `version` is empty then, and while nobody has read it. `digest` is None while nobody has read the value. `owner` and `key`
     come from the tags of the current version, which vanish when a person sets a new one. `certificate` when the vault made it
-    for a certificate object.
+    for a certificate object. `unseen` when its newest version is a write of this very rule that was never seen to be done, or
+    what the rule recovered and did not get to set. `buried_version` is the last version of a soft-deleted one, where somebody
+    asked for it.
     """
 
     name: str
@@ -154,6 +156,8 @@ class Theirs:
     expired: bool = False
     certificate: bool = False
     stamp: str = ""
+    buried_version: str = ""
+    unseen: bool = False
 
 
 @dataclass(frozen=True)

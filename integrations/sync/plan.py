@@ -24,7 +24,8 @@ _RANK = {kind: rank for rank, kind in enumerate(ActionKind)}
 @dataclass(frozen=True)
 class Action:
     """One step. The versions are those seen when it was planned: None where nothing was. `digest` is the value's that is to be
-    there afterwards, empty where no value is written; `to_version` names an earlier version to go back to."""
+    there afterwards, empty where no value is written; `to_version` names an earlier version to go back to, or the one that a
+    recovery must bring back."""
 
     kind: ActionKind
     reason: Reason
@@ -67,6 +68,12 @@ class RunRefused:
 
     code: Refusal
     text: str
+
+
+BROKEN_OFF = RunRefused(
+    Refusal.LISTING_INCOMPLETE,
+    "the vault's list broke off, so what is missing in it is not known; run again when the vault answers",
+)
 
 
 @dataclass(frozen=True)
@@ -152,14 +159,19 @@ def seen_there(theirs: Theirs | None) -> tuple[str | None, bool]:
 
 
 def _refusals(world: World, paired: Paired) -> tuple[RunRefused, ...]:
-    found = []
-    if not world.listed_all:
-        text = "the vault's list broke off, so what is missing in it is not known; run again when the vault answers"
-        found.append(RunRefused(Refusal.LISTING_INCOMPLETE, text))
-    for name, keys in paired.collisions:
-        text = f"key: {' and '.join(keys)} would all get the name {name!r} in the vault; rename all but one"
-        found.append(RunRefused(Refusal.NAME_COLLISION, text))
-    return tuple(found)
+    broken_off = () if world.listed_all else (BROKEN_OFF,)
+    return (*broken_off, *collisions_in(paired))
+
+
+def collisions_in(paired: Paired) -> tuple[RunRefused, ...]:
+    """Keys that would get one name."""
+    return tuple(
+        RunRefused(
+            Refusal.NAME_COLLISION,
+            f"key: {' and '.join(keys)} would all get the name {name!r} in the vault; rename all but one",
+        )
+        for name, keys in paired.collisions
+    )
 
 
 def _refused(world: World, refusals: tuple[RunRefused, ...]) -> Plan:

@@ -6,8 +6,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from integrations.sync.facts import Confirmation, Ours, Remembered, Rule, Theirs
-from integrations.sync.plan import Action, Note, Plan, action_on, confirmed_verdict, plan_digest, setting_of
-from integrations.sync.words import ActionKind, Reason
+from integrations.sync.plan import (
+    BROKEN_OFF,
+    Action,
+    Note,
+    Plan,
+    action_on,
+    confirmed_verdict,
+    plan_digest,
+    setting_of,
+)
+from integrations.sync.words import ActionKind, Reason, Verdict
 
 A = ActionKind
 
@@ -36,12 +45,17 @@ REVERSED: Mapping[ActionKind, ActionKind] = {
 
 
 def undo(
-    rule: Rule, history: Iterable[Applied], ours: Iterable[Ours], theirs: Iterable[Theirs], confirmed: Confirmation | None = None
-) -> Plan:
+    rule: Rule, history: Iterable[Applied], ours: Iterable[Ours], theirs: Iterable[Theirs], confirmed: Confirmation | None = None,
+    *, listed_all: bool = True,
+) -> Plan:  # fmt: skip
     """The plan that takes a run back, newest step first. The rule must be paused before, or its next run does it all again.
 
-    What is taken back already is no longer as that run left it, so it is among the notes and not done twice.
+    What is taken back already is no longer as that run left it, so it is among the notes and not done twice. A list that broke
+    off says nothing about what is still there, so nothing is planned from it.
     """
+    setting = f"undo {setting_of(rule)}"
+    if not listed_all:
+        return Plan(Verdict.REFUSED, (), (), plan_digest(setting, ()), setting, (BROKEN_OFF,))
     here = {secret.key: secret for secret in ours}
     there = {secret.name.lower(): secret for secret in theirs}
     actions, notes = list[Action](), list[Note]()
@@ -52,7 +66,6 @@ def undo(
         else:
             notes.append(Note(step.action.key, step.action.name, found))
     actions.sort(key=lambda action: action.kind is not A.RELEASE_THERE)  # a tag comes off before a later step makes a new version
-    setting = f"undo {setting_of(rule)}"
     digest = plan_digest(setting, actions)
     return Plan(confirmed_verdict(confirmed, setting, actions), tuple(actions), tuple(notes), digest, setting)
 
@@ -67,9 +80,15 @@ def _reversed(step: Applied, ours: Ours | None, theirs: Theirs | None, rule: Rul
 
 
 def _refused_here(step: Applied, ours: Ours | None, rule: Rule) -> Reason | None:
-    if ours is None or ours.version != step.our_version or ours.deleted is not (step.action.kind is A.DELETE_HERE):
+    """Versions here are small numbers, which another secret of the same key has too: what the run wrote is the rule's, with the
+    value it wrote."""
+    deleted = step.action.kind is A.DELETE_HERE
+    if ours is None or ours.version != step.our_version or ours.deleted is not deleted:
         return Reason.CHANGED_SINCE
-    return Reason.KEY_OWNED_BY_OTHER if rule.owned_by_other(ours.owner) else None
+    if rule.owned_by_other(ours.owner):
+        return Reason.KEY_OWNED_BY_OTHER
+    written = (ours.owner, ours.digest) == (rule.id, step.action.digest)
+    return None if deleted or written else Reason.CHANGED_SINCE
 
 
 def _refused_there(step: Applied, theirs: Theirs | None, rule: Rule) -> Reason | None:
@@ -77,9 +96,13 @@ def _refused_there(step: Applied, theirs: Theirs | None, rule: Rule) -> Reason |
         return Reason.GONE_FOR_GOOD
     if rule.owned_by_other(theirs.owner):
         return Reason.OWNED_BY_OTHER
-    if theirs.version != step.their_version or theirs.deleted is not (step.action.kind is A.DELETE_THERE):
-        return Reason.CHANGED_SINCE
-    return None
+    if step.action.kind is A.DELETE_THERE:
+        same = theirs.deleted and theirs.buried_version in ("", step.action.their_version)
+    elif not theirs.deleted and not theirs.version:
+        return Reason.NOT_READ if theirs.enabled else Reason.DISABLED_THERE
+    else:
+        same = not theirs.deleted and theirs.version == step.their_version
+    return None if same else Reason.CHANGED_SINCE
 
 
 def _digest_after(kind: ActionKind, step: Applied) -> str:
@@ -88,6 +111,6 @@ def _digest_after(kind: ActionKind, step: Applied) -> str:
 
 
 def _to_version(kind: ActionKind, step: Applied) -> str:
-    if kind is A.ROLLBACK_THERE:
+    if kind in (A.ROLLBACK_THERE, A.RECOVER_THERE):
         return step.action.their_version or ""
     return str(step.action.our_version) if kind is A.ROLLBACK_HERE else ""

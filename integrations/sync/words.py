@@ -58,6 +58,7 @@ class Reason(StrEnum):
     MISSING_THERE = "missing_there"
     OURS_WON = "ours_won"
     THEIRS_WON = "theirs_won"
+    OVERTAKEN = "overtaken"
     ADOPTED = "adopted"
     UNDONE = "undone"
     CONFLICT = "conflict"
@@ -96,6 +97,7 @@ SENTENCES: Mapping[Reason, str] = {
     R.MISSING_THERE: "the vault lost it without a trace; a full sync brings it back",
     R.OURS_WON: "both sides differ and the rule's strategy decides for the project",
     R.THEIRS_WON: "both sides differ and the rule's strategy decides for the vault",
+    R.OVERTAKEN: "the vault has an earlier write of this rule whose end nobody saw; the project's value is the newer one",
     R.ADOPTED: "a person put this name under the rule",
     R.UNDONE: "a person takes back what an earlier run did",
     R.CONFLICT: "both sides differ; a person must decide which one stays",

@@ -318,6 +318,7 @@ def test_a_retired_or_older_value_is_never_taken_for_the_one_in_the_vault(desk: 
     assert SecretVersion.objects.get(secret__key="RETIRED", version=1).sealed_value is None, "nobody gets it back, so it is gone"
     told = replica_records.load("NPR", [(ReplicaKind.SECRET, row.id) for row in Secret.objects.all()], now()).by_thing
     assert [row.value for row in told.values() if isinstance(row, ReplicaSecret)] == [None, None]
+    assert values.holding(Secret.objects.get(key="OLD")) is None, "its value now is in the vault"
     status, body = desk.admin.post(f"secrets/{desk.ids()['RETIRED']}/rollback", {"version": 1})
     assert status == 409, body
     first = f"secrets/{desk.ids()['OLD']}/versions/1"

@@ -13,12 +13,12 @@ from accounts import roles
 from accounts.models import Environment, Project, User
 from common.clock import now
 from common.models import AuditEntry
-from gateway_runtime import sync_facts, sync_run
+from gateway_runtime import sync_facts, sync_run, sync_vault
 from gateways import dispatch, sync_runs
 from gateways.models import Task
-from integrations.azure.errors import OutcomeUnknown
+from integrations.azure.errors import OutcomeUnknown, RoleMissing
 from integrations.azure.keyvault import KeyVault
-from integrations.models import SyncItem, SyncNote, SyncRun
+from integrations.models import SyncItem, SyncNote, SyncRule, SyncRun, SyncStep
 from integrations.sync.told import action_of
 from protocol import paths, sync
 from protocol.storage import MoveProgress
@@ -26,7 +26,7 @@ from sandbox.azure.server import Sandbox
 from tests.conftest import Person, fleet_of
 from tests.gateways.sync_desk import Killed, Line, SyncDesk
 from tests.gateways.vault_desk import Leased, be_on, cloud_of, sandbox_vault
-from vault.models import SecretVersion
+from vault.models import Secret, SecretVersion
 
 pytestmark = pytest.mark.usefixtures("primary")
 
@@ -170,6 +170,52 @@ class TestCarrying:
         seen = desk.run("preview")
         assert (seen["planned"], seen["left_alone"]) == ({}, {"owned_by_other": 1})
 
+    def test_names_of_a_deleted_rule_of_the_project_can_be_adopted(self, desk: SyncDesk) -> None:
+        """As when Terraform destroys a rule and creates it again."""
+        desk.with_rule(name="first").put("A", "one")
+        desk.put("B", "one")
+        desk.first()
+        assert desk.admin.delete(f"projects/sync-rules/{desk.rule}")[0] == 204
+        desk.with_rule(name="second", conflict_strategy="mazevault_wins")
+        desk.put("A", "two")
+        left = desk.run("preview")
+        assert (left["planned"], desk.notes(left["id"])) == ({}, {"A": "not_adopted"}), "it is not taken over unasked"
+        desk.setup(adopted=["A", "B"])
+        done = desk.first()
+        assert (done["state"], done["planned"]) == ("succeeded", {"update_there": 1, "claim_there": 1})
+        assert desk.there() == {"A": "two", "B": "one"}
+        tags = [desk.portal().get_secret(name).properties.tags["mazevault-owner"] for name in "AB"]
+        assert tags == [desk.rule, desk.rule]
+
+    def test_tags_that_this_project_does_not_know_stay_somebody_elses(self, desk: SyncDesk) -> None:
+        other = desk.made("projects", {"name": "other"})
+        wish = {"name": "v", "type": "key_vault", "provider": "azure_key_vault", "environment": "dev",
+                "config": {"vault_url": desk.url}}  # fmt: skip
+        mine = desk.made(f"projects/{other}/integrations", wish)
+        theirs = desk.made(f"projects/{other}/sync-rules", {"name": "r", "integration_id": mine, "sync_direction": "push"})
+        assert desk.admin.delete(f"projects/sync-rules/{theirs}")[0] == 204
+        marks = {"mazevault-epoch": "1", "mazevault-operation": "x"}
+        owners = {"A": theirs, "B": str(uuid.uuid4()), "C": f"project:{other}/{uuid.uuid4()}"}
+        desk.with_rule(conflict_strategy="mazevault_wins")
+        for name, owner in owners.items():
+            desk.portal().set_secret(name, "x", tags={**marks, "mazevault-owner": owner})
+            desk.put(name, "mine")
+        desk.setup(adopted=list(owners), dr_copy=True)
+        done = desk.first()
+        assert desk.notes(done["id"]) == dict.fromkeys(owners, "owned_by_other")
+        assert (done["state"], done["code"]) == ("incomplete", "ALL_LEFT_ALONE"), "a copy that has nothing is no success"
+
+    def test_names_of_the_projects_own_storage_can_be_adopted_once_it_has_come_home(self, desk: SyncDesk) -> None:
+        row = Secret.objects.get(id=desk.put("A", "one"))
+        owner = f"project:{row.project_id}/{row.environment_id}"
+        marks = {"mazevault-epoch": "1", "mazevault-operation": "x", "mazevault-owner": owner}
+        desk.portal().set_secret("A", "one", tags=marks)
+        desk.with_rule().setup(adopted=["A"])
+        SecretVersion.objects.update(external_version="still there")
+        assert desk.notes(desk.run("preview")["id"]) == {"A": "owned_by_other"}
+        SecretVersion.objects.update(external_version="")
+        assert desk.run("preview")["planned"] == {"claim_there": 1}
+
 
 class TestLooking:
     """A run reads only what it cannot know from the list."""
@@ -190,6 +236,71 @@ class TestLooking:
         done = desk.run()
         assert (done["numbers"]["read"], done["state"], done["steps"]) == (1, "succeeded", {"done": 2})
         assert desk.here() == desk.there() == {"N0": "1", "N1": "3", "N2": "1", "N3": "2", "N4": "1"}
+
+    def test_the_next_task_of_a_run_reads_nothing_again_that_is_as_it_was(
+        self, desk: SyncDesk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sync_facts, "SETTLED", timedelta(seconds=-5))
+        for number in range(40):
+            desk.portal().set_secret(f"N{number:02}", "x")
+        desk.with_rule(sync_direction="pull")
+        run, true, gets = desk.ask(confirm=desk.run("preview")["digest"])["id"], KeyVault.get, list[str]()
+
+        def get(vault: KeyVault, name: str, version: str = "") -> Any:
+            gets.append(name)
+            return true(vault, name, version)
+
+        monkeypatch.setattr(KeyVault, "get", get)
+        monkeypatch.setattr(sync_run, "WORK_SECONDS", 0.0)
+        assert desk.finish(run)["steps"] == {"done": 40}
+        assert len(gets) == 80, "each once for the plan and once right before its step, in four tasks"
+        assert not sync_run._readings, "an ended run leaves nothing behind"
+
+    def test_a_plan_that_takes_longer_than_its_claim_is_made(self, desk: SyncDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        for number in range(12):
+            desk.portal().set_secret(f"N{number:02}", "x")
+        desk.with_rule(sync_direction="pull")
+        monkeypatch.setattr(sync_vault, "SIGN_OF_LIFE_SECONDS", 0.0)
+        true, run = KeyVault.get, desk.ask("preview")["id"]
+
+        def slow(vault: KeyVault, name: str, version: str = "") -> Any:
+            Task.objects.filter(claim_until__lt=now() + timedelta(seconds=290)).update(claim_until=now() - timedelta(seconds=1))
+            dispatch.sweep(now())
+            Task.objects.update(claim_until=now() + timedelta(seconds=100))  # the rest of a claim that nobody extends
+            return true(vault, name, version)
+
+        monkeypatch.setattr(KeyVault, "get", slow)
+        desk.work()
+        assert (desk.look(run)["state"], desk.look(run)["planned"]) == ("planned", {"create_here": 12})
+
+    @pytest.mark.parametrize(("settled", "tasks"), [(-5, 4), (60, 1)])
+    def test_reading_goes_on_in_another_task_when_that_has_less_to_read(
+        self, desk: SyncDesk, monkeypatch: pytest.MonkeyPatch, settled: int, tasks: int
+    ) -> None:
+        monkeypatch.setattr(sync_facts, "SETTLED", timedelta(seconds=settled))
+        monkeypatch.setattr(sync_facts, "READ_SECONDS", 0.0)
+        for number in range(4):
+            desk.portal().set_secret(f"N{number:02}", "x")
+        desk.with_rule(sync_direction="pull")
+        shown = desk.run("preview")
+        assert (shown["state"], shown["planned"]) == ("planned", {"create_here": 4})
+        assert Task.objects.filter(payload__run=shown["id"]).count() == tasks
+
+    def test_a_run_that_is_stopped_while_it_reads_reads_no_further(self, desk: SyncDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        for number in range(12):
+            desk.portal().set_secret(f"N{number:02}", "x")
+        desk.with_rule(sync_direction="pull")
+        monkeypatch.setattr(sync_vault, "SIGN_OF_LIFE_SECONDS", 0.0)
+        true, run, gets = KeyVault.get, desk.ask("preview")["id"], list[str]()
+
+        def get(vault: KeyVault, name: str, version: str = "") -> Any:
+            gets.append(name)
+            desk.admin.post(f"projects/sync-runs/{run}/stop")
+            return true(vault, name, version)
+
+        monkeypatch.setattr(KeyVault, "get", get)
+        desk.work()
+        assert (desk.look(run)["state"], len(gets)) == ("stopped", 1)
 
 
 class TestHistory:
@@ -231,6 +342,120 @@ class TestHistory:
         desk.setup(paused=True)
         shown = desk.undo(done["id"])
         assert (shown["planned"], desk.notes(shown["id"])) == ({}, {"A": "changed_since"})
+
+    def test_undo_is_refused_when_the_rule_is_about_another_environment_now(self, desk: SyncDesk) -> None:
+        for name in ("A", "B"):
+            desk.portal().set_secret(name, "x")
+        desk.with_rule(sync_direction="pull", target_environment="dev")
+        done = desk.first()
+        for key in "AB":
+            desk.made("secrets", {"project_id": desk.project, "environment": "staging", "key": key, "value": "its own"})
+        desk.setup(paused=True)
+        shown = desk.undo(done["id"])
+        wish = {"name": "r", "integration_id": desk.integration, "sync_direction": "pull", "target_environment": "staging"}
+        assert desk.admin.put(f"projects/sync-rules/{desk.rule}", wish)[0] == 200
+        for confirm in ("", shown["digest"]):
+            status, body = desk.admin.post(f"projects/sync-runs/{done['id']}/undo", {"confirm": confirm})
+            assert (status, body["code"]) == (409, "UNDO_ELSEWHERE") and "staging" in body["error"], body
+        assert Secret.objects.filter(deleted_at=None).count() == 4
+        assert desk.admin.put(f"projects/sync-rules/{desk.rule}", {**wish, "target_environment": "dev"})[0] == 200
+        assert desk.undo(done["id"], shown["digest"])["steps"] == {"done": 2}
+        assert set(Secret.objects.filter(deleted_at=None).values_list("environment__slug", flat=True)) == {"staging"}
+
+    def test_undo_is_refused_when_the_integration_leads_to_another_vault_now(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        for number in range(11):
+            desk.put(f"K{number}", "one")
+        desk.first()
+        desk.delete("K0")
+        gone = desk.run()
+        desk.setup(paused=True)
+        shown = desk.undo(gone["id"])
+        assert shown["planned"] == {"recover_there": 1}
+        other = sandbox_vault(desk.sandbox, "kv-mazevault-we-npr")
+        be_on(desk.monkeypatch, cloud_of(desk.sandbox), (desk.url, other))
+        wish = {"name": "vault", "type": "key_vault", "provider": "azure_key_vault", "config": {"vault_url": other}}
+        assert desk.admin.put(f"projects/integrations/{desk.integration}", wish)[0] == 200
+        for confirm in ("", shown["digest"]):
+            status, body = desk.admin.post(f"projects/sync-runs/{gone['id']}/undo", {"confirm": confirm})
+            assert (status, body["code"]) == (409, "UNDO_ELSEWHERE") and other in body["error"], body
+
+    def test_undo_recovers_what_the_run_deleted_and_not_what_a_person_deleted_after_it(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        desk.put("A", "one")
+        desk.first()
+        desk.delete("A")
+        gone, portal = desk.run(), desk.portal()
+        portal.begin_recover_deleted_secret("A").wait()
+        portal.set_secret("A", "a person's")
+        portal.begin_delete_secret("A").wait()
+        desk.setup(paused=True)
+        shown = desk.undo(gone["id"])
+        assert (shown["planned"], desk.notes(shown["id"])) == ({}, {"A": "changed_since"})
+
+    def test_undo_deletes_no_later_secret_of_the_same_key_and_version(self, desk: SyncDesk) -> None:
+        desk.portal().set_secret("A", "x")
+        desk.with_rule(sync_direction="pull")
+        done = desk.first()
+        desk.delete("A")
+        desk.put("A", "a person's")
+        desk.setup(paused=True)
+        shown = desk.undo(done["id"])
+        assert (shown["planned"], desk.notes(shown["id"])) == ({}, {"A": "changed_since"}) and desk.here() == {"A": "a person's"}
+
+    def test_undo_deletes_no_secret_that_took_the_place_of_its_own_after_the_plan(self, desk: SyncDesk) -> None:
+        desk.portal().set_secret("A", "x")
+        desk.with_rule(sync_direction="pull")
+        done = desk.first()
+        desk.setup(paused=True)
+        confirm, seen = desk.undo(done["id"])["digest"], list[str]()
+        run = desk.admin.post(f"projects/sync-runs/{done['id']}/undo", {"confirm": confirm})[1]["id"]
+
+        def cut(said: str, when: str) -> None:
+            if said.endswith("plan") and when == "after" and not seen:
+                seen.append(said)
+                desk.delete("A")
+                desk.put("A", "a person's")
+
+        desk.work(line=Line(desk.npr, cut))
+        assert desk.here() == {"A": "a person's"} and desk.steps(run) == [("delete_here", "A", "outdated")]
+
+    def test_undo_of_a_list_that_breaks_off_is_refused(self, desk: SyncDesk, control: Any) -> None:
+        desk.with_rule().put("A", "one")
+        done = desk.first()
+        desk.setup(paused=True)
+        shown = desk.undo(done["id"])
+        control.post("/faults", json={"vault_unavailable": 8})
+        refused = desk.undo(done["id"], shown["digest"])
+        control.post("/faults", json={"vault_unavailable": 0})
+        assert (refused["state"], refused["verdict"], refused["refusals"][0]["code"]) == (
+            "planned",
+            "refused",
+            "listing_incomplete",
+        )
+        assert desk.undo(done["id"], shown["digest"])["steps"] == {"done": 1} and desk.there() == {}
+
+    def test_drift_of_a_list_that_breaks_off_is_refused(self, desk: SyncDesk, control: Any) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        control.post("/faults", json={"vault_unavailable": 8})
+        seen = desk.run("drift")
+        control.post("/faults", json={"vault_unavailable": 0})
+        assert (seen["state"], seen["left_alone"], seen["refusals"][0]["code"]) == ("planned", {}, "listing_incomplete")
+
+    def test_drift_tells_the_keys_that_fight_for_a_name(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        for key in ("DB_PASSWORD", "DB.PASSWORD", "OTHER"):
+            desk.put(key, "x")
+        seen = desk.run("drift")
+        assert (seen["left_alone"], [row["code"] for row in seen["refusals"]]) == ({"only_here": 2}, ["name_collision"])
+
+    def test_drift_of_a_template_that_makes_no_names_is_refused(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        SyncRule.objects.update(key_transform_template="{{key}}{{key}}")
+        seen = desk.run("drift")
+        assert (seen["state"], seen["verdict"], seen["refusals"][0]["code"]) == ("planned", "refused", "template_invalid")
+        assert Task.objects.get().state == "succeeded"
 
     def test_the_audit_tells_each_value_that_left_and_no_value(self, desk: SyncDesk) -> None:
         desk.with_rule().put("A", "canary-77")
@@ -386,6 +611,21 @@ class TestRights:
         desk.with_rule()
         status, body = desk.admin.patch(f"projects/sync-rules/{desk.rule}/setup", wish)
         assert status == 400 and body["error"].startswith(field), body
+
+    def test_a_template_that_makes_no_names_is_refused_when_the_rule_is_made(self, desk: SyncDesk) -> None:
+        for template in ("{{key}}{{key}}", "fixed", "a_{{key}}"):
+            wish = {"name": "r", "integration_id": desk.integration, "key_transform_template": template}
+            status, body = desk.admin.post(f"projects/{desk.project}/sync-rules", wish)
+            assert status == 400 and body["error"].startswith("key_transform_template: "), body
+
+    def test_the_plan_of_a_paused_rule_is_told_and_not_done(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        desk.put("A", "two")
+        desk.setup(paused=True)
+        seen = desk.run()
+        assert (seen["state"], seen["verdict"], seen["planned"]) == ("planned", "paused", {"update_there": 1})
+        assert desk.there() == {"A": "one"}
 
     def test_a_rule_that_cannot_run_says_why(self, desk: SyncDesk) -> None:
         desk.with_rule(source_path="/app")
@@ -610,6 +850,108 @@ class TestCrashes:
         assert desk.finish(run)["state"] == "succeeded" and len(desk.there()) == 25
         assert Task.objects.filter(payload__run=run).count() == 3
 
+    def test_the_end_of_a_stopped_run_is_looked_for_by_the_next_one(self, desk: SyncDesk) -> None:
+        """Killed between a write and its report, then stopped: what the vault has is the rule's own, and nobody's change."""
+        desk.with_rule(sync_direction="bidirectional", conflict_strategy="external_wins").put("A", "one")
+        desk.first()
+        desk.put("A", "two")
+        run = self.killed_at_its_report(desk)
+        desk.admin.post(f"projects/sync-runs/{run}/stop")
+        self.claim_again()
+        sync_runs.sweep(now())
+        desk.put("A", "three")
+        done = desk.run()
+        assert (done["planned"], desk.here(), desk.there()) == ({"update_there": 1}, {"A": "three"}, {"A": "three"})
+        assert desk.look(run)["steps"] == {"done": 1}, "what the stopped run had begun has an end too"
+
+    def test_what_a_stopped_run_had_begun_can_be_taken_back(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        desk.first()
+        desk.put("A", "two")
+        run = self.killed_at_its_report(desk)
+        desk.admin.post(f"projects/sync-runs/{run}/stop")
+        self.claim_again()
+        sync_runs.sweep(now())
+        desk.setup(paused=True)
+        assert desk.undo(run, desk.undo(run)["digest"])["steps"] == {"done": 1} and desk.there() == {"A": "one"}
+
+    def test_a_write_that_lands_after_somebody_looked_for_it_is_no_change_of_the_vault(self, desk: SyncDesk) -> None:
+        desk.with_rule(sync_direction="bidirectional").put("A", "one")
+        desk.first()
+        desk.put("A", "two")
+        self.killed_at_its_report(desk)
+        SyncStep.objects.filter(state="begun").update(state="outdated")
+        SyncRun.objects.filter(state="running").update(state="failed")
+        desk.put("A", "three")
+        assert desk.run()["planned"] == {"update_there": 1} and desk.there() == {"A": "three"}
+
+    def test_a_person_who_copies_the_tags_of_a_write_has_a_value_of_their_own(self, desk: SyncDesk) -> None:
+        desk.with_rule(sync_direction="bidirectional").put("A", "one")
+        desk.first()
+        desk.put("A", "two")
+        run = self.killed_at_its_report(desk)
+        SyncRun.objects.filter(state="running").update(state="failed")
+        portal = desk.portal()
+        portal.set_secret("A", "a person's", tags=portal.get_secret("A").properties.tags)
+        desk.put("A", "three")
+        left = desk.run()
+        assert (left["planned"], left["left_alone"], desk.there()) == ({}, {"conflict": 1}, {"A": "a person's"})
+        assert desk.look(run)["steps"] == {"outdated": 1}
+
+    @pytest.mark.parametrize("stopped", [False, True])
+    def test_a_name_that_was_recovered_gets_its_value_after_a_kill(self, desk: SyncDesk, stopped: bool) -> None:
+        """Between recovery and value the old, deleted value is alive: the same run ends that, or the next one."""
+        run = self.killed_between_recovery_and_value(desk)
+        if stopped:
+            desk.admin.post(f"projects/sync-runs/{run}/stop")
+            self.claim_again()
+            sync_runs.sweep(now())
+            assert desk.first()["planned"] == {"update_there": 1}
+        else:
+            self.claim_again()
+            done = desk.finish(run)
+            assert (done["state"], done["steps"]) == ("succeeded", {"done": 1}), done
+        assert desk.there() == {"A": "one"} and desk.run()["planned"] == {}
+
+    def test_a_recovered_name_that_a_person_set_meanwhile_keeps_their_value(self, desk: SyncDesk) -> None:
+        run = self.killed_between_recovery_and_value(desk)
+        desk.portal().set_secret("A", "a person's")
+        self.claim_again()
+        desk.finish(run)
+        assert desk.there() == {"A": "a person's"} and desk.steps(run) == [("recover_there", "A", "outdated")]
+
+    def killed_between_recovery_and_value(self, desk: SyncDesk) -> str:
+        portal = desk.portal()
+        portal.set_secret("A", "old")
+        portal.begin_delete_secret("A").wait()
+        desk.with_rule().put("A", "one")
+        desk.setup(adopted=["A"])
+        run, true = str(desk.ask(confirm=desk.run("preview")["digest"])["id"]), KeyVault.recover
+
+        def die(vault: KeyVault, name: str) -> None:
+            true(vault, name)
+            raise Killed
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(KeyVault, "recover", die)
+            with pytest.raises(Killed):
+                desk.work()
+        assert desk.there() == {"A": "old"}
+        return run
+
+    def killed_at_its_report(self, desk: SyncDesk) -> str:
+        run, said = str(desk.ask()["id"]), list[str]()
+
+        def cut(path: str, when: str) -> None:
+            said.extend([path] if path.endswith("progress") and when == "before" else [])
+            if len(said) == 2:
+                raise Killed
+
+        with pytest.raises(Killed):
+            desk.work(line=Line(desk.npr, cut))
+        assert desk.there() == {"A": "two"}
+        return run
+
     @staticmethod
     def claim_again() -> None:
         """What the sweep does when a claim runs out."""
@@ -666,6 +1008,53 @@ class TestTrouble:
         denied = desk.run(confirm=shown)
         assert (denied["state"], denied["code"]) == ("failed", "KEY_VAULT_ROLE_MISSING") and "Fix: " in denied["detail"]
         assert desk.there() == {}
+
+    def test_a_pull_is_taken_back_although_one_of_its_names_is_disabled_in_the_vault(self, desk: SyncDesk) -> None:
+        portal = desk.portal()
+        for name in ("A", "B"):
+            portal.set_secret(name, "x")
+        desk.with_rule(sync_direction="pull")
+        done = desk.first()
+        portal.update_secret_properties("A", portal.get_secret("A").properties.version, enabled=False)
+        desk.setup(paused=True)
+        shown = desk.undo(done["id"])
+        assert desk.undo(done["id"], shown["digest"])["steps"] == {"done": 2} and desk.here() == {}
+
+    def test_a_name_that_is_disabled_before_its_step_fails_alone(self, desk: SyncDesk) -> None:
+        portal = desk.portal()
+        for name in ("A", "B"):
+            portal.set_secret(name, "x")
+        desk.with_rule(sync_direction="pull")
+        shown = desk.run("preview")["digest"]
+        version = portal.get_secret("A").properties.version
+        done = self.meanwhile(desk, shown, lambda: portal.update_secret_properties("A", version, enabled=False))
+        assert (done["state"], done["steps"], desk.here()) == ("incomplete", {"done": 1, "failed": 1}, {"B": "x"})
+        rows = desk.admin.get(f"projects/sync-runs/{done['id']}/steps")[1]
+        assert [row["code"] for row in rows if row["state"] == "failed"] == ["KEY_VAULT_OBJECT_DISABLED"]
+
+    def test_a_denial_before_a_step_of_the_project_ends_the_run_at_once(self, desk: SyncDesk) -> None:
+        desk.portal().set_secret("A", "x")
+        desk.with_rule(sync_direction="pull")
+        shown = desk.run("preview")["digest"]
+
+        def deny(vault: KeyVault, name: str, version: str = "") -> Any:
+            raise RoleMissing("no role", "assign one")
+
+        done = self.meanwhile(desk, shown, lambda: desk.monkeypatch.setattr(KeyVault, "get", deny))
+        assert (done["state"], done["code"], desk.here()) == ("failed", "KEY_VAULT_ROLE_MISSING", {})
+
+    @staticmethod
+    def meanwhile(desk: SyncDesk, confirm: str, happens: Callable[[], object]) -> dict[str, Any]:
+        """A run in which this happens once the plan is told."""
+        run, done = desk.ask(confirm=confirm)["id"], list[str]()
+
+        def cut(said: str, when: str) -> None:
+            if said.endswith("plan") and when == "after" and not done:
+                done.append(said)
+                happens()
+
+        desk.work(line=Line(desk.npr, cut))
+        return desk.look(run)
 
     def test_a_throttled_vault_is_waited_for(self, desk: SyncDesk, control: Any) -> None:
         desk.with_rule()
@@ -779,6 +1168,23 @@ class TestGatewaysThatLie:
         step = sync.BegunStep(str(uuid.uuid4()), action_of(actions[1]).fingerprint)
         answer = desk.npr.call(paths.SYNC_PROGRESS, sync.Progress(run, claim, 1, [], [step]), sync.ProgressAnswer)
         assert answer.json()["code"] == "STEP_NOT_ALLOWED" and "nobody looked" not in answer.content.decode()
+
+    def test_an_undo_does_nothing_but_the_opposite_of_what_was_done(self, desk: SyncDesk) -> None:
+        desk.with_rule()
+        for key in "AB":
+            desk.put(key, "one")
+        done = desk.first()
+        desk.put("C", "one")
+        desk.setup(paused=True)
+        desk.admin.post(f"projects/sync-runs/{done['id']}/undo", {})
+        run = desk.admin.get(f"projects/sync-rules/{desk.rule}/runs")[1][0]["id"]
+        claim = desk.npr.claim(epoch=1, limit=5).tasks[0].claim
+        for kind, key, code in (("delete_there", "A", None), ("delete_there", "C", "STEP_NOT_ALLOWED"),
+                                ("rollback_there", "A", "STEP_NOT_ALLOWED")):  # fmt: skip
+            action = sync.SyncAction(kind, "undone", key, key, "", 1, "v")
+            part = sync.PlanPart(run, claim, 1, True, "needs_confirmation", "d", "s", False, [action])
+            answer = desk.npr.call(paths.SYNC_PLAN, part, sync.RunAnswer)
+            assert (None if isinstance(answer, sync.RunAnswer) else answer.json()["code"]) == code
 
     def test_more_deletions_than_allowed_are_not_begun(self, desk: SyncDesk) -> None:
         desk.with_rule()

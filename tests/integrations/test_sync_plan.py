@@ -289,7 +289,7 @@ class TestDrift:
         sides.project.put("NEW_HERE", "1")
         sides.vault.put("NEW-THERE", "1")
         sides.vault.put("FOREIGN", "1", owner="rule-other")
-        rows = {row.name: row for row in drift(sides.world(BOTH))}
+        rows = {row.name: row for row in drift(sides.world(BOTH)).rows}
         assert {name: row.standing for name, row in rows.items()} == {
             "SAME": Standing.IN_STEP, "DIFF": Standing.DIFFERS, "GONE-THERE": Standing.DELETED_THERE,
             "GONE-HERE": Standing.DELETED_HERE, "NEW-HERE": Standing.ONLY_HERE, "NEW-THERE": Standing.ONLY_THERE,
@@ -495,6 +495,36 @@ class TestNames:
         assert sides.project.living() == {"A": "1"}
 
 
+class TestUnseen:
+    """The newest version there is the rule's own write, of which it never heard."""
+
+    def made(self, rule, here, unseen=True):
+        sides = settled(BOTH, here={"A": "1"})
+        sides.vault.put("A", "2", BOTH.id, "A")
+        here(sides.project)
+        world = sides.world(rule)
+        return plan(replace(world, theirs=tuple(replace(each, unseen=unseen) for each in world.theirs)))
+
+    @pytest.mark.parametrize("strategy", Strategy)
+    def test_is_nobodys_change_so_the_projects_newer_value_goes_there(self, strategy):
+        made = self.made(replace(BOTH, strategy=strategy), lambda project: project.put("A", "3"))
+        assert [(action.kind, action.reason) for action in made.actions] == [(ActionKind.UPDATE_THERE, Reason.CHANGED_HERE)]
+
+    def test_does_not_come_back_as_the_value_of_a_project_that_did_not_move(self):
+        made = self.made(BOTH, lambda project: None)
+        assert [(action.kind, action.reason) for action in made.actions] == [(ActionKind.UPDATE_THERE, Reason.OVERTAKEN)]
+
+    def test_is_deleted_with_the_secret(self):
+        assert steps(self.made(BOTH, lambda project: project.delete("A"))) == [("delete_there", "A")]
+
+    def test_is_kept_when_the_project_has_no_trace_of_it(self):
+        assert steps(self.made(BOTH, lambda project: project.lose("A"))) == []
+
+    def test_a_tag_alone_is_no_sign(self):
+        made = self.made(BOTH, lambda project: project.put("A", "3"), unseen=False)
+        assert [note.reason for note in made.notes] == [Reason.CONFLICT]
+
+
 class TestBudget:
     def filled(self, count, rule=PUSH):
         return settled(rule, here={f"K{number:03d}": "1" for number in range(count)})
@@ -604,6 +634,26 @@ class TestUndo:
         for action in self.undone(sides).proposed:
             sides.step(action, BOTH)
         assert (sides.project.living(), sides.vault.secrets["a"].owner) == ({"A": "mine"}, None)
+
+    def test_of_a_list_that_broke_off_nothing_is_planned(self):
+        sides, _, _ = self.busy()
+        made = undo(BOTH, sides.history, sides.project.facts(), (), listed_all=False)
+        assert (made.verdict, made.refusals[0].code, made.notes) == (Verdict.REFUSED, Refusal.LISTING_INCOMPLETE, ())
+
+    @pytest.mark.parametrize("other", [{"owner": None}, {"digest": "another"}])
+    def test_takes_back_no_secret_that_only_has_the_key_and_the_version(self, other):
+        sides, _, _ = self.busy()
+        ours = [replace(each, **other) if each.key in ("NEWER", "DOWN") else each for each in sides.project.facts()]
+        shown = undo(BOTH, sides.history, ours, sides.vault.facts())
+        left = {note.name: note.reason for note in shown.notes}
+        assert left == {"NEWER": Reason.CHANGED_SINCE, "DOWN": Reason.CHANGED_SINCE}
+
+    def test_recovers_only_the_version_that_was_deleted(self):
+        sides, _, _ = self.busy()
+        theirs = [replace(each, buried_version="v9") if each.deleted else each for each in sides.vault.facts()]
+        assert ("DEL", Reason.CHANGED_SINCE) in {
+            (note.name, note.reason) for note in undo(BOTH, sides.history, sides.project.facts(), theirs).notes
+        }
 
     def test_says_what_cannot_be_recovered(self):
         sides, _, _ = self.busy()
