@@ -576,6 +576,12 @@ class TestRights:
             assert reader.patch(path, wish)[0] in (403, 404), wish
         assert desk.admin.get(path)[1]["adopted"] == []
 
+    def test_who_may_write_the_project_may_always_pause_it(self, desk: SyncDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+        desk.with_rule()
+        monkeypatch.setattr(sync_runs, "_refuse_unless_allowed", lambda *_: pytest.fail("a pause is no run"))
+        desk.setup(paused=True)
+        assert SyncRule.objects.get().paused_why.startswith("paused by ")
+
     def test_a_changed_rule_loses_its_schedule(self, desk: SyncDesk) -> None:
         desk.with_rule().put("A", "one")
         desk.first()
@@ -680,6 +686,18 @@ class TestSchedule:
         assert sync_runs.start_due(now()) == 1
         assert sync_runs.start_due(now() + timedelta(hours=1)) == 0, "it is not begun twice"
         assert not desk.admin.get(f"projects/sync-rules/{desk.rule}/setup")[1]["paused"]
+
+    def test_the_newest_run_that_carried_something_outlives_any_number_of_reports(
+        self, desk: SyncDesk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(sync_runs, "KEPT_RUNS", 2)
+        desk.with_rule().put("A", "one")
+        carried = desk.first()["id"]
+        for _ in range(4):
+            desk.run("drift")
+        assert [run.phase for run in SyncRun.objects.order_by("created_at")] == ["apply", "drift", "drift"]
+        assert str(SyncRun.objects.get(phase="apply").id) == carried
+        assert sync_runs.start_due(now()) == 0
 
     @pytest.mark.parametrize("own_target", [False, True])
     def test_a_rule_whose_environment_was_deleted_is_paused_once_and_says_why(self, desk: SyncDesk, own_target: bool) -> None:
@@ -1126,8 +1144,8 @@ class TestDrCopy:
             desk.portal().set_secret(name, "not ours", tags=other)
         desk.setup(dr_copy=True)
         done = desk.first()
-        assert (done["state"], done["steps"], done["left_alone"]) == ("succeeded", {}, {"owned_by_other": 2})
-        assert self.check(desk) == (False, "lacks 2 secrets that the last run left alone")
+        assert (done["state"], done["steps"], done["left_alone"]) == ("incomplete", {}, {"owned_by_other": 2})
+        assert self.check(desk) == (False, "was never complete")
 
     def test_only_a_rule_that_pushes_keeps_one(self, desk: SyncDesk) -> None:
         desk.with_rule(sync_direction="pull")
