@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from importlib import import_module
 from typing import Any, cast
 
 import httpx
 import pytest
+from django.apps import apps
 from django.conf import settings
 from msgspec import structs
 
@@ -29,7 +31,7 @@ from gateways.models import Task
 from integrations.azure import denials
 from integrations.azure.cloud import AuthMethod, Cloud
 from integrations.azure.node_cloud import AzureNode
-from integrations.models import AccessSnapshot, Integration, Vault
+from integrations.models import AccessSnapshot, Integration, Vault, VaultUse
 from protocol import messages, paths
 from protocol.vault_access import AskAccess, VaultAccess
 from sandbox.azure.directory import CLIENT_ID, TENANT_ID
@@ -165,6 +167,17 @@ class TestIsolation:
         assert admin.delete(f"projects/integrations/{shared}")[0] == 204
         assert admin.post("admin/vaults/release", {"origin": NPR})[0] == 204
         assert admin.post(f"projects/{other}/integrations", {**config_of(), "environment": "prod"})[0] == 201
+
+    def test_who_used_a_vault_before_it_had_to_be_opened_goes_on_using_it(
+        self, admin: Person, project: str, integration: dict[str, Any]
+    ) -> None:
+        VaultUse.objects.all().delete()
+        Integration.objects.update(config={"vault_url": "https://KV-MazeVault-NPR.vault.azure.net:443/"})
+        upgrade = import_module("integrations.migrations.0006_uses_of_vaults").open_what_is_used
+        for _ in range(2):
+            upgrade(apps, None)
+        (use,) = VaultUse.objects.all()
+        assert (use.vault_id, str(use.project_id)) == (NPR, project)
 
     def test_at_validation_a_rule_for_another_environment_is_refused(
         self, admin: Person, project: str, integration: dict[str, Any]
