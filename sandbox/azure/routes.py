@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 from sandbox.azure import (
@@ -49,7 +48,6 @@ def answer(world: World, request: Request) -> Answer:
 
 def _at_a_vault(world: World, request: Request) -> Answer:
     """Key Vault refuses in its own words. Clients write a slash where they leave the version out."""
-    time.sleep(world.faults.vault_slow_seconds)
     if world.count_down("throttled") or world.count_down("vault_throttled"):
         raise vault_api.throttled(world)
     if world.count_down("unavailable") or world.count_down("vault_unavailable"):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from sandbox.azure import certificates, routes
+from sandbox.azure import certificates, routes, vault_api
 from sandbox.azure.bearer import caller_of
 from sandbox.azure.web import LOST, Answer, Request
 from sandbox.azure.world import Seen, World
@@ -39,6 +39,7 @@ class Server(ThreadingHTTPServer):
     """One thread for each connection; the TLS handshake happens there, so that a slow client stops nobody."""
 
     daemon_threads = True
+    request_queue_size = 128
     world: World
 
     def __init__(self, port: int, context: ssl.SSLContext) -> None:
@@ -81,6 +82,8 @@ class _Connection(BaseHTTPRequestHandler):
         if not request.path.startswith("/_control/"):
             began_in = world.directory
             time.sleep(world.faults.slow_seconds)
+            if vault_api.vault_name(world, request) is not None:
+                time.sleep(world.faults.vault_slow_seconds)
             if world.directory is not began_in:  # the world was put back meanwhile, and this is of the one before
                 self.close_connection = True
                 return

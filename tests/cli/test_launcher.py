@@ -21,7 +21,8 @@ from typing import Any
 import httpx
 import pytest
 
-from cli.stack.layout import ROOT
+from cli.stack import databases
+from cli.stack.layout import ROOT, Layout
 from cli.stack.stack import free_port_base
 from sandbox.azure.directory import TENANT_ID
 
@@ -73,6 +74,7 @@ def home(tmp_path: Path) -> Iterator[Home]:
     made = Home(tmp_path / "var")
     yield made
     made.run("down")
+    databases.forget(Layout(var=made.var))
 
 
 def test_up_status_logs_and_down(home: Home) -> None:
@@ -108,7 +110,7 @@ def test_up_status_logs_and_down(home: Home) -> None:
     assert again.returncode == 1 and "runs already" in again.stderr
     pids = home.pids()
     assert home.run("down").returncode == 0
-    assert gone(pids, 1)
+    assert gone(pids, LOADED_SECONDS)
     assert not (home.var / "run.json").exists()
     assert home.run("status").returncode == 1
     assert home.run("down").stdout.strip() == "nothing runs"
@@ -196,7 +198,7 @@ def test_a_killed_launcher_leaves_no_process_and_the_next_start_works(home: Home
     pids = home.pids()
     down = home.run("down")
     assert down.returncode == 0, down.stdout + down.stderr
-    assert gone(pids, 1)
+    assert gone(pids, LOADED_SECONDS)
     again = home.run("up", "--detach")
     assert again.returncode == 0, again.stdout + again.stderr
 
@@ -280,16 +282,14 @@ def test_runs_as_a_user_and_as_root_in_a_folder_whose_parent_is_private(tmp_path
         try:
             up = as_user.run("up", "--detach")
             assert up.returncode == 0, up.stdout + up.stderr
-            assert as_user.run("status").returncode == 0
-            assert as_root.run("status").returncode == 0, "two stacks run side by side"
+            _until_status(as_user, 0)
+            _until_status(as_root, 0)  # two stacks run side by side
         finally:
             as_user.run("down")
             shutil.rmtree(as_user.var.parent, ignore_errors=True)
     finally:
         as_root.run("down")
-        elsewhere = private / "var" / "postgres-is-elsewhere.txt"
-        if elsewhere.exists():
-            shutil.rmtree(elsewhere.read_text().split(" is in ")[-1].strip().removesuffix("/postgres"), ignore_errors=True)
+        databases.forget(Layout(var=private / "var"))
 
 
 class _HomeOfNobody(Home):

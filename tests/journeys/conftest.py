@@ -91,7 +91,7 @@ class Town:
         """Ask for a move, wait for its end, and for the new active gateway to serve."""
         goal = "DR_ACTIVE" if kind == "activate-dr" else "PRIMARY_ACTIVE"
         self.wait_for_a_plan(kind, code)
-        self.primary.post(f"admin/failover/{code}/{kind}")
+        self.ask_for(kind, code)
         return self.wait_for_state(goal, code)
 
     def go_home(self, code: str = "NPR") -> None:
@@ -105,6 +105,19 @@ class Town:
         self.wait_for_state("PRIMARY_ACTIVE", code)
         self.wait_for_a_plan("activate-dr", code)
         self.wait_for_a_lease(code)
+
+    def ask_for(self, kind: str, code: str = "NPR") -> dict[str, Any]:
+        """The answer to the request once it is taken: a machine under load misses a heartbeat, and the next one comes."""
+
+        def look() -> Any:
+            try:
+                return self.primary.post(f"admin/failover/{code}/{kind}")
+            except PrimaryError as error:
+                if error.status != 409:
+                    raise
+                raise NotYet(str(error)) from error
+
+        return dict(self.wait_for(f"{kind} to be taken", look))
 
     def wait_for_a_lease(self, code: str = "NPR") -> None:
         """Return when the active gateway holds a lease."""

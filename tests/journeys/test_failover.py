@@ -40,7 +40,7 @@ def unplanned(town: Town, timing: TimeProfile) -> float:
         observer.wait_until_serving(OLD, 10)
         town.stack.kill(OLD)
         task = town.primary.post("admin/tasks", {"environment": "NPR", "kind": "gateway.probe"})["id"]
-        accepted = town.primary.post("admin/failover/NPR/activate-dr")
+        accepted = town.ask_for("activate-dr")
         begun = time.monotonic()
         assert accepted["state"] == "FENCING"
         longest = timing.lease_ttl + timing.fence_wait + MACHINE
@@ -82,7 +82,7 @@ def test_a_frozen_gateway_wakes_up_without_a_lease(town: Town) -> None:
         observer.wait_until_serving(OLD, 10)
         os.kill(pid, signal.SIGSTOP)
         try:
-            town.primary.post("admin/failover/NPR/activate-dr")
+            town.ask_for("activate-dr")
             serving = observer.wait_until_serving(NEW, 30)
         finally:
             os.kill(pid, signal.SIGCONT)
@@ -147,7 +147,7 @@ def test_killing_a_standby_changes_nothing_but_its_health(town: Town) -> None:
 
 def test_a_gateway_that_is_told_to_stop_gives_its_lease_back(town: Town) -> None:
     town.stack.stop(OLD)
+    town.ask_for("activate-dr")
     begun = time.monotonic()
-    town.primary.post("admin/failover/NPR/activate-dr")
     town.wait_for_state("DR_ACTIVE")
     assert time.monotonic() - begun < PROFILES["short"].lease_ttl

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Any
 
+import psycopg
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
@@ -19,6 +21,8 @@ log = logging.getLogger("mazevault.server")
 DURABLE = ("fsync", "synchronous_commit")
 """Settings of PostgreSQL without which a confirmed change may be lost."""
 
+DATABASE_SECONDS = 60.0
+
 
 class Command(BaseCommand):
     help = "Run this node until TERM or INT."
@@ -27,6 +31,7 @@ class Command(BaseCommand):
         node: Settings = settings.MAZEVAULT
         if node.production and node.failpoint:
             raise CommandError("MAZEVAULT_FAILPOINT is for tests; unset it where MAZEVAULT_ENV is production")
+        wait_for_the_database()
         require_durability(node)
         if node.run_migrations:
             prepare(node)
@@ -34,6 +39,22 @@ class Command(BaseCommand):
             serve_gateway(node)
         else:
             serve_primary(node)
+
+
+def wait_for_the_database() -> None:
+    """Node and database start together after a power cut; whichever is first waits. Raises `CommandError` after a minute."""
+    deadline, told = time.monotonic() + DATABASE_SECONDS, False
+    while True:
+        try:
+            open_connection().close()
+            return
+        except psycopg.OperationalError as error:
+            if time.monotonic() > deadline:
+                raise CommandError(f"the database does not answer; look at DATABASE_URL: {str(error).strip()}") from None
+            if not told:
+                log.warning("the database does not answer yet: %s", type(error).__name__)
+            told = True
+            time.sleep(0.5)
 
 
 def require_durability(node: Settings) -> None:
