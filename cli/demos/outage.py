@@ -90,7 +90,13 @@ def tell(stack: Stack, primary: PrimaryClient, story: Story, asked: Callable[[],
     for name in stack.children:
         stack.start(name)
     stack.wait_until_primary_answers()
-    begun, stale = time.monotonic(), _heartbeats(primary)
+    begun, stale = time.monotonic(), dict[str, str]()
+
+    def taken() -> bool:
+        stale.update(_heartbeats(primary))
+        return True
+
+    _until(taken, 30, "the Primary does not answer", asked)
     story.say("the Primary is back")
     _until(lambda: _open_writes(primary, stale) == 0, RECONCILED_SECONDS, "the queues did not become empty", asked)
     story.say(f"every write has its end after {time.monotonic() - begun:.1f} s")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("committed_primary")
 @pytest.fixture
 def token() -> str:
     user = User.objects.create(email="root@example.com", role="admin", password="!")
-    Session.objects.create(user=user, token_hash=hash_token(f"{PREFIX}race"), expires_at=now().replace(year=2099))
+    Session.objects.create(user=user, token_hash=hash_token(f"{PREFIX}race"), expires_at=now() + timedelta(days=365))
     return f"{PREFIX}race"
 
 

@@ -29,11 +29,12 @@ def asked_or_dead(town: Town, kind: str) -> bool:
 def crash_during(town: Town, kind: str, failpoint: str) -> None:
     """Make the Primary die at the failpoint of this move, start it again and let the move end."""
     goal, start = ("DR_ACTIVE", "PRIMARY_ACTIVE") if kind == "activate-dr" else ("PRIMARY_ACTIVE", "DR_ACTIVE")
-    epoch = town.status()["epoch"]
+    epoch, lease = town.status()["epoch"], town.status()["lease_until"]
     town.stack.stop("primary")
     town.stack.start("primary", {"MAZEVAULT_FAILPOINT": failpoint})
     town.stack.wait_until_primary_answers()
     town.wait_for_a_plan(kind)
+    town.wait_for("a lease that this Primary gave", lambda: town.status()["lease_until"] != lease)
     town.wait_for_a_lease()
     town.wait_for(f"the Primary to take {kind}", lambda: asked_or_dead(town, kind))
     town.wait_for(f"a crash at {failpoint}", town.died_in_a_move, 60)

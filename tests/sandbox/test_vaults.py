@@ -113,7 +113,7 @@ def test_a_deleted_name_is_taken_until_it_is_recovered_or_purged(secrets: Secret
 
 def test_deleting_and_recovering_take_their_time_as_in_azure(secrets: SecretClient, control: httpx.Client) -> None:
     secrets.set_secret("gone", "one")
-    control.post("/faults", json={"vault_settle_seconds": 0.5})
+    control.post("/faults", json={"vault_settle_seconds": 3})
     for begin, code, look in (
         (secrets.begin_delete_secret, "ObjectIsBeingDeleted", secrets.get_deleted_secret),
         (secrets.begin_recover_deleted_secret, "ObjectIsBeingRecovered", secrets.get_secret),

@@ -104,12 +104,12 @@ def test_delete_and_recover_return_when_azure_has_finished(
     monkeypatch.setattr(keyvault, "SETTLE_SECONDS", 0.1)
     vault = open_vault()
     vault.set("gone", "x", MARKS)
-    control.post("/faults", json={"vault_settle_seconds": 0.5})
+    control.post("/faults", json={"vault_settle_seconds": 3})
     vault.delete("gone")
     assert [one.entry.name for one in vault.deleted()] == ["gone"]
     vault.recover("gone")
     assert vault.get("gone").value == "x"
-    short = open_vault(seconds=0.3)
+    short = open_vault(seconds=1.5)
     short.delete("gone")
     with pytest.raises(NameTaken) as caught:
         vault.set("gone", "y", MARKS)
@@ -225,14 +225,14 @@ def test_an_effect_without_an_answer_is_unknown_and_was_sent_once(
 
 
 def test_a_call_ends_at_its_deadline(open_vault: Open, control: httpx.Client) -> None:
-    vault = open_vault(seconds=0.6)
+    vault = open_vault(seconds=1.5)
     vault.set("warm", "up", MARKS)
-    control.post("/faults", json={"vault_slow_seconds": 3})
+    control.post("/faults", json={"vault_slow_seconds": 10})
     for attempt, kind in ((lambda: vault.get("warm"), Unreachable), (lambda: vault.set("warm", "x", MARKS), OutcomeUnknown)):
         begun = time.monotonic()
         with pytest.raises(kind):
             attempt()
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < 6
 
 
 def test_a_slow_token_leaves_no_time_for_the_effect_and_nothing_is_sent(
