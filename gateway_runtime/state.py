@@ -13,7 +13,7 @@ from django.db.models import F
 
 from common.direct import open_connection
 from gateway_runtime.lease import Fenced
-from gateway_runtime.models import Effect, NodeState
+from gateway_runtime.models import NodeState
 from protocol.vocabulary import Assignment
 
 SEQUENCE_BLOCK = 1000
@@ -111,9 +111,18 @@ def lift_fence() -> None:
     NodeState.objects.filter(id=1).update(fenced_operation=None, fenced_epoch=None)
 
 
-def open_effects() -> bool:
-    """Whether the last process ended while an effect ran, so that its call may still arrive somewhere."""
-    return Effect.objects.filter(outcome="").exists()
+def begin_process(process: uuid.UUID) -> bool:
+    """Note that this process acts from here on. False when another one did before and never said that all it began has ended."""
+    this_life()
+    with transaction.atomic():
+        before = NodeState.objects.select_for_update().get(id=1).process
+        NodeState.objects.filter(id=1).update(process=process)
+    return before in (None, process)
+
+
+def end_process(process: uuid.UUID) -> None:
+    """All that this process began has ended. Changes nothing when another one has taken its place."""
+    NodeState.objects.filter(id=1, process=process).update(process=None)
 
 
 class OneProcess:

@@ -154,6 +154,8 @@ class Supervisor:
         epoch, ended = self.node.stop_acting(min(self.timing.effect_deadline, STOP_SECONDS / 2))
         if epoch and ended:
             self._release(epoch, max(0.5, deadline - time.monotonic()))
+        if ended:
+            self._end_in_order()
         log.info("gateway stopped")
 
     def heartbeat_step(self) -> float:
@@ -302,7 +304,7 @@ class Supervisor:
         if self._acknowledged == order.operation or self.node.is_outdated(order):
             return True
         if not self.node.fence(order, self.timing.effect_deadline):
-            log.error("effects still run past their deadline; fence of operation %s is not acknowledged", order.operation)
+            log.warning("calls may still be under way; fence of operation %s is not acknowledged yet", order.operation)
             return False
         self.channel.call(
             paths.FENCE_ACKNOWLEDGE,
@@ -358,6 +360,14 @@ class Supervisor:
             log.info("lease of epoch %s given back", epoch)
         except (PrimaryUnreachable, PrimaryRefused) as error:
             log.warning("the lease could not be given back and runs out by itself: %s", error)
+
+    def _end_in_order(self) -> None:
+        try:
+            self.node.end()
+        except DatabaseError as error:
+            log.warning(
+                "the next process waits for the end of this one's lease before it confirms a fence: %s", type(error).__name__
+            )
 
     def _report(self) -> Heartbeat:
         standing, moment = self.node.standing(), clock_now()
