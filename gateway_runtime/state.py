@@ -33,6 +33,7 @@ class Sequences:
     def take(self) -> int:
         with self._lock:
             if self._next >= self._end:
+                this_life()
                 with transaction.atomic():
                     row = NodeState.objects.select_for_update().get(id=1)
                     NodeState.objects.filter(id=1).update(next_sequence=F("next_sequence") + SEQUENCE_BLOCK)
@@ -47,19 +48,18 @@ def this_life() -> NodeState:
     return row
 
 
-def begin_new_life() -> uuid.UUID:
-    """A new generation for a new enrolment: epochs, fence and sequences start afresh, and the copy is read anew.
+def begin_new_life(generation: uuid.UUID) -> None:
+    """The generation of a new enrolment: epochs, fence and the stream of writes start afresh, and the copy is read anew.
 
-    Open writes of the old generation stay in the queue as they were signed; the Primary decides what becomes of them.
+    Open writes of the old generation stay in the queue as they were signed; the Primary decides what becomes of them. The numbers
+    of messages go on, since the registration under this generation took some.
     """
-    generation = uuid.uuid4()
     this_life()
     NodeState.objects.filter(id=1).update(
         generation=generation, life=F("life") + 1, highest_epoch=0, assigned_role="", assigned_epoch=0, fenced_operation=None,
-        fenced_epoch=None, fenced_number=0, next_sequence=1, write_sequence=0, replica_generation="", replica_position=0,
+        fenced_epoch=None, fenced_number=0, write_sequence=0, replica_generation="", replica_position=0,
         replica_complete_at=None, replica_round=F("replica_round") + 1, replica_resyncing=True,
     )  # fmt: skip
-    return generation
 
 
 def age_of_copy(row: NodeState, now: datetime) -> float | None:
