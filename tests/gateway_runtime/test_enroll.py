@@ -1,4 +1,4 @@
-"""From token to identity and over restarts: what a registered gateway has is lost only to what the Primary accepted (DESIGN §6)."""
+"""From token to identity and over restarts: what a gateway has is lost only to what the Primary accepted (DESIGN §6)."""
 
 from __future__ import annotations
 
