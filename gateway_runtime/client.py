@@ -365,4 +365,6 @@ def _refusal_of(answer: httpx.Response) -> Exception:
             answer.status_code, str(body["code"]), str(body["error"])[:500], str(body.get("details") or "")[:500]
         )
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+        if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+            return PrimaryRefused(answer.status_code, "TOO_LARGE", "the message is too long for what stands before the Primary")
         return PrimaryUnreachable(f"answered {answer.status_code} without a reason; is this a MazeVault Primary?")

@@ -27,6 +27,7 @@ from gateway_runtime.client import CallsPaused, Channel, PrimaryRefused, Primary
 from gateway_runtime.identity import Identity
 from gateway_runtime.node import Node, boottime
 from gateway_runtime.replica import Pulled
+from gateway_runtime.results import Reports
 from gateway_runtime.resync import ResyncOrder
 from gateway_runtime.state import OneProcess, Sequences
 from gateway_runtime.uploads import Uploader
@@ -87,6 +88,7 @@ class Supervisor:
         self.uploader = Uploader(self.timing.replica_poll)
         self.audit_uploads = audit_upload.Uploads()
         self.witness = audit_upload.Witness()
+        self.reports = Reports()
         self._resync = ResyncOrder(self.timing.heartbeat_interval)
         self.threads: list[threading.Thread] = []
         self.vaults = VaultProbes()
@@ -188,11 +190,14 @@ class Supervisor:
         return pacing.jittered(self.timing.lease_renew, 0.1, self._random)
 
     def task_step(self) -> float:
-        work.report(self.channel)
+        self.reports.send(self.channel)
         directive = self.node.directive
         if directive is None or not directive.poll_tasks or self.node.lease_seconds_left() <= self.timing.effect_deadline:
             return self.timing.task_poll
-        return 0.0 if work.claim_and_do(self.node, self.channel) else self.timing.task_poll
+        if not work.claim_and_do(self.node, self.channel):
+            return self.timing.task_poll
+        self.reports.send(self.channel)
+        return 0.0
 
     def renewal_step(self) -> float:
         directive = self.node.directive
