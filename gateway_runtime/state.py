@@ -6,18 +6,22 @@ import math
 import threading
 import uuid
 from datetime import datetime
+from typing import Any, LiteralString
 
 import psycopg
 from django.db import transaction
 from django.db.models import F
 
-from common.direct import open_connection
+from common.direct import answering_within, open_connection
 from gateway_runtime.lease import Fenced
 from gateway_runtime.models import NodeState
 from protocol.vocabulary import Assignment
 
 SEQUENCE_BLOCK = 1000
 """Sequence numbers are reserved in blocks, so that one commit serves many messages and a crash only leaves a gap."""
+
+ANSWER_SECONDS = 5.0
+"""A session that does not answer within this is lost: who waits for it longer cannot say that it is the one process."""
 
 CLOCK_SKEW = 60.0
 """Seconds by which the wall clock may be put back without a doubt about the age of the copy."""
@@ -128,28 +132,48 @@ def end_process(process: uuid.UUID) -> None:
 class OneProcess:
     """A session lock on the gateway's own database, so that two processes of one gateway never act at the same time.
 
-    The lock lives as long as its connection; ask `still_held` before each lease renewal.
+    The lock lives as long as its connection: it may end while the process lives on, and another one may take it then. Ask
+    `still_held` before what only the one process may do. Safe to share between threads.
     """
 
-    NUMBER = 7236459812345671
+    TAKE: LiteralString = "SELECT pg_try_advisory_lock(7236459812345671)"
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._connection: psycopg.Connection | None = None
 
     def take(self) -> bool:
-        """Try once to become the one process of this gateway."""
-        self._connection = self._connection or open_connection()
-        row = self._connection.execute("SELECT pg_try_advisory_lock(%s)", [self.NUMBER]).fetchone()
-        return bool(row and row[0])
+        """Try once to become the one process of this gateway. Raises `psycopg.Error`; the next try connects anew then."""
+        with self._lock:
+            self._connection = self._connection or open_connection()
+            row = self._asked(self._connection, self.TAKE)
+            return bool(row and row[0])
 
     def still_held(self) -> bool:
-        """False as soon as the session behind the lock is gone; then `take` must succeed again before anything is done."""
-        if self._connection is None:
-            return False
+        """False as soon as the session behind the lock is gone or silent; then `take` must succeed before anything is done."""
+        with self._lock:
+            if self._connection is None:
+                return False
+            try:
+                self._asked(self._connection, "SELECT 1")
+            except psycopg.Error:
+                return False
+            return True
+
+    def give_up(self) -> None:
+        """End the session, and the lock with it."""
+        with self._lock:
+            self._drop()
+
+    def _asked(self, session: psycopg.Connection, question: LiteralString) -> tuple[Any, ...] | None:
         try:
-            self._connection.execute("SELECT 1")
+            with answering_within(session, ANSWER_SECONDS):
+                return session.execute(question).fetchone()
         except psycopg.Error:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        if self._connection is not None:
             self._connection.close()
-            self._connection = None
-            return False
-        return True
+        self._connection = None

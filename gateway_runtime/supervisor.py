@@ -94,6 +94,7 @@ class Supervisor:
         self.vaults = VaultProbes()
         self.renewed: Callable[[Identity], None] = lambda _identity: None
         self._order_lock = threading.Lock()
+        self._process_lock = threading.Lock()
         self.identity: Identity | None = None
         self._acknowledged = ""
         self._assignment: tuple[Assignment, int] | None = None
@@ -154,7 +155,7 @@ class Supervisor:
         for event in (self.wake_heartbeat, self.wake_lease, self.wake_tasks, self.wake_replica, self.wake_uploads):
             event.set()
         epoch, ended = self.node.stop_acting(min(self.timing.effect_deadline, STOP_SECONDS / 2))
-        if epoch and ended:
+        if epoch and ended and self.one_process.still_held():
             self._release(epoch, max(0.5, deadline - time.monotonic()))
         if ended:
             self._end_in_order()
@@ -262,10 +263,22 @@ class Supervisor:
             return False
 
     def _still_the_only_process(self) -> bool:
-        if self.one_process.still_held() or self._take_process_lock():
+        """Whether the lock is ours. Where it was lost the lease is gone, and once it is back all goes by what is committed then.
+
+        Raises `django.db.Error` when that cannot be read; the lock is given up again.
+        """
+        with self._process_lock:
+            if self.one_process.still_held():
+                return True
+            self.node.drop_lease("the gateway's own database was away, so another process of it could be running")
+            if not self._take_process_lock():
+                return False
+            try:
+                self.node.take_over()
+            except DatabaseError:
+                self.one_process.give_up()
+                raise
             return True
-        self.node.drop_lease("the gateway's own database is away, so another process of it could be running")
-        return False
 
     def _use(self, identity: Identity) -> None:
         """Speak as this identity from now on."""
@@ -311,6 +324,9 @@ class Supervisor:
         if not self.node.fence(order, self.timing.effect_deadline):
             log.warning("calls may still be under way; fence of operation %s is not acknowledged yet", order.operation)
             return False
+        if not self._still_the_only_process():
+            log.warning("another process of this gateway may run; fence of operation %s is not acknowledged", order.operation)
+            return False
         self.channel.call(
             paths.FENCE_ACKNOWLEDGE,
             FenceAcknowledged(
@@ -350,8 +366,11 @@ class Supervisor:
             timeout=self.timing.round_trip_max,
         )
         if answer.verdict is LeaseVerdict.GRANTED:
+            if not self._still_the_only_process():  # who takes the lock from now on waits for the end of this grant
+                return
             held_before = self.node.lease_seconds_left() > 0
-            taken = self.node.take_lease(epoch=answer.epoch, ttl=answer.ttl_seconds, sent_boot=sent_boot, sent_wall=sent_wall)
+            ttl = min(answer.ttl_seconds, self.timing.lease_ttl)
+            taken = self.node.take_lease(epoch=answer.epoch, ttl=ttl, sent_boot=sent_boot, sent_wall=sent_wall)
             if taken and not held_before:
                 self.wake_tasks.set()
                 self.wake_heartbeat.set()

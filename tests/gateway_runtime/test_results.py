@@ -86,7 +86,8 @@ def test_a_result_the_primary_fails_on_waits_and_holds_up_no_other(status: int, 
     bad, good = ended({"n": 1}), ended({"n": 2})
     listener, reports = Listener(refusing(bad, status)), Reports()
     assert reports.send(listener) == 1
-    bad.refresh_from_db(), good.refresh_from_db()
+    bad.refresh_from_db()
+    good.refresh_from_db()
     assert (bad.reported_at, bad.outcome, bad.result) == (None, "succeeded", {"n": 1}) and good.reported_at
     messages = len(listener.heard)
     ended()
