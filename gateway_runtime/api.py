@@ -70,7 +70,7 @@ class _NodeCollector(Collector):
             return
         node = self._supervisor.node
         values = (
-            ("heartbeat_failures", "Consecutive failed heartbeats to Primary", node.heartbeat_failures),
+            ("heartbeat_failures", "Consecutive failed heartbeats to Primary", node.heartbeats.count),
             ("circuit_breaker_state", "Primary connectivity: 0 closed, 1 half-open, 2 open", node.breaker.state.metric),
             ("certificate_days_left", "Days until the gateway certificate expires",
              days_left(self._supervisor.certificate_expires_at())),

@@ -18,6 +18,7 @@ from gateway_runtime import lease as leases
 from gateway_runtime import state
 from gateway_runtime.breaker import PAUSE_CAP, Breaker
 from gateway_runtime.lease import Fenced, Lease
+from gateway_runtime.pacing import MissedBeats
 from protocol.messages import Directive, FenceOrder
 from protocol.timing import TimeProfile
 from protocol.vocabulary import Assignment
@@ -64,7 +65,7 @@ class Node:
         self._running = 0
         self._unseen_until = 0.0
         self._stopping = False
-        self.heartbeat_failures = 0
+        self.heartbeats = MissedBeats(timing.heartbeat_interval, time.monotonic())
         self.tasks_succeeded = 0
         self.tasks_failed = 0
         self.take_over()

@@ -165,10 +165,13 @@ class Supervisor:
         try:
             report = self._report()
             directive = self.channel.call(paths.HEARTBEAT, report, Directive, timeout=self.timing.round_trip_max)
-        except (PrimaryUnreachable, PrimaryRefused):
-            self.node.heartbeat_failures += 1
+        except CallsPaused:
+            self.node.heartbeats.held_back(time.monotonic())
             raise
-        self.node.heartbeat_failures = 0
+        except (PrimaryUnreachable, PrimaryRefused):
+            self.node.heartbeats.failed(time.monotonic())
+            raise
+        self.node.heartbeats.arrived(time.monotonic())
         self._obey(directive)
         self.witness.said(report.countersigned)
         self.witness.take(directive.checkpoint, self.channel.primary_key(), self.known_identity().keys.signing)
@@ -417,7 +420,7 @@ class Supervisor:
             primary_latency_p95_ms=self.channel.latency_p95_ms(),
             tasks_succeeded=self.node.tasks_succeeded,
             tasks_failed=self.node.tasks_failed,
-            heartbeat_failures=self.node.heartbeat_failures,
+            heartbeat_failures=self.node.heartbeats.count,
             running_effects=standing.running_effects,
             write_queue_depth=queue.writes,
             write_queue_oldest_seconds=queue.oldest_seconds(moment),

@@ -12,6 +12,7 @@ from django.db import DatabaseError
 
 from gateway_runtime import node as nodes
 from gateway_runtime import state, work
+from gateway_runtime.client import CallsPaused, PrimaryUnreachable
 from gateway_runtime.models import Effect, NodeState
 from gateway_runtime.node import Node, boottime
 from gateway_runtime.state import OneProcess
@@ -20,7 +21,7 @@ from protocol import paths
 from protocol.messages import Acknowledged, LeaseAnswer
 from protocol.timing import SHORT
 from protocol.vocabulary import LeaseVerdict
-from tests.gateway_runtime.conftest import take_lock
+from tests.gateway_runtime.conftest import Site, take_lock
 from tests.gateway_runtime.test_node import directive, lease, may_act, order
 
 pytestmark = pytest.mark.django_db
@@ -237,3 +238,18 @@ def test_a_process_waits_until_the_other_one_has_ended(process: Process, other: 
     other._become_the_only_process()
     assert set(waits) == {1} and other.one_process.still_held()
     assert isinstance(other.one_process, OneProcess)
+
+
+@pytest.mark.parametrize(("failure", "count"), [(PrimaryUnreachable("away"), 1), (CallsPaused("paused"), 0)], ids=str)
+def test_a_heartbeat_counts_as_failed_once_an_interval_and_only_when_it_was_sent(
+    site: Site, monkeypatch: pytest.MonkeyPatch, failure: Exception, count: int
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise failure
+
+    monkeypatch.setattr(site.primary, "call", fail)
+    monkeypatch.setattr(site.supervisor, "_report", lambda: None)
+    for _ in range(5):
+        with pytest.raises(type(failure)):
+            site.supervisor.heartbeat_step()
+    assert site.supervisor.node.heartbeats.count == count
