@@ -31,9 +31,10 @@ def root(request: HttpRequest) -> HttpResponse:
 
 @guarded
 def health(request: HttpRequest) -> HttpResponse:
-    """200 with `"status":"ok"` while the gateway's database answers. `serving` says whether it may act; times in seconds.
+    """200 with `"status":"ok"` while the gateway's database answers. `serving` says whether it may act, and in which epoch.
 
-    Being cut off from the Primary is no illness: the gateway goes on, so a liveness probe must not end it.
+    Being cut off from the Primary is no illness: the gateway goes on, so a liveness probe must not end it. Anybody may ask, so it
+    does not say which gateway this is.
     """
     database, cache = probes.database(), probes.cache_server()
     body: dict[str, object] = {
@@ -70,7 +71,7 @@ class _NodeCollector(Collector):
             return
         node = self._supervisor.node
         values = (
-            ("heartbeat_failures", "Consecutive failed heartbeats to Primary", node.heartbeat_failures),
+            ("heartbeat_failures", "Consecutive failed heartbeats to Primary", node.heartbeats.count),
             ("circuit_breaker_state", "Primary connectivity: 0 closed, 1 half-open, 2 open", node.breaker.state.metric),
             ("certificate_days_left", "Days until the gateway certificate expires",
              days_left(self._supervisor.certificate_expires_at())),
@@ -108,19 +109,9 @@ def _queue_metrics() -> Iterator[Metric]:
 
 def _standing(supervisor: Supervisor | None) -> dict[str, object]:
     if supervisor is None or supervisor.identity is None:
-        return {"registered": False, "serving": False}
+        return {"registered": False, "serving": False, "epoch": 0}
     standing = supervisor.node.standing()
-    return {
-        "registered": True,
-        "gateway_id": supervisor.identity.gateway_id,
-        "name": supervisor.identity.name,
-        "environment": supervisor.identity.environment,
-        "role": standing.role.value,
-        "epoch": standing.epoch,
-        "serving": standing.serving,
-        "lease_seconds_left": round(standing.lease_seconds_left, 1),
-        "primary": supervisor.node.breaker.state.value,
-    }
+    return {"registered": True, "serving": standing.serving, "epoch": standing.epoch}
 
 
 def _answer(body: dict[str, object], status: int = 200) -> HttpResponse:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import ssl
 import threading
 import time
 import uuid
 from collections import deque
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -28,9 +30,11 @@ from protocol.envelope import (
     CONTENT_TYPE,
     MAX_WIRE_BYTES,
     SUITE,
+    EnvelopeRefusal,
     EnvelopeRefused,
     Expectation,
     Header,
+    Parcel,
     RecipientKey,
     check_binding,
     decode_encryption_key,
@@ -49,6 +53,8 @@ log = logging.getLogger("mazevault.gateway.client")
 
 CONNECT_SECONDS = 5.0
 LATENCIES_KEPT = 100
+TRUST_PAUSE = 60.0
+"""Seconds between two looks at the trust document because of an unknown signature, so that forged answers cause no flood."""
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -73,20 +79,28 @@ class AnswerNotTrusted(PrimaryUnreachable):
     """Something answered that is not our Primary, or not to this request. Treated as no answer."""
 
 
+class SignerUnknown(AnswerNotTrusted):
+    """The answer is signed by none of the keys known: a forgery, or the Primary signs with a new key by now."""
+
+
 @dataclass(frozen=True)
 class Trust:
-    """What follows from the pin: the root, the Primary's signing key and its current recipient keys."""
+    """What follows from the pin: the root, the keys the Primary signs with (now first, then next), its recipient keys."""
 
     root: str
-    signing_key: Ed25519PublicKey
+    signing_keys: tuple[Ed25519PublicKey, ...]
     recipients: tuple[RecipientKey, ...]
+
+    def signed_by(self, key: Ed25519PublicKey) -> Trust:
+        """The same trust, of a Primary that signs with this key now."""
+        return replace(self, signing_keys=(key, *(other for other in self.signing_keys if other is not key)))
 
 
 def fetch_trust(url: str, pin: str, now: datetime) -> Trust:
     """Fetch the trust document and believe it only as far as the pin of the token carries (DESIGN §6).
 
     The first connection cannot be verified yet, so nothing secret is sent on it: it only brings public certificates, and
-    everything is checked against the pin before use.
+    everything is checked against the pin before use. Raises `PrimaryUnreachable` for whatever else comes.
     """
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unverified.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -98,8 +112,8 @@ def fetch_trust(url: str, pin: str, now: datetime) -> Trust:
             answer.raise_for_status()
             document = answer.json()
         return _checked_trust(document, pin, now)
-    except (httpx.HTTPError, ValueError) as error:
-        raise PrimaryUnreachable(f"{url} gave no trust document: {error}") from error
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError, EnvelopeRefused) as error:
+        raise PrimaryUnreachable(f"{url} gave no trust document: {type(error).__name__} {error}".strip()) from error
 
 
 def _checked_trust(document: dict[str, str], pin: str, now: datetime) -> Trust:
@@ -109,11 +123,24 @@ def _checked_trust(document: dict[str, str], pin: str, now: datetime) -> Trust:
             "the certificate authority of this server is not the one the bootstrap token names; "
             "check PRIMARY_BACKEND_URL, and whether something in between opens the connection"
         )
-    verify_chain(document["channel_certificate"], document["intermediates"], document["root"], now, "channel")
-    signing = x509.load_pem_x509_certificate(document["channel_certificate"].encode()).public_key()
-    if not isinstance(signing, Ed25519PublicKey):
+    key = _signing_key(document["channel_certificate"], document, now)
+    return Trust(document["root"], (key, *_next_keys(document, now)), open_recipients(document["recipients"], key, now))
+
+
+def _next_keys(document: dict[str, str], now: datetime) -> list[Ed25519PublicKey]:
+    """The announced key, if there is one that the root vouches for already: a clock that is behind sees it a little later."""
+    announced = document.get("next_channel_certificate", "")
+    with suppress(ValueError):
+        return [_signing_key(announced, document, now)] if announced else []
+    return []
+
+
+def _signing_key(certificate: str, document: dict[str, str], now: datetime) -> Ed25519PublicKey:
+    verify_chain(certificate, document["intermediates"], document["root"], now, "channel")
+    key = x509.load_pem_x509_certificate(certificate.encode()).public_key()
+    if not isinstance(key, Ed25519PublicKey):
         raise AnswerNotTrusted("the Primary's channel certificate does not hold a signing key")
-    return Trust(document["root"], signing, open_recipients(document["recipients"], signing, now))
+    return key
 
 
 class Channel:
@@ -130,6 +157,7 @@ class Channel:
         self._tls_file, self._password = tls_file, key_password(master_key)
         self._lock = threading.Lock()
         self._trust: Trust | None = None
+        self._doubted_at = -math.inf
         self._http: httpx.Client | None = None
         self.epoch = 0
         self.latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
@@ -144,8 +172,11 @@ class Channel:
         except PrimaryRefused as refused:
             if refused.code != "RECIPIENT_UNKNOWN":
                 raise
-            self.forget_trust()
-            return self._call_watched(path, message, answer_kind, timeout)
+        except SignerUnknown:
+            if not self._may_doubt(time.monotonic()):
+                raise
+        self.forget_trust()
+        return self._call_watched(path, message, answer_kind, timeout)
 
     def forget_trust(self) -> None:
         """Fetch the Primary's keys anew before the next call."""
@@ -160,7 +191,7 @@ class Channel:
         """The Primary's signing key as the pin vouches for it. Raises `PrimaryUnreachable` before the first answer."""
         if self._trust is None:
             raise PrimaryUnreachable("the Primary has not shown its keys yet")
-        return self._trust.signing_key
+        return self._trust.signing_keys[0]
 
     def close(self) -> None:
         with self._lock:
@@ -171,6 +202,14 @@ class Channel:
         """95th percentile of the last answers in milliseconds; None before the first."""
         measured = sorted(self.latencies)
         return round(measured[int(len(measured) * 0.95)] * 1000, 1) if measured else None
+
+    def _may_doubt(self, now: float) -> bool:
+        """Whether an unknown signature is a reason to look at the trust document again; once in a while it is."""
+        with self._lock:
+            if now - self._doubted_at < TRUST_PAUSE:
+                return False
+            self._doubted_at = now
+            return True
 
     def _call_watched(self, path: str, message: Message, answer_kind: type[Answer], timeout: float) -> Answer:
         """One call through the circuit breaker; any answer, also a no, proves that the Primary is there."""
@@ -234,7 +273,7 @@ class Channel:
             raise AnswerNotTrusted("the answer is longer than any sealed message")
         try:
             parcel = parse(wire)
-            verify(parcel, trust.signing_key)
+            signer = _signer_of(parcel, trust)
             check_binding(
                 parcel.header,
                 Expectation(
@@ -250,19 +289,36 @@ class Channel:
                     now=int(time.time()),
                 ),
             )
-            return open_parcel(parcel, self._keys.encryption)
+            payload = open_parcel(parcel, self._keys.encryption)
         except EnvelopeRefused as error:
-            raise AnswerNotTrusted(f"the answer of the Primary is not trusted ({error.reason.value})") from error
+            kind = SignerUnknown if error.reason is EnvelopeRefusal.BAD_SIGNATURE else AnswerNotTrusted
+            raise kind(f"the answer of the Primary is not trusted ({error.reason.value})") from error
+        if signer is not trust.signing_keys[0]:
+            self._note_signer(trust, signer)
+        return payload
+
+    def _note_signer(self, trust: Trust, signer: Ed25519PublicKey) -> None:
+        """The Primary has begun to sign with its next key."""
+        with self._lock:
+            if self._trust is trust:
+                self._trust = trust.signed_by(signer)
 
     def _connected(self) -> tuple[Trust, httpx.Client, str]:
         with self._lock:
             now = datetime.now(UTC)
             if self._trust is None or self._trust.recipients[0].not_after <= now:
-                self._trust = fetch_trust(self._urls[0], self._pin, now)
+                self._trust = self._fetched_trust(now)
                 if self._http is None:
                     self._http = self._client(self._trust.root)
             assert self._http is not None  # noqa: S101  set together with the trust
             return self._trust, self._http, self._urls[0]
+
+    def _fetched_trust(self, now: datetime) -> Trust:
+        try:
+            return fetch_trust(self._urls[0], self._pin, now)
+        except PrimaryUnreachable:
+            self._rotate_urls()
+            raise
 
     def _client(self, root: str) -> httpx.Client:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -274,12 +330,26 @@ class Channel:
 
     def _next_url(self) -> None:
         with self._lock:
-            self._urls = (*self._urls[1:], self._urls[0])
+            self._rotate_urls()
+
+    def _rotate_urls(self) -> None:
+        self._urls = (*self._urls[1:], self._urls[0])
 
 
 def own_keys_of(keys: Keys) -> tuple[str, str]:
     """(signing key, encryption key) as they travel in a registration."""
     return encode_public_key(keys.signing.public_key()), encode_public_key(keys.encryption.public_key())
+
+
+def _signer_of(parcel: Parcel, trust: Trust) -> Ed25519PublicKey:
+    """Which of the Primary's keys signed this. Raises `EnvelopeRefused` when none did."""
+    *others, last = trust.signing_keys
+    for key in others:
+        with suppress(EnvelopeRefused):
+            verify(parcel, key)
+            return key
+    verify(parcel, last)
+    return last
 
 
 def _thumbprint(identity: Identity | None) -> str:
@@ -295,4 +365,6 @@ def _refusal_of(answer: httpx.Response) -> Exception:
             answer.status_code, str(body["code"]), str(body["error"])[:500], str(body.get("details") or "")[:500]
         )
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+        if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+            return PrimaryRefused(answer.status_code, "TOO_LARGE", "the message is too long for what stands before the Primary")
         return PrimaryUnreachable(f"answered {answer.status_code} without a reason; is this a MazeVault Primary?")

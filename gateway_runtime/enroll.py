@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,6 +28,8 @@ FINAL_CODES = frozenset({
     "KEY_OF_ANOTHER", "GATEWAY_BANNED", "GENERATION_REUSED", "VALIDATION_ERROR",
 })  # fmt: skip
 """Answers that the same token will get for ever. A filled role is none of them: it may become free."""
+ROLE_FILLED = "ROLE_FILLED"
+ANOTHER_LIFE = "the state file belongs to another life of this gateway's database"
 
 
 class EnrolmentImpossible(Exception):
@@ -34,24 +37,27 @@ class EnrolmentImpossible(Exception):
 
 
 def stored_identity() -> Identity | None:
-    """The identity of the state file if it belongs to this database and no newer token was given; else None."""
+    """The identity of the state file if it belongs to this database and no newer token was given; else None.
+
+    Raises `EnrolmentImpossible` when only a new token helps.
+    """
     node, gateway = settings.MAZEVAULT, settings.MAZEVAULT.own_gateway
     found = identities.load(gateway.state_file, node.master_key, *node.former_master_keys)
     if found is None:
         return None
-    token = _token(gateway.bootstrap_token) if gateway.bootstrap_token else None
-    if token and token.id != found.token_id:
+    _finish_registration(found)
+    if _is_newer(gateway.bootstrap_token, found):
         log.info("a new bootstrap token was given: registering again")
         return None
     if state.this_life().generation != found.generation:
-        if token is None:
+        if gateway.bootstrap_token:
             raise EnrolmentImpossible(
-                "the state file belongs to another life of this gateway's database (a backup was restored, or the database "
-                "is new); create a bootstrap token for this gateway on the Primary and set GATEWAY_BOOTSTRAP_TOKEN"
+                f"{ANOTHER_LIFE} and its bootstrap token is used; "
+                "create a new bootstrap token on the Primary and set GATEWAY_BOOTSTRAP_TOKEN to it"
             )
         raise EnrolmentImpossible(
-            "the state file belongs to another life of this gateway's database and its bootstrap token is used; "
-            "create a new bootstrap token on the Primary and set GATEWAY_BOOTSTRAP_TOKEN to it"
+            f"{ANOTHER_LIFE} (a backup was restored, or the database is new); "
+            "create a bootstrap token for this gateway on the Primary and set GATEWAY_BOOTSTRAP_TOKEN"
         )
     return found
 
@@ -59,15 +65,23 @@ def stored_identity() -> Identity | None:
 def register(sequences: Sequences) -> Identity:
     """Redeem the token. Raises `EnrolmentImpossible` for a final answer and `PrimaryUnreachable` when trying again helps.
 
-    Keys and generation are stored before the first try, so that a lost answer or a crash repeats with the same key.
+    Keys and generation are stored before the first try, so that a lost answer or a crash repeats with the same key. They count
+    once the Primary has taken them: a token that is refused leaves an identity that still works as it was, and that one goes on.
     """
-    node, gateway = settings.MAZEVAULT, settings.MAZEVAULT.own_gateway
+    gateway = settings.MAZEVAULT.own_gateway
     if not gateway.bootstrap_token:
         raise EnrolmentImpossible(
             f"this gateway is not registered and GATEWAY_BOOTSTRAP_TOKEN is not set (no state file at {gateway.state_file}); "
             "create a bootstrap token on the Primary: POST /api/v1/gateways/bootstrap"
         )
-    token = _token(gateway.bootstrap_token)
+    try:
+        return _redeem(_token(gateway.bootstrap_token), sequences)
+    except (EnrolmentImpossible, PrimaryRefused) as refused:
+        return _go_on_without(refused)
+
+
+def _redeem(token: BootstrapToken, sequences: Sequences) -> Identity:
+    node, gateway = settings.MAZEVAULT, settings.MAZEVAULT.own_gateway
     draft = _draft(token)
     urls = tuple(dict.fromkeys(url for url in (gateway.primary_url, *token.urls) if url))
     channel = Channel(
@@ -76,16 +90,41 @@ def register(sequences: Sequences) -> Identity:
     )  # fmt: skip
     try:
         answer = channel.call(paths.REGISTER, _registration(draft), Registered, timeout=REGISTER_SECONDS)
-    except PrimaryRefused as refused:
-        if refused.code in FINAL_CODES:
-            raise EnrolmentImpossible(f"the Primary refused the registration: {refused.sentence}") from refused
-        raise
+        registered = _identity(answer, token, draft, urls, channel.root())
     finally:
         channel.close()
-    registered = _identity(answer, token, draft, urls, channel.root())
     identities.store(gateway.state_file, registered, node.master_key)
-    _draft_path().unlink(missing_ok=True)
+    _finish_registration(registered)
     return registered
+
+
+def _finish_registration(stored: Identity) -> None:
+    """Begin the life of a stored identity that came from the draft. Safe to repeat: a crash may end it at any point."""
+    draft = _stored_draft()
+    if draft is None or draft.generation != stored.generation:
+        return
+    if state.this_life().generation != stored.generation:
+        state.begin_new_life(stored.generation)
+    _draft_path().unlink(missing_ok=True)
+
+
+def _former() -> Identity | None:
+    """The identity of the state file, if it is still the one of this database."""
+    node = settings.MAZEVAULT
+    found = identities.load(node.own_gateway.state_file, node.master_key, *node.former_master_keys)
+    return found if found and found.generation == state.this_life().generation else None
+
+
+def _go_on_without(refused: EnrolmentImpossible | PrimaryRefused) -> Identity:
+    """The former identity where the token does not count and there is one. Raises the refusal else, as final for a final code."""
+    code = refused.code if isinstance(refused, PrimaryRefused) else ""
+    former = _former() if not code or code in FINAL_CODES or code == ROLE_FILLED else None
+    if former is not None:
+        log.warning("GATEWAY_BOOTSTRAP_TOKEN does not count, going on as %s by the state file: %s", former.gateway_id, refused)
+        return former
+    if isinstance(refused, PrimaryRefused) and code in FINAL_CODES:
+        raise EnrolmentImpossible(f"the Primary refused the registration: {refused.sentence}") from refused
+    raise refused
 
 
 def renew(current: Identity, channel: Channel) -> Identity:
@@ -112,21 +151,31 @@ def _token(text: str) -> BootstrapToken:
         raise EnrolmentImpossible(f"GATEWAY_BOOTSTRAP_TOKEN: {error}") from error
 
 
+def _is_newer(text: str, known: Identity) -> bool:
+    """Whether another token than that of this identity was given. What is no token at all is told when it is redeemed."""
+    with suppress(BootstrapTokenError):
+        return bool(text) and unpack(text).id != known.token_id
+    return True
+
+
 def _draft_path() -> Path:
     path: Path = settings.MAZEVAULT.own_gateway.state_file
     return path.with_suffix(".registering.json")
 
 
+def _stored_draft() -> Identity | None:
+    node = settings.MAZEVAULT
+    return identities.load(_draft_path(), node.master_key, *node.former_master_keys)
+
+
 def _draft(token: BootstrapToken) -> Identity:
     """Keys and generation of a registration under way; the same ones again after a crash with the same token."""
-    node = settings.MAZEVAULT
-    found = identities.load(_draft_path(), node.master_key, *node.former_master_keys)
-    if found and found.token_id == token.id and found.generation == state.this_life().generation:
+    node, found = settings.MAZEVAULT, _stored_draft()
+    if found and found.token_id == token.id:
         return found
-    generation: uuid.UUID = state.begin_new_life()
     draft = Identity(
         gateway_id="", name=node.own_gateway.name, environment=node.own_gateway.environment, role=node.own_gateway.role,
-        generation=generation, token_id=token.id, urls=token.urls, pin=token.pin, root="", certificate="", chain="",
+        generation=uuid.uuid4(), token_id=token.id, urls=token.urls, pin=token.pin, root="", certificate="", chain="",
         server_certificate="", keys=Keys.generate(),
     )  # fmt: skip
     identities.store(_draft_path(), draft, node.master_key)

@@ -19,7 +19,8 @@ class NodeState(models.Model):
     """One row. Committed before anything that depends on it is said or done.
 
     `life` counts the generations of this database. `assigned_*` is the last directive, so that a restart without the Primary
-    goes on where it was. The `replica_*` fields are the cursor of the copy and since when it is known to be complete.
+    goes on where it was. The `replica_*` fields are the cursor of the copy and since when it is known to be complete. `process`
+    is the one that acts, until it has said that all it began has ended.
     """
 
     id = models.SmallIntegerField(primary_key=True, default=1)
@@ -38,6 +39,7 @@ class NodeState(models.Model):
     replica_complete_at = models.DateTimeField(null=True)
     replica_round = models.BigIntegerField(default=0)
     replica_resyncing = models.BooleanField(default=False)
+    process = models.UUIDField(null=True)
     created_at = models.DateTimeField(db_default=Now())
 
 

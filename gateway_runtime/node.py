@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from gateway_runtime import lease as leases
 from gateway_runtime import state
 from gateway_runtime.breaker import PAUSE_CAP, Breaker
 from gateway_runtime.lease import Fenced, Lease
+from gateway_runtime.pacing import MissedBeats
 from protocol.messages import Directive, FenceOrder
 from protocol.timing import TimeProfile
 from protocol.vocabulary import Assignment
@@ -51,25 +53,37 @@ def boottime() -> float:
 
 
 class Node:
-    """Thread-safe. Built from the committed state; a new process never inherits a lease."""
+    """Thread-safe. Built from the committed state by whoever holds the lock of the one process; never inherits a lease."""
 
     def __init__(self, timing: TimeProfile) -> None:
-        row = state.this_life()
         self.timing = timing
+        self._process = uuid.uuid4()
         self.breaker = Breaker(longest_pause=min(PAUSE_CAP, timing.lease_renew))
         self._lock = threading.Condition()
-        self._highest_epoch = row.highest_epoch
-        self._fenced = state.fence_of(row)
         self._lease: Lease | None = None
         self._directive: Directive | None = None
-        self._committed_assignment = (row.assigned_role, row.assigned_epoch)
         self._running = 0
-        # Calls of the process before us, and calls that ended without an answer, may still land until their deadline.
-        self._unseen_until = boottime() + timing.effect_deadline if state.open_effects() else 0.0
+        self._unseen_until = 0.0
         self._stopping = False
-        self.heartbeat_failures = 0
+        self.heartbeats = MissedBeats(timing.heartbeat_interval, time.monotonic())
         self.tasks_succeeded = 0
         self.tasks_failed = 0
+        self.take_over()
+
+    def take_over(self) -> None:
+        """Act from here on by what is committed. For whoever has just taken the lock of the one process, also again.
+
+        A process before us that did not end in order may live on without its lock, or calls of it may still be under way. Both
+        end with its lease at the latest, so until then something counts as running (I2).
+        """
+        with self._lock:
+            ended_in_order = state.begin_process(self._process)
+            row = state.this_life()
+            self._highest_epoch = row.highest_epoch
+            self._fenced = state.fence_of(row)
+            self._committed_assignment = (row.assigned_role, row.assigned_epoch)
+            if not ended_in_order:
+                self._unseen_until = max(self._unseen_until, boottime() + self.timing.lease_ttl + self.timing.drift)
 
     @property
     def directive(self) -> Directive | None:
@@ -208,6 +222,10 @@ class Node:
             epoch = self._lease.epoch if self._lease and self._seconds_left() > 0 else 0
             self._drop_lease("the gateway is stopping")
             return epoch, self._wait_until_idle(deadline_seconds)
+
+    def end(self) -> None:
+        """Commit that all this process began has ended; for one that stopped acting and waited for it."""
+        state.end_process(self._process)
 
     def running_effects(self) -> int:
         """Effects under way, one more while the end of an earlier one is not known."""

@@ -6,18 +6,22 @@ import math
 import threading
 import uuid
 from datetime import datetime
+from typing import Any, LiteralString
 
 import psycopg
 from django.db import transaction
 from django.db.models import F
 
-from common.direct import open_connection
+from common.direct import answering_within, open_connection
 from gateway_runtime.lease import Fenced
-from gateway_runtime.models import Effect, NodeState
+from gateway_runtime.models import NodeState
 from protocol.vocabulary import Assignment
 
 SEQUENCE_BLOCK = 1000
 """Sequence numbers are reserved in blocks, so that one commit serves many messages and a crash only leaves a gap."""
+
+ANSWER_SECONDS = 5.0
+"""A session that does not answer within this is lost: who waits for it longer cannot say that it is the one process."""
 
 CLOCK_SKEW = 60.0
 """Seconds by which the wall clock may be put back without a doubt about the age of the copy."""
@@ -33,6 +37,7 @@ class Sequences:
     def take(self) -> int:
         with self._lock:
             if self._next >= self._end:
+                this_life()
                 with transaction.atomic():
                     row = NodeState.objects.select_for_update().get(id=1)
                     NodeState.objects.filter(id=1).update(next_sequence=F("next_sequence") + SEQUENCE_BLOCK)
@@ -47,19 +52,18 @@ def this_life() -> NodeState:
     return row
 
 
-def begin_new_life() -> uuid.UUID:
-    """A new generation for a new enrolment: epochs, fence and sequences start afresh, and the copy is read anew.
+def begin_new_life(generation: uuid.UUID) -> None:
+    """The generation of a new enrolment: epochs, fence and the stream of writes start afresh, and the copy is read anew.
 
-    Open writes of the old generation stay in the queue as they were signed; the Primary decides what becomes of them.
+    Open writes of the old generation stay in the queue as they were signed; the Primary decides what becomes of them. The numbers
+    of messages go on, since the registration under this generation took some.
     """
-    generation = uuid.uuid4()
     this_life()
     NodeState.objects.filter(id=1).update(
         generation=generation, life=F("life") + 1, highest_epoch=0, assigned_role="", assigned_epoch=0, fenced_operation=None,
-        fenced_epoch=None, fenced_number=0, next_sequence=1, write_sequence=0, replica_generation="", replica_position=0,
+        fenced_epoch=None, fenced_number=0, write_sequence=0, replica_generation="", replica_position=0,
         replica_complete_at=None, replica_round=F("replica_round") + 1, replica_resyncing=True,
     )  # fmt: skip
-    return generation
 
 
 def age_of_copy(row: NodeState, now: datetime) -> float | None:
@@ -111,36 +115,65 @@ def lift_fence() -> None:
     NodeState.objects.filter(id=1).update(fenced_operation=None, fenced_epoch=None)
 
 
-def open_effects() -> bool:
-    """Whether the last process ended while an effect ran, so that its call may still arrive somewhere."""
-    return Effect.objects.filter(outcome="").exists()
+def begin_process(process: uuid.UUID) -> bool:
+    """Note that this process acts from here on. False when another one did before and never said that all it began has ended."""
+    this_life()
+    with transaction.atomic():
+        before = NodeState.objects.select_for_update().get(id=1).process
+        NodeState.objects.filter(id=1).update(process=process)
+    return before in (None, process)
+
+
+def end_process(process: uuid.UUID) -> None:
+    """All that this process began has ended. Changes nothing when another one has taken its place."""
+    NodeState.objects.filter(id=1, process=process).update(process=None)
 
 
 class OneProcess:
     """A session lock on the gateway's own database, so that two processes of one gateway never act at the same time.
 
-    The lock lives as long as its connection; ask `still_held` before each lease renewal.
+    The lock lives as long as its connection: it may end while the process lives on, and another one may take it then. Ask
+    `still_held` before what only the one process may do. Safe to share between threads.
     """
 
-    NUMBER = 7236459812345671
+    TAKE: LiteralString = "SELECT pg_try_advisory_lock(7236459812345671)"
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._connection: psycopg.Connection | None = None
 
     def take(self) -> bool:
-        """Try once to become the one process of this gateway."""
-        self._connection = self._connection or open_connection()
-        row = self._connection.execute("SELECT pg_try_advisory_lock(%s)", [self.NUMBER]).fetchone()
-        return bool(row and row[0])
+        """Try once to become the one process of this gateway. Raises `psycopg.Error`; the next try connects anew then."""
+        with self._lock:
+            self._connection = self._connection or open_connection()
+            row = self._asked(self._connection, self.TAKE)
+            return bool(row and row[0])
 
     def still_held(self) -> bool:
-        """False as soon as the session behind the lock is gone; then `take` must succeed again before anything is done."""
-        if self._connection is None:
-            return False
+        """False as soon as the session behind the lock is gone or silent; then `take` must succeed before anything is done."""
+        with self._lock:
+            if self._connection is None:
+                return False
+            try:
+                self._asked(self._connection, "SELECT 1")
+            except psycopg.Error:
+                return False
+            return True
+
+    def give_up(self) -> None:
+        """End the session, and the lock with it."""
+        with self._lock:
+            self._drop()
+
+    def _asked(self, session: psycopg.Connection, question: LiteralString) -> tuple[Any, ...] | None:
         try:
-            self._connection.execute("SELECT 1")
+            with answering_within(session, ANSWER_SECONDS):
+                return session.execute(question).fetchone()
         except psycopg.Error:
+            self._drop()
+            raise
+
+    def _drop(self) -> None:
+        if self._connection is not None:
             self._connection.close()
-            self._connection = None
-            return False
-        return True
+        self._connection = None

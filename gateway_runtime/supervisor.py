@@ -27,6 +27,7 @@ from gateway_runtime.client import CallsPaused, Channel, PrimaryRefused, Primary
 from gateway_runtime.identity import Identity
 from gateway_runtime.node import Node, boottime
 from gateway_runtime.replica import Pulled
+from gateway_runtime.results import Reports
 from gateway_runtime.resync import ResyncOrder
 from gateway_runtime.state import OneProcess, Sequences
 from gateway_runtime.uploads import Uploader
@@ -87,11 +88,13 @@ class Supervisor:
         self.uploader = Uploader(self.timing.replica_poll)
         self.audit_uploads = audit_upload.Uploads()
         self.witness = audit_upload.Witness()
+        self.reports = Reports()
         self._resync = ResyncOrder(self.timing.heartbeat_interval)
         self.threads: list[threading.Thread] = []
         self.vaults = VaultProbes()
         self.renewed: Callable[[Identity], None] = lambda _identity: None
         self._order_lock = threading.Lock()
+        self._process_lock = threading.Lock()
         self.identity: Identity | None = None
         self._acknowledged = ""
         self._assignment: tuple[Assignment, int] | None = None
@@ -152,18 +155,23 @@ class Supervisor:
         for event in (self.wake_heartbeat, self.wake_lease, self.wake_tasks, self.wake_replica, self.wake_uploads):
             event.set()
         epoch, ended = self.node.stop_acting(min(self.timing.effect_deadline, STOP_SECONDS / 2))
-        if epoch and ended:
+        if epoch and ended and self.one_process.still_held():
             self._release(epoch, max(0.5, deadline - time.monotonic()))
+        if ended:
+            self._end_in_order()
         log.info("gateway stopped")
 
     def heartbeat_step(self) -> float:
         try:
             report = self._report()
             directive = self.channel.call(paths.HEARTBEAT, report, Directive, timeout=self.timing.round_trip_max)
-        except (PrimaryUnreachable, PrimaryRefused):
-            self.node.heartbeat_failures += 1
+        except CallsPaused:
+            self.node.heartbeats.held_back(time.monotonic())
             raise
-        self.node.heartbeat_failures = 0
+        except (PrimaryUnreachable, PrimaryRefused):
+            self.node.heartbeats.failed(time.monotonic())
+            raise
+        self.node.heartbeats.arrived(time.monotonic())
         self._obey(directive)
         self.witness.said(report.countersigned)
         self.witness.take(directive.checkpoint, self.channel.primary_key(), self.known_identity().keys.signing)
@@ -186,11 +194,14 @@ class Supervisor:
         return pacing.jittered(self.timing.lease_renew, 0.1, self._random)
 
     def task_step(self) -> float:
-        work.report(self.channel)
+        self.reports.send(self.channel)
         directive = self.node.directive
         if directive is None or not directive.poll_tasks or self.node.lease_seconds_left() <= self.timing.effect_deadline:
             return self.timing.task_poll
-        return 0.0 if work.claim_and_do(self.node, self.channel) else self.timing.task_poll
+        if not work.claim_and_do(self.node, self.channel):
+            return self.timing.task_poll
+        self.reports.send(self.channel)
+        return 0.0
 
     def renewal_step(self) -> float:
         directive = self.node.directive
@@ -255,10 +266,22 @@ class Supervisor:
             return False
 
     def _still_the_only_process(self) -> bool:
-        if self.one_process.still_held() or self._take_process_lock():
+        """Whether the lock is ours. Where it was lost the lease is gone, and once it is back all goes by what is committed then.
+
+        Raises `django.db.Error` when that cannot be read; the lock is given up again.
+        """
+        with self._process_lock:
+            if self.one_process.still_held():
+                return True
+            self.node.drop_lease("the gateway's own database was away, so another process of it could be running")
+            if not self._take_process_lock():
+                return False
+            try:
+                self.node.take_over()
+            except DatabaseError:
+                self.one_process.give_up()
+                raise
             return True
-        self.node.drop_lease("the gateway's own database is away, so another process of it could be running")
-        return False
 
     def _use(self, identity: Identity) -> None:
         """Speak as this identity from now on."""
@@ -302,7 +325,10 @@ class Supervisor:
         if self._acknowledged == order.operation or self.node.is_outdated(order):
             return True
         if not self.node.fence(order, self.timing.effect_deadline):
-            log.error("effects still run past their deadline; fence of operation %s is not acknowledged", order.operation)
+            log.warning("calls may still be under way; fence of operation %s is not acknowledged yet", order.operation)
+            return False
+        if not self._still_the_only_process():
+            log.warning("another process of this gateway may run; fence of operation %s is not acknowledged", order.operation)
             return False
         self.channel.call(
             paths.FENCE_ACKNOWLEDGE,
@@ -343,8 +369,11 @@ class Supervisor:
             timeout=self.timing.round_trip_max,
         )
         if answer.verdict is LeaseVerdict.GRANTED:
+            if not self._still_the_only_process():  # who takes the lock from now on waits for the end of this grant
+                return
             held_before = self.node.lease_seconds_left() > 0
-            taken = self.node.take_lease(epoch=answer.epoch, ttl=answer.ttl_seconds, sent_boot=sent_boot, sent_wall=sent_wall)
+            ttl = min(answer.ttl_seconds, self.timing.lease_ttl)
+            taken = self.node.take_lease(epoch=answer.epoch, ttl=ttl, sent_boot=sent_boot, sent_wall=sent_wall)
             if taken and not held_before:
                 self.wake_tasks.set()
                 self.wake_heartbeat.set()
@@ -358,6 +387,14 @@ class Supervisor:
             log.info("lease of epoch %s given back", epoch)
         except (PrimaryUnreachable, PrimaryRefused) as error:
             log.warning("the lease could not be given back and runs out by itself: %s", error)
+
+    def _end_in_order(self) -> None:
+        try:
+            self.node.end()
+        except DatabaseError as error:
+            log.warning(
+                "the next process waits for the end of this one's lease before it confirms a fence: %s", type(error).__name__
+            )
 
     def _report(self) -> Heartbeat:
         standing, moment = self.node.standing(), clock_now()
@@ -383,7 +420,7 @@ class Supervisor:
             primary_latency_p95_ms=self.channel.latency_p95_ms(),
             tasks_succeeded=self.node.tasks_succeeded,
             tasks_failed=self.node.tasks_failed,
-            heartbeat_failures=self.node.heartbeat_failures,
+            heartbeat_failures=self.node.heartbeats.count,
             running_effects=standing.running_effects,
             write_queue_depth=queue.writes,
             write_queue_oldest_seconds=queue.oldest_seconds(moment),

@@ -1,4 +1,4 @@
-"""Doing tasks: claim, act under the lease, commit what happened, report it, once (DESIGN §2, §7)."""
+"""Doing tasks: claim, act under the lease, commit what happened, once (DESIGN §2, §7). `results` tells the Primary."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from django.db import IntegrityError
+from django.db import IntegrityError, transaction
 
-from gateway_runtime import probes, storage_move, sync_run, vaults
+from gateway_runtime import probes, results, storage_move, sync_run, vaults
 from gateway_runtime.client import Channel
 from gateway_runtime.frames import Executor, TaskFrame, TaskImpossible
 from gateway_runtime.models import Effect
@@ -30,16 +30,14 @@ from protocol.messages import (
     Directive,
     OfferedTask,
     TaskOffers,
-    TaskResult,
-    TaskResults,
-    TaskVerdicts,
 )
 from protocol.vault_access import AskAccess, VaultAccess
 from protocol.vocabulary import TaskOutcome
 
 log = logging.getLogger("mazevault.gateway.work")
 
-CLAIM_LIMIT = 10
+CLAIM_LIMIT = 1
+"""Tasks are done one after the other, and a claim runs out: none is taken before it can be begun."""
 
 
 def probe_surroundings(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,22 +135,24 @@ EXECUTORS: Mapping[str, Executor] = {
 """One line a kind; the Primary's table of kinds is `gateways.kinds`."""
 
 
-def claim_and_do(node: Node, channel: Channel) -> int:
-    """Claim what is offered, do it, report it. Returns how many tasks were offered."""
-    epoch = node.standing().epoch
-    offers = channel.call(paths.TASK_CLAIM, ClaimTasks(epoch=epoch, limit=CLAIM_LIMIT), TaskOffers, timeout=10)
+def claim_and_do(node: Node, channel: Channel) -> bool:
+    """Claim what is offered and do it. False when nothing was."""
+    asked_at = boottime()
+    claim = ClaimTasks(epoch=node.standing().epoch, limit=CLAIM_LIMIT)
+    offers = channel.call(paths.TASK_CLAIM, claim, TaskOffers, timeout=10)
     for offered in offers.tasks:
-        do_task(node, channel, offered)
-        report(channel)
-    return len(offers.tasks)
+        do_task(node, channel, offered, asked_at)
+    return bool(offers.tasks)
 
 
-def do_task(node: Node, channel: Channel, offered: OfferedTask) -> None:
-    """Act under the lease and commit the outcome. A refusal is an outcome too: nothing was touched then."""
+def do_task(node: Node, channel: Channel, offered: OfferedTask, claimed_at: float) -> None:
+    """Act under the lease and commit the outcome. A refusal is an outcome too: nothing was touched then.
+
+    `claimed_at` is the boot time at which the claim was asked for.
+    """
     try:
         with node.effect() as epoch:
-            if epoch != offered.epoch:
-                raise MayNotAct(f"the task belongs to epoch {offered.epoch}, the lease to {epoch}")
+            _refuse_unless_due(offered, epoch, boottime() - claimed_at)
             executor = EXECUTORS.get(offered.kind)
             effect = _begin(offered, epoch)
             if effect is None:
@@ -166,20 +166,12 @@ def do_task(node: Node, channel: Channel, offered: OfferedTask) -> None:
         _record_refusal(offered, str(refused))
 
 
-def report(channel: Channel) -> int:
-    """Tell the Primary about every outcome it has not confirmed yet. Safe to repeat. Returns how many were confirmed."""
-    waiting = list(Effect.objects.filter(reported_at=None).exclude(outcome="").order_by("started_at")[:50])
-    if not waiting:
-        return 0
-    answer = channel.call(
-        paths.TASK_RESULTS, TaskResults(results=[_result_of(effect) for effect in waiting]), TaskVerdicts, timeout=10
-    )
-    for effect in waiting:
-        verdict = answer.verdicts.get(str(effect.task))
-        if verdict:
-            effect.reported_at, effect.verdict = datetime.now(UTC), verdict.value
-            effect.save(update_fields=["reported_at", "verdict"])
-    return len(waiting)
+def _refuse_unless_due(offered: OfferedTask, epoch: int, age: float) -> None:
+    """Raises `MayNotAct` for a task of another epoch, and for one whose claim the Primary may have given to somebody else."""
+    if epoch != offered.epoch:
+        raise MayNotAct(f"the task belongs to epoch {offered.epoch}, the lease to {epoch}")
+    if age >= offered.claim_seconds:
+        raise MayNotAct(f"the claim is {age:.0f} s old and was good for {offered.claim_seconds:g} s")
 
 
 def close_interrupted() -> int:
@@ -191,14 +183,15 @@ def close_interrupted() -> int:
 
 def _begin(offered: OfferedTask, epoch: int) -> Effect | None:
     try:
-        return Effect.objects.create(
-            task=uuid.UUID(offered.id),
-            claim=uuid.UUID(offered.claim),
-            kind=offered.kind,
-            epoch=epoch,
-            started_at=datetime.now(UTC),
-            started_boot=boottime(),
-        )
+        with transaction.atomic():
+            return Effect.objects.create(
+                task=uuid.UUID(offered.id),
+                claim=uuid.UUID(offered.claim),
+                kind=offered.kind,
+                epoch=epoch,
+                started_at=datetime.now(UTC),
+                started_boot=boottime(),
+            )
     except IntegrityError:
         log.warning("task %s was begun under this claim before", offered.id)
         return None
@@ -209,7 +202,7 @@ def _act(frame: TaskFrame, executor: Executor | None, offered: OfferedTask, effe
     try:
         if executor is None:
             raise TaskImpossible(f"this gateway does not know the kind {offered.kind}")
-        effect.result = executor.work(frame, offered.payload)
+        effect.result = results.fitting(executor.work(frame, offered.payload))
         effect.outcome = TaskOutcome.SUCCEEDED.value
         node.tasks_succeeded += 1
     except MayNotAct as refused:
@@ -242,16 +235,3 @@ def _record_refusal(offered: OfferedTask, why: str) -> None:
         },
     )
     log.warning("task %s refused: %s", offered.id, why)
-
-
-def _result_of(effect: Effect) -> TaskResult:
-    return TaskResult(
-        task=str(effect.task),
-        claim=str(effect.claim),
-        epoch=effect.epoch,
-        outcome=TaskOutcome(effect.outcome),
-        duration_seconds=effect.duration_seconds,
-        detail=effect.detail,
-        result=effect.result,
-        retry=effect.retry,
-    )

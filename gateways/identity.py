@@ -28,6 +28,11 @@ RECIPIENT_LIFE = timedelta(hours=48)
 RECIPIENT_ROTATION = timedelta(hours=24)
 """A new recipient key is made this often, so two overlap."""
 SIGNING_LIFE = timedelta(days=365)
+SIGNING_OVERLAP = timedelta(days=30)
+"""The next signing key is made and published so long before the current one ends. Gateways look at the trust document at least
+whenever a recipient key ends, so each of them knows it by then."""
+SIGNING_MARGIN = timedelta(hours=1)
+"""The current one is left so long before it ends: clocks differ."""
 TABLE = "gateways_primarykeypair"
 
 
@@ -38,6 +43,8 @@ class TrustDocument:
     root: str
     intermediates: str
     channel_certificate: str
+    next_channel_certificate: str
+    """Empty while there is none."""
     recipients: str
 
 
@@ -46,7 +53,7 @@ def ensure_keys(now: datetime | None = None) -> None:
     moment = now or clock_now()
     with transaction.atomic():
         transaction_lock("primary-channel-keys")
-        if not PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING, not_after__gt=moment).exists():
+        if not PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING, not_after__gt=moment + SIGNING_OVERLAP).exists():
             _create_signing_key(moment)
         newest = PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT).aggregate(at=Max("not_after"))["at"]
         if newest is None or newest - moment < RECIPIENT_LIFE - RECIPIENT_ROTATION:
@@ -55,21 +62,22 @@ def ensure_keys(now: datetime | None = None) -> None:
 
 
 def trust_document() -> TrustDocument:
-    """Root, platform intermediate, channel certificate and the signed list of recipient keys."""
-    signing = _signing_row()
+    """Root, platform intermediate, channel certificates and the signed list of recipient keys."""
+    signing, *later = _signing_rows(clock_now())
     rows = PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT).order_by("-not_after")
     keys = [RecipientKey(kid=row.kid, public_key=row.public_key, not_after=row.not_after) for row in rows]
     return TrustDocument(
         root=authorities.root_certificate(),
         intermediates=authorities.chain("platform"),
         channel_certificate=signing.certificate,
-        recipients=sign_recipients(keys, signing_key()),
+        next_channel_certificate=later[0].certificate if later else "",
+        recipients=sign_recipients(keys, _private(signing)),
     )
 
 
 def signing_key() -> Ed25519PrivateKey:
     """The key that signs what the Primary says to gateways."""
-    return Ed25519PrivateKey.from_private_bytes(_unsealed(_signing_row()))
+    return _private(_signing_rows(clock_now())[0])
 
 
 def recipient_key(kid: str) -> X25519PrivateKey | None:
@@ -113,8 +121,14 @@ def _store(purpose: str, public, private: bytes, not_after: datetime, certificat
     )
 
 
-def _signing_row() -> PrimaryKeyPair:
-    return PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING).order_by("-not_after")[0]
+def _signing_rows(now: datetime) -> list[PrimaryKeyPair]:
+    """The signing key in use and those that follow it; the last one when all have ended."""
+    rows = list(PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING).order_by("not_after"))
+    return [row for row in rows if row.not_after > now + SIGNING_MARGIN] or rows[-1:]
+
+
+def _private(row: PrimaryKeyPair) -> Ed25519PrivateKey:
+    return Ed25519PrivateKey.from_private_bytes(_unsealed(row))
 
 
 def _unsealed(row: PrimaryKeyPair) -> bytes:

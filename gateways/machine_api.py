@@ -70,6 +70,7 @@ def trust(request: HttpRequest) -> HttpResponse:
             "root": document.root,
             "intermediates": document.intermediates,
             "channel_certificate": document.channel_certificate,
+            "next_channel_certificate": document.next_channel_certificate,
             "recipients": document.recipients,
         }
     )

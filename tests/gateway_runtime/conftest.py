@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from gateway_runtime.models import NodeState, ReplicaPrincipal, ReplicaToken
 from gateway_runtime.node import Node
 from gateway_runtime.principals import GatewayAuthentication
 from gateway_runtime.secrets_node import GatewayNode
+from gateway_runtime.state import OneProcess
 from gateway_runtime.storage_ways import GatewayWays
 from gateway_runtime.supervisor import Supervisor
 from integrations.keeping import VaultKeeper
@@ -133,6 +135,14 @@ def start(identity: Identity, primary: Any) -> Supervisor:
     return supervisor
 
 
+def take_lock(process: OneProcess) -> None:
+    """Become the one process; the database ends the session of the one before a moment after it closed it."""
+    until = time.monotonic() + 10
+    while not process.take():
+        assert time.monotonic() < until, "another process holds the lock"
+        time.sleep(0.02)
+
+
 @pytest.fixture
 def as_gateway(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Settings and routes of a gateway beside those of the Primary."""
@@ -140,6 +150,8 @@ def as_gateway(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(settings, "ROOT_URLCONF", "tests.both_urls")
     monkeypatch.setattr(APIView, "authentication_classes", [GatewayAuthentication])
     yield
+    if current.supervisor is not None:
+        current.supervisor.one_process.give_up()
     current.supervisor = None
 
 

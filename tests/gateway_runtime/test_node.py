@@ -6,13 +6,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from gateway_runtime import node as nodes
-from gateway_runtime.models import Effect, NodeState
+from gateway_runtime import work
+from gateway_runtime.models import NodeState
 from gateway_runtime.node import MayNotAct, Node, boottime
 from protocol.messages import Directive, FenceOrder
 from protocol.timing import SHORT
@@ -123,11 +123,6 @@ def test_a_fence_waits_for_running_effects() -> None:
     thread.join()
 
 
-def _begin_and_die(started_boot: float) -> None:
-    Effect.objects.create(task=uuid.uuid4(), claim=uuid.uuid4(), kind="gateway.probe", epoch=1, started_boot=started_boot,
-                          started_at=datetime.now(UTC))  # fmt: skip
-
-
 def _fence(node: Node) -> bool:
     return node.fence(order(), 0.05)
 
@@ -136,20 +131,32 @@ def _give_back(node: Node) -> bool:
     return node.stop_acting(0.05)[1]
 
 
+def at(monkeypatch: pytest.MonkeyPatch, boot: float) -> None:
+    monkeypatch.setattr(nodes, "boottime", lambda: boot)
+
+
 @pytest.mark.parametrize("give_up", [_fence, _give_back])
-def test_calls_of_the_process_before_count_as_running_until_their_deadline(
-    give_up: Callable[[Node], bool], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("restarts", [1, 2, 3])
+def test_after_a_process_that_did_not_end_in_order_nothing_is_given_up_before_its_lease_would_have_ended(
+    restarts: int, give_up: Callable[[Node], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     active()
-    _begin_and_die(boottime())
-    node = crashed()
+    for _ in range(restarts):
+        began, node = boottime(), crashed()
+        work.close_interrupted()
     node.obey(directive())
     lease(node)
     assert node.running_effects() == 1
     assert not give_up(node)
-    later = boottime() + SHORT.effect_deadline + 0.1
-    monkeypatch.setattr(nodes, "boottime", lambda: later)
+    at(monkeypatch, began + SHORT.lease_ttl + SHORT.drift - 0.01)
+    assert not give_up(node)
+    at(monkeypatch, boottime() + SHORT.lease_ttl + SHORT.drift)
     assert give_up(node)
+
+
+def test_a_call_without_an_answer_is_remembered_over_a_crash() -> None:
+    active().mind_unseen_end(boottime())
+    assert not _fence(crashed())
 
 
 @pytest.mark.parametrize("give_up", [_fence, _give_back])
@@ -159,14 +166,28 @@ def test_a_call_that_failed_without_an_answer_counts_as_running_until_its_deadli
     node = active()
     node.mind_unseen_end(boottime())
     assert not give_up(node)
-    later = boottime() + SHORT.effect_deadline + 0.1
-    monkeypatch.setattr(nodes, "boottime", lambda: later)
+    at(monkeypatch, boottime() + SHORT.effect_deadline + 0.1)
     assert give_up(node)
 
 
-def test_a_start_after_a_clean_end_waits_for_nothing() -> None:
-    active()
+def test_a_start_after_an_end_in_order_waits_for_nothing() -> None:
+    node = active()
+    assert node.stop_acting(0)[1]
+    node.end()
     assert crashed().fence(order(), 0.0)
+
+
+def test_the_first_process_of_a_database_waits_for_nothing() -> None:
+    assert active().fence(order(), 0.0)
+
+
+def test_a_process_whose_place_was_taken_ends_nothing_in_order() -> None:
+    old, new = active(), crashed()
+    old.end()
+    assert NodeState.objects.get().process is not None
+    assert not _fence(crashed())
+    new.end()
+    assert not _fence(crashed())
 
 
 def test_a_cancel_lifts_the_fence_in_the_same_epoch() -> None:

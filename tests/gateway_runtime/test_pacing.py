@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_runtime.pacing import backoff, jittered
+from gateway_runtime.pacing import MissedBeats, backoff, jittered
 
 
 class Fixed(random.Random):
@@ -49,3 +49,43 @@ class TestJitter:
     def test_spreads_a_fleet(self) -> None:
         waits = [jittered(60, 0.1, random.Random(seed)) for seed in range(200)]
         assert min(waits) < 54.5 and max(waits) > 59.5
+
+
+class TestMissedBeats:
+    def test_tries_in_one_interval_are_one_failure(self) -> None:
+        beats = MissedBeats(60, 0)
+        for now in (1, 2, 4, 8, 16, 60, 60.9):
+            beats.failed(now)
+        assert beats.count == 1
+        beats.failed(61)
+        assert beats.count == 2
+
+    def test_the_first_failure_after_a_beat_that_arrived_counts_at_once(self) -> None:
+        beats = MissedBeats(60, 0)
+        beats.failed(1)
+        beats.arrived(2)
+        assert beats.count == 0
+        beats.failed(59)
+        assert beats.count == 1
+
+    def test_a_beat_that_was_not_sent_is_no_failure(self) -> None:
+        beats = MissedBeats(60, 0)
+        beats.arrived(10)
+        for now in range(10, 70):
+            beats.held_back(now)
+        assert beats.count == 0
+
+    def test_an_interval_without_any_beat_is_one(self) -> None:
+        beats = MissedBeats(60, 0)
+        beats.failed(1)
+        for now in range(1, 245):
+            beats.held_back(now)
+        assert beats.count == 5, "four minutes after the first failure"
+
+    @given(st.lists(st.tuples(st.floats(0, 30), st.sampled_from(["failed", "held_back"]))))
+    def test_no_more_than_one_an_interval_counts(self, tries: list[tuple[float, str]]) -> None:
+        beats, now = MissedBeats(60, 0), 0.0
+        for pause, what in tries:
+            now += pause
+            getattr(beats, what)(now)
+        assert beats.count <= now // 60 + 1

@@ -14,7 +14,7 @@ from gateway_runtime.supervisor import EXPELLED, RETRY_CAP, Supervisor
 from protocol.messages import AskDirective, Directive
 from protocol.timing import SHORT, STANDARD, TimeProfile
 from protocol.vocabulary import Assignment, BreakerState
-from tests.gateway_runtime.conftest import Site
+from tests.gateway_runtime.conftest import Site, take_lock
 from tests.gateway_runtime.test_node import directive
 
 pytestmark = pytest.mark.django_db
@@ -88,12 +88,14 @@ def test_an_expelled_gateway_serves_and_promises_nothing_more(site: Site, code: 
     node.obey(directive())
     assert node.take_lease(epoch=1, ttl=60, sent_boot=boottime(), sent_wall=time.time())
     site.primary.refuse_message = (403, code)
+    take_lock(site.supervisor.one_process)
     site.supervisor._one_step("lease", site.supervisor.lease_step, 0)
     assert node.lease_seconds_left() == 0 and not node.wants_lease()
     assert [ann.get(f"secrets/{secret.id}")[1]["code"], ann.put(f"secrets/{secret.id}", {"value": "x"})[1]["code"]] == [
         "NOT_ACTIVE", "NOT_ACTIVE"
     ]  # fmt: skip
     site.primary.down = True
+    site.supervisor.one_process.give_up()
     site.restart()
     assert ann.get(f"secrets/{secret.id}")[0] == 503, "a restart without the Primary remembers it"
 

@@ -290,7 +290,7 @@ def test_a_copy_whose_age_nobody_knows_is_reported_as_very_old(site: Site) -> No
 def test_a_new_life_reads_everything_anew_and_serves_nothing_before(world: World) -> None:
     world.say(world.secret())
     world.pull()
-    state.begin_new_life()
+    state.begin_new_life(uuid.uuid4())
     row = NodeState.objects.get()
     assert (row.replica_position, row.replica_complete_at, row.replica_resyncing, row.write_sequence) == (0, None, True, 0)
     world.site.primary.records = world.site.primary.records[:1]

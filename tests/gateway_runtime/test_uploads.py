@@ -188,7 +188,7 @@ def test_a_restart_without_the_primary_serves_and_queues_as_before(site: Site) -
 def test_open_writes_of_an_old_generation_are_sent_as_they_were_signed(site: Site) -> None:
     secret = site.secret()
     old = queue(site, secret)
-    generation = state.begin_new_life()
+    state.begin_new_life(generation := uuid.uuid4())
     NodeState.objects.update(highest_epoch=1, assigned_role="active", assigned_epoch=1)
     site.supervisor.identity = replace(site.supervisor.known_identity(), generation=generation)
     new = queue(site, secret, "three")

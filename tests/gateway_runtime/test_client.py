@@ -1,0 +1,284 @@
+"""The gateway's side of the sealed channel against the real Primary and against forgers of its answers (DESIGN §6)."""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from django.db import transaction
+from msgspec import structs
+
+from common.clock import now
+from gateway_runtime import state
+from gateway_runtime.client import TRUST_PAUSE, AnswerNotTrusted, Channel, PrimaryUnreachable, SignerUnknown, fetch_trust
+from gateway_runtime.models import NodeState
+from gateway_runtime.state import Sequences
+from gateway_runtime.supervisor import Supervisor
+from gateways import identity
+from gateways.models import PrimaryKeyPair
+from protocol import paths
+from protocol.bootstrap_token import unpack
+from protocol.envelope import encode_public_key, key_id, open_parcel, parse, seal
+from protocol.messages import AskDirective, Directive
+from tests.fakes.gateway import FakeGateway
+from tests.fakes.wire import Wire
+from vault import authorities
+from vault.models import CertificateAuthority
+
+ONE, TWO = "https://one.example", "https://two.example"
+
+
+@dataclass
+class Line:
+    """A registered gateway's channel to the real Primary."""
+
+    gateway: FakeGateway
+    wire: Wire
+    channel: Channel
+
+    def ask(self) -> Directive:
+        return self.channel.call(paths.DIRECTIVE, AskDirective(), Directive, timeout=5)
+
+    def resealed(self, *, signer: Ed25519PrivateKey | None = None, **header: Any) -> None:
+        """From here on answers come with another header or from another signer."""
+        key = self.gateway.keys.encryption
+
+        def change(answer: httpx.Response) -> httpx.Response:
+            parcel = parse(answer.content)
+            sealed = seal(
+                structs.replace(parcel.header, **header),
+                open_parcel(parcel, key),
+                key.public_key(),
+                signer or identity.signing_key(),
+            )
+            return httpx.Response(200, headers=answer.headers, content=sealed)
+
+        self.wire.change = change
+
+
+@pytest.fixture
+def line(npr: tuple[FakeGateway, FakeGateway], monkeypatch: pytest.MonkeyPatch) -> Line:
+    gateway, wire = npr[0], Wire(peer=npr[0].der())
+    monkeypatch.setattr(httpx, "Client", wire)
+    return Line(gateway, wire, channel_of(gateway))
+
+
+def channel_of(gateway: FakeGateway, pin: str = "") -> Channel:
+    state.this_life()
+    NodeState.objects.update(next_sequence=gateway.sequence + 1000)
+    made = Channel(
+        urls=(ONE, TWO), pin=pin or unpack(gateway.token).pin, keys=gateway.keys, generation=gateway.generation,
+        sequences=Sequences(), sender=gateway.id, environment="NPR", identity=None, tls_file=None, master_key=b"0" * 32,
+    )  # fmt: skip
+    made._thumbprint = gateway.header("").certificate
+    return made
+
+
+def sealed_with(content: bytes) -> Callable[[httpx.Response], httpx.Response]:
+    return lambda answer: httpx.Response(200, headers=answer.headers, content=content)
+
+
+class TestAnswers:
+    def test_the_primarys_own_answer_is_believed(self, line: Line) -> None:
+        assert line.ask().epoch == line.gateway.epoch
+        line.resealed()
+        assert line.ask().epoch == line.gateway.epoch, "what is changed below is all that is wrong"
+
+    def test_an_answer_that_somebody_else_signed_is_not(self, line: Line) -> None:
+        line.resealed(signer=Ed25519PrivateKey.generate())
+        with pytest.raises(SignerUnknown):
+            line.ask()
+
+    @pytest.mark.parametrize(
+        "header",
+        [
+            {"request_hash": "of-another-request"}, {"environment": "PRO"}, {"direction": "up"}, {"sender": "another"},
+            {"generation": str(uuid.UUID(int=7))}, {"method": "GET"}, {"path": paths.HEARTBEAT}, {"certificate": "a"},
+            {"recipient": key_id(X25519PrivateKey.generate().public_key())}, {"issued_at": int(time.time()) - 3600},
+        ],
+        ids=lambda header: next(iter(header)),
+    )  # fmt: skip
+    def test_an_answer_made_for_something_else_is_not(self, line: Line, header: dict[str, Any]) -> None:
+        line.resealed(**header)
+        with pytest.raises(AnswerNotTrusted):
+            line.ask()
+
+    def test_the_answer_to_an_earlier_request_is_not(self, line: Line) -> None:
+        answers: list[httpx.Response] = []
+
+        def earlier(answer: httpx.Response) -> httpx.Response:
+            answers.append(answer)
+            return answers[0]
+
+        line.wire.change = earlier
+        line.ask()
+        with pytest.raises(AnswerNotTrusted, match="wrong_request"):
+            line.ask()
+
+    def test_an_answer_of_another_kind_or_length_is_not(self, line: Line) -> None:
+        for content in (b"{}", b"x" * (2 * 1024 * 1024 + 1)):
+            line.wire.change = sealed_with(content)
+            with pytest.raises(AnswerNotTrusted):
+                line.ask()
+        line.wire.change = lambda answer: httpx.Response(200, content=answer.content)
+        with pytest.raises(PrimaryUnreachable):
+            line.ask()
+
+
+def other_primary() -> dict[str, str]:
+    """The trust document of a Primary with a root of its own."""
+    with transaction.atomic():
+        PrimaryKeyPair.objects.all().delete()
+        CertificateAuthority.objects.all().delete()
+        authorities.ensure_authorities(())
+        identity.ensure_keys()
+        document = identity.trust_document()
+        transaction.set_rollback(True)
+    return {name: getattr(document, name) for name in document.__dataclass_fields__}
+
+
+def answered_with(content: object) -> Callable[[httpx.Response], httpx.Response]:
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return lambda answer: httpx.Response(200, content=body, request=answer.request)
+
+
+class TestTrust:
+    def test_nothing_is_sent_to_a_primary_whose_root_is_not_the_pinned_one(self, line: Line) -> None:
+        line.wire.change_trust = answered_with(other_primary())
+        with pytest.raises(AnswerNotTrusted, match="certificate authority"):
+            line.ask()
+        assert line.wire.sent == []
+
+    def test_the_pinned_root_vouches_for_its_own_signing_key_only(self, line: Line) -> None:
+        forged = other_primary() | {"root": identity.trust_document().root}
+        line.wire.change_trust = answered_with(forged)
+        with pytest.raises(PrimaryUnreachable):
+            line.ask()
+        assert line.wire.sent == []
+
+    @pytest.mark.parametrize("announced", [lambda: other_primary()["channel_certificate"], lambda: "no certificate"])
+    def test_a_next_signing_key_counts_only_if_the_pinned_root_vouches_for_it(
+        self, line: Line, announced: Callable[[], str]
+    ) -> None:
+        own = identity.trust_document().__dict__
+        line.wire.change_trust = answered_with(own | {"next_channel_certificate": announced()})
+        line.ask()
+        assert line.channel._trust and len(line.channel._trust.signing_keys) == 1
+
+    @pytest.mark.parametrize(
+        "content", [{}, {"error": "x"}, [], None, b"<html>", {"root": 7}, {"root": "no certificate"}], ids=str
+    )
+    def test_what_is_no_trust_document_is_no_answer(self, line: Line, content: object) -> None:
+        line.wire.change_trust = answered_with(content)
+        with pytest.raises(PrimaryUnreachable):
+            line.ask()
+
+    def test_a_trust_document_whose_recipient_keys_all_ended_is_no_answer(self, line: Line) -> None:
+        PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT).update(not_after=now() - timedelta(seconds=1))
+        with pytest.raises(PrimaryUnreachable):
+            line.ask()
+
+    def test_a_trust_document_without_its_parts_is_no_answer(self, line: Line) -> None:
+        whole = identity.trust_document().__dict__
+        for missing in ("root", "intermediates", "channel_certificate", "recipients"):
+            line.wire.change_trust = answered_with({name: whole[name] for name in whole if name != missing})
+            with pytest.raises(PrimaryUnreachable):
+                fetch_trust(ONE, unpack(line.gateway.token).pin, now())
+
+    def test_a_primary_of_an_earlier_version_names_no_next_key(self, line: Line) -> None:
+        whole = identity.trust_document().__dict__
+        line.wire.change_trust = answered_with({name: whole[name] for name in whole if not name.startswith("next_")})
+        line.ask()
+
+
+class TestAddresses:
+    def test_the_second_address_is_tried_when_the_first_is_dead(self, line: Line) -> None:
+        line.wire.dead.add(ONE)
+        with pytest.raises(PrimaryUnreachable):
+            line.ask()
+        line.ask()
+        line.ask()
+        assert [url.startswith(TWO) for url in line.wire.asked] == [False, True, True, True]
+
+    def test_the_second_address_is_tried_when_the_first_is_not_our_primary(self, line: Line) -> None:
+        own = line.wire.change_trust
+        line.wire.change_trust = lambda answer: (answered_with({}) if ONE in str(answer.request.url) else own)(answer)
+        with pytest.raises(PrimaryUnreachable):
+            line.ask()
+        line.ask()
+
+    def test_an_address_that_dies_later_is_left_too(self, line: Line) -> None:
+        line.ask()
+        line.wire.dead.add(ONE)
+        with pytest.raises(PrimaryUnreachable):
+            line.ask()
+        line.ask()
+
+    def test_a_registration_tries_again_after_an_odd_trust_document(self, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+        from tests.gateway_runtime.conftest import identity_of
+
+        odd = iter([answered_with({}), answered_with(b"<html>")])
+        line.wire.change_trust = lambda answer: next(odd, lambda answer: answer)(answer)
+        made, wanted = Supervisor(), identity_of(line.gateway.keys, line.gateway.generation, line.gateway.id)
+        monkeypatch.setattr(made.stop, "wait", lambda _pause: False)
+        monkeypatch.setattr(made, "_become_the_only_process", lambda: None)
+        monkeypatch.setattr(made, "_use", lambda _identity: None)
+        monkeypatch.setattr("gateway_runtime.enroll.stored_identity", lambda: None)
+
+        def register(_sequences: Sequences) -> Any:
+            line.ask()
+            return wanted
+
+        monkeypatch.setattr("gateway_runtime.enroll.register", register)
+        assert made.enrol() is wanted
+
+
+def end_signing_key(left: timedelta) -> None:
+    PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING).update(not_after=now() + left)
+
+
+class TestSigningKey:
+    def test_a_change_of_the_signing_key_that_nobody_announced_costs_one_look(self, line: Line) -> None:
+        line.ask()
+        end_signing_key(timedelta(seconds=-1))
+        identity.ensure_keys()
+        for _ in range(3):
+            line.ask()
+        assert line.wire.fetched_trust() == 2
+
+    def test_a_change_that_was_announced_costs_none(self, line: Line) -> None:
+        end_signing_key(timedelta(days=20))
+        identity.ensure_keys()
+        line.ask()
+        before = encode_public_key(line.channel.primary_key())
+        PrimaryKeyPair.objects.filter(public_key=before).update(not_after=now() + timedelta(minutes=30))
+        line.ask()
+        assert encode_public_key(line.channel.primary_key()) == encode_public_key(identity.signing_key().public_key()) != before
+        line.ask()
+        assert line.wire.fetched_trust() == 1
+
+    def test_a_forger_makes_the_gateway_look_once_in_a_while(self, line: Line) -> None:
+        line.ask()
+        line.resealed(signer=Ed25519PrivateKey.generate())
+        for _ in range(4):
+            with pytest.raises(SignerUnknown):
+                line.ask()
+        assert line.wire.fetched_trust() == 2 and len(line.wire.sent) == 1 + 2 + 3
+        assert not line.channel._may_doubt(time.monotonic() + TRUST_PAUSE - 5)
+        assert line.channel._may_doubt(time.monotonic() + TRUST_PAUSE + 5)
+
+    def test_a_message_to_a_recipient_key_that_is_gone_is_sent_again_to_the_next(self, line: Line) -> None:
+        line.ask()
+        PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT).delete()
+        identity.ensure_keys()
+        line.ask()
+        assert line.wire.fetched_trust() == 2
