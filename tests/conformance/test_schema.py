@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -40,7 +40,7 @@ def sent(case: Any, person: Person) -> Response:
     headers = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in request.headers.items()
                if name.lower() not in ("content-type", "content-length")}  # fmt: skip
     answer = Client(raise_request_exception=False).generic(
-        request.method or "", unquote_to_bytes(parts.path).decode(errors="replace"), body,
+        request.method or "", parts.path, body,
         content_type=request.headers.get("Content-Type", "application/json"), QUERY_STRING=parts.query, **headers,
     )  # fmt: skip
     return Response(
