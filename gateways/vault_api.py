@@ -114,6 +114,12 @@ class VaultOpening(VaultRelease):
     project_id = serializers.UUIDField(help_text="the project that may, or may no longer, use the vault")
 
 
+class FirstOpening(VaultOpening):
+    gateway_environment = Text(
+        required=False, max_length=32, help_text="where the vault belongs, NPR or PRO; needed while no integration has named it"
+    )
+
+
 class Vaults(Operation):
     """Every vault that an integration has named, and the gateway environment it belongs to since then."""
 
@@ -149,10 +155,10 @@ class VaultsOpen(Signed):
     permissions = {"POST": GATEWAY_ADMIN}
     scoped = False
 
-    @extend_schema(operation_id="openVault", request=VaultOpening, responses={204: None})
+    @extend_schema(operation_id="openVault", request=FirstOpening, responses={204: None})
     def post(self, request: Request) -> Response:
-        wish = checked(VaultOpening, request.data)
-        vaults.open_to(wish["origin"], wish["project_id"], self.by)
+        wish = checked(FirstOpening, request.data)
+        vaults.open_to(wish["origin"], wish["project_id"], self.by, wish.get("gateway_environment", ""))
         return Response(status=204)
 
 

@@ -18,7 +18,7 @@ from accounts.changes import By
 from accounts.models import Project
 from accounts.roles import GATEWAY_ADMIN
 from common import audit
-from common.errors import Conflict, NotFound, PermissionRefused
+from common.errors import Conflict, NotFound, PermissionRefused, ValidationFailed
 from common.locks import transaction_lock
 from integrations.azure.egress import read_vault_url
 from integrations.models import Integration, Vault, VaultUse
@@ -47,10 +47,16 @@ def open_for_naming(url: str, project: Project, by: By) -> None:
         _open(Vault.objects.get(origin=origin_of(url)), project, by)
 
 
-def open_to(url: str, project_id: uuid.UUID, by: By) -> None:
-    """Let a project use a vault; opening it again changes nothing. Raises `NotFound`."""
+def open_to(url: str, project_id: uuid.UUID, by: By, gateway_environment: str = "") -> None:
+    """Let a project use a vault; opening it again changes nothing. A vault that nobody has named yet is bound to the gateway
+    environment. Raises `NotFound`, `ValidationFailed`, or `Conflict` as `bind`."""
+    code = gateway_environment.upper()
+    if code and code not in settings.MAZEVAULT.gateway_environments:
+        raise ValidationFailed(f"gateway_environment: must be one of {', '.join(settings.MAZEVAULT.gateway_environments)}")
     with transaction.atomic():
         transaction_lock(f"vault:{origin_of(url)}")
+        if code:
+            bind(url, code)
         vault, project = _named(url), _project(project_id)
         if not _is_open(vault.origin, project.id):
             _open(vault, project, by)
@@ -93,7 +99,7 @@ def _not_open(origin: str) -> PermissionRefused:
 def _named(url: str) -> Vault:
     found = Vault.objects.filter(origin=origin_of(url)).first()
     if found is None:
-        raise NotFound("origin: no integration has named this vault")
+        raise NotFound("origin: no integration has named this vault; to open it first, say its gateway_environment too")
     return found
 
 

@@ -168,6 +168,19 @@ class TestIsolation:
         assert admin.post("admin/vaults/release", {"origin": NPR})[0] == 204
         assert admin.post(f"projects/{other}/integrations", {**config_of(), "environment": "prod"})[0] == 201
 
+    def test_a_vault_that_nobody_has_named_is_opened_to_who_names_it_first(self, admin: Person, project: str) -> None:
+        lead = factories.member("project_admin", project=Project.objects.get(id=project))
+        opening = {"origin": NPR, "project_id": project}
+        assert lead.post(f"projects/{project}/integrations", config_of())[1]["code"] == "VAULT_NOT_OPEN"
+        status, body = admin.post("admin/vaults/open", opening)
+        assert status == 404 and "gateway_environment" in body["error"] and not Vault.objects.exists()
+        status, body = admin.post("admin/vaults/open", {**opening, "gateway_environment": "XYZ"})
+        assert status == 400 and body["error"].startswith("gateway_environment: "), body
+        assert admin.post("admin/vaults/open", {**opening, "gateway_environment": "npr"})[0] == 204
+        assert lead.post(f"projects/{project}/integrations", config_of())[0] == 201
+        status, body = admin.post("admin/vaults/open", {**opening, "gateway_environment": "PRO"})
+        assert (status, body["code"]) == (409, "VAULT_OF_OTHER_ENVIRONMENT")
+
     def test_who_used_a_vault_before_it_had_to_be_opened_goes_on_using_it(
         self, admin: Person, project: str, integration: dict[str, Any]
     ) -> None:
