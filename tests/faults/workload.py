@@ -16,7 +16,7 @@ from cli.stack.stack import Stack
 from tests.faults.history import PRIMARY, End, Final, History, Operation
 
 SURE_REFUSALS = frozenset({400, 401, 403, 404, 409, 413, 422, 429})
-SURE_CODES = frozenset({"NOT_ACTIVE", "LEASE_NEEDED", "QUEUE_FULL"})
+SURE_CODES = frozenset({"NOT_ACTIVE", "LEASE_NEEDED", "WRITE_QUEUE_FULL", "DRAINING"})
 """The node answered and did nothing; any other 5xx may have come after the deed."""
 PAUSE = (0.05, 0.25)
 """Seconds between two calls of one client: the machine has two cores."""
