@@ -8,6 +8,7 @@ import msgspec
 
 from common.sealing import Place
 from gateway_runtime.models import PendingWrite
+from protocol.decoding import decode_json
 from vault import encryption
 
 TABLE = "gateway_runtime_pendingwrite"
@@ -23,7 +24,7 @@ def open_body(row: PendingWrite) -> tuple[str, str]:
     if row.sealed_body is None:
         raise encryption.SealBroken("the content of this write was wiped when it ended")
     opened = encryption.open_sealed(*place(row), bytes(row.sealed_body))
-    body, salt = msgspec.json.decode(opened, type=tuple[str, str])
+    body, salt = decode_json(opened, tuple[str, str])
     return body, salt
 
 

@@ -27,6 +27,7 @@ from gateways import heartbeats, losses, routes
 from gateways.models import Gateway, GatewayLife, ReceivedWrite, Route
 from gateways.settlement import Scene, finish, settle, tell
 from gateways.write_bodies import seal_body
+from protocol.decoding import decode_json
 from protocol.envelope import decode_signing_key
 from protocol.messages import MessageError, decode
 from protocol.vocabulary import WriteOutcome
@@ -406,7 +407,7 @@ def _evidence_id(write: QueuedWrite) -> uuid.UUID:
 def _claimed(write: QueuedWrite) -> uuid.UUID | None:
     """The id a write says it has, believed or not, also when the rest of its head cannot be read."""
     try:
-        return uuid.UUID(msgspec.json.decode(write.head, type=_Named).id)
+        return uuid.UUID(decode_json(write.head, _Named).id)
     except (msgspec.MsgspecError, UnicodeEncodeError, ValueError):
         return None
 

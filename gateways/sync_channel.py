@@ -31,6 +31,7 @@ from integrations.sync.told import action_of, remembered_of
 from integrations.sync.undo import REVERSED
 from integrations.sync.words import DELETES, WRITES_HERE, Verdict
 from protocol import sync
+from protocol.decoding import convert
 from protocol.sync import (
     PAGE,
     AskRows,
@@ -234,7 +235,7 @@ def _readable(actions: Iterable[SyncAction]) -> list[Action]:
 
 def stored_action(row: SyncStep) -> Action:
     """A step as the engine knows it."""
-    return action_of(msgspec.convert(row.action, SyncAction))
+    return action_of(convert(row.action, SyncAction))
 
 
 def _run(gateway: Gateway, body: Asked) -> SyncRun:
@@ -289,15 +290,14 @@ def _announced_page(run: SyncRun, body: AskRows) -> Rows:
     steps = SyncStep.objects.filter(run__rule=run.rule_id, run__environment=run.environment_id, run__target=run.target)
     page = list(steps.filter(id__gt=after, operation__isnull=False, state__in=states).order_by("id")[:PAGE])
     told = [
-        OpenStep(str(row.operation), msgspec.convert(row.action, SyncAction), row.their_version, row.run_id == run.id)
-        for row in page
+        OpenStep(str(row.operation), convert(row.action, SyncAction), row.their_version, row.run_id == run.id) for row in page
     ]
     return Rows(open=told, next=str(page[-1].id) if len(page) == PAGE else "")
 
 
 def _history(row: SyncStep) -> HistoryStep:
-    remembered = msgspec.convert(row.remembered, SyncItem) if row.remembered else None
-    return HistoryStep(msgspec.convert(row.action, SyncAction), row.our_version, row.their_version, remembered)
+    remembered = convert(row.remembered, SyncItem) if row.remembered else None
+    return HistoryStep(convert(row.action, SyncAction), row.our_version, row.their_version, remembered)
 
 
 def _refuse_other_side(run: SyncRun, actions: Iterable[SyncAction]) -> None:

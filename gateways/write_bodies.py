@@ -8,6 +8,7 @@ import msgspec
 
 from common.sealing import Place
 from gateways.models import ReceivedWrite
+from protocol.decoding import decode_json
 from protocol.writes import WriteBody
 from vault import encryption
 
@@ -33,8 +34,8 @@ def open_body(row: ReceivedWrite) -> WriteBody:
     if row.sealed_body is None:
         raise BodyUnusable("the content of this write was wiped when it was settled")
     plain = encryption.open_sealed(*place(row), bytes(row.sealed_body))
-    text, _ = msgspec.json.decode(plain, type=tuple[str, str])
+    text, _ = decode_json(plain, tuple[str, str])
     try:
-        return msgspec.json.decode(text, type=WriteBody)
+        return decode_json(text, WriteBody)
     except msgspec.DecodeError:
         raise BodyUnusable("the content of this write has not the form of one") from None

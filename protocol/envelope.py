@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from msgspec import Meta, Struct
 
+from protocol.decoding import decode_json
+
 CONTENT_TYPE = "application/mzv-envelope+json"
 VERSION = "mzv-e2ee/1"
 SUITE = "X25519/HKDF-SHA256/AES-256-GCM"
@@ -132,9 +134,9 @@ def parse(wire: bytes) -> Parcel:
     if len(wire) > MAX_WIRE_BYTES:
         _refuse(EnvelopeRefusal.MALFORMED)
     try:
-        outer = msgspec.json.decode(wire, type=_Wire, strict=True)
+        outer = decode_json(wire, _Wire)
         header_bytes = _decoded(outer.header)
-        header = msgspec.json.decode(header_bytes, type=Header, strict=True)
+        header = decode_json(header_bytes, Header)
         ciphertext, signature = _decoded(outer.ciphertext), _decoded(outer.signature)
     except (msgspec.DecodeError, ValueError, RecursionError):
         _refuse(EnvelopeRefusal.MALFORMED)
@@ -263,10 +265,10 @@ def sign_recipients(keys: list[RecipientKey], signer: Ed25519PrivateKey) -> str:
 def open_recipients(text: str, signing_key: Ed25519PublicKey, now: datetime) -> tuple[RecipientKey, ...]:
     """The keys that are still good, in order. Raises `EnvelopeRefused` for a foreign list or one without a good key."""
     try:
-        signed = msgspec.json.decode(text, type=_SignedRecipients, strict=True)
+        signed = decode_json(text, _SignedRecipients)
         body = _decoded(signed.body)
         signing_key.verify(_decoded(signed.signature), _RECIPIENTS_CONTEXT + body)
-        keys = msgspec.json.decode(body, type=_Recipients, strict=True).keys
+        keys = decode_json(body, _Recipients).keys
     except InvalidSignature:
         _refuse(EnvelopeRefusal.BAD_SIGNATURE)
     except (msgspec.DecodeError, ValueError):

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from protocol.decoding import decode_json
 from protocol.vocabulary import Assignment, BreakerState, LeaseVerdict, ResultVerdict, Role, TaskOutcome
 
 Identifier = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
@@ -299,6 +300,6 @@ def encode(message: Message) -> bytes:
 def decode(body: bytes, kind: type[Body]) -> Body:
     """Decode strictly or raise `MessageError` that names the field."""
     try:
-        return msgspec.json.decode(body, type=kind, strict=True)
+        return decode_json(body, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MessageError(str(error)) from error

@@ -14,11 +14,11 @@ import hmac
 import secrets
 from typing import Annotated, Any, ClassVar
 
-import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from msgspec import Meta
 
+from protocol.decoding import decode_json
 from protocol.messages import Count, Identifier, Message, Seconds, Text, decode, encode
 from protocol.vocabulary import WriteOperation, WriteOutcome
 
@@ -161,4 +161,4 @@ def check(write: QueuedWrite, key: Ed25519PublicKey) -> tuple[WriteHead, WriteBo
 
 def head_of(text: str) -> WriteHead:
     """A head whose signature was checked before, from its text."""
-    return msgspec.json.decode(text, type=WriteHead)
+    return decode_json(text, WriteHead)
