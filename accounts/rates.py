@@ -8,7 +8,6 @@ with several processes a credential may exceed it by a slice for each.
 from __future__ import annotations
 
 import hashlib
-import threading
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,6 +17,7 @@ from django.db import connection
 from accounts.models import RateCount
 from common.addresses import network_of
 from common.errors import TooManyRequests
+from common.process_locks import ProcessLock
 
 SLICES = 60
 """A minute's limit is carried to the database in so many parts."""
@@ -42,7 +42,7 @@ class _Tally:
 
 _tallies: dict[int, dict[str, _Tally]] = {}
 """By minute and credential. Two minutes are kept, so that a call at the turn of one is counted; older ones go as a whole."""
-_lock = threading.Lock()
+_lock = ProcessLock("rates")
 
 
 def count_sign_in(account: str, address: str, now: datetime) -> None:

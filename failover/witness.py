@@ -6,10 +6,11 @@ disagreement with a clock that cannot be set. Then the whole wait starts again.
 
 from __future__ import annotations
 
-import threading
 import time
 from datetime import datetime
 from uuid import UUID
+
+from common.process_locks import ProcessLock
 
 LARGEST_DISAGREEMENT = 1.0
 """Seconds by which the two clocks may differ over one wait."""
@@ -19,7 +20,7 @@ class ClockWitness:
     """Remembers, for each operation, both clocks at its first look. Safe to share between threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ProcessLock("second clock")
         self._first: dict[UUID, tuple[datetime, float]] = {}
 
     def clocks_agree(self, operation: UUID, database_now: datetime, own: float | None = None) -> bool:

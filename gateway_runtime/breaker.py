@@ -6,8 +6,8 @@ Pure of I/O and clocks: `now` is a monotonic time in seconds and always an argum
 from __future__ import annotations
 
 import random
-import threading
 
+from common.process_locks import ProcessLock
 from protocol.vocabulary import BreakerState
 
 FAILURES_TO_OPEN = 5
@@ -24,7 +24,7 @@ class Breaker:
 
     def __init__(self, randomness: random.Random | None = None, *, longest_pause: float = PAUSE_CAP) -> None:
         self._longest_pause = longest_pause
-        self._lock = threading.Lock()
+        self._lock = ProcessLock("circuit breaker")
         self._random = randomness or random.Random()  # noqa: S311  jitter, not a secret
         self._state = BreakerState.CLOSED
         self._failures = 0

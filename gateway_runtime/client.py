@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import ssl
-import threading
 import time
 import uuid
 from collections import deque
@@ -21,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from common.process_locks import ProcessLock, Rank
 from gateway_runtime.breaker import Breaker
 from gateway_runtime.identity import Identity, Keys, key_password
 from gateway_runtime.state import Sequences
@@ -155,7 +155,9 @@ class Channel:
         self._sender, self._environment = sender, environment
         self._thumbprint = _thumbprint(identity)
         self._tls_file, self._password = tls_file, key_password(master_key)
-        self._lock = threading.Lock()
+        self._lock = ProcessLock("channel")
+        self._fetching = ProcessLock("trust document", Rank.TRUST)
+        self._failed_at = -math.inf
         self._trust: Trust | None = None
         self._doubted_at = -math.inf
         self._http: httpx.Client | None = None
@@ -304,21 +306,41 @@ class Channel:
                 self._trust = trust.signed_by(signer)
 
     def _connected(self) -> tuple[Trust, httpx.Client, str]:
+        trust = self._known_trust() or self._awaited_trust()
         with self._lock:
-            now = datetime.now(UTC)
-            if self._trust is None or self._trust.recipients[0].not_after <= now:
-                self._trust = self._fetched_trust(now)
-                if self._http is None:
-                    self._http = self._client(self._trust.root)
-            assert self._http is not None  # noqa: S101  set together with the trust
-            return self._trust, self._http, self._urls[0]
+            assert self._http is not None  # noqa: S101  set before the trust
+            return trust, self._http, self._urls[0]
 
-    def _fetched_trust(self, now: datetime) -> Trust:
+    def _known_trust(self) -> Trust | None:
+        trust = self._trust
+        return trust if trust is not None and trust.recipients[0].not_after > datetime.now(UTC) else None
+
+    def _awaited_trust(self) -> Trust:
+        """Fetched by one thread while the others wait for it, once: where it fails they do not try one after the other."""
+        asked_at = time.monotonic()
+        if not self._fetching.acquire(timeout=CONNECT_SECONDS):
+            raise PrimaryUnreachable("the Primary's keys are being fetched, and that takes long")
         try:
-            return fetch_trust(self._urls[0], self._pin, now)
+            known = self._known_trust()
+            if known is not None:
+                return known
+            if self._failed_at >= asked_at:
+                raise PrimaryUnreachable("the Primary gave no trust document a moment ago")
+            return self._fetched_trust()
+        finally:
+            self._fetching.release()
+
+    def _fetched_trust(self) -> Trust:
+        try:
+            fetched = fetch_trust(self._urls[0], self._pin, datetime.now(UTC))
         except PrimaryUnreachable:
-            self._rotate_urls()
+            self._failed_at = time.monotonic()
+            self._next_url()
             raise
+        http = self._http or self._client(fetched.root)
+        with self._lock:
+            self._http, self._trust = http, fetched
+        return fetched
 
     def _client(self, root: str) -> httpx.Client:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -330,10 +352,7 @@ class Channel:
 
     def _next_url(self) -> None:
         with self._lock:
-            self._rotate_urls()
-
-    def _rotate_urls(self) -> None:
-        self._urls = (*self._urls[1:], self._urls[0])
+            self._urls = (*self._urls[1:], self._urls[0])
 
 
 def own_keys_of(keys: Keys) -> tuple[str, str]:

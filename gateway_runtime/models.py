@@ -32,7 +32,6 @@ class NodeState(models.Model):
     fenced_operation = models.UUIDField(null=True)
     fenced_epoch = models.BigIntegerField(null=True)
     fenced_number = models.BigIntegerField(default=0)
-    next_sequence = models.BigIntegerField(default=1)
     write_sequence = models.BigIntegerField(default=0)
     replica_generation = models.CharField(max_length=36, default="")
     replica_position = models.BigIntegerField(default=0)
@@ -41,6 +40,13 @@ class NodeState(models.Model):
     replica_resyncing = models.BooleanField(default=False)
     process = models.UUIDField(null=True)
     created_at = models.DateTimeField(db_default=Now())
+
+
+class MessageNumbers(models.Model):
+    """One row: the first message number that is not reserved yet. Nothing but `state.Sequences` touches it."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    next = models.BigIntegerField()
 
 
 class Effect(models.Model):

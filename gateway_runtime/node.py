@@ -1,19 +1,22 @@
-"""What this gateway may do right now: lease, epoch, fence, running effects, in one place and under one lock.
+"""What this gateway may do right now: lease, epoch, fence, running effects, in one place.
 
-Every effect asks `begin_effect` immediately before it acts; nobody else decides. Facts that must survive a crash are
-committed by `gateway_runtime.state` before they count here.
+Every effect asks `effect` immediately before it acts; nobody else decides. Facts that must survive a crash are committed by
+`gateway_runtime.state` before they count here; what takes a right away counts at once as well.
+
+Two locks (docs/adr/0033). `_facts` is held by whoever changes a committed fact, also while that is committed. `_lock` guards the
+picture in memory and is held for moments: who asks for the right to act never waits for the database.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from common.process_locks import ProcessLock, Rank, condition
 from gateway_runtime import lease as leases
 from gateway_runtime import state
 from gateway_runtime.breaker import PAUSE_CAP, Breaker
@@ -28,6 +31,10 @@ log = logging.getLogger("mazevault.gateway.node")
 
 IDLE_CHECK = 0.1
 """Seconds after which a waiting fence looks again whether the last unseen call has passed its deadline."""
+
+
+ACTING = (Assignment.ACTIVE, Assignment.DRAINING)
+"""Roles that may hold a lease."""
 
 
 class MayNotAct(Exception):
@@ -59,7 +66,8 @@ class Node:
         self.timing = timing
         self._process = uuid.uuid4()
         self.breaker = Breaker(longest_pause=min(PAUSE_CAP, timing.lease_renew))
-        self._lock = threading.Condition()
+        self._facts = ProcessLock("facts of the node", Rank.FACTS)
+        self._lock = condition("node", in_transactions=True)
         self._lease: Lease | None = None
         self._directive: Directive | None = None
         self._running = 0
@@ -76,14 +84,15 @@ class Node:
         A process before us that did not end in order may live on without its lock, or calls of it may still be under way. Both
         end with its lease at the latest, so until then something counts as running (I2).
         """
-        with self._lock:
+        with self._facts:
             ended_in_order = state.begin_process(self._process)
             row = state.this_life()
-            self._highest_epoch = row.highest_epoch
-            self._fenced = state.fence_of(row)
             self._committed_assignment = (row.assigned_role, row.assigned_epoch)
-            if not ended_in_order:
-                self._unseen_until = max(self._unseen_until, boottime() + self.timing.lease_ttl + self.timing.drift)
+            with self._lock:
+                self._highest_epoch = row.highest_epoch
+                self._fenced = state.fence_of(row)
+                if not ended_in_order:
+                    self._unseen_until = max(self._unseen_until, boottime() + self.timing.lease_ttl + self.timing.drift)
 
     @property
     def directive(self) -> Directive | None:
@@ -95,29 +104,24 @@ class Node:
 
     def obey(self, directive: Directive) -> bool:
         """Take over a directive. An epoch below one already seen is refused (I4): the Primary's database is older than us."""
-        if not self.learn_epoch(directive.epoch):
-            log.error("directive of epoch %s refused: epoch %s was seen already", directive.epoch, self._highest_epoch)
-            return False
-        with self._lock:
-            self._directive = directive
-            if directive.assigned_role not in (Assignment.ACTIVE, Assignment.DRAINING):
-                self._drop_lease(f"the Primary assigns the role {directive.assigned_role.value}")
-            self._commit_assignment(directive)
+        with self._facts:
+            if not self._learn_epoch(directive.epoch):
+                log.error("directive of epoch %s refused: epoch %s was seen already", directive.epoch, self._highest_epoch)
+                return False
+            why = "" if directive.assigned_role in ACTING else f"the Primary assigns the role {directive.assigned_role.value}"
+            if why:
+                self.drop_lease(why)
+            self._commit_assignment(directive.assigned_role, directive.epoch)
+            with self._lock:
+                self._directive = directive
+                if why:  # a grant may have come meanwhile
+                    self._drop_lease(why)
         return True
 
     def learn_epoch(self, epoch: int) -> bool:
         """Commit a higher epoch before it is used; a lease of a lower one ends. False for an epoch below the highest seen."""
-        with self._lock:
-            if epoch < self._highest_epoch:
-                return False
-            if epoch > self._highest_epoch:
-                state.raise_epoch(epoch)
-                self._highest_epoch = epoch
-                if self._fenced and self._fenced.epoch < epoch:
-                    self._fenced = None
-                if self._lease and self._lease.epoch < epoch:
-                    self._drop_lease(f"epoch {epoch} has begun")
-        return True
+        with self._facts:
+            return self._learn_epoch(epoch)
 
     def wants_lease(self) -> bool:
         """Whether the last directive makes this gateway the active one of an epoch it is not fenced for."""
@@ -126,7 +130,7 @@ class Node:
             if directive is None or self._stopping:
                 return False
             fenced = self._fenced is not None and self._fenced.epoch >= directive.epoch
-            return directive.assigned_role in (Assignment.ACTIVE, Assignment.DRAINING) and not fenced
+            return directive.assigned_role in ACTING and not fenced
 
     def take_lease(self, *, epoch: int, ttl: float, sent_boot: float, sent_wall: float) -> bool:
         """Accept a grant, counted from the moment its request was sent. Grants of a fenced or outdated epoch are discarded."""
@@ -151,13 +155,11 @@ class Node:
 
     def expel(self, why: str) -> None:
         """The Primary does not know this gateway any more: no lease, no orders, and no word to callers until a new directive."""
-        with self._lock:
-            self._drop_lease(why)
-            self._directive = None
-            assignment = (Assignment.FENCED.value, self._highest_epoch)
-            if assignment != self._committed_assignment:
-                state.commit_assignment(Assignment.FENCED, self._highest_epoch)
-                self._committed_assignment = assignment
+        with self._facts:
+            with self._lock:
+                self._drop_lease(why)
+                self._directive = None
+            if self._commit_assignment(Assignment.FENCED, self._highest_epoch):
                 log.error("this gateway serves nothing any more: %s", why)
 
     def drop_lease(self, why: str) -> None:
@@ -189,12 +191,15 @@ class Node:
 
         Effects that began before may run on until their own deadline; until then no acknowledgement may be sent.
         """
-        with self._lock:
-            self._drop_lease(f"fenced by operation {order.operation}")
-            fenced = Fenced(operation=order.operation, epoch=order.epoch, number=order.number)
+        why, fenced = f"fenced by operation {order.operation}", Fenced(order.operation, order.epoch, order.number)
+        with self._facts:
+            self.drop_lease(why)
             if fenced != self._fenced:
                 state.commit_fence(fenced)
+            with self._lock:
                 self._fenced = fenced
+                self._drop_lease(why)  # a grant may have come before the fence counted
+        with self._lock:
             return self._wait_until_idle(deadline_seconds)
 
     def is_outdated(self, order: FenceOrder) -> bool:
@@ -204,11 +209,13 @@ class Node:
 
     def lift_fence(self, order: FenceOrder) -> None:
         """The order was cancelled: act again in the same epoch, with a new lease. Earlier orders were cancelled before it."""
-        with self._lock:
-            if self._fenced and self._fenced.epoch == order.epoch and self._fenced.number <= order.number:
+        with self._facts:
+            lifted = self._fenced
+            if lifted and lifted.epoch == order.epoch and lifted.number <= order.number:
                 state.lift_fence()
-                log.info("fence of operation %s lifted: it was cancelled", self._fenced.operation)
-                self._fenced = None
+                with self._lock:
+                    self._fenced = None
+                log.info("fence of operation %s lifted: it was cancelled", lifted.operation)
 
     def mind_unseen_end(self, started_boot: float) -> None:
         """A call failed without a clear answer: it may still land until its deadline, and counts as running until then."""
@@ -244,11 +251,25 @@ class Node:
                 serving=left > 0,
             )
 
-    def _commit_assignment(self, directive: Directive) -> None:
-        assignment = (directive.assigned_role.value, directive.epoch)
-        if assignment != self._committed_assignment:
-            state.commit_assignment(directive.assigned_role, directive.epoch)
-            self._committed_assignment = assignment
+    def _learn_epoch(self, epoch: int) -> bool:
+        if epoch > self._highest_epoch:
+            state.raise_epoch(epoch)
+            with self._lock:
+                self._highest_epoch = epoch
+                if self._fenced and self._fenced.epoch < epoch:
+                    self._fenced = None
+                if self._lease and self._lease.epoch < epoch:
+                    self._drop_lease(f"epoch {epoch} has begun")
+        return epoch >= self._highest_epoch
+
+    def _commit_assignment(self, role: Assignment, epoch: int) -> bool:
+        """False when it is what was committed last."""
+        assignment = (role.value, epoch)
+        if assignment == self._committed_assignment:
+            return False
+        state.commit_assignment(role, epoch)
+        self._committed_assignment = assignment
+        return True
 
     def _count_running(self) -> int:
         return self._running + (boottime() < self._unseen_until)
@@ -266,7 +287,7 @@ class Node:
         if self._fenced and self._fenced.epoch >= self._highest_epoch:
             return Assignment.FENCED
         assigned = self._directive.assigned_role if self._directive else Assignment.STANDBY
-        if assigned in (Assignment.ACTIVE, Assignment.DRAINING) and left <= 0:
+        if assigned in ACTING and left <= 0:
             return Assignment.STANDBY
         return assigned
 

@@ -7,7 +7,6 @@ what it sees with the number of the round and drops the rest at the end.
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from django.db.models import F
 from accounts.models import Environment, Organization, Project
 from common import audit
 from common.clock import now as clock_now
+from common.process_locks import ProcessLock, Rank
 from gateway_runtime import copying, state
 from gateway_runtime.client import Channel
 from gateway_runtime.models import NodeState, ReplicaPrincipal, ReplicaRow
@@ -40,7 +40,7 @@ _SWEPT = (
     (ReplicaKind.ORGANIZATION, Organization),
 )
 """What refers to others goes first."""
-pulling = threading.Lock()
+pulling = ProcessLock("the copy", Rank.PULL)
 """Held while something is asked for that is then stored: what was asked for first is stored first."""
 _digests: dict[tuple[int, int], str] = {}
 """The last digest, by round and position."""
@@ -85,14 +85,12 @@ def apply_page(page: Changes, cursor: NodeState, environment: str, asked_at: dat
             begin_resync()
         return Pulled.REFUSED
     with transaction.atomic():
-        row = NodeState.objects.select_for_update().get(id=1)
-        if (row.replica_round, row.replica_position) != (cursor.replica_round, cursor.replica_position):
+        copying.store(page, cursor, environment, asked_at)
+        if not page.more and cursor.replica_resyncing:
+            _end_resync(cursor)
+        if not _move_cursor(page, cursor, asked_at):
+            transaction.set_rollback(True)
             return Pulled.OUTDATED
-        copying.store(page, row, environment, asked_at)
-        row.replica_generation, row.replica_position = page.generation, page.position
-        if not page.more:
-            _complete(row, asked_at)
-        row.save(update_fields=["replica_generation", "replica_position", "replica_complete_at", "replica_resyncing"])
     return Pulled.MORE if page.more else Pulled.COMPLETE
 
 
@@ -152,15 +150,20 @@ def _why_refuse(page: Changes, cursor: NodeState) -> str:
     return ""
 
 
-def _complete(row: NodeState, asked_at: datetime) -> None:
-    if row.replica_resyncing:
-        dropped = _sweep(row.replica_round)
-        row.replica_resyncing = False
-        audit.record(
-            actor="system", action="gateway.replica.resynced", entity="gateway", entity_id="", details={"dropped": dropped}
-        )
-        log.info("the copy was read again; %s things were dropped", dropped)
-    row.replica_complete_at = asked_at
+def _end_resync(cursor: NodeState) -> None:
+    dropped = _sweep(cursor.replica_round)
+    audit.record(actor="system", action="gateway.replica.resynced", entity="gateway", entity_id="", details={"dropped": dropped})
+    log.info("the copy was read again; %s things were dropped", dropped)
+
+
+def _move_cursor(page: Changes, cursor: NodeState, asked_at: datetime) -> bool:
+    """False when somebody else moved it meanwhile. Last in its transaction: writes and fences need the row, a page is long."""
+    completed = {} if page.more else {"replica_complete_at": asked_at, "replica_resyncing": False}
+    as_it_was = NodeState.objects.filter(
+        id=1, replica_round=cursor.replica_round, replica_position=cursor.replica_position,
+        replica_resyncing=cursor.replica_resyncing,
+    )  # fmt: skip
+    return bool(as_it_was.update(replica_generation=page.generation, replica_position=page.position, **completed))
 
 
 def _sweep(seen_in: int) -> int:

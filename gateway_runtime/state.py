@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import uuid
 from datetime import datetime
 from typing import Any, LiteralString
@@ -13,6 +12,7 @@ from django.db import transaction
 from django.db.models import F
 
 from common.direct import answering_within, open_connection
+from common.process_locks import ProcessLock, Rank
 from gateway_runtime.lease import Fenced
 from gateway_runtime.models import NodeState
 from protocol.vocabulary import Assignment
@@ -27,23 +27,46 @@ CLOCK_SKEW = 60.0
 """Seconds by which the wall clock may be put back without a doubt about the age of the copy."""
 
 
+_RESERVE: LiteralString = """
+INSERT INTO gateway_runtime_messagenumbers AS kept (id, next) VALUES (1, %(floor)s + %(block)s)
+ON CONFLICT (id) DO UPDATE SET next = greatest(kept.next, %(floor)s) + %(block)s RETURNING next
+"""
+
+
 class Sequences:
-    """Numbers that never come twice in one life of the database, across threads and restarts."""
+    """Numbers that never come twice in one life of the database, across threads, restarts and transactions that are taken back.
+
+    A block is committed on a connection of its own before a number of it is given out; what becomes of the caller's transaction
+    changes nothing. Numbers of a block that was not used up are skipped, also when nobody knows whether its commit arrived.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._next = self._end = 0
+        self._lock = ProcessLock("message numbers", Rank.NUMBERS)
+        self._next = self._end = 1
 
     def take(self) -> int:
+        """The next number. Raises `psycopg.Error` when the database does not answer."""
         with self._lock:
             if self._next >= self._end:
-                this_life()
-                with transaction.atomic():
-                    row = NodeState.objects.select_for_update().get(id=1)
-                    NodeState.objects.filter(id=1).update(next_sequence=F("next_sequence") + SEQUENCE_BLOCK)
-                self._next, self._end = row.next_sequence, row.next_sequence + SEQUENCE_BLOCK
+                self._end = _reserve(SEQUENCE_BLOCK, floor=self._next)
+                self._next = self._end - SEQUENCE_BLOCK
             self._next += 1
             return self._next - 1
+
+    def skip_to(self, number: int) -> None:
+        """From now on give out this number or higher ones; committed at once. Numbers only go up: a lower one changes nothing."""
+        with self._lock:
+            if number > self._next:
+                self._end = _reserve(0, floor=number)
+                self._next = self._end
+
+
+def _reserve(block: int, *, floor: int) -> int:
+    """Commit that all numbers before the returned one are taken. The row is nobody else's, so this waits for no transaction."""
+    with open_connection() as own, answering_within(own, ANSWER_SECONDS):
+        row = own.execute(_RESERVE, {"block": block, "floor": floor}).fetchone()
+    assert row is not None  # noqa: S101  RETURNING
+    return int(row[0])
 
 
 def this_life() -> NodeState:
@@ -99,8 +122,9 @@ def fence_of(row: NodeState) -> Fenced | None:
 
 def raise_epoch(epoch: int) -> None:
     """Remember the highest epoch seen. A higher one lifts a fence of a lower one (DESIGN §8)."""
-    NodeState.objects.filter(id=1, highest_epoch__lt=epoch).update(highest_epoch=epoch)
-    NodeState.objects.filter(id=1, fenced_epoch__lt=epoch).update(fenced_operation=None, fenced_epoch=None)
+    with transaction.atomic():
+        NodeState.objects.filter(id=1, highest_epoch__lt=epoch).update(highest_epoch=epoch)
+        NodeState.objects.filter(id=1, fenced_epoch__lt=epoch).update(fenced_operation=None, fenced_epoch=None)
 
 
 def commit_fence(fenced: Fenced) -> None:
@@ -139,7 +163,7 @@ class OneProcess:
     TAKE: LiteralString = "SELECT pg_try_advisory_lock(7236459812345671)"
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = ProcessLock("lock of the one process", Rank.SESSION)
         self._connection: psycopg.Connection | None = None
 
     def take(self) -> bool:

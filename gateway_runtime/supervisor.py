@@ -9,7 +9,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -21,6 +21,8 @@ from django.db import connection
 from accounts import attempts
 from common import audit
 from common.clock import now as clock_now
+from common.process_locks import ProcessLock, Rank
+from common.progress import loops
 from gateway_runtime import audit_upload, enroll, pacing, probes, replica, state, work, write_queue
 from gateway_runtime import identity as identities
 from gateway_runtime.client import CallsPaused, Channel, PrimaryRefused, PrimaryUnreachable
@@ -64,6 +66,11 @@ EXPELLED = frozenset({"GATEWAY_BANNED", "GATEWAY_DECOMMISSIONED", "CERTIFICATE_R
 PRUNE_SECONDS = 300.0
 """How often sign-ins that were begun here and never finished are dropped."""
 
+LONGEST_STEP = 600.0
+LONGEST_STEPS: Mapping[str, float] = {"heartbeat": 120.0, "directive": 120.0, "lease": 120.0, "tasks": 1800.0}
+"""Seconds after which a step of a loop stands still. Calls, statements and waits for locks have limits of their own, of some
+seconds each; a task lists a large vault page by page."""
+
 UNSETTLED_PAUSE = 0.2
 """Pause in seconds before an order that is not carried out yet is looked at again."""
 
@@ -93,8 +100,8 @@ class Supervisor:
         self.threads: list[threading.Thread] = []
         self.vaults = VaultProbes()
         self.renewed: Callable[[Identity], None] = lambda _identity: None
-        self._order_lock = threading.Lock()
-        self._process_lock = threading.Lock()
+        self._order_lock = ProcessLock("orders", Rank.ORDERS)
+        self._process_lock = ProcessLock("the one process", Rank.ONE_PROCESS)
         self.identity: Identity | None = None
         self._acknowledged = ""
         self._assignment: tuple[Assignment, int] | None = None
@@ -129,7 +136,7 @@ class Supervisor:
         closed = work.close_interrupted()
         if closed:
             log.warning("%s tasks were interrupted by the end of the last process", closed)
-        loops: tuple[tuple[str, Step, threading.Event | None], ...] = (
+        steps: tuple[tuple[str, Step, threading.Event | None], ...] = (
             ("heartbeat", self.heartbeat_step, self.wake_heartbeat),
             ("directive", self.directive_step, None),
             ("lease", self.lease_step, self.wake_lease),
@@ -142,7 +149,7 @@ class Supervisor:
             ("audit-chain", self.audit_chain_step, None),
             ("audit-upload", self.audit_upload_step, None),
         )
-        for name, step, wake in loops:
+        for name, step, wake in steps:
             thread = threading.Thread(target=self._loop, args=(name, step, wake), name=name, daemon=True)
             self.threads.append(thread)
             thread.start()
@@ -435,14 +442,18 @@ class Supervisor:
     def _loop(self, name: str, step: Step, wake: threading.Event | None) -> None:
         attempt = 0
         self.stop.wait(self._random.uniform(0, START_JITTER))
+        pause, longest = 0.0, LONGEST_STEPS.get(name, LONGEST_STEP)
         while not self.stop.is_set():
+            loops.moved(name, pause + longest)
             pause, attempt = self._one_step(name, step, attempt)
             connection.close()
+            loops.moved(name, pause + longest)
             if wake is not None:
                 wake.wait(pause)
                 wake.clear()
             elif pause > 0:
                 self.stop.wait(pause)
+        loops.ended(name)
 
     def _one_step(self, name: str, step: Step, attempt: int) -> tuple[float, int]:
         """Run one step through the breaker; returns the pause and the number of failures in a row."""

@@ -5,13 +5,13 @@ A look lists one name with the node's own identity: it changes nothing and reads
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, field
 from itertools import islice
 
 from django.conf import settings
 
+from common.process_locks import ProcessLock
 from gateway_runtime import vaults
 from integrations.azure.errors import AzureTrouble
 from integrations.azure.keyvault import KeyVault
@@ -29,7 +29,7 @@ class VaultProbes:
 
     own: Probe = field(default_factory=lambda: Probe(ok=None))
     projects: list[Probe] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _lock: ProcessLock = field(default_factory=lambda: ProcessLock("findings of vaults"))
 
     def look(self) -> None:
         """Look at the node's own vault and at those of projects, one after the other."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from django.conf import settings
 from django.db import Error as DatabaseError
@@ -16,7 +16,7 @@ from django.db import connection
 
 from accounts import secret_watch
 from accounts.jobs import forget_old_failures
-from common import audit, feed
+from common import audit, feed, progress
 from common.clock import now
 from failover import driver
 from gateways import (
@@ -56,6 +56,9 @@ LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("server-certificate", lambda: ensure_server_certificate(settings.MAZEVAULT.tls_directory), 3600.0),
 )
 """Name, use case, pause in seconds."""
+LONGEST_TURN = 600.0
+LONGEST_TURNS: Mapping[str, float] = {"failover": 120.0, "judge": 120.0}
+"""Seconds after which a turn of a loop stands still: statements and calls have limits of their own, of some seconds each."""
 
 
 def start(stop: threading.Event) -> list[threading.Thread]:
@@ -66,8 +69,17 @@ def start(stop: threading.Event) -> list[threading.Thread]:
     return threads
 
 
+def _waits(name: str, pause: float, stop: threading.Event) -> bool:
+    """Wait for the next turn; True when there is none."""
+    progress.loops.moved(name, pause + LONGEST_TURNS.get(name, LONGEST_TURN))
+    ended = stop.wait(pause * random.uniform(0.8, 1.0))  # noqa: S311  jitter
+    if ended:
+        progress.loops.ended(name)
+    return ended
+
+
 def _run(name: str, use_case: Callable[[], object], pause: float, stop: threading.Event) -> None:
-    while not stop.wait(pause * random.uniform(0.8, 1.0)):  # noqa: S311  jitter
+    while not _waits(name, pause, stop):
         try:
             use_case()
         except DatabaseError as error:

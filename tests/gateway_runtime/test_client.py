@@ -18,9 +18,7 @@ from django.db import transaction
 from msgspec import structs
 
 from common.clock import now
-from gateway_runtime import state
 from gateway_runtime.client import TRUST_PAUSE, AnswerNotTrusted, Channel, PrimaryUnreachable, SignerUnknown, fetch_trust
-from gateway_runtime.models import NodeState
 from gateway_runtime.state import Sequences
 from gateway_runtime.supervisor import Supervisor
 from gateways import identity
@@ -73,11 +71,11 @@ def line(npr: tuple[FakeGateway, FakeGateway], monkeypatch: pytest.MonkeyPatch) 
 
 
 def channel_of(gateway: FakeGateway, pin: str = "") -> Channel:
-    state.this_life()
-    NodeState.objects.update(next_sequence=gateway.sequence + 1000)
+    sequences = Sequences()
+    sequences.skip_to(gateway.sequence + 1000)
     made = Channel(
         urls=(ONE, TWO), pin=pin or unpack(gateway.token).pin, keys=gateway.keys, generation=gateway.generation,
-        sequences=Sequences(), sender=gateway.id, environment="NPR", identity=None, tls_file=None, master_key=b"0" * 32,
+        sequences=sequences, sender=gateway.id, environment="NPR", identity=None, tls_file=None, master_key=b"0" * 32,
     )  # fmt: skip
     made._thumbprint = gateway.header("").certificate
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
 from datetime import timedelta
@@ -299,11 +300,21 @@ def test_a_new_life_reads_everything_anew_and_serves_nothing_before(world: World
 
 
 def test_who_writes_does_not_wait_for_a_pull_of_somebody_else_longer_than_its_own_time(site: Site) -> None:
-    secret = site.secret()
-    with replica.pulling:
-        began = time.monotonic()
-        assert replica.catch_up(site.primary, "NPR", secret.id, 2, 0.2) is None
-        assert 0.2 <= time.monotonic() - began < 2
+    secret, held, done = site.secret(), threading.Event(), threading.Event()
+
+    def pulls() -> None:
+        with replica.pulling:
+            held.set()
+            done.wait(10)
+
+    somebody = threading.Thread(target=pulls)
+    somebody.start()
+    assert held.wait(5)
+    began = time.monotonic()
+    assert replica.catch_up(site.primary, "NPR", secret.id, 2, 0.2) is None
+    assert 0.2 <= time.monotonic() - began < 2
+    done.set()
+    somebody.join()
 
 
 def test_what_somebody_else_pulled_meanwhile_is_not_asked_for_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
