@@ -24,6 +24,7 @@ PRIORITY: Mapping[str, int] = {
 }
 """Which of several roles is shown (client-api G); permissions are the union of all."""
 _GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+_ADDRESS = re.compile(r"[^@\s]{1,64}@[^@\s]{1,185}")
 LONGEST_LIST = 1000
 
 
@@ -105,7 +106,7 @@ def _texts(claims: Mapping[str, Any], name: str) -> tuple[str, ...]:
 def _address(claims: Mapping[str, Any]) -> str:
     """The sign-in name, which is unique in a tenant and set by its administrators; the `email` claim is neither."""
     text = claims.get("preferred_username") or claims.get("upn") or ""
-    if not isinstance(text, str) or not re.fullmatch(r"[^@\s\x00-\x1f\x7f]{1,64}@[^@\s\x00-\x1f\x7f]{1,185}", text):
+    if not isinstance(text, str) or not _ADDRESS.fullmatch(text) or not text.isprintable():
         raise ClaimsRefused("preferred_username: is missing or no address; ask for the scope profile")
     return text.lower()
 

@@ -12,6 +12,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from common.api import Text
+from common.bounds import excess
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})")
@@ -19,6 +20,10 @@ _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]
 
 EARLIEST_YEAR, LATEST_YEAR = 2000, 9000
 """Years of UTC that every store and language between here and an agent holds; PostgreSQL alone would take the year 10000."""
+
+
+LONGEST = 64
+"""Characters of an id or a time, in every spelling."""
 
 
 class Name(Text):
@@ -75,7 +80,7 @@ class Id(Text):
     def to_internal_value(self, data: Any) -> Any:
         text = super().to_internal_value(data)
         try:
-            return uuid.UUID(text)
+            return uuid.UUID(text[: LONGEST + 1])
         except ValueError:
             raise serializers.ValidationError("must be a UUID") from None
 
@@ -87,7 +92,7 @@ class Moment(Text):
     def to_internal_value(self, data: Any) -> Any:
         text = super().to_internal_value(data)
         try:
-            found = datetime.fromisoformat(text.upper()) if _RFC3339.fullmatch(text) else None
+            found = datetime.fromisoformat(text.upper()) if len(text) <= LONGEST and _RFC3339.fullmatch(text) else None
         except ValueError:
             found = None
         if found is None:
@@ -100,6 +105,16 @@ class Texts(serializers.ListField):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"child": Name(), "max_length": 200, **options})
+
+
+class Settings(serializers.DictField):
+    """A JSON object of names and values that its sender chooses, within `common.bounds`."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, dict) and (found := excess(data)):
+            name, wrong = found
+            raise serializers.ValidationError({name: [wrong]} if name else [wrong])
+        return super().to_internal_value(data)
 
 
 def _within_reach(moment: datetime) -> datetime:

@@ -18,7 +18,10 @@ SKEW = timedelta(minutes=2)
 """Clocks of two well-kept machines differ by less; Entra's tokens live for an hour."""
 LONGEST = 64 * 1024
 SMALLEST_KEY = 2048
-TEXTS = ("iss", "tid", "oid", "sub", "nonce")
+TEXTS: Mapping[str, int] = {"iss": 512, "tid": 64, "oid": 128, "sub": 512, "nonce": 512}
+"""Claims that must be there, and the most characters of each that we have a place for."""
+LONGEST_LIFE = timedelta(days=1)
+"""No policy of Entra lets an id_token live longer."""
 TIMES = ("exp", "iat", "nbf")
 
 
@@ -76,6 +79,8 @@ def usable_keys(key_set: Mapping[str, Any]) -> dict[str, jwt.PyJWK]:
 def read_id_token(token: str, keys: Mapping[str, jwt.PyJWK], expected: Expected, now: datetime) -> Mapping[str, Any]:
     """The claims of a token that holds in every respect. Raises `TokenRefused` with the first fault found."""
     claims = _signed_claims(token, keys)
+    if str(_header(token).get("typ", "JWT")).upper() != "JWT":
+        _refuse(TokenFault.KIND, "the token is not an id_token: its header says that it is of another kind")
     _refuse_missing(claims)
     _refuse_by_time(claims, now)
     audience = claims["aud"]
@@ -117,7 +122,7 @@ def _signed_claims(token: str, keys: Mapping[str, jwt.PyJWK]) -> dict[str, Any]:
         claims: dict[str, Any] = jwt.decode(token, key, algorithms=["RS256"], options=options)
     except jwt.InvalidSignatureError:
         _refuse(TokenFault.SIGNATURE, "the signature of the token does not fit")
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, RecursionError):
         _refuse(TokenFault.MALFORMED, "the token is malformed")
     return claims
 
@@ -127,7 +132,7 @@ def _header(token: str) -> Mapping[str, Any]:
         _refuse(TokenFault.MALFORMED, "the token is missing or too long")
     try:
         header = jwt.get_unverified_header(token)
-    except jwt.PyJWTError:
+    except (jwt.PyJWTError, RecursionError):
         _refuse(TokenFault.MALFORMED, "the token is malformed")
     if header.get("alg") != "RS256":
         _refuse(TokenFault.ALGORITHM, "the token is not signed with RS256")
@@ -137,9 +142,10 @@ def _header(token: str) -> Mapping[str, Any]:
 
 
 def _refuse_missing(claims: Mapping[str, Any]) -> None:
-    for name in TEXTS:
-        if not isinstance(claims.get(name), str) or not claims[name] or len(claims[name]) > 512:
-            _refuse(TokenFault.MISSING_CLAIM, f"the claim {name} is missing or not a text")
+    for name, longest in TEXTS.items():
+        text = claims.get(name)
+        if not isinstance(text, str) or not 0 < len(text) <= longest or not text.isprintable():
+            _refuse(TokenFault.MISSING_CLAIM, f"the claim {name} is missing or not a text of at most {longest} characters")
     for name in TIMES:
         if type(claims.get(name)) is not int:
             _refuse(TokenFault.MISSING_CLAIM, f"the claim {name} is missing or not a whole number")
@@ -153,6 +159,8 @@ def _refuse_by_time(claims: Mapping[str, Any], now: datetime) -> None:
         _refuse(TokenFault.EXPIRED, "the token has expired; check the clock of this node")
     if claims["nbf"] > moment + skew or claims["iat"] > moment + skew:
         _refuse(TokenFault.NOT_YET_VALID, "the token is not valid yet; check the clock of this node")
+    if claims["exp"] > moment + (LONGEST_LIFE + SKEW).total_seconds():
+        _refuse(TokenFault.MALFORMED, "the token claims to live longer than any token of Entra")
 
 
 def _refuse(fault: TokenFault, sentence: str) -> NoReturn:

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 from accounts import directory, granting, people, services
 from accounts.access import Grant, Principal
 from accounts.api import PlaceRow, place_row
-from accounts.fields import Id, Moment, Name, Texts, Words
+from accounts.fields import Id, Moment, Name, Settings, Texts, Words
 from accounts.models import GroupMapping, IdentityProvider, Role, RoleGrant, ServiceIdentity, User
 from accounts.operations import Signed
 from accounts.principals import grant_of
@@ -116,7 +116,7 @@ class MappingRow(serializers.Serializer):
 class ProviderWish(serializers.Serializer):
     type = Name(max_length=32)
     name = Name()
-    config = serializers.DictField(required=False, allow_null=True)
+    config = Settings(required=False, allow_null=True)
     sync_schedule = Words(required=False, max_length=100)
 
 

@@ -8,13 +8,16 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 from uuid import UUID
 
+from common.bounds import LARGEST_SETTINGS, MOST_FIELDS
+from common.errors import ValidationFailed
 from common.sealing import Place, sealer
 
 _SECRET_NAME = re.compile(
     r"(secret|password|passwd|passphrase|token|credential|conn(ection)?_?str(ing)?)s?(_value)?$"
     r"|(^|_)(pwd|pass|pat|sas|sas_url|secret_id|bearer|authorization)s?$"
     r"|(^|_)private_?key"
-    r"|(^|_)(\w+_|api|access|account|secret|shared|signing|encryption|master|storage|client|service)keys?(_value)?$"
+    r"|_keys?(_value)?$"
+    r"|(^|_)(api|access|account|secret|shared|signing|encryption|master|storage|client|service)keys?(_value)?$"
 )
 """Rather one name too many than one too few: a secret that is shown is out, a plain value that is sealed still works."""
 _PUBLIC_NAME = re.compile(r"(^|_)(public|foreign|partition|sort|cache|row|object|lookup|group|tag)_key$")
@@ -39,6 +42,7 @@ def put(row: Configured, scope: str, config: Mapping[str, Any]) -> bool:
     former = secrets_of(row, scope)
     staying = {name: value for name, value in former.items() if "[" not in name or _same_around(name, row.config, plain)}
     kept = {name: value for name, value in {**staying, **given}.items() if value not in (None, "")}
+    _refuse_too_many(kept)
     changed = row.config != plain or former != kept
     row.config = plain
     if former != kept:
@@ -91,6 +95,15 @@ def _split_value(value: Any, name: str) -> tuple[Any, dict[str, Any]]:
         plain.append(shown)
         hidden.update(inner)
     return plain, hidden
+
+
+def _refuse_too_many(kept: Mapping[str, Any]) -> None:
+    """What is kept from before counts too, or a configuration would grow with each change."""
+    if len(kept) > MOST_FIELDS or len(json.dumps(kept)) > LARGEST_SETTINGS:
+        raise ValidationFailed(
+            f"config: with those kept from before its secrets would be more than {MOST_FIELDS} or {LARGEST_SETTINGS} bytes; "
+            "send null for those that are to go"
+        )
 
 
 def _same_around(name: str, former: Mapping[str, Any], plain: Mapping[str, Any]) -> bool:

@@ -11,7 +11,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts import config_templates, environments, organizations, projects
-from accounts.fields import Flag, Id, Name, Texts, Whole, Words
+from accounts.fields import Flag, Id, Name, Settings, Texts, Whole, Words
 from accounts.models import ConfigTemplate, ConflictStrategy, Environment, Organization, Project, StaleEpochPolicy, Storage
 from accounts.operations import Signed
 from accounts.roles import PROJECTS_READ, PROJECTS_WRITE, SETTINGS_WRITE
@@ -111,7 +111,7 @@ class TemplateWish(serializers.Serializer):
     description = Words(required=False)
     format = Words(required=False, max_length=64)
     template = Words(max_length=65_536)
-    variables = serializers.DictField(required=False)
+    variables = Settings(required=False)
 
 
 class TemplateRow(serializers.Serializer):

@@ -7,18 +7,23 @@ from collections.abc import Callable
 from django.http import HttpRequest, HttpResponse
 
 from common.api import error_response, translate
-from common.errors import MalformedBody
+from common.errors import MalformedBody, MazeVaultError, TooLarge
+from common.parsing import is_longer
+from protocol.envelope import MAX_WIRE_BYTES
+
+LONGEST_PATH, LONGEST_QUERY, MOST_PARAMETERS = 2048, 4096, 50
+"""Characters of a path, characters and parameters of a query: more than any of ours needs, and little enough to look through."""
 
 
 class ErrorShape:
-    """Refuses paths and queries with NUL bytes; turns stray exceptions into the error shape."""
+    """Refuses paths, queries and lengths that are out of bounds; turns stray exceptions into the error shape."""
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if "\0" in request.path or "%00" in request.META.get("QUERY_STRING", ""):
-            return error_response(MalformedBody("a NUL byte is not allowed in a path or query"))
+        if refused := _out_of_bounds(request):
+            return error_response(refused)
         response = self._get_response(request)
         for name, value in getattr(request, "response_headers", {}).items():
             response.setdefault(name, value)
@@ -30,3 +35,19 @@ class ErrorShape:
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse:
         return error_response(translate(exception))
+
+
+def _out_of_bounds(request: HttpRequest) -> MazeVaultError | None:
+    """Why this request is not looked at, from what stands before its body."""
+    query = request.META.get("QUERY_STRING", "")
+    if "\0" in request.path or "%00" in query:
+        return MalformedBody("a NUL byte is not allowed in a path or query")
+    if len(request.path) > LONGEST_PATH:
+        return MalformedBody(f"the path is longer than {LONGEST_PATH} characters")
+    if len(query) > LONGEST_QUERY:
+        return MalformedBody(f"the query is longer than {LONGEST_QUERY} characters")
+    if query.count("&") >= MOST_PARAMETERS:
+        return MalformedBody(f"the query has more than {MOST_PARAMETERS} parameters")
+    if is_longer(request.META.get("CONTENT_LENGTH") or "", MAX_WIRE_BYTES):
+        return TooLarge(f"Content-Length: a body has at most {MAX_WIRE_BYTES} bytes")
+    return None

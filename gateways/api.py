@@ -10,6 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from accounts.fields import Settings
 from accounts.roles import GATEWAY_ADMIN, GATEWAY_READ
 from common.api import Operation, Text, checked
 from common.clock import now
@@ -102,7 +103,7 @@ class DrainWish(ReasonWish):
 class TaskWish(serializers.Serializer):
     environment = Text(max_length=16)
     kind = Text(max_length=64)
-    payload = serializers.DictField(required=False)
+    payload = Settings(required=False)
 
 
 class TaskRow(serializers.Serializer):

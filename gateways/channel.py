@@ -28,6 +28,7 @@ from common.errors import (
     PermissionRefused,
     TooLarge,
 )
+from common.parsing import is_longer
 from gateways import identity
 from gateways.models import Gateway, GatewayCertificate
 from gateways.peer import peer_fingerprint
@@ -126,8 +127,8 @@ def sealed_answer(answer: Message, request_header: Header, gateway: Gateway, wir
 def _wire(request: HttpRequest) -> bytes:
     if request.method != "POST":
         raise MethodNotAllowed("this path takes POST only")
-    length = request.META.get("CONTENT_LENGTH") or "0"
-    if not str(length).isdecimal() or int(length) > MAX_WIRE_BYTES:
+    length = str(request.META.get("CONTENT_LENGTH") or "0")
+    if not length.isdecimal() or is_longer(length, MAX_WIRE_BYTES):
         raise TooLarge(f"a sealed message is at most {MAX_WIRE_BYTES} bytes and names its length")
     return request.body
 

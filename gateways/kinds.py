@@ -33,7 +33,8 @@ class TaskKind:
 
 def _check_targets(payload: Mapping[str, Any]) -> None:
     targets = payload.get("targets", list(PROBE_TARGETS))
-    if not isinstance(targets, list) or not targets or any(target not in PROBE_TARGETS for target in targets):
+    fits = isinstance(targets, list) and 1 <= len(targets) <= len(PROBE_TARGETS)
+    if not fits or any(target not in PROBE_TARGETS for target in targets):
         raise ValidationFailed(f"payload.targets must be a list of {', '.join(PROBE_TARGETS)}")
 
 

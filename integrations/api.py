@@ -10,7 +10,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts.fields import Id, Name, Words
+from accounts.fields import Id, Name, Settings, Words
 from accounts.models import ConflictStrategy
 from accounts.operations import Signed
 from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
@@ -26,7 +26,7 @@ class IntegrationChange(serializers.Serializer):
     name = Name()
     type = Name(max_length=64)
     provider = Name(max_length=64)
-    config = serializers.DictField(required=False, allow_null=True)
+    config = Settings(required=False, allow_null=True)
 
 
 class IntegrationWish(IntegrationChange):

@@ -22,6 +22,8 @@ from integrations.naming_patterns import (
 
 MOST_STEPS = 20_000
 """Ways to cut a name that are tried when it is read back; a pattern that needs more is hopelessly ambiguous."""
+MOST_TOLD = 10
+"""Things with one name that are told of; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,13 @@ def check_name(resource: ResourceType, name: str) -> tuple[Problem, ...]:
 
 def collisions(names: Iterable[Named]) -> tuple[Problem, ...]:
     """Names that Azure would take for the same one although they stand for different things."""
-    seen: dict[tuple[str, str, str], list[Named]] = defaultdict(list)
+    seen: dict[tuple[str, str, str], dict[Named, None]] = defaultdict(dict)
     for named in map(_one_thing, names):
-        if named.name and named not in seen[_identity(named)]:
-            seen[_identity(named)].append(named)
+        if named.name:
+            seen[_identity(named)][named] = None
     return tuple(
-        Problem(same[0].resource.value, Code.COLLISION, _collision_text(same))
-        for _, same in sorted(seen.items())
+        Problem(next(iter(same)).resource.value, Code.COLLISION, _collision_text(list(same)))
+        for _, same in sorted(seen.items(), key=lambda item: item[0])
         if len(same) > 1
     )
 
@@ -183,7 +185,10 @@ def _one_thing(named: Named) -> Named:
 
 
 def _collision_text(same: list[Named]) -> str:
-    said = " and ".join(_described(named.values, [other.values for other in same]) for named in same)
+    differing = [part for part in (*GIVEN_PARTS, Part.NUMBER) if len({named.values.get(part) for named in same}) > 1]
+    said = " and ".join(_described(named.values, differing) for named in same[:MOST_TOLD])
+    if len(same) > MOST_TOLD:
+        said += f" and {len(same) - MOST_TOLD} more"
     where = {
         Uniqueness.GLOBAL: "in all of Azure",
         Uniqueness.TENANT: "in the tenant",
@@ -193,8 +198,7 @@ def _collision_text(same: list[Named]) -> str:
     return f"{same[0].name!r} would be the name for {said}; it must be unique {where}, put what differs into the pattern"
 
 
-def _described(values: Values, others: list[Values]) -> str:
-    differing = [part for part in (*GIVEN_PARTS, Part.NUMBER) if len({other.get(part) for other in others}) > 1]
+def _described(values: Values, differing: list[Part]) -> str:
     return " ".join(f"{part.value} {values.get(part)}" for part in differing)
 
 

@@ -27,6 +27,7 @@ from integrations.naming_report import REGIONS, ZONES, everything, name_row, pro
 FORMAT = "naming-convention"
 """Format of the config template that holds an organization's convention."""
 MOST_NAMES, MOST_PLACES = 1000, 20
+"""Names given, and zones times regions: each place has a name for every type in every environment."""
 
 
 class Chosen(serializers.Serializer):
@@ -103,6 +104,8 @@ class NamingCheck(Signed):
             found, counted = list(chain.from_iterable(check_name(kind, name) for name in names)), len(names)
         else:
             places = wish.get("zones") or ZONES, wish.get("regions") or REGIONS
+            if len(places[0]) * len(places[1]) > MOST_PLACES:
+                raise ValidationFailed(f"zones: zones times regions may be at most {MOST_PLACES}; ask for fewer at a time")
             made = everything(template, wish.get("company") or "crd", wish.get("project") or "mzv", *places)
             found, counted = problems_of_all(made), len(made)
         return Response({"names": counted, "problems": [problem_row(problem) for problem in found]})

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -147,10 +148,9 @@ def parse_template(text: str) -> Template:
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    repeated = {key for key in keys if keys.count(key) > 1}
+    repeated = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
     if repeated:
-        raise ValueError(f"{min(repeated)!r} is there twice")
+        raise ValueError(f"{min(repeated)[:LONGEST_PATTERN]!r} is there twice")
     return dict(pairs)
 
 

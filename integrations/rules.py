@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
@@ -20,7 +19,7 @@ from accounts.scoping import absent, environment_named, place_of, project_for, r
 from common.errors import Conflict, ValidationFailed
 from integrations.models import Integration, RunState, SyncDirection, SyncMode, SyncRule, SyncRun
 from integrations.providers import AZURE_KEY_VAULT
-from integrations.sync.transform import TransformInvalid, parse_transform
+from integrations.sync.transform import TransformInvalid, parse_transform, pieces_of
 
 ANY_ENVIRONMENT = "env"
 """Stands for the environment where a template is checked: a run has one, whatever the rule says."""
@@ -33,7 +32,6 @@ WHEN_ABSENT: Mapping[str, Any] = {
     "sync_direction": SyncDirection.PULL,
     "sync_mode": SyncMode.INCREMENTAL,
 }
-_PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}")
 
 
 def create(project_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> SyncRule:
@@ -122,13 +120,13 @@ def _fields(project: Project, wish: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_wrong_template(template: str, integration: Integration) -> None:
-    if set(_PLACEHOLDER.findall(template)) - PLACEHOLDERS:
-        raise ValidationFailed("key_transform_template: the only placeholders are {{key}} and {{environment}}")
-    if integration.provider == AZURE_KEY_VAULT:
-        try:
+    try:
+        if set(pieces_of(template)[1::2]) - PLACEHOLDERS:
+            raise ValidationFailed("key_transform_template: the only placeholders are {{key}} and {{environment}}")
+        if integration.provider == AZURE_KEY_VAULT:
             parse_transform(template, ANY_ENVIRONMENT)
-        except TransformInvalid as invalid:
-            raise ValidationFailed(str(invalid)) from None
+    except TransformInvalid as invalid:
+        raise ValidationFailed(str(invalid)) from None
 
 
 def _refuse_foreign_target(project: Project, integration: Integration, target: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 LONGEST_NAME = 127
 KEY, ENVIRONMENT = "key", "environment"
-_PLACEHOLDER = re.compile(r"\{\{\s*(.*?)\s*\}\}")
+_PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
 _ALLOWED = re.compile(r"[0-9a-zA-Z-]+")
 _BECOMES_HYPHEN = str.maketrans("_.", "--")
 
@@ -46,7 +46,7 @@ class Transform:
 
 def parse_transform(template: str, environment: str) -> Transform:
     """Raises `TransformInvalid` with a sentence that names the field and the fix."""
-    pieces = _PLACEHOLDER.split(template or "{{key}}")
+    pieces = pieces_of(template or "{{key}}")
     names = pieces[1::2]
     if unknown := set(names) - {KEY, ENVIRONMENT}:
         raise _invalid(f"{{{{{min(unknown)}}}}} is no placeholder; there are {{{{key}}}} and {{{{environment}}}}")
@@ -62,6 +62,15 @@ def parse_transform(template: str, environment: str) -> Transform:
     if len(transform.prefix + transform.suffix) >= LONGEST_NAME:
         raise _invalid(f"leaves no room for a key in a name of {LONGEST_NAME} characters")
     return transform
+
+
+def pieces_of(template: str) -> list[str]:
+    """What stands between the placeholders at even places, their names at odd ones. Raises `TransformInvalid`."""
+    pieces = _PLACEHOLDER.split(template)
+    if any("{{" in piece or "}}" in piece for piece in pieces[::2]):
+        raise _invalid("has braces that are no placeholder; there are {{key}} and {{environment}}")
+    pieces[1::2] = [name.strip() for name in pieces[1::2]]
+    return pieces
 
 
 def _invalid(text: str) -> TransformInvalid:

@@ -51,7 +51,8 @@ def test_a_person_is_known_by_oid_and_sign_in_name() -> None:
 @pytest.mark.parametrize(
     "more",
     [{"preferred_username": ""}, {"preferred_username": "no address"}, {"preferred_username": "a@b@c"}, {"roles": None},
-     {"preferred_username": ["a@b"]}, {"groups": ["a", 1]}, {"roles": ["x"] * 1001}, {"preferred_username": "x" * 300 + "@b"}],
+     {"preferred_username": ["a@b"]}, {"groups": ["a", 1]}, {"roles": ["x"] * 1001}, {"preferred_username": "x" * 300 + "@b"},
+     {"preferred_username": "a\ud800@b"}, {"preferred_username": "a\u202e@b"}],
 )  # fmt: skip
 def test_claims_of_another_shape_are_refused(more: dict[str, Any]) -> None:
     with pytest.raises(ClaimsRefused):

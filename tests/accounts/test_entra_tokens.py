@@ -93,7 +93,10 @@ CLAIMS: dict[str, tuple[dict[str, Any], TokenFault]] = {
     "exp without end": ({**GOOD, "exp": float("inf")}, TokenFault.MISSING_CLAIM),
     "an access token of the application": ({**GOOD, "scp": "access"}, TokenFault.KIND),
     "an application's own token": ({**GOOD, "idtyp": "app"}, TokenFault.KIND),
-    "an oid that is too long": ({**GOOD, "oid": "x" * 513}, TokenFault.MISSING_CLAIM),
+    "a life of two days": ({**GOOD, "exp": SECOND + 2 * 86400}, TokenFault.MALFORMED),
+    "a life beyond all numbers": ({**GOOD, "exp": 10**400}, TokenFault.MALFORMED),
+    "an oid that is too long": ({**GOOD, "oid": "x" * 129}, TokenFault.MISSING_CLAIM),
+    "an oid with half a surrogate pair": ({**GOOD, "oid": "x\ud800"}, TokenFault.MISSING_CLAIM),
     "a tenant that is a list": ({**GOOD, "tid": [TENANT]}, TokenFault.MISSING_CLAIM),
     **{f"without {name}": (without(name), TokenFault.MISSING_CLAIM)
        for name in ("iss", "aud", "exp", "iat", "nbf", "tid", "oid", "sub", "nonce")},
@@ -128,6 +131,8 @@ def test_tokens_with_a_wrong_signature_or_header_are_refused_by_name(published: 
         "claims exchanged": (f"{head}.{other_body}.{signature}", TokenFault.SIGNATURE),
         "signature cut": (f"{head}.{body}.{signature[:-10]}", TokenFault.SIGNATURE),
         "signature missing": (f"{head}.{body}.", TokenFault.SIGNATURE),
+        "of another kind": (signed(header(key, typ="at+jwt"), GOOD, key), TokenFault.KIND),
+        "a header of a thousand levels": (f"{_deep()}.{body}.{signature}", TokenFault.MALFORMED),
         "algorithm none": (signed(header(key, alg="none"), GOOD, key), TokenFault.ALGORITHM),
         "algorithm None": (f"{_part({'alg': 'None', 'kid': key.kid})}.{body}.", TokenFault.ALGORITHM),
         "HS256 with the public key": (signed(header(key, alg="HS256"), GOOD, key), TokenFault.ALGORITHM),
@@ -228,6 +233,11 @@ def test_no_token_code_or_secret_reaches_a_log(
     assert "msal" in {record.name.split(".")[0] for record in caplog.records}, "the libraries did log"
     for text in (token, values["code"], secret, "eyJ", "code_verifier"):
         assert text not in ours
+
+
+def _deep() -> str:
+    nested = b'{"alg":' + b"[" * 20_000 + b"]" * 20_000 + b"}"
+    return base64.urlsafe_b64encode(nested).decode().rstrip("=")
 
 
 def _part(value: dict[str, Any]) -> str:

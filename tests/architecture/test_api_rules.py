@@ -133,6 +133,23 @@ def test_strange_ids_in_a_path_are_404(primary: None, admin: Person, text: str) 
         assert status in (404, 400) and body.keys() <= SHAPE, (path, status)
 
 
+@pytest.mark.parametrize(
+    ("query", "sentence"),
+    [("x=" + "y" * 4096, "the query is longer than 4096"), ("&".join(["a=1"] * 51), "more than 50 parameters")],
+)
+def test_a_query_out_of_bounds_is_refused_before_anybody_looks_into_it(anybody: Person, query: str, sentence: str) -> None:
+    for path in ("health", "secrets", "auth/sso/entra/callback", "channel/trust"):
+        status, body = anybody.get(f"{path}?{query}")
+        assert (status, body["code"]) == (400, "INVALID_FORMAT") and sentence in body["error"]
+
+
+def test_a_length_no_body_may_have_is_refused_before_it_is_read(anybody: Person) -> None:
+    for path in ("auth/login", "secrets", "gateways/heartbeat"):
+        for said in ("9" * 20, "9" * 3000):
+            answer = anybody.client.post(f"/api/v1/{path}", data=b"{}", content_type="application/json", CONTENT_LENGTH=said)
+            assert answer.status_code == 413 and answer.json()["error"].startswith("Content-Length: "), path
+
+
 def test_each_path_answers_with_and_without_a_slash_and_never_redirects(primary: None, admin: Person) -> None:
     for route, pattern in PEOPLE:
         if not hasattr(view_of(pattern), "get"):

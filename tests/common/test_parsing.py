@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import MalformedBody, MazeVaultError, TooLarge, ValidationFailed
-from common.parsing import DEEPEST_BODY, LARGEST_BODY, LimitedFormParser, StrictJSONParser, parse_object
+from common.parsing import (
+    DEEPEST_BODY,
+    LARGEST_BODY,
+    LONGEST_NAME,
+    MOST_VALUES,
+    LimitedFormParser,
+    StrictJSONParser,
+    parse_object,
+)
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
 LEAVES = st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False) | NAMES
@@ -133,6 +142,33 @@ class TestRefuses:
             parse_object(raw)
         assert time.monotonic() - begun < 5
 
+    @pytest.mark.parametrize(
+        ("raw", "sentence"),
+        [
+            (b'{"a":[' + b",".join([b"0"] * (MOST_VALUES + 1)) + b"]}", f"more than {MOST_VALUES} values"),
+            (b'{"a":[' + b",".join([b"{}"] * 300_000) + b"]}", f"more than {MOST_VALUES} values"),
+            (b'{"a":[' + b"[]" * 300_000 + b"]}", f"more than {MOST_VALUES} values"),
+            (b'{"' + b"x" * 500_000 + b'":[' + b",".join([b"0"] * 9000) + b"]}", f"^x+: a name has at most {LONGEST_NAME} char"),
+            (b'{"a":{"b":{"' + b"y" * (LONGEST_NAME + 1) + b'":1}}}', f"^a.b.y+: a name has at most {LONGEST_NAME} char"),
+        ],
+        ids=["numbers", "objects", "lists without commas", "a long name around many values", "a long name inside"],
+    )
+    def test_many_values_and_long_names_at_once(self, raw: bytes, sentence: str) -> None:
+        begun = time.thread_time()
+        with pytest.raises(MazeVaultError, match=sentence) as caught:
+            parse_object(raw)
+        assert caught.value.status == 400 and len(caught.value.sentence) < 200
+        assert time.thread_time() - begun < 2
+
+    def test_a_body_as_large_as_it_may_be_is_read_in_one_pass(self) -> None:
+        """Names as long as allowed at every level, and as many values as allowed inside of them."""
+        name = b'{"' + b"x" * (LONGEST_NAME - 1) + b'":'
+        levels = DEEPEST_BODY - 1
+        raw = name * levels + b"[" + b",".join([b'"v"'] * (MOST_VALUES - 100)) + b"]" + b"}" * levels
+        begun = time.thread_time()
+        assert parse_object(raw)
+        assert time.thread_time() - begun < 2
+
     @given(st.binary(max_size=200))
     def test_arbitrary_bytes_by_an_error_that_has_an_answer(self, raw: bytes) -> None:
         try:
@@ -154,6 +190,13 @@ class TestParser:
             StrictJSONParser().parse(stream)
         assert caught.value.status == 413
         assert stream.tell() == LARGEST_BODY + 1
+
+    @pytest.mark.parametrize("said", [str(LARGEST_BODY + 1), "9" * 20, "9" * 5000, "0" * 30 + "9" * 20])
+    def test_refuses_a_length_that_is_too_much_before_it_reads(self, said: str) -> None:
+        stream, context = io.BytesIO(b"{}"), {"request": SimpleNamespace(META={"CONTENT_LENGTH": said})}
+        with pytest.raises(TooLarge):
+            StrictJSONParser().parse(stream, parser_context=context)
+        assert stream.tell() == 0
 
     def test_refuses_what_is_no_object(self) -> None:
         with pytest.raises(MalformedBody):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Any
 
@@ -96,6 +97,55 @@ def test_a_rule_that_makes_no_sense_is_refused(
     wish = {"name": "r", "integration_id": integration["id"], **change}
     status, body = admin.post(f"projects/{project['id']}/sync-rules", wish)
     assert status == 400 and body["error"].startswith(f"{field}:")
+
+
+OVERLONG: dict[str, tuple[dict[str, Any], str]] = {
+    "a long name": ({"aA" * 100: "1"}, f"config.{'aA' * 50}…: a name may have at most 100 characters"),
+    "a very long name": ({"aA" * 40_000: "1"}, "config.aAaAaA"),
+    "a long name inside": ({"outer": [{"b" * 101: 1}]}, f"config.{'b' * 100}…: a name may have"),
+    "many fields": ({f"f{number}": 1 for number in range(201)}, "config: may have at most 200 fields"),
+    "many elements": ({"list": [1] * 200}, "config: may have at most 200 fields"),
+    "a long value": ({"pem": "x" * (32 * 1024 + 1)}, "config.pem: may have at most 32768 characters"),
+    "much in all": ({f"f{number}": "x" * 30_000 for number in range(3)}, "config: may have at most 65536 bytes"),
+}
+
+
+@pytest.mark.parametrize("kind", OVERLONG)
+def test_a_configuration_out_of_bounds_is_refused_at_once_by_its_field(
+    admin: Person, project: dict[str, Any], integration: dict[str, Any], kind: str
+) -> None:
+    config, sentence = OVERLONG[kind]
+    wish = {"name": "big", "type": "x", "provider": "generic", "config": config}
+    provider = {"type": "oidc", "name": "big", "config": config}
+    for method, path, body in (
+        (admin.post, f"projects/{project['id']}/integrations", wish),
+        (admin.put, f"projects/integrations/{integration['id']}", wish),
+        (admin.post, "identity-providers", provider),
+    ):
+        begun = time.thread_time()
+        status, answer = method(path, body)
+        assert status == 400 and answer["error"].startswith(sentence), (path, answer)
+        assert time.thread_time() - begun < 1
+
+
+def test_secrets_that_are_kept_from_before_are_counted_too(admin: Person, project: dict[str, Any]) -> None:
+    wish = {"name": "grows", "type": "x", "provider": "generic", "config": {f"a{n}_token": "x" for n in range(150)}}
+    row = admin.post(f"projects/{project['id']}/integrations", wish)[1]
+    more = {**wish, "config": {f"b{n}_token": "x" for n in range(150)}}
+    status, body = admin.put(f"projects/integrations/{row['id']}", more)
+    assert status == 400 and body["error"].startswith("config: with those kept from before")
+    cleared = {**wish, "config": {f"a{n}_token": None for n in range(150)}}
+    assert admin.put(f"projects/integrations/{row['id']}", cleared)[0] == 200
+    assert admin.put(f"projects/integrations/{row['id']}", more)[0] == 200
+
+
+@pytest.mark.parametrize("template", ["{{" + " " * 496, "{{" * 250, "{{key}}{{ {key} }}", "{{key}} }}"])
+def test_braces_that_are_no_placeholder_are_refused(
+    admin: Person, project: dict[str, Any], integration: dict[str, Any], template: str
+) -> None:
+    wish = {"name": "r", "integration_id": integration["id"], "key_transform_template": template}
+    status, body = admin.post(f"projects/{project['id']}/sync-rules", wish)
+    assert status == 400 and body["error"].startswith("key_transform_template: ")
 
 
 def test_an_integration_of_another_project_serves_no_rule_here(admin: Person, integration: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from typing import Any
 
@@ -60,3 +61,27 @@ def test_what_is_missing_or_unknown_is_named(admin: Person, bank: str) -> None:
     assert status == 400 and body["error"].startswith("project: ")
     status, rows = admin.post(f"organizations/{bank}/naming/preview", {**PRO, "environment": "nope"})
     assert status == 200 and rows[0]["name"] == "" and rows[0]["problems"][0]["field"] == "environment"
+
+
+def test_a_template_in_which_everything_is_twice_is_refused_at_once(admin: Person, bank: str) -> None:
+    twice = "{" + ",".join(f'"k{number}":1,"k{number}":1' for number in range(2500)) + "}"
+    admin.post(f"organizations/{bank}/config-templates", {"name": "t", "format": "naming-convention", "template": twice})
+    begun = time.thread_time()
+    status, body = admin.post(f"organizations/{bank}/naming/preview", PRO)
+    assert status == 400 and "is there twice" in body["error"]
+    assert time.thread_time() - begun < 1
+
+
+def test_a_map_of_very_many_places_is_refused(admin: Person, bank: str) -> None:
+    places = {"zones": [f"z{number}" for number in range(20)], "regions": [f"r{number}" for number in range(2)]}
+    status, body = admin.post(f"organizations/{bank}/naming/check", places)
+    assert status == 400 and body["error"].startswith("zones: zones times regions may be at most 20")
+
+
+def test_of_many_names_that_are_the_same_a_few_are_told(admin: Person, bank: str) -> None:
+    same = json.dumps({"key_vault": "vault{nn}"})
+    admin.post(f"organizations/{bank}/config-templates", {"name": "same", "format": "naming-convention", "template": same})
+    places = {"zones": [f"z{number}" for number in range(10)], "regions": ["a", "b"]}
+    status, body = admin.post(f"organizations/{bank}/naming/check", places)
+    assert status == 200 and len(body["problems"]) == 1
+    assert "and 170 more" in body["problems"][0]["problem"] and len(body["problems"][0]["problem"]) < 1000
