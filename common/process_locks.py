@@ -17,7 +17,8 @@ statements has a limit of its own."""
 class Rank(IntEnum):
     """In which order one thread takes locks of the process: a higher one while it holds lower ones, never the other way round.
 
-    Those below MEMORY are *long*: statements and calls may be made under them. MEMORY is *short*: nothing is waited for under it.
+    Those below ROWS are *long*: statements and calls may be made under them, so none is taken while a transaction is open. MEMORY
+    is *short*: it may be taken anywhere, and nothing is waited for under it.
     """
 
     ORDERS = 10
@@ -34,6 +35,8 @@ class Rank(IntEnum):
     """One thread fetches the Primary's keys."""
     NUMBERS = 70
     """One thread reserves message numbers."""
+    ROWS = 80
+    """No lock of the process: an open transaction and the rows it holds."""
     MEMORY = 100
 
 
@@ -43,19 +46,17 @@ class Watch(Protocol):
     def wanted(self, lock: ProcessLock) -> None: ...
     def taken(self, lock: ProcessLock) -> None: ...
     def released(self, lock: ProcessLock) -> None: ...
+    def waits(self) -> None: ...
 
 
 watch: Watch | None = None
 
 
 class ProcessLock:
-    """A lock between threads of this process. It is never taken while a transaction is open in the thread.
+    """A lock between threads of this process, short unless a rank is named."""
 
-    `in_transactions` is for a short lock of a cache that is read anywhere: nobody ever waits for anything while holding it.
-    """
-
-    def __init__(self, name: str, rank: Rank = Rank.MEMORY, *, in_transactions: bool = False) -> None:
-        self.name, self.rank, self.in_transactions = name, rank, in_transactions
+    def __init__(self, name: str, rank: Rank = Rank.MEMORY) -> None:
+        self.name, self.rank = name, rank
         self._lock = threading.Lock()
         self._owner = 0
 
@@ -88,6 +89,13 @@ class ProcessLock:
         return self._owner == threading.get_ident()
 
 
-def condition(name: str, *, in_transactions: bool = False) -> threading.Condition:
-    """A condition over a short lock; waiting on it gives the lock back."""
-    return threading.Condition(ProcessLock(name, in_transactions=in_transactions))  # type: ignore[arg-type]  # any lock will do
+class Condition(threading.Condition):
+    """Over a short lock. Waiting gives the lock back and may be long: never in a transaction, nor under another lock."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(ProcessLock(name))  # type: ignore[arg-type]  # any lock will do
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if watch is not None:
+            watch.waits()
+        return super().wait(timeout)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from common.process_locks import ProcessLock, Rank, condition
+from common.process_locks import Condition, ProcessLock, Rank
 from gateway_runtime import lease as leases
 from gateway_runtime import state
 from gateway_runtime.breaker import PAUSE_CAP, Breaker
@@ -67,7 +67,7 @@ class Node:
         self._process = uuid.uuid4()
         self.breaker = Breaker(longest_pause=min(PAUSE_CAP, timing.lease_renew))
         self._facts = ProcessLock("facts of the node", Rank.FACTS)
-        self._lock = condition("node", in_transactions=True)
+        self._lock = Condition("node")
         self._lease: Lease | None = None
         self._directive: Directive | None = None
         self._running = 0

@@ -16,7 +16,7 @@ from django.db import connection
 
 from common.clock import now as clock_now
 from common.direct import open_connection
-from common.process_locks import condition
+from common.process_locks import Condition
 from gateways.models import Gateway, GatewayCertificate, GatewayStatus, PrimaryNode, Route, Task
 from gateways.routes import DIRECTIVE_CHANNEL
 from protocol.messages import Directive, DrainOrder, FenceOrder
@@ -115,7 +115,7 @@ class WaitingRoom:
     """Where directive calls wait in this process: a condition woken by one LISTEN connection, with a cap on seats."""
 
     def __init__(self) -> None:
-        self._condition = condition("waiting room")
+        self._condition = Condition("waiting room")
         self._turn = 0
         self._waiting = 0
         self._closed = False

@@ -1,7 +1,8 @@
 """Fails the test in which the written order of locks is broken (docs/adr/0033), whether or not threads met this time.
 
-Seen are: a lock of the process taken while a transaction is open, locks taken against their ranks, and a statement made under a
-short lock. What the suite itself opens around a test does not count as a transaction.
+Seen are: a long lock of the process taken while a transaction is open, locks taken against their ranks, somebody waited for in a
+transaction, a statement made under a short lock, and a row locked by a statement that reads other tables as well. What the suite
+itself opens around a test does not count as a transaction.
 """
 
 from __future__ import annotations
@@ -35,10 +36,8 @@ class LockWatch:
         against = [one for one in held if one.rank >= lock.rank]
         if against:
             self._note(f"{_told(lock)} is taken under {', '.join(map(_told, against))}")
-        if in_a_transaction() and not lock.in_transactions:
+        if lock.rank < Rank.ROWS and in_a_transaction():
             self._note(f"{_told(lock)} is taken while a transaction is open")
-        if lock.in_transactions and lock.rank is not Rank.MEMORY:
-            self._note(f"{_told(lock)} is long and may never be taken in a transaction")
 
     def taken(self, lock: ProcessLock) -> None:
         self._held().append(lock)
@@ -47,6 +46,13 @@ class LockWatch:
         held = self._held()
         if lock in held:  # another thread may give a lock back
             held.remove(lock)
+
+    def waits(self) -> None:
+        others = self._held()[:-1]
+        if others:
+            self._note(f"somebody else is waited for under {', '.join(map(_told, others))}")
+        if in_a_transaction():
+            self._note("somebody else is waited for while a transaction is open")
 
     def statement(self, execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
         short = [one for one in self._held() if one.rank is Rank.MEMORY]

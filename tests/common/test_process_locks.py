@@ -12,7 +12,7 @@ from django.db import connection, transaction
 
 from common import process_locks
 from common.errors import Unavailable
-from common.process_locks import ProcessLock, Rank, condition
+from common.process_locks import Condition, ProcessLock, Rank
 from common.progress import Progress
 from tests.lock_watch import findings, watch
 
@@ -66,18 +66,24 @@ def test_locks_against_their_ranks_are_found(first: Rank, second: Rank) -> None:
 
 
 def test_locks_in_the_order_of_their_ranks_are_in_order_also_behind_a_condition() -> None:
-    room = condition("room")
+    room = Condition("room")
     with findings() as found, ProcessLock("one", Rank.ORDERS), ProcessLock("two", Rank.NUMBERS), room:
-        room.wait(0.01)
         room.notify_all()
-    assert not found
+    with findings() as waited, room:
+        room.wait(0.01)
+    assert not found and not waited
     assert not watch._held()
 
 
-def test_a_long_lock_is_never_one_for_transactions() -> None:
-    with findings() as found, ProcessLock("long", Rank.FACTS, in_transactions=True):
-        pass
-    assert len(found) == 1
+@pytest.mark.django_db
+def test_waiting_for_somebody_in_a_transaction_or_under_another_lock_is_found() -> None:
+    room = Condition("room")
+    with findings() as found, transaction.atomic(), room:
+        room.wait(0.01)
+    assert len(found) == 1 and "waited for while a transaction is open" in found[0]
+    with findings() as found, ProcessLock("one", Rank.FACTS), room:
+        room.wait(0.01)
+    assert len(found) == 1 and "waited for under the lock 'one'" in found[0]
 
 
 def test_nobody_waits_for_a_lock_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
