@@ -9,11 +9,11 @@ import logging
 import time
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
+from common.clock import now as clock_now
 from gateway_runtime.client import Channel, PrimaryRefused
 from gateway_runtime.frames import TaskImpossible
 from gateway_runtime.models import Effect
@@ -122,7 +122,7 @@ def _tell(channel: Channel, effects: list[Effect]) -> int:
     for effect in effects:
         verdict = answer.verdicts.get(str(effect.task))
         if verdict:
-            effect.reported_at, effect.verdict = datetime.now(UTC), verdict.value
+            effect.reported_at, effect.verdict = clock_now(), verdict.value
             effect.save()
     return len(effects)
 

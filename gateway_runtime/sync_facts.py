@@ -6,9 +6,10 @@ import logging
 import time
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TypeVar
 
+from common.clock import now as clock_now
 from gateway_runtime.sync_vault import Final, Paused, Reading, Run, Unseen
 from integrations.azure.connection_test import PROBE_OWNER
 from integrations.azure.errors import (
@@ -99,7 +100,7 @@ def read(run: Run, theirs: Sequence[Theirs], names: Iterable[str]) -> tuple[Thei
             log.warning("no value of the vault can be read: %s", denied.cause)
             break
         if held is not None:
-            now, digest = datetime.now(UTC), run.digest(held.value)
+            now, digest = clock_now(), run.digest(held.value)
             found[name.lower()] = replace(
                 _theirs(run, held.entry, now), version=held.entry.version, digest=digest, name=found[name.lower()].name,
                 unseen=run.unseen.tells_of(held.entry, digest),
@@ -148,7 +149,7 @@ def _unchanged_known(theirs: Iterable[Theirs], remembered: Iterable[Remembered])
 
 def _their_list(run: Run) -> tuple[tuple[Theirs, ...], bool]:
     """The vault's secrets, and whether the list came to its end. Raises `Final` when the vault does not let us list."""
-    now = datetime.now(UTC)
+    now = clock_now()
     try:
         living = run.call(lambda: _all(run, run.vault.entries()))
         deleted = run.call(lambda: _all(run, run.vault.deleted()))

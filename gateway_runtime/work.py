@@ -7,12 +7,13 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import msgspec
 from django.db import IntegrityError, transaction
 
+from common.clock import now as clock_now
 from gateway_runtime import probes, results, storage_move, sync_run, vaults
 from gateway_runtime.client import Channel
 from gateway_runtime.frames import Executor, TaskFrame, TaskImpossible
@@ -77,7 +78,7 @@ def list_access(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
     credential = vaults.credential_of(vaults.connection_of(access))
     try:
         with RoleAssignments(access.vault_id, credential, vaults.guard()) as assignments:
-            found = assignments.access(datetime.now(UTC))
+            found = assignments.access(clock_now())
     except AzureTrouble as trouble:
         return {"trouble": {"cause": trouble.cause, "fix": trouble.fix, "owner": trouble.owner.value, "code": trouble.code}}
     return {"at": found.at.isoformat(), "grants": [asdict(grant) for grant in found.grants]}
@@ -189,7 +190,7 @@ def _begin(offered: OfferedTask, epoch: int) -> Effect | None:
                 claim=uuid.UUID(offered.claim),
                 kind=offered.kind,
                 epoch=epoch,
-                started_at=datetime.now(UTC),
+                started_at=clock_now(),
                 started_boot=boottime(),
             )
     except IntegrityError:
@@ -227,7 +228,7 @@ def _record_refusal(offered: OfferedTask, why: str) -> None:
             "task": uuid.UUID(offered.id),
             "kind": offered.kind,
             "epoch": offered.epoch,
-            "started_at": datetime.now(UTC),
+            "started_at": clock_now(),
             "started_boot": moment,
             "ended_boot": moment,
             "outcome": TaskOutcome.REFUSED.value,

@@ -7,7 +7,6 @@ denies: certificate of the socket, row of the gateway, signature, binding to thi
 from __future__ import annotations
 
 import logging
-import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -115,7 +114,7 @@ def sealed_answer(answer: Message, request_header: Header, gateway: Gateway, wir
     """Seal a message to a gateway, bound to the request it answers."""
     header = answer_header(
         request_header, recipient_key=gateway.encryption_key, environment=gateway.environment_id, epoch=epoch,
-        request_hash=request_hash(wire), issued_at=int(time.time()), message_id=str(uuid.uuid4()), suite=SUITE,
+        request_hash=request_hash(wire), issued_at=int(clock_now().timestamp()), message_id=str(uuid.uuid4()), suite=SUITE,
     )  # fmt: skip
     body = seal(header, encode(answer), decode_encryption_key(gateway.encryption_key), identity.signing_key())
     response = HttpResponse(body, content_type=CONTENT_TYPE)
@@ -190,7 +189,7 @@ def _bind(request: HttpRequest, parcel: Parcel, *, sender: str, certificate: str
             method=request.method or "",
             path=request.path.rstrip("/"),
             request_hash="",
-            now=int(time.time()),
+            now=int(clock_now().timestamp()),
         ),
     )
 
