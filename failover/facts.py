@@ -10,7 +10,7 @@ from django.conf import settings
 from failover import preflight
 from failover.kinds import KINDS, Kind
 from failover.preflight import Check, Estimate, MoveFacts, SideFacts
-from gateways import losses
+from gateways import losses, sightings
 from gateways.heartbeats import judge
 from gateways.models import Gateway, ReceivedWrite, Route
 from integrations import copies
@@ -29,8 +29,8 @@ def move_facts(kind: Kind, route: Route, moment: datetime) -> MoveFacts:
     left = (route.lease_until - moment).total_seconds() if route.lease_until else 0.0
     moved_before = route.epoch > 1 and route.switched_at is not None
     return MoveFacts(
-        source=_side(route.active_gateway, moment) if route.active_gateway else None,
-        target=_with_writes(_side(target, moment), target, route) if target else None,
+        source=_side(route.active_gateway) if route.active_gateway else None,
+        target=_with_writes(_side(target), target, route) if target else None,
         target_role=kind.target_role,
         since_switch=(moment - route.switched_at).total_seconds() if moved_before and route.switched_at else None,
         lease_seconds=left,
@@ -56,21 +56,22 @@ def _with_writes(side: SideFacts, gateway: Gateway, route: Route) -> SideFacts:
     return replace(side, unresolved_writes=open_writes.count(), recent_dead_letters=dead.count())
 
 
-def _side(gateway: Gateway, moment: datetime) -> SideFacts:
-    judged = judge(gateway, moment)
-    report, status = judged.status.report or {}, judged.status
-    stable = (moment - status.stable_since).total_seconds() if status.stable_since else 0.0
+def _side(gateway: Gateway) -> SideFacts:
+    seen = sightings.of(gateway.id)
+    assert seen is not None  # noqa: S101  gateways are never deleted
+    report = seen.report
+    stable = (seen.moment - seen.stable_since).total_seconds() if seen.stable_since else 0.0
     vault = report.get("gateway_key_vault")
     return SideFacts(
         name=gateway.name,
         banned=gateway.banned_at is not None,
         held=gateway.held_at is not None,
         drained=gateway.drained_at is not None,
-        age=judged.age_seconds,
-        score=judged.health.score,
-        good_beats=status.good_in_row,
+        age=seen.age_seconds,
+        score=judge(seen).health.score,
+        good_beats=seen.good_in_row,
         stable_for=max(0.0, stable),
-        certificate_days=judged.certificate_days_left,
+        certificate_days=seen.certificate_days_left,
         version=gateway.version,
         queue_depth=report.get("write_queue_depth", 0),
         queue_oldest=report.get("write_queue_oldest_seconds", 0.0),

@@ -14,7 +14,8 @@ from django.db.models import F, Model
 
 from accounts import sealed_config
 from accounts.models import Environment, Organization, Project
-from gateway_runtime.models import NodeState, ReplicaPrincipal, ReplicaRow, ReplicaToken
+from gateway_runtime import copy_digest
+from gateway_runtime.models import NodeState, ReplicaPrincipal, ReplicaToken
 from integrations.models import Integration
 from integrations.providers import AZURE_KEY_VAULT
 from protocol import replica as told
@@ -220,13 +221,8 @@ def _mark(page: Changes, round_number: int) -> None:
         (ReplicaKind.PROJECT, page.projects),
         (ReplicaKind.SECRET, page.secrets),
     )
-    rows = [
-        ReplicaRow(kind=kind.value, entity_id=uuid.UUID(one.id), fingerprint=told.fingerprint(one), round=round_number)
-        for kind, records in groups for one in records
-    ]  # fmt: skip
-    ReplicaRow.objects.bulk_create(
-        rows, update_conflicts=True, unique_fields=["kind", "entity_id"], update_fields=["fingerprint", "round"]
-    )
+    came = {(kind, uuid.UUID(one.id)): told.fingerprint(one) for kind, records in groups for one in records}
+    copy_digest.remember(came, round_number, page.position)
 
 
 def _make_room(

@@ -8,6 +8,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from protocol.replica import EMPTY_DIGEST
 from protocol.vocabulary import WriteOutcome
 
 OPEN_OUTCOMES = (WriteOutcome.QUEUED.value, WriteOutcome.RECEIVED.value)
@@ -82,6 +83,21 @@ class ReplicaRow(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["kind", "entity_id"], name="one_row_of_a_copied_thing")]
+
+
+class CopySum(models.Model):
+    """One row: the digest of the copy at the position and in the round it was last stored at; empty while it is not known.
+
+    Everything up to the row `checked_upto` was looked at again in this round, and sums up to `checked_sum`. Beside the node's row,
+    so that a long page holds nothing that a write or a fence needs.
+    """
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    position = models.BigIntegerField(default=0)
+    round = models.BigIntegerField(default=0)
+    digest = models.CharField(max_length=64, default=EMPTY_DIGEST)
+    checked_upto = models.BigIntegerField(default=0)
+    checked_sum = models.CharField(max_length=64, default=EMPTY_DIGEST)
 
 
 class ReplicaPrincipal(models.Model):

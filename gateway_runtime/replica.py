@@ -20,11 +20,11 @@ from accounts.models import Environment, Organization, Project
 from common import audit
 from common.clock import now as clock_now
 from common.process_locks import ProcessLock, Rank
-from gateway_runtime import copying, state
+from gateway_runtime import copy_digest, copying, state
 from gateway_runtime.client import Channel
 from gateway_runtime.models import NodeState, ReplicaPrincipal, ReplicaRow
 from protocol import paths
-from protocol.replica import AskChanges, Changes, ReplicaKind, digest
+from protocol.replica import AskChanges, Changes, ReplicaKind
 from vault.models import Secret
 
 log = logging.getLogger("mazevault.gateway.replica")
@@ -40,10 +40,10 @@ _SWEPT = (
     (ReplicaKind.ORGANIZATION, Organization),
 )
 """What refers to others goes first."""
+SWEPT_AT_ONCE = 1000
+"""Things dropped with one statement."""
 pulling = ProcessLock("the copy", Rank.PULL)
 """Held while something is asked for that is then stored: what was asked for first is stored first."""
-_digests: dict[tuple[int, int], str] = {}
-"""The last digest, by round and position."""
 
 
 class Pulled(StrEnum):
@@ -123,15 +123,14 @@ def catch_up(channel: Channel, environment: str, secret: uuid.UUID, version: int
 
 
 def report(now: datetime) -> Report:
-    """Position and digest belong together: the digest is left out when the copy moved while it was computed."""
+    """Position and digest belong together, or the digest is left out: as it is while the copy is read again."""
     row = state.this_life()
     age = state.age_of_copy(row, now)
     if age is None:
         return Report(row.replica_position, -1.0, "")
     age = min(age, LONGEST_AGE)
-    if row.replica_resyncing:
-        return Report(row.replica_position, age, "")
-    return Report(row.replica_position, age, _digest_at(row.replica_round, row.replica_position))
+    known = "" if row.replica_resyncing else copy_digest.at(row.replica_round, row.replica_position)
+    return Report(row.replica_position, age, known)
 
 
 def _pull(channel: Channel, environment: str, timeout: float) -> Pulled:
@@ -170,25 +169,14 @@ def _sweep(seen_in: int) -> int:
     """Drop what this round of reading did not see."""
     dropped = 0
     for kind, model in _SWEPT:
-        gone = ReplicaRow.objects.filter(kind=kind.value, round__lt=seen_in)
-        model.objects.filter(id__in=list(gone.values_list("entity_id", flat=True))).delete()
-        dropped += gone.delete()[0]
+        unseen = ReplicaRow.objects.filter(kind=kind.value, round__lt=seen_in).order_by("id")
+        while gone := list(unseen[:SWEPT_AT_ONCE]):
+            model.objects.filter(id__in=[one.entity_id for one in gone]).delete()
+            copy_digest.forget(gone)
+            dropped += len(gone)
     ReplicaPrincipal.objects.filter(round__lt=seen_in).delete()
     return dropped
 
 
 def _copied(secret: uuid.UUID, version: int) -> Secret | None:
     return Secret.objects.select_related("project", "environment").filter(id=secret, version__gte=version).first()
-
-
-def _digest_at(round_number: int, position: int) -> str:
-    known = _digests.get((round_number, position))
-    if known is not None:
-        return known
-    computed = digest(ReplicaRow.objects.values_list("fingerprint", flat=True))
-    row = state.this_life()
-    if (row.replica_round, row.replica_position, row.replica_resyncing) != (round_number, position, False):
-        return ""
-    _digests.clear()
-    _digests[round_number, position] = computed
-    return computed

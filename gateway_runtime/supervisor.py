@@ -23,7 +23,7 @@ from common import audit
 from common.clock import now as clock_now
 from common.process_locks import ProcessLock, Rank
 from common.progress import loops
-from gateway_runtime import audit_upload, enroll, pacing, probes, replica, state, work, write_queue
+from gateway_runtime import audit_upload, copy_digest, enroll, pacing, probes, replica, state, work, write_queue
 from gateway_runtime import identity as identities
 from gateway_runtime.client import CallsPaused, Channel, PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.identity import Identity
@@ -70,6 +70,8 @@ LONGEST_STEP = 600.0
 LONGEST_STEPS: Mapping[str, float] = {"heartbeat": 120.0, "directive": 120.0, "lease": 120.0, "tasks": 1800.0}
 """Seconds after which a step of a loop stands still. Calls, statements and waits for locks have limits of their own, of some
 seconds each; a task lists a large vault page by page."""
+COPY_DIGEST_PAUSE, COPY_DIGEST_ROUND = 1.0, 3600.0
+"""Pauses in seconds while the copy's digest is summed up again, and between two such rounds."""
 
 UNSETTLED_PAUSE = 0.2
 """Pause in seconds before an order that is not carried out yet is looked at again."""
@@ -145,6 +147,7 @@ class Supervisor:
             ("old-sign-ins", self.old_sign_ins_step, None),
             ("vaults", self.vault_step, None),
             ("replica", self.replica_step, self.wake_replica),
+            ("copy-digest", self.copy_digest_step, None),
             ("uploads", self.upload_step, self.wake_uploads),
             ("audit-chain", self.audit_chain_step, None),
             ("audit-upload", self.audit_upload_step, None),
@@ -229,6 +232,10 @@ class Supervisor:
         self._resync.follow(self.node.directive)
         pulled = replica.pull(self.channel, self.known_identity().environment)
         return 0.0 if pulled is Pulled.MORE else pacing.jittered(self.timing.replica_poll, 0.1, self._random)
+
+    def copy_digest_step(self) -> float:
+        """Look at the copy's digest again: through all of it in small steps, then not for an hour."""
+        return COPY_DIGEST_PAUSE if copy_digest.check() else COPY_DIGEST_ROUND
 
     def upload_step(self) -> float:
         return self.uploader.step(self.channel)

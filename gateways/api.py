@@ -162,7 +162,7 @@ class Gateways(Operation):
 
     @extend_schema(operation_id="listGateways", responses=GatewayRow(many=True))
     def get(self, request: Request) -> Response:
-        return Response([selectors.gateway_row(gateway) for gateway in selectors.living_gateways()])
+        return Response(selectors.gateway_rows())
 
 
 class GatewayOne(Operation):
@@ -173,7 +173,7 @@ class GatewayOne(Operation):
     @extend_schema(operation_id="getGateway", responses=GatewayRow)
     def get(self, request: Request, identifier: str) -> Response:
         gateway = fleet.living_gateway(_uuid(identifier, "gateway"))
-        return Response(selectors.gateway_row(gateway, with_certificates=True))
+        return Response(selectors.gateway_row(gateway.id, with_certificates=True))
 
 
 class _Act(Operation):
@@ -182,7 +182,7 @@ class _Act(Operation):
     def act(self, request: Request, identifier: str, use_case: Any, **more: Any) -> Response:
         reason = checked(ReasonWish, request.data).get("reason", "")
         gateway = use_case(_uuid(identifier, "gateway"), reason=reason, actor=self.actor, address=self.address, now=now(), **more)
-        return Response(selectors.gateway_row(gateway))
+        return Response(selectors.gateway_row(gateway.id))
 
 
 class Ban(_Act):
@@ -225,7 +225,7 @@ class GatewayHealth(Operation):
 
     @extend_schema(operation_id="gatewayHealth", responses=HealthRow(many=True))
     def get(self, request: Request) -> Response:
-        return Response(selectors.gateway_health(now()))
+        return Response(selectors.gateway_health())
 
 
 class Tasks(Operation):

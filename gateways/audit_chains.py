@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import F, Q
 
 from common import audit
@@ -15,7 +17,8 @@ from common.errors import Conflict
 from common.locks import try_transaction_lock
 from common.models import AuditCheckpoint, AuditEntry, AuditLink
 from gateways import identity
-from gateways.models import AuditCountersignature, Gateway, GatewayAuditChain, GatewayAuditRecord
+from gateways.models import Gateway, GatewayAuditChain, GatewayAuditRecord
+from gateways.sightings import decoded
 from protocol.audit import (
     ANCHORED,
     GENESIS,
@@ -35,6 +38,18 @@ log = logging.getLogger("mazevault.gateways.audit")
 
 ANCHOR_EVERY = timedelta(seconds=60)
 """A gateway's head is written into the Primary's chain at most this often."""
+_COUNTERSIGNED = """
+INSERT INTO gateways_auditcountersignature (checkpoint_id, gateway_id, generation, key, signature, refusal)
+VALUES (%s, %s, %s, %s, %s, %s) ON CONFLICT (checkpoint_id, generation) DO NOTHING
+"""
+COLUMNS = """
+    (SELECT json_build_object('text', text, 'signature', signature, 'key', key) FROM common_auditcheckpoint
+      WHERE chain = 'primary' AND NOT is_cut ORDER BY id DESC LIMIT 1) AS newest_checkpoint,
+    (SELECT json_agg(json_build_object('id', id, 'text', text)) FROM common_auditcheckpoint
+      WHERE chain = 'primary' AND NOT is_cut AND position = %(spoken_of)s) AS spoken_of,
+    EXISTS (SELECT 1 FROM gateways_auditcountersignature WHERE generation = g.generation) AS known_witness
+"""
+"""What countersigning needs, beside `sightings.SOURCES`."""
 CHECKPOINT_SECONDS = 30.0
 """A checkpoint is signed this long after the last one when the chain moved; with the loop's pause that stays under 60 s."""
 
@@ -103,33 +118,41 @@ def newest_checkpoint() -> AuditCheckpoint | None:
     return AuditCheckpoint.objects.filter(chain=PRIMARY, is_cut=False).order_by("-id").first()
 
 
-def offered_checkpoint() -> SignedCheckpoint | None:
-    """What a heartbeat's answer carries for countersigning."""
-    newest = newest_checkpoint()
-    return SignedCheckpoint(text=newest.text, signature=newest.signature, key=newest.key) if newest else None
+def offered_checkpoint(row: Mapping[str, Any]) -> SignedCheckpoint | None:
+    """What a heartbeat's answer carries for countersigning, of a row of `COLUMNS`."""
+    newest = decoded(row["newest_checkpoint"])
+    return SignedCheckpoint(**newest) if newest else None
 
 
-def take_countersignature(gateway: Gateway, said: Countersigned) -> bool:
-    """Store what a gateway says about a checkpoint; returns whether it was new. A refusal is CRITICAL: it saw another past."""
-    checkpoint = next((one for one in AuditCheckpoint.objects.filter(chain=PRIMARY, is_cut=False, position=said.position)
-                       if digest_of(one.text) == said.digest), None)  # fmt: skip
+def take_countersignature(gateway: Gateway, said: Countersigned, row: Mapping[str, Any]) -> bool:
+    """Store what a gateway says about a checkpoint; returns whether it was new. A refusal is CRITICAL: it saw another past.
+
+    `row` holds `COLUMNS`: the checkpoints at the position that is spoken of, and whether this life ever spoke before.
+    """
+    spoken_of = decoded(row["spoken_of"]) or []
+    checkpoint = next((one for one in spoken_of if digest_of(one["text"]) == said.digest), None)
     if checkpoint is None:
         log.warning("%s speaks of a checkpoint at %s that is not ours", gateway.name, said.position)
         return False
-    if not said.refusal and not is_countersigned(checkpoint.text, said.signature, public_key_of(gateway.signing_key)):
+    if not said.refusal and not is_countersigned(checkpoint["text"], said.signature, public_key_of(gateway.signing_key)):
         log.warning("the countersignature of %s for position %s does not verify", gateway.name, said.position)
         return False
+    if not said.refusal and row["known_witness"]:
+        return _keep_countersignature(gateway, said, checkpoint["id"])
     with transaction.atomic():
-        first = not AuditCountersignature.objects.filter(generation=gateway.generation).exists()
-        _, created = AuditCountersignature.objects.get_or_create(
-            checkpoint=checkpoint, generation=gateway.generation,
-            defaults={"gateway": gateway, "key": gateway.signing_key, "signature": said.signature, "refusal": said.refusal},
-        )  # fmt: skip
+        created = _keep_countersignature(gateway, said, checkpoint["id"])
         if created and said.refusal:
             _tell_refusal(gateway, said)
-        elif created and first:
+        elif created:
             _introduce_witness(gateway)
     return created
+
+
+def _keep_countersignature(gateway: Gateway, said: Countersigned, checkpoint: int) -> bool:
+    values: list[Any] = [checkpoint, gateway.id, gateway.generation, gateway.signing_key, said.signature, said.refusal]
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNTERSIGNED, values)
+        return cursor.rowcount == 1
 
 
 def digest_of(text: str) -> str:

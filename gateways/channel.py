@@ -28,7 +28,7 @@ from common.errors import (
     TooLarge,
 )
 from common.parsing import is_longer
-from gateways import identity
+from gateways import channel_keys
 from gateways.models import Gateway, GatewayCertificate
 from gateways.peer import peer_fingerprint
 from protocol.envelope import (
@@ -116,7 +116,7 @@ def sealed_answer(answer: Message, request_header: Header, gateway: Gateway, wir
         request_header, recipient_key=gateway.encryption_key, environment=gateway.environment_id, epoch=epoch,
         request_hash=request_hash(wire), issued_at=int(clock_now().timestamp()), message_id=str(uuid.uuid4()), suite=SUITE,
     )  # fmt: skip
-    body = seal(header, encode(answer), decode_encryption_key(gateway.encryption_key), identity.signing_key())
+    body = seal(header, encode(answer), decode_encryption_key(gateway.encryption_key), channel_keys.signing_key())
     response = HttpResponse(body, content_type=CONTENT_TYPE)
     response["Content-Length"] = str(len(body))
     response["Cache-Control"] = "no-store"
@@ -195,7 +195,7 @@ def _bind(request: HttpRequest, parcel: Parcel, *, sender: str, certificate: str
 
 
 def _recipient(parcel: Parcel):  # type: ignore[no-untyped-def]
-    key = identity.recipient_key(parcel.header.recipient)
+    key = channel_keys.recipient_key(parcel.header.recipient)
     if key is None:
         raise Conflict("the message is sealed to a key this Primary no longer has; fetch the trust document again",
                        code="RECIPIENT_UNKNOWN")  # fmt: skip

@@ -7,20 +7,23 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Mapping
 from datetime import timedelta
+from typing import Any
 
 import msgspec
 import psycopg
 from django.conf import settings
 from django.db import connection
 
-from common.clock import now as clock_now
 from common.direct import open_connection
-from common.process_locks import Condition
-from gateways.models import Gateway, GatewayCertificate, GatewayStatus, PrimaryNode, Route, Task
+from common.process_locks import Condition, ProcessLock
+from gateways import sightings
+from gateways.models import Gateway, Route
 from gateways.routes import DIRECTIVE_CHANNEL
+from gateways.sightings import RouteFacts, Sighting
 from protocol.messages import Directive, DrainOrder, FenceOrder
-from protocol.vocabulary import Assignment, Role, TaskState
+from protocol.vocabulary import Assignment, Role
 
 log = logging.getLogger("mazevault.gateways.directives")
 
@@ -28,29 +31,42 @@ RENEWAL_SHARE = 2 / 3
 """A certificate is renewed before this share of its life has passed (DESIGN §6)."""
 RECHECK_SECONDS = 5.0
 """A waiting call looks again this often even without a wake-up, so that a lost NOTIFY costs seconds, not the call."""
+COLUMNS = """
+    EXISTS (SELECT 1 FROM gateways_task WHERE environment_id = g.environment_id AND state = 'pending'
+               AND not_before <= statement_timestamp()) AS tasks_wait,
+    (SELECT generation FROM gateways_primarynode WHERE id = 1) AS primary_generation
+"""
+"""What a directive needs beside `sightings.COLUMNS`. The generation tells a gateway whose cursor it holds."""
+_ORDERED = f"SELECT {sightings.COLUMNS}, {COLUMNS} FROM {sightings.SOURCES} WHERE g.id = %(gateway)s"  # noqa: S608
 
 
 def directive_for(gateway: Gateway) -> Directive:
-    """The order of the moment. `revision` changes exactly when something a gateway must react to changes."""
-    route = Route.objects.filter(environment_id=gateway.environment_id).first()
+    """The order of the moment, in one statement. `revision` changes exactly when something a gateway must react to changes."""
+    rows = sightings.read(_ORDERED, {"gateway": gateway.id})
+    return directive_of(sightings.sighting(rows[0]), rows[0])
+
+
+def directive_of(seen: Sighting, row: Mapping[str, Any]) -> Directive:
+    """The order that follows from a row of `sightings.COLUMNS` and `COLUMNS`. Pure."""
+    route, active = seen.route, polls_tasks(seen, seen.route)
     plain = Directive(
         revision="",
-        assigned_role=assignment_of(gateway, route),
+        assigned_role=assignment_of(seen, route),
         epoch=route.epoch if route else 0,
-        poll_tasks=polls_tasks(gateway, route),
+        poll_tasks=active,
         next_heartbeat_seconds=settings.MAZEVAULT.timing.heartbeat_interval,
-        fence=_fence_order(gateway, route),
-        drain=_drain_order(gateway, route),
-        renew_certificate=_renewal_is_due(gateway),
-        tasks_waiting=polls_tasks(gateway, route) and _tasks_wait(gateway),
-        primary_generation=_generation(),
-        resync_replica=_resync_is_due(gateway),
+        fence=_fence_order(seen, route),
+        drain=_drain_order(seen, route),
+        renew_certificate=_renewal_is_due(seen),
+        tasks_waiting=active and row["tasks_wait"],
+        primary_generation=str(row["primary_generation"] or ""),
+        resync_replica=seen.resync_ordered_at is not None and seen.resync_begun_at is None,
     )
     revision = hashlib.sha256(msgspec.json.encode(plain)).hexdigest()[:32]
     return msgspec.structs.replace(plain, revision=revision)
 
 
-def assignment_of(gateway: Gateway, route: Route | None) -> Assignment:
+def assignment_of(gateway: Gateway | Sighting, route: Route | RouteFacts | None) -> Assignment:
     """Active, draining, fenced or standby.
 
     Draining is what reads and takes nothing new: also where a person must decide first, of the gateway (held) or of the whole
@@ -67,12 +83,12 @@ def assignment_of(gateway: Gateway, route: Route | None) -> Assignment:
     return Assignment.FENCED if gateway.role == Role.PRIMARY else Assignment.STANDBY
 
 
-def polls_tasks(gateway: Gateway, route: Route | None) -> bool:
+def polls_tasks(gateway: Gateway | Sighting, route: Route | RouteFacts | None) -> bool:
     """Only the active gateway that is not draining takes work. The Primary enforces this at the claim as well."""
     return assignment_of(gateway, route) is Assignment.ACTIVE
 
 
-def _fence_order(gateway: Gateway, route: Route | None) -> FenceOrder | None:
+def _fence_order(gateway: Sighting, route: RouteFacts | None) -> FenceOrder | None:
     if route is None or route.fence_operation is None or route.active_gateway_id != gateway.id:
         return None
     return FenceOrder(
@@ -80,43 +96,29 @@ def _fence_order(gateway: Gateway, route: Route | None) -> FenceOrder | None:
     )
 
 
-def _drain_order(gateway: Gateway, route: Route | None) -> DrainOrder | None:
+def _drain_order(gateway: Sighting, route: RouteFacts | None) -> DrainOrder | None:
     if route is None or route.drain_operation is None or route.active_gateway_id != gateway.id:
         return None
     return DrainOrder(operation=str(route.drain_operation), epoch=route.epoch)
 
 
-def _renewal_is_due(gateway: Gateway) -> bool:
-    newest = GatewayCertificate.objects.filter(gateway=gateway, revoked_at__isnull=True).order_by("-not_after").first()
-    if newest is None:
+def _renewal_is_due(seen: Sighting) -> bool:
+    if seen.certificate_from is None or seen.certificate_until is None:
         return False
-    life = newest.not_after - newest.not_before
-    return clock_now() >= newest.not_before + timedelta(seconds=life.total_seconds() * RENEWAL_SHARE)
-
-
-def _tasks_wait(gateway: Gateway) -> bool:
-    return Task.objects.filter(
-        environment_id=gateway.environment_id, state=TaskState.PENDING, not_before__lte=clock_now()
-    ).exists()
-
-
-def _generation() -> str:
-    """Identity of this life of the Primary's database, so that a gateway knows which one its cursor belongs to."""
-    found = PrimaryNode.objects.filter(id=1).values_list("generation", flat=True).first()
-    return str(found or "")
-
-
-def _resync_is_due(gateway: Gateway) -> bool:
-    """Ordered and not begun: once it has asked for the first page again the order is in its hands."""
-    return GatewayStatus.objects.filter(gateway=gateway, resync_ordered_at__isnull=False, resync_begun_at=None).exists()
+    life = seen.certificate_until - seen.certificate_from
+    return seen.moment >= seen.certificate_from + timedelta(seconds=life.total_seconds() * RENEWAL_SHARE)
 
 
 class WaitingRoom:
-    """Where directive calls wait in this process: a condition woken by one LISTEN connection, with a cap on seats."""
+    """Where directive calls wait in this process: one LISTEN connection, a door for each environment, a cap on seats.
+
+    A NOTIFY names an environment and wakes the calls of that one only; each then costs one statement.
+    """
 
     def __init__(self) -> None:
-        self._condition = Condition("waiting room")
-        self._turn = 0
+        self._lock = ProcessLock("seats of the waiting room")
+        self._doors: dict[str, Condition] = {}
+        self._turns: dict[str, int] = {}
         self._waiting = 0
         self._closed = False
         self._listener: threading.Thread | None = None
@@ -127,7 +129,7 @@ class WaitingRoom:
         Beyond the cap the answer comes at once with a retry time of 5 to 15 s, so that heartbeats never starve.
         """
         self._ensure_listener()
-        turn = self._turn
+        turn = self._turn_of(gateway.environment_id)
         directive = directive_for(gateway)
         if directive.revision != after or seconds <= 0:
             return directive
@@ -139,15 +141,15 @@ class WaitingRoom:
             self._leave_seat()
 
     def _sit(self, gateway: Gateway, after: str, seconds: float, turn: int) -> Directive:
-        deadline = time.monotonic() + seconds
+        deadline, code = time.monotonic() + seconds, gateway.environment_id
         while True:
             connection.close()  # a waiting thread holds no database connection
             left = deadline - time.monotonic()
-            with self._condition:
-                if self._turn == turn and left > 0:
-                    self._condition.wait(min(left, RECHECK_SECONDS))
-                turn = self._turn
-            gateway.refresh_from_db(fields=["held_at", "drained_at"])
+            door = self._door(code)
+            with door:
+                if self._turns.get(code, 0) == turn and left > 0 and not self._closed:
+                    door.wait(min(left, RECHECK_SECONDS))
+                turn = self._turns.get(code, 0)
             directive = directive_for(gateway)
             if directive.revision != after or time.monotonic() >= deadline or self._closed:
                 return directive
@@ -157,25 +159,35 @@ class WaitingRoom:
         self._closed = True
         self.wake()
 
-    def wake(self) -> None:
-        """Let everybody look again."""
-        with self._condition:
-            self._turn += 1
-            self._condition.notify_all()
+    def wake(self, code: str = "") -> None:
+        """Let everybody of an environment look again; without one, everybody."""
+        for one in [code] if code else list(self._doors):
+            door = self._door(one)
+            with door:
+                self._turns[one] = self._turns.get(one, 0) + 1
+                door.notify_all()
+
+    def _door(self, code: str) -> Condition:
+        with self._lock:
+            return self._doors.setdefault(code, Condition("waiting room"))
+
+    def _turn_of(self, code: str) -> int:
+        with self._door(code):
+            return self._turns.get(code, 0)
 
     def _take_seat(self) -> bool:
-        with self._condition:
+        with self._lock:
             if self._waiting >= settings.MAZEVAULT.threads // 2:
                 return False
             self._waiting += 1
             return True
 
     def _leave_seat(self) -> None:
-        with self._condition:
+        with self._lock:
             self._waiting -= 1
 
     def _ensure_listener(self) -> None:
-        with self._condition:
+        with self._lock:
             if self._listener is None or not self._listener.is_alive():
                 self._listener = threading.Thread(target=self._listen, name="directive-listener", daemon=True)
                 self._listener.start()
@@ -186,8 +198,8 @@ class WaitingRoom:
             with open_connection() as listening:
                 listening.execute(f"LISTEN {DIRECTIVE_CHANNEL}")
                 self.wake()
-                for _ in listening.notifies():
-                    self.wake()
+                for notice in listening.notifies():
+                    self.wake(notice.payload)
         except psycopg.Error as error:
             log.warning("directive listener lost its connection (%s); calls look again every %s s", error, RECHECK_SECONDS)
             time.sleep(1)

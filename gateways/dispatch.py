@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 from django.db import connection, transaction
-from django.db.models import F
 
 from common import audit
 from common.clock import database_now
@@ -21,7 +20,7 @@ from common.errors import Conflict, PermissionRefused, ValidationFailed
 from gateways import routes
 from gateways.directives import polls_tasks
 from gateways.kinds import KINDS, TaskKind, check_payload, kind_of
-from gateways.models import DurationTally, Gateway, RejectedResult, Route, Task, TaskTally
+from gateways.models import Gateway, RejectedResult, Route, Task
 from protocol.messages import OfferedTask, TaskResult
 from protocol.vocabulary import ResultVerdict, TaskOutcome, TaskState
 
@@ -44,6 +43,20 @@ UPDATE gateways_task SET state = 'claimed', gateway_id = %(gateway)s, epoch = %(
 RETURNING id, kind, payload, claim, attempts
 """
 """Materialized: a plan that ran the inner query once for each row would claim more than the limit."""
+_TALLY = """
+INSERT INTO gateways_tasktally (environment_id, status, total) VALUES (%s, %s, 1)
+ON CONFLICT (environment_id, status) DO UPDATE SET total = gateways_tasktally.total + 1
+"""
+_COUNT_END = """
+INSERT INTO gateways_taskminute (gateway_id, minute, good, bad) VALUES (%s, date_trunc('minute', clock_timestamp()), %s, %s)
+ON CONFLICT (gateway_id, minute) DO UPDATE SET good = gateways_taskminute.good + excluded.good,
+                                               bad = gateways_taskminute.bad + excluded.bad
+"""
+_COUNT_DURATION = """
+INSERT INTO gateways_durationtally (gateway_id, upper_bound, total, seconds) VALUES (%s, %s, 1, %s)
+ON CONFLICT (gateway_id, upper_bound) DO UPDATE SET total = gateways_durationtally.total + 1,
+                                                    seconds = gateways_durationtally.seconds + excluded.seconds
+"""
 
 
 def create_task(code: str, kind_name: str, payload: Mapping[str, Any], *, actor: str, address: str) -> Task:
@@ -228,6 +241,7 @@ def _apply_result(task: Task, result: TaskResult) -> None:
         task.state, task.finished_at, task.duration_seconds = TaskState.SUCCEEDED.value, now, result.duration_seconds
         task.claim_until = None
         task.save()
+        _count_end(task)
         _tally(task.environment_id, TaskState.SUCCEEDED.value)
         _count_duration(task, result.duration_seconds)
     elif result.outcome is TaskOutcome.REFUSED:
@@ -262,6 +276,7 @@ def _requeue(task: Task, now: datetime, pause: timedelta, why: str) -> None:
 def _finish(task: Task, state: TaskState, now: datetime, why: str) -> None:
     task.state, task.finished_at, task.detail, task.claim_until = state.value, now, why, None
     task.save()
+    _count_end(task)
     _tally(task.environment_id, state.value)
     log.warning("task %s (%s) ended as %s: %s", task.id, task.kind, state.value, why)
 
@@ -275,13 +290,21 @@ def _keep_as_evidence(gateway: Gateway, task: Task, result: TaskResult, verdict:
 
 
 def _tally(code: str, status: str) -> None:
-    TaskTally.objects.get_or_create(environment_id=code, status=status)
-    TaskTally.objects.filter(environment_id=code, status=status).update(total=F("total") + 1)
+    _execute(_TALLY, [code, status])
+
+
+def _count_end(task: Task) -> None:
+    """What health looks at: how the tasks of the last minutes ended at each gateway."""
+    good, bad = task.state == TaskState.SUCCEEDED, task.state in (TaskState.FAILED, TaskState.DEAD_LETTER)
+    if task.gateway_id and (good or bad):
+        _execute(_COUNT_END, [task.gateway_id, int(good), int(bad)])
 
 
 def _count_duration(task: Task, seconds: float) -> None:
     bound = next((str(float(bucket)) for bucket in DURATION_BUCKETS if seconds <= bucket), "+Inf")
-    DurationTally.objects.get_or_create(gateway=task.gateway, upper_bound=bound)
-    DurationTally.objects.filter(gateway=task.gateway, upper_bound=bound).update(
-        total=F("total") + 1, seconds=F("seconds") + seconds
-    )
+    _execute(_COUNT_DURATION, [task.gateway_id, bound, seconds])
+
+
+def _execute(text: str, values: list[Any]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(text, values)

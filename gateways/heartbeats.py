@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import msgspec
 from django.conf import settings
-from django.db import transaction
-from django.db.models import Count, Q
+from django.db import connection, transaction
 from django.utils.dateparse import parse_datetime
 
 from common import audit
-from common.clock import now as clock_now
-from common.errors import ValidationFailed
-from gateways import health, losses, replicas, routes
-from gateways.models import Gateway, GatewayCertificate, GatewayStatus, Route, Task
+from common.clock import database_now
+from common.errors import Unavailable, ValidationFailed
+from gateways import audit_chains, directives, health, losses, replicas, routes, sightings
+from gateways.models import Gateway, GatewayStatus, Route
+from gateways.sightings import Sighting
 from protocol.messages import Heartbeat
-from protocol.vocabulary import Assignment, HealthLabel, TaskState
+from protocol.vocabulary import Assignment, HealthLabel
 
 log = logging.getLogger("mazevault.gateways.heartbeats")
 
@@ -31,45 +32,146 @@ UNWATCHED_SECONDS = 8.0
 HIGHEST_BELIEVED = 2**40
 """An environment that moves each second gets there in thirty thousand years. A report beyond it is no sign of an older database,
 and counting on from it would lead to numbers that no message can carry."""
-TASK_WINDOW = timedelta(minutes=15)
-"""Task success is judged over this time (reliability §4.6)."""
+TRIES = 5
+"""A heartbeat is judged by what was read; when others changed it in between, it is read again so often."""
+JUDGED_AT_ONCE = 2000
+"""Most gateways judged in one look of the loop; those not judged for longest come first."""
+
+_LOOK = f"""
+SELECT {sightings.COLUMNS}, {replicas.COLUMNS}, {directives.COLUMNS}, {losses.COLUMNS}, {audit_chains.COLUMNS}
+  FROM {sightings.SOURCES} WHERE g.id = %(gateway)s
+"""  # noqa: S608  constants of these modules
+_STORE = f"""
+WITH told AS ({losses.TAKE_REPORT})
+UPDATE gateways_gatewaystatus
+   SET heartbeat_at = clock_timestamp(), report = %(report)s::jsonb, clock_skew_seconds = %(skew)s, score = %(score)s,
+       label = %(label)s, label_memory = %(memory)s::jsonb, stable_since = %(stable)s, good_in_row = %(good)s,
+       consecutive_failures = 0, highest_epoch = GREATEST(highest_epoch, %(epoch)s),
+       resync_ordered_at = CASE WHEN %(begun_anew)s AND resync_begun_at IS NOT NULL THEN NULL ELSE resync_ordered_at END,
+       resync_ended_at = CASE WHEN %(begun_anew)s AND resync_begun_at IS NOT NULL THEN clock_timestamp() ELSE resync_ended_at END,
+       resync_begun_at = CASE WHEN %(begun_anew)s THEN NULL ELSE resync_begun_at END
+ WHERE gateway_id = %(gateway)s
+   AND heartbeat_at IS NOT DISTINCT FROM %(was_heard)s AND judged_at IS NOT DISTINCT FROM %(was_judged)s
+"""  # noqa: S608
+_DUE = f"""
+SELECT {sightings.COLUMNS} FROM {sightings.SOURCES}
+ WHERE {sightings.LIVING} AND s.gateway_id IS NOT NULL
+   AND (s.judged_at IS NULL OR s.judged_at < statement_timestamp() - %(pause)s * interval '1 second'
+        OR s.judged_at > statement_timestamp())
+ ORDER BY s.judged_at NULLS FIRST LIMIT %(limit)s
+"""  # noqa: S608
+"""A time ahead of the database's clock was stored by another clock, or before that one was put back: it holds nobody up."""
+_STORE_JUDGED = """
+UPDATE gateways_gatewaystatus s
+   SET label = v.label, label_memory = v.memory, score = v.score, consecutive_failures = v.missed, good_in_row = v.good,
+       stable_since = v.stable, watched_since = v.watched, judged_at = clock_timestamp()
+  FROM jsonb_to_recordset(%(rows)s::jsonb) AS v(gateway uuid, label text, memory jsonb, score float8, missed int, good int,
+       stable timestamptz, watched timestamptz, was_heard timestamptz, was_judged timestamptz)
+ WHERE s.gateway_id = v.gateway
+   AND s.heartbeat_at IS NOT DISTINCT FROM v.was_heard AND s.judged_at IS NOT DISTINCT FROM v.was_judged
+RETURNING s.gateway_id
+"""
 
 
 @dataclass(frozen=True)
 class Judged:
     """One gateway with its score at a moment and the label the hysteresis gives it."""
 
-    gateway: Gateway
-    status: GatewayStatus
+    seen: Sighting
     health: health.Health
     label: HealthLabel
-    age_seconds: float | None
-    certificate_days_left: float | None
+
+    @property
+    def age_seconds(self) -> float | None:
+        return self.seen.age_seconds
 
 
-def take_heartbeat(gateway: Gateway, beat: Heartbeat, moment: datetime) -> None:
-    """Store a heartbeat and what follows from it. A higher epoch than ours freezes the environment (I4)."""
+@dataclass(frozen=True)
+class Heard:
+    """A gateway after its heartbeat, and the row with everything that was read for it."""
+
+    seen: Sighting
+    row: Mapping[str, Any]
+
+
+def take_heartbeat(gateway: Gateway, beat: Heartbeat) -> Heard:
+    """Store a heartbeat and what follows from it. A higher epoch than ours freezes the environment (I4).
+
+    Read, judged and stored in one statement each, whatever is stored here; all times are the database's. What follows in rare
+    cases (a freeze, an order to read again, the end of a loss) is done after that, and by the next heartbeat if this process
+    ends before.
+    """
     if beat.epoch > HIGHEST_BELIEVED:
-        _hold_for_its_epoch(gateway, beat.epoch, moment)
+        _hold_for_its_epoch(gateway, beat.epoch, database_now())
         raise ValidationFailed(f"epoch: no environment has come to {beat.epoch}; this gateway is held until somebody looks at it")
     sent = parse_moment("sent_at", beat.sent_at)
     parse_moment("certificate_expires_at", beat.certificate_expires_at)
-    with transaction.atomic():
-        status, _ = GatewayStatus.objects.select_for_update(of=("self",)).get_or_create(gateway=gateway)
-        status.heartbeat_at = moment
-        status.report = msgspec.to_builtins(beat)
-        status.clock_skew_seconds = (sent - moment).total_seconds()
-        status.consecutive_failures = 0
-        status.highest_epoch = max(status.highest_epoch, beat.epoch)
-        _relabel(status, judge_facts(gateway, status, moment), moment)
-        replicas.take_position(gateway, status, beat, moment)
-        losses.take_report(gateway, beat.write_queue_last_sequence)
-        status.save()
-        if gateway.version != beat.version:
-            Gateway.objects.filter(pk=gateway.pk).update(version=beat.version)
+    heard = _stored(gateway, beat, sent)
+    if gateway.version != beat.version:
+        Gateway.objects.filter(pk=gateway.pk).update(version=beat.version)
+    return _look(gateway, beat) if _follow(gateway, beat, heard) else heard
+
+
+def _stored(gateway: Gateway, beat: Heartbeat, sent: datetime) -> Heard:
+    for _ in range(TRIES):
+        heard = _look(gateway, beat)
+        if not heard.seen.heard:
+            GatewayStatus.objects.get_or_create(gateway=gateway)
+            continue
+        after = _after(heard, beat, sent)
+        if _store(heard, beat, after):
+            return replace(heard, seen=after)
+    raise Unavailable("this gateway's state was changed by others at the same time; send it again", retry_after=1)
+
+
+def _look(gateway: Gateway, beat: Heartbeat) -> Heard:
+    spoken_of = beat.countersigned.position if beat.countersigned else -1
+    row = sightings.read(_LOOK, {"gateway": gateway.id, "spoken_of": spoken_of})[0]
+    return Heard(sightings.sighting(row), row)
+
+
+def _after(heard: Heard, beat: Heartbeat, sent: datetime) -> Sighting:
+    """The gateway as it is once this heartbeat counts. Pure."""
+    seen, feed = heard.seen, replicas.FeedFacts.of(heard.row)
+    told = replace(
+        seen, heartbeat_at=seen.moment, report=msgspec.to_builtins(beat), clock_skew_seconds=(sent - seen.moment).total_seconds(),
+        consecutive_failures=0, highest_epoch=max(seen.highest_epoch, beat.epoch),
+    )  # fmt: skip
+    if replicas.has_begun_anew(seen, feed, beat):
+        told = replace(told, resync_ordered_at=None, resync_begun_at=None, resync_ended_at=seen.moment)
+    return _relabelled(told)
+
+
+def _store(heard: Heard, beat: Heartbeat, after: Sighting) -> bool:
+    """False when somebody else stored or judged in between: then what was decided may be wrong."""
+    before = heard.seen
+    values: dict[str, Any] = {
+        "gateway": after.id, "generation": after.generation, "last_sequence": beat.write_queue_last_sequence,
+        "report": json.dumps(after.report), "skew": after.clock_skew_seconds, "score": after.score, "label": after.label,
+        "memory": json.dumps(after.label_memory), "stable": after.stable_since, "good": after.good_in_row,
+        "epoch": after.highest_epoch, "begun_anew": replicas.has_begun_anew(before, replicas.FeedFacts.of(heard.row), beat),
+        "was_heard": before.heartbeat_at, "was_judged": before.judged_at,
+    }  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute(_STORE, values)
+        return cursor.rowcount == 1
+
+
+def _follow(gateway: Gateway, beat: Heartbeat, heard: Heard) -> bool:
+    """What rarely follows from a heartbeat. True when the facts it was judged by may have changed by it."""
+    feed, before = replicas.FeedFacts.of(heard.row), heard.seen
+    ahead, route = replicas.is_ahead(before, feed, beat), before.route
+    if ahead:
+        replicas.freeze_for(gateway, feed, beat.replica_position)
+    further = route is not None and beat.epoch > route.epoch
+    if further:
         refuse_a_higher_epoch(gateway, beat.epoch)
-    replicas.compare(gateway, beat, moment)
-    losses.close_finished(gateway.environment_id)
+    differs = replicas.needs_resync(before, feed, beat)
+    if differs:
+        replicas.order_resync(gateway, before.moment, "its digest differs from the Primary's")
+    if losses.may_be_complete(heard.row, beat):
+        losses.close_finished(gateway.environment_id)
+    return ahead or further or differs
 
 
 def _hold_for_its_epoch(gateway: Gateway, epoch: int, moment: datetime) -> None:
@@ -92,64 +194,82 @@ def refuse_a_higher_epoch(gateway: Gateway, epoch: int) -> None:
         routes.freeze_because(gateway, sentence, {"reported_epoch": epoch, "known_epoch": route.epoch})
 
 
-def judge(gateway: Gateway, moment: datetime) -> Judged:
-    """Score and label of a gateway now. Reads only; a gateway that was never heard scores 0."""
-    status = getattr(gateway, "status", None) or GatewayStatus(gateway=gateway)
-    facts = judge_facts(gateway, status, moment)
+def judge(seen: Sighting) -> Judged:
+    """Score and label of a gateway at the moment it was looked at. Pure; a gateway that was never heard scores 0."""
+    facts = judge_facts(seen)
     result = health.score(facts, settings.MAZEVAULT.timing)
     silent = facts.age_seconds is None or facts.age_seconds >= settings.MAZEVAULT.timing.heartbeat_zero_age
-    label = HealthLabel.SILENT if silent else HealthLabel(status.label)
-    return Judged(gateway, status, result, label, facts.age_seconds, facts.certificate_days_left)
+    label = HealthLabel.SILENT if silent else HealthLabel(seen.label)
+    return Judged(seen, result, label)
 
 
-def judge_facts(gateway: Gateway, status: GatewayStatus, moment: datetime) -> health.HealthFacts:
+def judge_facts(seen: Sighting) -> health.HealthFacts:
     """Turn rows into the facts the pure score needs."""
-    report = status.report or {}
-    succeeded, failed = _task_counts(gateway, moment)
-    age = (moment - status.heartbeat_at).total_seconds() if status.heartbeat_at else None
-    believed = report.get("reported_role")
+    report = seen.report
+    active = report.get("reported_role") == Assignment.ACTIVE
     return health.HealthFacts(
-        age_seconds=max(0.0, age) if age is not None else None,
+        age_seconds=seen.age_seconds,
         database=_ok(report, "database"),
         gateway_key_vault=_ok(report, "gateway_key_vault"),
         project_key_vaults=tuple(probe["ok"] for probe in report.get("project_key_vaults", []) if probe["ok"] is not None),
         cache=_ok(report, "cache"),
         write_queue_depth=report.get("write_queue_depth", 0),
-        tasks_succeeded=succeeded,
-        tasks_failed=failed,
+        tasks_succeeded=seen.tasks_good,
+        tasks_failed=seen.tasks_bad,
         latency_p95_ms=report.get("primary_latency_p95_ms"),
-        clock_skew_seconds=status.clock_skew_seconds,
-        certificate_days_left=_certificate_days(gateway, moment),
+        clock_skew_seconds=seen.clock_skew_seconds,
+        certificate_days_left=seen.certificate_days_left,
         breaker=report.get("breaker", "closed"),
-        acts_on_wrong_epoch=believed == Assignment.ACTIVE and not _is_route_of(gateway, report.get("epoch", 0)),
-        version_supported=_same_major(report.get("version", gateway.version)),
+        acts_on_wrong_epoch=active and not _is_route_of(seen, report.get("epoch", 0)),
+        version_supported=_same_major(report.get("version", seen.version)),
     )
 
 
-def count_missed(moment: datetime) -> int:
-    """Count heartbeats that are overdue and let labels fall with them. Returns how many gateways changed label."""
+def count_missed() -> int:
+    """Count heartbeats that are overdue and let labels fall with them. Returns how many gateways changed label.
+
+    Two statements, however many gateways there are; times are the database's. Several processes may do it side by side: whoever
+    comes within a few seconds of another finds nothing to judge, and of two at the same instant one stores nothing.
+    """
+    values = {"pause": JUDGE_SECONDS, "limit": JUDGED_AT_ONCE}
+    looked_at = [sightings.sighting(row) for row in sightings.read(_DUE, values)]
+    judged = [(seen, *_missed(seen)) for seen in looked_at]
     changed = 0
-    for gateway in Gateway.objects.filter(decommissioned_at__isnull=True).select_related("status"):
-        if not hasattr(gateway, "status"):
-            continue
-        with transaction.atomic():
-            status = GatewayStatus.objects.select_for_update().get(gateway=gateway)
-            if status.judged_at and (moment - status.judged_at).total_seconds() < JUDGE_SECONDS:
-                continue  # another process has just judged it; a second look would count twice in the label's memory
-            before = status.label
-            silent = _silent_seconds(status, moment)
-            if silent > settings.MAZEVAULT.timing.heartbeat_full_age:
-                _relabel(status, judge_facts(gateway, status, moment), moment)
-            status.consecutive_failures = max(0, int(silent // settings.MAZEVAULT.timing.heartbeat_interval) - 1)
-            status.judged_at = moment
-            status.save(update_fields=[
-                "label", "label_memory", "score", "consecutive_failures", "good_in_row", "stable_since", "judged_at",
-                "watched_since",
-            ])  # fmt: skip
-        if status.label != before:
+    for seen, after, silent in _store_judged(judged):
+        if after.label != seen.label:
             changed += 1
-            log.warning("gateway %s is now %s (was %s), silent for %.0f s", gateway.name, status.label, before, silent)
+            log.warning("gateway %s is now %s (was %s), silent for %.0f s", seen.name, after.label, seen.label, silent)
     return changed
+
+
+def _missed(seen: Sighting) -> tuple[Sighting, float]:
+    """The gateway after this look, and for how many seconds it has been silent while somebody listened. Pure."""
+    unwatched = seen.judged_at is None or (seen.moment - seen.judged_at).total_seconds() > UNWATCHED_SECONDS
+    watched = replace(seen, watched_since=seen.moment) if unwatched else seen
+    silent = _silent_seconds(watched)
+    after = _relabelled(watched) if silent > settings.MAZEVAULT.timing.heartbeat_full_age else watched
+    missed = max(0, int(silent // settings.MAZEVAULT.timing.heartbeat_interval) - 1)
+    return replace(after, consecutive_failures=missed), silent
+
+
+def _store_judged(judged: list[tuple[Sighting, Sighting, float]]) -> list[tuple[Sighting, Sighting, float]]:
+    """Store what was judged, but for gateways that were heard or judged meanwhile. Returns those that were stored."""
+    if not judged:
+        return []
+    rows = [
+        {
+            "gateway": str(after.id), "label": after.label, "memory": after.label_memory, "score": after.score,
+            "missed": after.consecutive_failures, "good": after.good_in_row, "stable": _text(after.stable_since),
+            "watched": _text(after.watched_since), "was_heard": _text(seen.heartbeat_at), "was_judged": _text(seen.judged_at),
+        }
+        for seen, after, _ in judged
+    ]  # fmt: skip
+    stored = {row["gateway_id"] for row in sightings.read(_STORE_JUDGED, {"rows": json.dumps(rows)})}
+    return [one for one in judged if one[0].id in stored]
+
+
+def _text(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None
 
 
 def parse_moment(field: str, text: str) -> datetime:
@@ -163,45 +283,27 @@ def parse_moment(field: str, text: str) -> datetime:
     return moment
 
 
-def _silent_seconds(status: GatewayStatus, moment: datetime) -> float:
-    """How long the gateway has been silent while somebody listened. Notes on the row when listening began again."""
-    if status.judged_at is None or (moment - status.judged_at).total_seconds() > UNWATCHED_SECONDS:
-        status.watched_since = moment
-    heard = [at for at in (status.heartbeat_at, status.watched_since) if at]
-    return (moment - max(heard)).total_seconds() if status.heartbeat_at and heard else 0.0
+def _silent_seconds(seen: Sighting) -> float:
+    """How long the gateway has been silent while somebody listened."""
+    heard = [at for at in (seen.heartbeat_at, seen.watched_since) if at]
+    return (seen.moment - max(heard)).total_seconds() if seen.heartbeat_at and heard else 0.0
 
 
-def _relabel(status: GatewayStatus, facts: health.HealthFacts, moment: datetime) -> None:
-    result = health.score(facts, settings.MAZEVAULT.timing)
-    memory = health.LabelMemory.from_json(status.label, status.label_memory)
-    following = health.next_label(memory, result.score, facts.age_seconds, moment, settings.MAZEVAULT.timing)
-    status.label, status.label_memory = following.label.value, following.to_json()
-    status.score = result.score
+def _relabelled(seen: Sighting) -> Sighting:
+    """Score, label and their memory after one more judgement. Pure."""
+    timing, facts = settings.MAZEVAULT.timing, judge_facts(seen)
+    result = health.score(facts, timing)
+    memory = health.LabelMemory.from_json(seen.label, seen.label_memory)
+    following = health.next_label(memory, result.score, facts.age_seconds, seen.moment, timing)
     good = result.score >= health.RECOVERED_SCORE
-    status.good_in_row = status.good_in_row + 1 if good else 0
-    status.stable_since = (status.stable_since or moment) if good else None
+    return replace(
+        seen, label=following.label.value, label_memory=following.to_json(), score=result.score,
+        good_in_row=seen.good_in_row + 1 if good else 0, stable_since=(seen.stable_since or seen.moment) if good else None,
+    )  # fmt: skip
 
 
-def _task_counts(gateway: Gateway, moment: datetime) -> tuple[int, int]:
-    counts = Task.objects.filter(gateway=gateway, finished_at__gte=moment - TASK_WINDOW).aggregate(
-        good=Count("id", filter=Q(state=TaskState.SUCCEEDED)),
-        bad=Count("id", filter=Q(state__in=[TaskState.FAILED, TaskState.DEAD_LETTER])),
-    )
-    return counts["good"], counts["bad"]
-
-
-def _certificate_days(gateway: Gateway, moment: datetime) -> float | None:
-    newest = (
-        GatewayCertificate.objects.filter(gateway=gateway, revoked_at__isnull=True)
-        .order_by("-not_after")
-        .values_list("not_after", flat=True)
-        .first()
-    )
-    return (newest - moment).total_seconds() / 86400 if newest else None
-
-
-def _is_route_of(gateway: Gateway, epoch: int) -> bool:
-    return Route.objects.filter(environment_id=gateway.environment_id, active_gateway=gateway, epoch=epoch).exists()
+def _is_route_of(seen: Sighting, epoch: int) -> bool:
+    return seen.route is not None and (seen.route.active_gateway_id, seen.route.epoch) == (seen.id, epoch)
 
 
 def _ok(report: Mapping[str, Any], part: str) -> bool | None:
@@ -211,9 +313,3 @@ def _ok(report: Mapping[str, Any], part: str) -> bool | None:
 
 def _same_major(version: str) -> bool:
     return version.split(".", 1)[0] == settings.MAZEVAULT.version.split(".", 1)[0]
-
-
-def current_age(gateway: Gateway) -> float | None:
-    """Seconds since the last heartbeat, or None when there was none."""
-    status = getattr(gateway, "status", None)
-    return (clock_now() - status.heartbeat_at).total_seconds() if status and status.heartbeat_at else None

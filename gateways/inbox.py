@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 
 from common import audit
 from common.clock import database_now
@@ -41,6 +41,11 @@ CALLER_WAITS = timedelta(seconds=15)
 """For so long nobody but its own request settles a write whose caller waits: longer than any caller does."""
 GROUP = 25
 """Writes settled in one transaction, each in a savepoint of its own (reliability §5, apply)."""
+_ARRIVED = """
+INSERT INTO gateways_writestream (gateway_id, generation, arrived, highest) VALUES (%s, %s, %s, %s)
+ON CONFLICT (gateway_id, generation) DO UPDATE SET arrived = gateways_writestream.arrived + excluded.arrived,
+                                                   highest = GREATEST(gateways_writestream.highest, excluded.highest)
+"""
 _EVIDENCE = uuid.UUID("5f0c8f0e-0b0a-4e57-9a55-3f3d5a1a7c11")
 """Namespace of the ids of evidence, so that the same forged message is kept once."""
 
@@ -335,6 +340,7 @@ def _tell_of_new(desk: _Desk) -> None:
         scene.close()
     if not desk.new:
         return
+    _count_arrivals(row for row in desk.new if row.in_stream)
     highest = max(desk.new, key=lambda row: row.epoch)
     heartbeats.refuse_a_higher_epoch(highest.gateway, highest.epoch)
     audit.record(
@@ -342,6 +348,16 @@ def _tell_of_new(desk: _Desk) -> None:
         environment=desk.gateway.environment_id,
         details={"writes": len(desk.new), "first": desk.new[0].sequence, "last": desk.new[-1].sequence},
     )  # fmt: skip
+
+
+def _count_arrivals(rows: Iterable[ReceivedWrite]) -> None:
+    """Each stream knows how much of it has arrived, so that nobody counts its rows. In one order, as with all locks."""
+    streams = dict[tuple[uuid.UUID, uuid.UUID], list[int]]()
+    for row in rows:
+        streams.setdefault((row.gateway_id, row.generation), []).append(row.sequence)
+    with connection.cursor() as cursor:
+        for (gateway, generation), sequences in sorted(streams.items()):
+            cursor.execute(_ARRIVED, [gateway, generation, len(sequences), max(sequences)])
 
 
 def _to_settle_now(gateway: Gateway, waiting: list[ReceivedWrite], apply_now: bool) -> list[uuid.UUID]:

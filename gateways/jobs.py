@@ -17,7 +17,7 @@ RECEIPT_LIFE = timedelta(minutes=15)
 
 @shared_task
 def judge_gateways() -> int:
-    return heartbeats.count_missed(clock_now())
+    return heartbeats.count_missed()
 
 
 @shared_task

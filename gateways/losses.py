@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from django.db import transaction
 from django.db.models import Q, QuerySet
@@ -13,11 +15,35 @@ from django.db.models import Q, QuerySet
 from common import audit
 from common.clock import database_now
 from common.errors import Conflict, NotFound
-from gateways.models import Gateway, GatewayStatus, LossManifest, ReceivedWrite, Route
+from gateways.models import GatewayStatus, LossManifest, ReceivedWrite, Route, WriteStream
 from gateways.settlement import KEPT
+from gateways.sightings import decoded
+from protocol.messages import Heartbeat
 from protocol.vocabulary import WriteOutcome
 
 log = logging.getLogger("mazevault.gateways.losses")
+
+COLUMNS = """
+    (SELECT json_agg(json_build_object(
+        'generation', m.generation, 'epoch', m.epoch, 'last', m.last_sequence,
+        'arrived', coalesce((SELECT arrived FROM gateways_writestream
+                              WHERE gateway_id = m.gateway_id AND generation = m.generation), 0),
+        'unresolved', EXISTS (SELECT 1 FROM gateways_receivedwrite w WHERE w.gateway_id = m.gateway_id
+                               AND w.outcome = 'received' AND w.epoch <= m.epoch AND w.received_at >= m.opened_at)
+                   OR EXISTS (SELECT 1 FROM gateways_receivedwrite w WHERE w.environment_id = m.environment_id
+                               AND w.gateway_id = m.gateway_id AND w.outcome IN ('conflict', 'quarantined', 'dead_letter')
+                               AND w.resolution = '' AND w.epoch <= m.epoch AND w.received_at >= m.opened_at)))
+       FROM gateways_lossmanifest m WHERE m.gateway_id = g.id AND m.closed_at IS NULL) AS manifests
+"""
+"""The open manifests of a gateway, with what has arrived and whether something waits, beside `sightings.SOURCES`."""
+TAKE_REPORT = """
+UPDATE gateways_lossmanifest SET last_sequence = %(last_sequence)s
+ WHERE gateway_id = %(gateway)s AND generation = %(generation)s AND closed_at IS NULL AND last_sequence < %(last_sequence)s
+"""
+"""A lost gateway is heard of again in the same life: what it accepted while nobody heard it belongs to its manifest too.
+
+Part of the statement that stores a heartbeat, so that a report which a new life overwrites later was counted before.
+"""
 
 
 @dataclass(frozen=True)
@@ -53,14 +79,13 @@ def open_manifest(route: Route, operation: uuid.UUID | None, moment: datetime) -
     return manifest
 
 
-def take_report(gateway: Gateway, last_sequence: int) -> None:
-    """A lost gateway is heard of again in the same life: what it accepted while nobody heard it belongs to its manifest too.
-
-    Runs in the heartbeat's transaction, so that a report which a new life overwrites later was counted before.
-    """
-    LossManifest.objects.filter(
-        gateway=gateway, generation=gateway.generation, closed_at=None, last_sequence__lt=last_sequence
-    ).update(last_sequence=last_sequence)
+def may_be_complete(row: Mapping[str, Any], beat: Heartbeat) -> bool:
+    """Whether some open manifest of this gateway could be closed after this heartbeat; `close_finished` then looks closely."""
+    back = [one for one in decoded(row["manifests"]) or [] if one["generation"] == str(row["generation"])]
+    return beat.write_queue_depth == 0 and any(
+        one["epoch"] < beat.epoch and not one["unresolved"] and one["arrived"] >= max(one["last"], beat.write_queue_last_sequence)
+        for one in back
+    )
 
 
 def close_finished(environment: str) -> int:
@@ -93,15 +118,26 @@ def accept_loss(environment: str, identifier: uuid.UUID, *, actor: str, address:
 def account_of(manifest: LossManifest) -> Account:
     """What has arrived of a manifest, and what has not. Reads only."""
     writes = writes_of(manifest)
-    in_stream = ReceivedWrite.objects.filter(
-        gateway_id=manifest.gateway_id, generation=manifest.generation, in_stream=True, sequence__lte=manifest.last_sequence
-    )
     return Account(
         arrived=writes.count(),
         unresolved=unresolved(writes).count(),
-        missing=manifest.last_sequence - in_stream.count(),
+        missing=manifest.last_sequence - _arrived_upto(manifest),
         empty_since_return=_is_back_and_empty(manifest),
     )
+
+
+def _arrived_upto(manifest: LossManifest) -> int:
+    """How many writes of the lost life have arrived, up to the last one it is known to have accepted.
+
+    All that arrived are counted as they come. Only what lies beyond that last one is counted here, and a queue bounds how much.
+    """
+    life = {"gateway_id": manifest.gateway_id, "generation": manifest.generation}
+    stream = WriteStream.objects.filter(**life).first()
+    if stream is None:
+        return 0
+    if stream.highest <= manifest.last_sequence:
+        return stream.arrived
+    return stream.arrived - ReceivedWrite.objects.filter(**life, in_stream=True, sequence__gt=manifest.last_sequence).count()
 
 
 def writes_of(manifest: LossManifest) -> QuerySet[ReceivedWrite]:

@@ -15,11 +15,11 @@ from common.errors import MethodNotAllowed
 from gateways import (
     audit_chains,
     changes,
+    channel_keys,
     directives,
     dispatch,
     enrollment,
     heartbeats,
-    identity,
     inbox,
     routes,
     sign_ins,
@@ -64,7 +64,7 @@ def trust(request: HttpRequest) -> HttpResponse:
     """Public: what a gateway compares with the pin of its token before it says anything (DESIGN §6)."""
     if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed("this path takes GET only")
-    document = identity.trust_document()
+    document = channel_keys.trust_document()
     return JsonResponse(
         {
             "root": document.root,
@@ -96,10 +96,11 @@ def register(request: HttpRequest) -> HttpResponse:
 
 @channel(Heartbeat)
 def heartbeat(call: Call, body: Heartbeat) -> Directive:
-    heartbeats.take_heartbeat(call.gateway, body, call.now)
+    heard = heartbeats.take_heartbeat(call.gateway, body)
     if body.countersigned:
-        audit_chains.take_countersignature(call.gateway, body.countersigned)
-    return structs.replace(directives.directive_for(call.gateway), checkpoint=audit_chains.offered_checkpoint())
+        audit_chains.take_countersignature(call.gateway, body.countersigned, heard.row)
+    directive = directives.directive_of(heard.seen, heard.row)
+    return structs.replace(directive, checkpoint=audit_chains.offered_checkpoint(heard.row))
 
 
 @channel(AskDirective)

@@ -5,18 +5,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from django.db.models import Count, Min
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from common.clock import now as clock_now
+from gateways import sightings
 from gateways.dispatch import DURATION_BUCKETS
 from gateways.heartbeats import judge
-from gateways.models import DurationTally, Gateway, GatewayEnvironment, ReceivedWrite, Route, TaskTally, WriteTally
+from gateways.models import DurationTally, GatewayEnvironment, Route, TaskTally, WriteTally
 from gateways.settlement import KEPT
 from protocol.vocabulary import Role, WriteOutcome
 
 OPEN = (WriteOutcome.RECEIVED, *KEPT)
+_OPEN_WRITES = """
+SELECT environment_id AS code, outcome, count(*) AS writes,
+       extract(epoch FROM clock_timestamp() - min(received_at))::float8 AS oldest
+  FROM gateways_receivedwrite WHERE outcome = 'received' GROUP BY 1, 2
+UNION ALL
+SELECT environment_id, outcome, count(*), extract(epoch FROM clock_timestamp() - min(received_at))::float8
+  FROM gateways_receivedwrite WHERE outcome IN ('conflict', 'quarantined', 'dead_letter') AND resolution = '' GROUP BY 1, 2
+"""
+"""Each half has an index of its own that holds the open writes only."""
 LABELS = ["gateway", "environment", "role"]
 HEALTH_SCORE = "mazevault_gateway_health_score"
 HEARTBEAT_AGE = "mazevault_gateway_heartbeat_age_seconds"
@@ -43,11 +51,8 @@ class FleetCollector(Collector):
 def _health() -> Iterator[Metric]:
     score = GaugeMetricFamily(HEALTH_SCORE, "Health score per gateway (0.0-1.0)", labels=LABELS)
     age = GaugeMetricFamily(HEARTBEAT_AGE, "Seconds since last heartbeat", labels=LABELS)
-    moment = clock_now()
-    living = Gateway.objects.filter(decommissioned_at__isnull=True).select_related("status").order_by("name")
-    for gateway in living:
-        judged = judge(gateway, moment)
-        labels = [gateway.name, gateway.environment_id, gateway.role]
+    for seen in sorted(sightings.of_all(), key=lambda one: one.name):
+        judged, labels = judge(seen), [seen.name, seen.environment_id, seen.role]
         score.add_metric(labels, judged.health.score)
         age.add_metric(labels, judged.age_seconds if judged.age_seconds is not None else float("inf"))
     yield score
@@ -81,14 +86,10 @@ def _open_writes() -> Iterator[Metric]:
     """Writes that wait for their turn or for a person, and how long the oldest one of an environment has waited."""
     count = GaugeMetricFamily(WRITES_OPEN, "Writes not settled by environment and outcome", labels=["environment", "outcome"])
     age = GaugeMetricFamily(WRITES_OPEN_OLDEST, "Age of the oldest write not settled", labels=["environment"])
-    moment = clock_now()
-    rows = ReceivedWrite.objects.filter(outcome__in=OPEN, resolution="").values_list("environment_id", "outcome")
-    found = {
-        (code, outcome): (number, oldest) for code, outcome, number, oldest in rows.annotate(Count("id"), Min("received_at"))
-    }
+    found = {(row["code"], row["outcome"]): (row["writes"], row["oldest"]) for row in sightings.read(_OPEN_WRITES, {})}
     for code in GatewayEnvironment.objects.order_by("code").values_list("code", flat=True):
         oldest = [found[code, outcome][1] for outcome in OPEN if (code, outcome) in found]
-        age.add_metric([code], max(0.0, (moment - min(oldest)).total_seconds()) if oldest else 0.0)
+        age.add_metric([code], max(0.0, *oldest) if oldest else 0.0)
         for outcome in OPEN:
             count.add_metric([code, outcome.value], found.get((code, outcome), (0, None))[0])
     yield count

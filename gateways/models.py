@@ -8,6 +8,7 @@ from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Now
 
+from protocol.replica import EMPTY_DIGEST
 from protocol.vocabulary import HealthLabel, Role, StandbyMode, TaskState, WriteOutcome
 
 ROLES = [(role.value, role.value) for role in Role]
@@ -243,6 +244,9 @@ class Task(models.Model):
             models.Index(fields=["environment", "not_before"], condition=Q(state="pending"), name="tasks_waiting"),
             models.Index(fields=["claim_until"], condition=Q(state="claimed"), name="tasks_claimed"),
             models.Index(fields=["environment", "-created_at"], name="tasks_by_age"),
+            models.Index(
+                fields=["created_at"], condition=Q(kind="vault.survey", state="succeeded", detail=""), name="tasks_not_read_yet"
+            ),
         ]
 
 
@@ -279,6 +283,18 @@ class DurationTally(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["gateway", "upper_bound"], name="one_tally_of_a_bucket")]
+
+
+class TaskMinute(models.Model):
+    """How many tasks of a gateway ended well and badly in one minute: what health looks at instead of the tasks themselves."""
+
+    gateway = models.ForeignKey(Gateway, models.CASCADE, db_index=False)
+    minute = models.DateTimeField()
+    good = models.IntegerField(default=0)
+    bad = models.IntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["gateway", "minute"], name="one_row_of_a_gateways_minute")]
 
 
 class ReceivedWrite(models.Model):
@@ -344,6 +360,18 @@ class ReceivedWrite(models.Model):
         ]
 
 
+class WriteStream(models.Model):
+    """How much of a gateway's stream of one life has arrived, counted as it arrives: `arrived` writes, `highest` the farthest."""
+
+    gateway = models.ForeignKey(Gateway, models.PROTECT, db_index=False)
+    generation = models.UUIDField()
+    arrived = models.BigIntegerField(default=0)
+    highest = models.BigIntegerField(default=0)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["gateway", "generation"], name="one_stream_of_a_life")]
+
+
 class WriteTally(models.Model):
     """Counters behind `mazevault_gateway_writes_total`; they only grow (DESIGN §11)."""
 
@@ -392,6 +420,34 @@ class ToldPrincipal(models.Model):
         constraints = [models.UniqueConstraint(fields=["environment", "principal"], name="one_note_of_a_told_principal")]
 
 
+class CopyDigest(models.Model):
+    """The digest of what a reader of an environment's changes holds at `position`, moved with each change (`copy_digests`).
+
+    Everything up to the row `checked_upto` was looked at again in this round, and sums up to `checked_sum`.
+    """
+
+    environment = models.OneToOneField(GatewayEnvironment, models.CASCADE, primary_key=True)
+    position = models.BigIntegerField(default=0)
+    digest = models.CharField(max_length=64, default=EMPTY_DIGEST)
+    checked_upto = models.BigIntegerField(default=0)
+    checked_sum = models.CharField(max_length=64, default=EMPTY_DIGEST)
+    checked_at = models.DateTimeField(null=True)
+
+
+class CopiedThing(models.Model):
+    """The fingerprint of a thing that copies of this environment hold: what is taken from the digest when the thing changes."""
+
+    id = models.BigAutoField(primary_key=True)
+    environment = models.ForeignKey(GatewayEnvironment, models.CASCADE, db_index=False)
+    kind = models.CharField(max_length=16)
+    entity_id = models.UUIDField()
+    fingerprint = models.CharField(max_length=64)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["environment", "kind", "entity_id"], name="one_fingerprint_of_a_thing")]
+        indexes = [models.Index(fields=["environment", "id"], name="copied_things_in_order")]
+
+
 class GatewayAuditChain(models.Model):
     """How far the Primary holds the audit chain of one life of a gateway, and how far it has anchored it in its own chain."""
 
@@ -433,3 +489,4 @@ class AuditCountersignature(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["checkpoint", "generation"], name="one_countersignature_of_a_life"),
         ]
+        indexes = [models.Index(fields=["generation"], name="countersignatures_of_a_life")]

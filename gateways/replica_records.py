@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.db import DataError
+from django.db.models import F
 
 from accounts.access import Principal, Scope
 from accounts.models import ApiToken, Environment, Organization, Project, ServiceIdentity, Session, Storage, User
@@ -171,12 +172,11 @@ def _add_secrets(records: Records, rows: list[Secret], with_values: bool) -> Non
 
 
 def _versions_of(rows: Iterable[Secret]) -> dict[uuid.UUID, list[ReplicaVersion]]:
-    """The newest versions of each secret, newest first."""
+    """The newest versions of each secret, newest first. They are numbered without a gap, so no older one is looked at."""
     found: dict[uuid.UUID, list[ReplicaVersion]] = defaultdict(list)
-    queryset = SecretVersion.objects.filter(secret_id__in=[row.id for row in rows]).defer("sealed_value")
-    for version in queryset.order_by("secret_id", "-version"):
-        if len(found[version.secret_id]) < VERSIONS_SHOWN:
-            found[version.secret_id].append(_version_record(version))
+    newest = SecretVersion.objects.filter(version__gt=F("secret__version") - VERSIONS_SHOWN).defer("sealed_value")
+    for version in newest.filter(secret_id__in=[row.id for row in rows]).order_by("secret_id", "-version"):
+        found[version.secret_id].append(_version_record(version))
     return found
 
 

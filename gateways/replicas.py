@@ -3,55 +3,74 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
 from django.db import transaction
 
-from common import audit, feed
-from common.clock import now as clock_now
-from common.models import Change
+from common import audit
 from gateways import routes
 from gateways.models import Gateway, GatewayStatus
-from gateways.replica_records import Thing, load
+from gateways.sightings import Sighting
 from protocol.messages import Heartbeat
-from protocol.replica import AskChanges, ReplicaKind, ReplicaPrincipal, digest, fingerprint
+from protocol.replica import AskChanges, comparable
 
 log = logging.getLogger("mazevault.gateways.replicas")
 
 QUIET_BEATS = 5
 """After a re-read a difference orders no other one for this many heartbeats, so that a lasting one costs little."""
-CHUNK = 500
-_digests: dict[str, tuple[int, str]] = {}
-"""By environment: the digest of what a reader from the beginning would hold, and the head it was computed at."""
+COLUMNS = """
+    coalesce((SELECT max(position) FROM common_change WHERE scope = g.environment_id), 0) AS feed_head,
+    EXISTS (SELECT 1 FROM common_change WHERE scope = g.environment_id AND position IS NULL) AS feed_waits,
+    (SELECT position FROM gateways_copydigest WHERE environment_id = g.environment_id) AS digest_position,
+    (SELECT digest FROM gateways_copydigest WHERE environment_id = g.environment_id) AS digest
+"""
+"""What a copy is compared with, of one instant, beside `sightings.SOURCES`."""
 
 
-def take_position(gateway: Gateway, status: GatewayStatus, beat: Heartbeat, moment: datetime) -> None:
-    """In the heartbeat's transaction, with the status locked and not yet saved. A copy that is ahead of this database proves
-    that the database is older than the world, unless the copy was told to begin anew."""
-    head = feed.head(gateway.environment_id)
-    ahead = beat.replica_position > head
-    if status.resync_ordered_at is None:
-        if ahead:
-            sentence = f"{gateway.name} holds changes up to {beat.replica_position}, but this Primary's database ends at {head}"
-            routes.freeze_because(gateway, sentence, {"reported_position": beat.replica_position, "known_position": head})
-    elif not ahead and status.resync_begun_at is not None:
-        status.resync_ordered_at, status.resync_begun_at, status.resync_ended_at = None, None, moment
-        log.info("gateway %s has begun its copy anew", gateway.name)
+@dataclass(frozen=True)
+class FeedFacts:
+    """The newest position of an environment, whether changes wait for theirs, and what the digest was at which position."""
+
+    head: int
+    waits: bool
+    position: int | None
+    digest: str | None
+
+    @staticmethod
+    def of(row: Mapping[str, Any]) -> FeedFacts:
+        return FeedFacts(row["feed_head"], row["feed_waits"], row["digest_position"], row["digest"])
+
+    def differs(self, beat: Heartbeat) -> bool:
+        """Whether a copy holds something else. Only one at the head, when nothing is on its way, can be compared at all."""
+        at_head = beat.replica_position == self.head == self.position and not self.waits
+        return at_head and comparable(beat.replica_digest) and beat.replica_digest != self.digest
 
 
-def compare(gateway: Gateway, beat: Heartbeat, moment: datetime) -> None:
-    """Order a re-read when the copy is at the head and holds something else. Only then can the two be compared."""
-    if not beat.replica_digest:
-        return
-    feed.place_pending()
-    mine = _digest_at_head(gateway.environment_id, beat.replica_position)
-    if mine is None or mine == beat.replica_digest:
-        return
-    quiet = moment - timedelta(seconds=QUIET_BEATS * settings.MAZEVAULT.timing.heartbeat_interval)
-    lately = GatewayStatus.objects.filter(gateway=gateway, resync_ended_at__gt=quiet).exists()
-    if not lately:
-        order_resync(gateway, moment, "its digest differs from the Primary's")
+def is_ahead(seen: Sighting, feed: FeedFacts, beat: Heartbeat) -> bool:
+    """A copy that is ahead of this database proves that the database is older than the world, unless it is to begin anew."""
+    return beat.replica_position > feed.head and seen.resync_ordered_at is None
+
+
+def has_begun_anew(seen: Sighting, feed: FeedFacts, beat: Heartbeat) -> bool:
+    """Whether an ordered re-read is under way, so that the order is fulfilled."""
+    return seen.resync_ordered_at is not None and seen.resync_begun_at is not None and beat.replica_position <= feed.head
+
+
+def freeze_for(gateway: Gateway, feed: FeedFacts, position: int) -> None:
+    """Stop the environment of a gateway whose copy is ahead of this database."""
+    sentence = f"{gateway.name} holds changes up to {position}, but this Primary's database ends at {feed.head}"
+    routes.freeze_because(gateway, sentence, {"reported_position": position, "known_position": feed.head})
+
+
+def needs_resync(seen: Sighting, feed: FeedFacts, beat: Heartbeat) -> bool:
+    """Whether a copy that holds something else is to be read again: not right after it was."""
+    quiet = timedelta(seconds=QUIET_BEATS * settings.MAZEVAULT.timing.heartbeat_interval)
+    lately = seen.resync_ended_at is not None and seen.resync_ended_at > seen.moment - quiet
+    return feed.differs(beat) and seen.resync_ordered_at is None and not lately
 
 
 def order_resync(gateway: Gateway, moment: datetime, why: str) -> bool:
@@ -85,35 +104,3 @@ def note_reading(gateway: Gateway, ask: AskChanges, generation: str, moment: dat
         return
     if ask.generation and ask.generation != generation:
         order_resync(gateway, moment, "its cursor belongs to an earlier life of the Primary's database")
-
-
-def digest_of_all(code: str) -> str:
-    """The digest of everything a reader from the beginning would hold. Principals stay out (`protocol.replica`)."""
-    fingerprints: dict[Thing, str] = {}
-    position = 0
-    while entries := feed.changes_after(code, position, CHUNK):
-        things = [(ReplicaKind(entry.kind), entry.entity_id) for entry in entries if entry.kind != ReplicaKind.PRINCIPAL]
-        for thing, record in load(code, things, clock_now(), with_values=False).by_thing.items():
-            if not isinstance(record, ReplicaPrincipal):
-                fingerprints[thing] = fingerprint(record)
-        position = entries[-1].position or position
-    return digest(fingerprints.values())
-
-
-def _digest_at_head(code: str, position: int) -> str | None:
-    """Ours, if the copy is at our head and nothing changed while we looked; None when the two cannot be compared now."""
-    if not _is_head(code, position):
-        return None
-    at, known = _digests.get(code, (-1, ""))
-    if at == position:
-        return known
-    computed = digest_of_all(code)
-    if not _is_head(code, position):
-        return None
-    _digests[code] = (position, computed)
-    return computed
-
-
-def _is_head(code: str, position: int) -> bool:
-    waiting = Change.objects.filter(scope=code, position=None).exists()
-    return not waiting and feed.head(code) == position

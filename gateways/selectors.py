@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import datetime
 from typing import Any
 
 from common.api import rfc3339
+from common.errors import NotFound
+from gateways import sightings
 from gateways.directives import assignment_of
 from gateways.heartbeats import judge
-from gateways.models import BootstrapTokenRow, Gateway, GatewayCertificate, Route, Task
+from gateways.models import BootstrapTokenRow, GatewayCertificate, Task
+from gateways.sightings import Sighting
 from protocol.vocabulary import ActivationStatus, Assignment, HealthLabel, StandbyMode
 
 FAILURE_THRESHOLD = 3
 """Missed heartbeats after which a gateway counts as failed (seed §10.2: alert above 3)."""
 
 
-def living_gateways() -> list[Gateway]:
-    queryset = Gateway.objects.filter(decommissioned_at__isnull=True).select_related("status")
-    return list(queryset.order_by("environment_id", "-role"))
+CERTIFICATES_SHOWN = 50
+"""Newest certificates of a gateway that are shown with it."""
 
 
-def gateway_health(moment: datetime) -> list[dict[str, Any]]:
-    """The rows of `GET admin/gateway-health`, one a gateway."""
-    routes_by_code = {route.environment_id: route for route in Route.objects.all()}
-    return [_health_row(gateway, routes_by_code.get(gateway.environment_id), moment) for gateway in living_gateways()]
+def gateway_health() -> list[dict[str, Any]]:
+    """The rows of `GET admin/gateway-health`, one a gateway, from one statement."""
+    return [_health_row(seen) for seen in sightings.of_all()]
 
 
-def gateway_row(gateway: Gateway, *, with_certificates: bool = False) -> dict[str, Any]:
-    """One gateway as the API shows it. Nothing in it is secret."""
-    route = Route.objects.filter(environment_id=gateway.environment_id).first()
-    row: dict[str, Any] = {
+def gateway_rows() -> list[dict[str, Any]]:
+    """All living gateways, from one statement."""
+    return [_gateway_row(seen) for seen in sightings.of_all()]
+
+
+def gateway_row(identifier: uuid.UUID, *, with_certificates: bool = False) -> dict[str, Any]:
+    """One gateway as the API shows it. Raises `NotFound`."""
+    seen = sightings.of(identifier)
+    if seen is None:
+        raise NotFound("there is no such gateway")
+    row = _gateway_row(seen)
+    if with_certificates:
+        certificates = GatewayCertificate.objects.filter(gateway_id=identifier).order_by("-issued_at")
+        row["certificates"] = [_certificate_row(one) for one in certificates[:CERTIFICATES_SHOWN]]
+    return row
+
+
+def _gateway_row(gateway: Sighting) -> dict[str, Any]:
+    """Nothing in it is secret."""
+    return {
         "id": str(gateway.id),
         "name": gateway.name,
         "environment": gateway.environment_id,
         "role": gateway.role,
         "standby_mode": gateway.standby_mode,
-        "assigned_role": assignment_of(gateway, route).value,
+        "assigned_role": assignment_of(gateway, gateway.route).value,
         "version": gateway.version,
         "generation": str(gateway.generation),
         "enrolled_at": rfc3339(gateway.enrolled_at),
@@ -45,9 +63,6 @@ def gateway_row(gateway: Gateway, *, with_certificates: bool = False) -> dict[st
         "held_at": rfc3339(gateway.held_at),
         "held_reason": gateway.held_reason,
     }
-    if with_certificates:
-        row["certificates"] = [_certificate_row(one) for one in gateway.certificates.order_by("-issued_at")]
-    return row
 
 
 def token_row(row: BootstrapTokenRow, moment: datetime) -> dict[str, Any]:
@@ -90,23 +105,21 @@ def task_row(task: Task) -> dict[str, Any]:
     }
 
 
-def activation_status(gateway: Gateway, route: Route | None, label: HealthLabel, failures: int) -> ActivationStatus:
+def activation_status(gateway: Sighting, label: HealthLabel) -> ActivationStatus:
     """One word for people, from the route first and from silence second; a cold standby's silence is no failure."""
-    assigned = assignment_of(gateway, route)
-    silent = label is HealthLabel.SILENT or failures >= FAILURE_THRESHOLD
+    assigned = assignment_of(gateway, gateway.route)
+    silent = label is HealthLabel.SILENT or gateway.consecutive_failures >= FAILURE_THRESHOLD
     if gateway.banned_at:
         return ActivationStatus.BANNED
     if assigned is Assignment.STANDBY and gateway.standby_mode == StandbyMode.COLD and silent:
         return ActivationStatus.COLD
-    if silent and gateway.status.heartbeat_at is not None:
+    if silent and gateway.heartbeat_at is not None:
         return ActivationStatus.FAILED
     return ActivationStatus(assigned.value)
 
 
-def _health_row(gateway: Gateway, route: Route | None, moment: datetime) -> dict[str, Any]:
-    judged = judge(gateway, moment)
-    report = judged.status.report or {}
-    failures = judged.status.consecutive_failures
+def _health_row(gateway: Sighting) -> dict[str, Any]:
+    judged, report, days = judge(gateway), gateway.report, gateway.certificate_days_left
     why = list(judged.health.why) + ([f"held: {gateway.held_reason}"] if gateway.held_at else [])
     return {
         "id": str(gateway.id),
@@ -115,15 +128,15 @@ def _health_row(gateway: Gateway, route: Route | None, moment: datetime) -> dict
         "role": gateway.role,
         "health_score": judged.health.score,
         "health": judged.label.value,
-        "activation_status": activation_status(gateway, route, judged.label, failures).value,
-        "last_heartbeat": rfc3339(judged.status.heartbeat_at),
+        "activation_status": activation_status(gateway, judged.label).value,
+        "last_heartbeat": rfc3339(gateway.heartbeat_at),
         "heartbeat_age_seconds": round(judged.age_seconds, 3) if judged.age_seconds is not None else None,
-        "consecutive_failures": failures,
+        "consecutive_failures": gateway.consecutive_failures,
         "parts": judged.health.parts,
         "caps": list(judged.health.caps),
         "why": why,
         "reported_role": report.get("reported_role"),
-        "assigned_role": assignment_of(gateway, route).value,
+        "assigned_role": assignment_of(gateway, gateway.route).value,
         "epoch": report.get("epoch", 0),
         "version": gateway.version,
         "write_queue": {
@@ -131,7 +144,7 @@ def _health_row(gateway: Gateway, route: Route | None, moment: datetime) -> dict
             "oldest_seconds": report.get("write_queue_oldest_seconds", 0),
             "last_sequence": report.get("write_queue_last_sequence", 0),
         },
-        "certificate_days_left": (round(judged.certificate_days_left, 2) if judged.certificate_days_left is not None else None),
+        "certificate_days_left": round(days, 2) if days is not None else None,
     }
 
 

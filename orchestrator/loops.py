@@ -22,6 +22,7 @@ from failover import driver
 from gateways import (
     audit_chains,
     audit_retention,
+    copy_digests,
     dispatch,
     generation,
     heartbeats,
@@ -43,7 +44,9 @@ LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("audit-retention", lambda: audit_retention.apply(now()), 600.0),
     ("reconcile-writes", inbox.apply_pending, 0.5),
     ("change-feed", feed.place_pending, 5.0),
-    ("judge", lambda: heartbeats.count_missed(now()), 5.0),
+    ("copy-digests", copy_digests.advance_all, 5.0),
+    ("copy-digests-again", copy_digests.check_all, 10.0),
+    ("judge", heartbeats.count_missed, 5.0),
     ("sweep", lambda: dispatch.sweep(now()), 5.0),
     ("sync-runs", lambda: sync_runs.keep_up(now()), 5.0),
     ("storage-moves", lambda: storage_moves.sweep(now()), 5.0),

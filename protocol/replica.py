@@ -179,6 +179,24 @@ def _bare(record: Compared) -> Compared:
     return record
 
 
+DIGEST_FORM = "2:"
+"""Begins each digest; digests of other forms cannot be compared with it."""
+_MODULUS = 2**248
+"""The sum and the form together are 64 characters."""
+EMPTY_DIGEST = f"{DIGEST_FORM}{0:062x}"
+
+
 def digest(fingerprints: Iterable[str]) -> str:
-    """SHA-256 (hex) over all fingerprints, whatever their order."""
-    return hashlib.sha256("\n".join(sorted(fingerprints)).encode()).hexdigest()
+    """The sum of all fingerprints: whatever their order, and one that comes or goes changes it without a look at the others."""
+    return moved(EMPTY_DIGEST, came=fingerprints)
+
+
+def moved(known: str, came: Iterable[str] = (), went: Iterable[str] = ()) -> str:
+    """A digest after some fingerprints came and others went."""
+    number = int(known.removeprefix(DIGEST_FORM), 16) + sum(int(one, 16) for one in came) - sum(int(one, 16) for one in went)
+    return f"{DIGEST_FORM}{number % _MODULUS:062x}"
+
+
+def comparable(said: str) -> bool:
+    """Whether a digest is of this form. A gateway of an earlier version has another one."""
+    return said.startswith(DIGEST_FORM)

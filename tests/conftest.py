@@ -20,7 +20,7 @@ from accounts.sessions import PREFIX, hash_token
 from accounts.setup import ensure_system_roles
 from common.clock import now
 from failover.transitions import state_of
-from gateways import generation, identity, routes
+from gateways import channel_keys, generation, identity, routes
 from tests.fakes.gateway import FakeGateway
 from vault import authorities
 
@@ -52,6 +52,7 @@ _COUNTED = ("AuditEntry", "Change")
 
 
 def _set_up() -> None:
+    channel_keys.forget()
     if not _BASE:
         with transaction.atomic():
             before = {model: set(model._default_manager.values_list("pk", flat=True)) for model in apps.get_models()}

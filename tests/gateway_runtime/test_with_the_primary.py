@@ -19,10 +19,10 @@ from gateway_runtime.models import NodeState, PendingWrite, ReplicaRow, ReplicaT
 from gateway_runtime.replica import Pulled
 from gateway_runtime.secrets_node import GatewayNode
 from gateway_runtime.storage_ways import GatewayWays
-from gateways import inbox, replicas
-from gateways.models import ReceivedWrite
+from gateways import copy_digests, inbox
+from gateways.models import CopyDigest, ReceivedWrite
 from integrations.keeping import VaultKeeper
-from protocol.replica import ReplicaKind
+from protocol.replica import EMPTY_DIGEST, ReplicaKind
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import WriteBody
 from tests import factories
@@ -103,8 +103,10 @@ def test_the_copy_knows_the_environment_and_who_may_use_it_and_nothing_of_produc
 
 
 def test_the_digests_of_both_sides_agree(pair: Pair) -> None:
-    copy = replica.report(now())
-    assert copy.digest == replicas.digest_of_all("NPR")
+    copy_digests.advance_all()
+    ours, theirs = CopyDigest.objects.get(pk="NPR"), replica.report(now())
+    assert (theirs.position, theirs.digest) == (ours.position, ours.digest)
+    assert ours.digest != EMPTY_DIGEST
 
 
 def test_a_change_through_the_gateway_is_applied_at_the_primary_in_one_answer(pair: Pair) -> None:

@@ -197,8 +197,8 @@ class TestCheckpoints:
     def test_a_countersignature_by_another_key_is_not_stored(self, gateway: FakeGateway) -> None:
         audit.chain_all_pending()
         audit_chains.sign_checkpoint(now() + LATER)
+        offered = gateway.heartbeat().checkpoint
         gateway.keys, honest = structs_keys(gateway), gateway.keys
-        offered = audit_chains.offered_checkpoint()
         assert offered is not None
         digest = hashlib.sha256(offered.text.encode()).hexdigest()
         said = messages.Countersigned(

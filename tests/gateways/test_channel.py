@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
+from gateways import channel_keys
 from gateways.models import GatewayStatus, MessageReceipt, PrimaryKeyPair
 from protocol import messages, paths
 from tests.fakes.gateway import FakeGateway
@@ -118,6 +119,17 @@ def test_a_destroyed_recipient_key_is_said_so_that_the_gateway_fetches_the_new_o
     gateway, _ = npr
     wire = gateway.wire(gateway.report(), gateway.header(paths.HEARTBEAT))
     PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT).delete()
+    channel_keys.forget()  # as every process does by itself within seconds
+    assert refusal(gateway.post(paths.HEARTBEAT, wire)) == (409, "RECIPIENT_UNKNOWN")
+
+
+def test_a_key_is_looked_up_again_after_some_seconds(npr: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    gateway, _ = npr
+    gateway.heartbeat()
+    wire = gateway.wire(gateway.report(), gateway.header(paths.HEARTBEAT))
+    PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT).delete()
+    later = time.monotonic() + channel_keys.KEY_SECONDS
+    monkeypatch.setattr("gateways.channel_keys.time.monotonic", lambda: later)
     assert refusal(gateway.post(paths.HEARTBEAT, wire)) == (409, "RECIPIENT_UNKNOWN")
 
 

@@ -12,7 +12,7 @@ from accounts.models import RoleGrant, Session, User
 from common import feed
 from common.clock import now
 from common.models import AuditEntry, Change
-from gateways import directives, replica_records, replicas
+from gateways import copy_digests, directives, replica_records
 from gateways.models import GatewayStatus, PrimaryNode, Route
 from protocol.replica import ReplicaKind, digest, fingerprint
 from protocol.vocabulary import WriteOperation
@@ -21,10 +21,12 @@ from tests.conftest import Person
 from tests.fakes.gateway import FakeGateway
 from tests.gateways.desk import Desk
 
+OTHER = digest(["1"])
+"""What no copy here has."""
+
 
 @pytest.fixture
 def desk(npr: Any) -> Desk:
-    replicas._digests.clear()
     return Desk(*npr)
 
 
@@ -39,6 +41,7 @@ def copy_of(gateway: FakeGateway) -> tuple[int, str]:
 
 
 def beat(gateway: FakeGateway, position: int, found: str = "") -> Any:
+    copy_digests.advance_all()
     return gateway.heartbeat(replica_position=position, replica_digest=found)
 
 
@@ -55,9 +58,9 @@ def test_an_equal_copy_orders_nothing(desk: Desk) -> None:
 def test_a_different_copy_is_to_be_read_again_until_it_begins(desk: Desk) -> None:
     desk.secret()
     position, found = copy_of(desk.active)
-    assert beat(desk.active, position, "0" * 64).resync_replica is True
+    assert beat(desk.active, position, OTHER).resync_replica is True
     assert AuditEntry.objects.filter(action="gateway.replica.resync_ordered").count() == 1
-    assert beat(desk.active, position, "0" * 64).resync_replica is True, "the order stands until it begins"
+    assert beat(desk.active, position, OTHER).resync_replica is True, "the order stands until it begins"
     assert AuditEntry.objects.filter(action="gateway.replica.resync_ordered").count() == 1
     desk.active.changes(0)
     assert directives.directive_for(desk.active.row).resync_replica is False
@@ -69,17 +72,17 @@ def test_a_different_copy_is_to_be_read_again_until_it_begins(desk: Desk) -> Non
 def test_a_difference_right_after_a_re_read_orders_no_other_one(desk: Desk) -> None:
     desk.secret()
     position, _ = copy_of(desk.active)
-    beat(desk.active, position, "0" * 64)
+    beat(desk.active, position, OTHER)
     desk.active.changes(0)
-    beat(desk.active, position, "0" * 64)
-    assert beat(desk.active, position, "0" * 64).resync_replica is False
+    beat(desk.active, position, OTHER)
+    assert beat(desk.active, position, OTHER).resync_replica is False
 
 
 def test_a_copy_behind_the_head_is_not_compared(desk: Desk) -> None:
     desk.secret("a")
     position, _ = copy_of(desk.active)
     desk.secret("b")
-    assert beat(desk.active, position, "0" * 64).resync_replica is False
+    assert beat(desk.active, position, OTHER).resync_replica is False
 
 
 def test_a_copy_ahead_of_the_database_freezes_the_environment(desk: Desk, admin: Person) -> None:
