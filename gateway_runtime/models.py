@@ -88,7 +88,7 @@ class ReplicaRow(models.Model):
 class CopySum(models.Model):
     """One row: the digest of the copy at the position and in the round it was last stored at; empty while it is not known.
 
-    Everything up to the row `checked_upto` was looked at again in this round, and sums up to `checked_sum`. Beside the node's row,
+    Everything up to the row `checked_upto` was looked at again in this round and sums up to `checked_sum`. Beside the node's row,
     so that a long page holds nothing that a write or a fence needs.
     """
 
