@@ -23,7 +23,7 @@ MOST_REMEMBERED = 16
 """Two recipient keys overlap, one key signs; a name nobody has is not remembered."""
 
 T = TypeVar("T")
-_lock = ProcessLock("keys of the channel", in_transactions=True)
+_lock = ProcessLock("keys of the channel")
 _known: dict[str, tuple[float, Any]] = {}
 
 
