@@ -25,7 +25,7 @@ ENV PATH=/opt/mazevault/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 VOLUME ["/data", "/certs"]
 EXPOSE 8443
-# The serving process looks after itself; a container that is cut off from the Primary is healthy all the same.
+# Asks for liveness: a container that is cut off from its database or from the Primary is healthy all the same, and must not be restarted.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s CMD ["python", "manage.py", "probe"]
 ENTRYPOINT ["python", "manage.py"]
 CMD ["serve"]

@@ -12,10 +12,11 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from common import health as node_health
 from common.api import guarded
 from common.clock import now
 from common.errors import AuthenticationRequired
-from gateway_runtime import current, probes, replica, write_queue
+from gateway_runtime import current, replica, write_queue
 from gateway_runtime.models import WriteTally
 from gateway_runtime.supervisor import Supervisor, days_left
 from integrations.azure import denials
@@ -36,16 +37,30 @@ def health(request: HttpRequest) -> HttpResponse:
     Being cut off from the Primary is no illness: the gateway goes on, so a liveness probe must not end it. Anybody may ask, so it
     does not say which gateway this is.
     """
-    database, cache = probes.database(), probes.cache_server()
+    database, cache = node_health.found(node_health.database, node_health.cache_server)
     body: dict[str, object] = {
-        "status": "ok" if database.ok else "error",
+        "status": "ok" if database else "error",
         "mode": settings.MAZEVAULT.mode,
         "version": settings.MAZEVAULT.version,
-        "database": "ok" if database.ok else "unreachable",
-        "cache": "not configured" if cache.ok is None else "ok" if cache.ok else "unreachable",
+        "database": "ok" if database else "unreachable",
+        "cache": "not configured" if not settings.MAZEVAULT.redis_url else "ok" if cache else "unreachable",
         **_standing(current.supervisor),
     }
-    return _answer(body, status=200 if database.ok else 503)
+    return _answer(body, status=200 if database else 503)
+
+
+@guarded
+def live(request: HttpRequest) -> HttpResponse:
+    """For a liveness probe: the front answers it; this answers where none stands before."""
+    status, body = node_health.liveness()
+    return _answer(body, status=status)
+
+
+@guarded
+def ready(request: HttpRequest) -> HttpResponse:
+    """For a readiness probe: 503 with the reasons when the gateway's database or its migrations are missing."""
+    status, body = node_health.readiness()
+    return _answer(body, status=status)
 
 
 @guarded

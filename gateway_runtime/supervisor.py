@@ -63,6 +63,8 @@ REFUSED_PAUSE = 10.0
 
 EXPELLED = frozenset({"GATEWAY_BANNED", "GATEWAY_DECOMMISSIONED", "CERTIFICATE_REVOKED"})
 """Refusals that are meant for this gateway itself and not for what it asked."""
+BUSY = frozenset({429, 503})
+"""Answers that say "not now" and nothing about this gateway: tried again as after no answer."""
 PRUNE_SECONDS = 300.0
 """How often sign-ins that were begun here and never finished are dropped."""
 
@@ -472,6 +474,8 @@ class Supervisor:
             log.warning("%s: the Primary is not reachable: %s", name, error)
         except PrimaryRefused as error:
             log.warning("%s: refused by the Primary: %s", name, error)
+            if error.status in BUSY:
+                return pacing.backoff(attempt, RETRY_BASE, min(RETRY_CAP, self.timing.lease_renew), self._random), attempt + 1
             return pacing.jittered(min(REFUSED_PAUSE, self.timing.heartbeat_interval), 0.2, self._random), attempt + 1
         except (DatabaseError, psycopg.Error) as error:
             log.warning("%s: the gateway's database does not answer: %s", name, type(error).__name__)

@@ -18,13 +18,14 @@ from urllib.parse import parse_qs, unquote, urlencode, urlparse
 from accounts.entra_settings import CALLBACK_PATH, GRAPH_ENDPOINT, EntraSettings
 from integrations.azure.node_cloud import AzureNode, azure_node
 from integrations.azure.node_secrets import completed
+from orchestrator.variables import EnvironmentMistake as EnvironmentMistake
+from orchestrator.variables import flag as _flag
+from orchestrator.variables import listen_address, mode_of, thread_count
+from orchestrator.variables import secret as _secret
+from orchestrator.variables import whole as _whole
 from orchestrator.version import VERSION
 from protocol.timing import TimeProfile, TimingError, time_profile
 from protocol.vocabulary import Role
-
-
-class EnvironmentMistake(ValueError):
-    """A variable is missing or wrong; the sentence names it and says what to set."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,8 @@ class Settings:
 
 def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
     """Read and check everything. Raises `EnvironmentMistake` with one sentence for the first mistake found."""
-    chosen = (mode or environ.get("MAZEVAULT_MODE", "") or "primary").strip().lower()
-    if chosen not in ("primary", "gateway"):
-        raise EnvironmentMistake(f"MAZEVAULT_MODE is {chosen!r}; set it to primary (or leave it out) or gateway")
-    host, port = _listen_address(environ)
+    chosen = mode_of(environ, mode)
+    host, port = listen_address(environ)
     domain = environ.get("MAZEVAULT_DOMAIN", "localhost")
     base_url = (environ.get("MAZEVAULT_BASE_URL") or f"https://{domain}:{port}").rstrip("/")
     return Settings(
@@ -122,7 +121,7 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         server_names=_names(environ.get("MAZEVAULT_SERVER_NAMES") or f"{domain},localhost,127.0.0.1"),
         tls_enabled=_flag(environ, "MAZEVAULT_TLS_ENABLED", default=True),
         tls_directory=Path(environ.get("MAZEVAULT_TLS_CERT_PATH") or "/certs"),
-        threads=_whole(environ, "MAZEVAULT_THREADS", default=32, low=4, high=512),
+        threads=thread_count(environ),
         timing=_timing(environ),
         default_gateway_environment=environ.get("MAZEVAULT_DEFAULT_GATEWAY_ENVIRONMENT", "NPR").upper(),
         production_gateway_environment=environ.get("MAZEVAULT_PRODUCTION_GATEWAY_ENVIRONMENT", "PRO").upper(),
@@ -169,18 +168,6 @@ def celery_broker(redis_url: str) -> str:
         return redis_url
     number = parse_qs(parts.query).get("db", ["0"])[0]
     return f"redis+socket://{parts.path}?{urlencode({'virtual_host': number})}"
-
-
-def _secret(environ: Mapping[str, str], name: str) -> str:
-    path = environ.get(f"{name}_FILE", "")
-    if not path:
-        return environ.get(name, "")
-    if environ.get(name):
-        raise EnvironmentMistake(f"both {name} and {name}_FILE are set; keep one of them")
-    try:
-        return Path(path).read_text().strip()
-    except OSError as error:
-        raise EnvironmentMistake(f"{name}_FILE names {path}, which cannot be read: {error.strerror}") from error
 
 
 def _master_key(environ: Mapping[str, str]) -> bytes:
@@ -252,14 +239,6 @@ def _database_from_pairs(text: str) -> Mapping[str, object]:
     names = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST", "port": "PORT"}
     known = {django: pairs.pop(libpq, "") for libpq, django in names.items()}
     return {**known, "OPTIONS": pairs}
-
-
-def _listen_address(environ: Mapping[str, str]) -> tuple[str, int]:
-    text = environ.get("MAZEVAULT_LISTEN_ADDR") or f":{environ.get('PORT', '8443')}"
-    host, _, port = text.rpartition(":")
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise EnvironmentMistake(f"MAZEVAULT_LISTEN_ADDR is {text!r}; write host:port or :port, for example :8443")
-    return host.strip("[]") or "0.0.0.0", int(port)  # noqa: S104  a server in a container listens on all its addresses
 
 
 def _timing(environ: Mapping[str, str]) -> TimeProfile:
@@ -383,21 +362,3 @@ def _names(text: str) -> tuple[str, ...]:
 
 def _path(environ: Mapping[str, str], name: str) -> Path | None:
     return Path(environ[name]) if environ.get(name) else None
-
-
-def _flag(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
-    text = environ.get(name, "").strip().lower()
-    if not text:
-        return default
-    if text not in ("true", "false", "1", "0", "yes", "no"):
-        raise EnvironmentMistake(f"{name} is {text!r}; set it to true or false")
-    return text in ("true", "1", "yes")
-
-
-def _whole(environ: Mapping[str, str], name: str, *, default: int, low: int, high: int) -> int:
-    text = environ.get(name, "")
-    if not text:
-        return default
-    if not text.isdecimal() or not low <= int(text) <= high:
-        raise EnvironmentMistake(f"{name} is {text!r}; it must be a whole number from {low} to {high}")
-    return int(text)

@@ -1,22 +1,17 @@
-"""`GET /` and `GET /api/v1/health` of the Primary. Health needs no authentication and says nothing of the topology."""
+"""`GET /` and the three questions for health of the Primary. They need no authentication and say nothing of the topology."""
 
 from __future__ import annotations
 
 import json
-import logging
 
 from django.conf import settings
-from django.core.cache import cache
-from django.db import Error as DatabaseError
-from django.db import connection
 from django.http import HttpRequest, HttpResponse
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 
+from common import health
 from common.api import Operation, guarded
-
-log = logging.getLogger("mazevault.health")
 
 
 @guarded
@@ -29,19 +24,29 @@ class HealthBody(serializers.Serializer):
     status = serializers.ChoiceField(choices=["ok", "error"])
     mode = serializers.CharField()
     version = serializers.CharField()
-    database = serializers.CharField(help_text="ok or unreachable")
-    cache = serializers.CharField(help_text="ok or unreachable")
+    database = serializers.CharField(help_text="ok or unreachable; unknown when no worker process answers")
+    cache = serializers.CharField(help_text="ok or unreachable; unknown when no worker process answers")
+
+
+class StateBody(serializers.Serializer):
+    status = serializers.CharField(help_text="ok or error")
+    mode = serializers.CharField()
+    version = serializers.CharField()
+    reasons = serializers.ListField(child=serializers.CharField(), help_text="what is missing, in sentences; empty when ok")
 
 
 class PrimaryHealth(Operation):
-    """200 with `"status":"ok"` while the database answers, 503 when it does not; the cache alone degrades nothing."""
+    """200 with `"status":"ok"` while the database answers, 503 when it does not; the cache alone degrades nothing.
+
+    The answer comes within a second, whatever is down.
+    """
 
     public = True
     authentication_classes = ()
 
     @extend_schema(operation_id="health", responses={200: HealthBody, 503: HealthBody}, auth=[])
     def get(self, request: Request) -> HttpResponse:
-        database, store = database_answers(), cache_answers()
+        database, store = health.found(health.database, health.cache_server)
         body: dict[str, object] = {
             "status": "ok" if database else "error",
             "mode": settings.MAZEVAULT.mode,
@@ -52,23 +57,28 @@ class PrimaryHealth(Operation):
         return answer(body, status=200 if database else 503)
 
 
-def database_answers() -> bool:
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-    except DatabaseError as error:
-        log.warning("health: database does not answer: %s", type(error).__name__)
-        return False
-    return True
+class Live(Operation):
+    """For a liveness probe: 200 while the processes of this node move, 503 with the reasons otherwise. Asks no database."""
+
+    public = True
+    authentication_classes = ()
+
+    @extend_schema(operation_id="health_live", responses={200: StateBody, 503: StateBody}, auth=[])
+    def get(self, request: Request) -> HttpResponse:
+        status, body = health.liveness()
+        return answer(body, status)
 
 
-def cache_answers() -> bool:
-    try:
-        cache.get("health")
-    except Exception as error:  # the cache client's own tree is wide; whatever it raises means "no answer"
-        log.warning("health: cache does not answer: %s", type(error).__name__)
-        return False
-    return True
+class Ready(Operation):
+    """For a readiness probe: 200 when the database answers and has its migrations, 503 with the reasons otherwise."""
+
+    public = True
+    authentication_classes = ()
+
+    @extend_schema(operation_id="health_ready", responses={200: StateBody, 503: StateBody}, auth=[])
+    def get(self, request: Request) -> HttpResponse:
+        status, body = health.readiness()
+        return answer(body, status)
 
 
 def answer(body: dict[str, object], status: int = 200) -> HttpResponse:

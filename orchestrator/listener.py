@@ -1,10 +1,8 @@
-"""The Primary's server certificate and TLS context: the operator's own files, or ours under our root."""
+"""The Primary's server certificate and what its TLS is made of: the operator's own files, or ours under our root."""
 
 from __future__ import annotations
 
 import ipaddress
-import ssl
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -14,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from django.conf import settings
 
 from common.files import write_private
-from orchestrator.server import server_context
+from orchestrator.node.wire import Listener
 from vault import authorities
 from vault.profiles import PLATFORM_SERVER, San
 
@@ -49,13 +47,10 @@ def ensure_server_certificate(directory: Path) -> None:
     write_private(certificate, issued.pem + authorities.chain("platform"))
 
 
-def primary_context() -> Callable[[], ssl.SSLContext]:
-    """Makes the listener's TLS context: our server certificate; clients must chain to our root.
-
-    The root is read now and once: later contexts are made where connections are accepted, which must wait for no database.
-    """
-    directory, root = settings.MAZEVAULT.tls_directory, authorities.root_certificate()
-    return lambda: server_context(str(directory / "server.crt"), str(directory / "server.key"), root, None)
+def primary_files() -> Listener:
+    """What the front's TLS context is made of: our server certificate; clients must chain to our root."""
+    directory = settings.MAZEVAULT.tls_directory
+    return Listener(str(directory / "server.crt"), str(directory / "server.key"), authorities.root_certificate(), None)
 
 
 def _is_due(certificate: Path) -> bool:

@@ -1,4 +1,5 @@
-"""The light loops of every Primary process: they do what Celery does, so that a dead worker or broker stops nothing (DESIGN §8).
+"""The light loops of a Primary, in a process of their own: what Celery does too, so that a dead worker or broker stops nothing
+(DESIGN §8).
 
 Each loop calls a use case that is safe to run many times and side by side, waits, and goes on whatever happened.
 """

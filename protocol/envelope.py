@@ -23,13 +23,13 @@ from cryptography.hazmat.primitives.hpke import AEAD, KDF, KEM, Suite
 from msgspec import Meta, Struct
 
 from protocol.decoding import decode_json
+from protocol.sizes import MAX_WIRE_BYTES as MAX_WIRE_BYTES
 
 CONTENT_TYPE = "application/mzv-envelope+json"
 VERSION = "mzv-e2ee/1"
 SUITE = "X25519/HKDF-SHA256/AES-256-GCM"
 SUITES = {SUITE: Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)}
 """The suite is named in the header, so that a post-quantum hybrid can be one more line here."""
-MAX_WIRE_BYTES = 2 * 1024 * 1024
 WINDOW_SECONDS = 300
 """A message older or newer than this is refused; inside it the receiver's receipts find replays."""
 _SIGNATURE_CONTEXT = b"mazevault envelope v1\0"

@@ -5,7 +5,6 @@ summary; exit status 1 when a secret was lost, somebody else's was overwritten, 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import time
 from collections import Counter
@@ -279,19 +278,18 @@ def stale_gateway(scene: Scene) -> None:
         scene.put(key, f"{scene.values[key]}, rotated")
     scene.primary.post("admin/failover/NPR/plan")
     frozen = [False]
-    pid = scene.stack.pids()[OLD]
 
     def freeze(row: dict[str, Any]) -> None:
         if not frozen[0] and row["steps"].get("done", 0) >= 20:
             frozen[0] = True
-            os.kill(pid, signal.SIGSTOP)
+            scene.stack.freeze(OLD)
             scene.story.say(f"the active gateway freezes after {row['steps']['done']} steps; activate-dr")
             scene.activate_dr()
 
     try:
         run = scene.ended(scene.ask("apply"), freeze)
     finally:
-        os.kill(pid, signal.SIGCONT)
+        scene.stack.thaw(OLD)
     _hold(frozen[0], "the run was over before the gateway could be frozen")
     _hold(run["state"] == "succeeded", f"the DR gateway did not end the run: {run['state']} {run['detail']}")
     until = time.monotonic() + 5

@@ -4,8 +4,6 @@ applied once and in order or shown as a conflict. The last line is the summary; 
 from __future__ import annotations
 
 import math
-import os
-import signal
 import sys
 import threading
 import time
@@ -128,9 +126,8 @@ def prepare(stack: Stack, primary: PrimaryClient) -> Stage:
 def _cut(stack: Stack, primary: PrimaryClient, stage: Stage) -> None:
     """Freeze the gateways, change some secrets, kill the Primary, let the gateways go on. A change that a gateway had asked for
     before it froze, and was answered late, is taken out of `stage.changed`: it is known there."""
-    pids = [stack.pids()[name] for name in stage.secrets]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    for name in stage.secrets:
+        stack.freeze(name)
     try:
         time.sleep(ANSWERED_SECONDS)
         for secret in sorted(stage.changed):
@@ -139,8 +136,8 @@ def _cut(stack: Stack, primary: PrimaryClient, stage: Stage) -> None:
             stage.known[secret].add(value)
         stack.kill("primary")
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        for name in stage.secrets:
+            stack.thaw(name)
     time.sleep(ANSWERED_SECONDS)
     for spec in stack.layout.gateways:
         with client_of(spec.url, stack.layout.ca_file, primary.token) as gateway:

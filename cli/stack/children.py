@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
+WHOLE = frozenset({signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT})
+"""Signals that a process cannot pass on to its own children."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +58,11 @@ class Child:
             )  # fmt: skip
 
     def tell(self, number: signal.Signals) -> None:
-        """Send a signal to the process and its own children, if it still runs."""
+        """Send a signal, if it still runs. What nobody can answer in order goes to the process and all that it has started."""
         if self.pid is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, number) if number is signal.SIGKILL else os.kill(self.pid, number)
+            os.killpg(self.pid, number) if number in WHOLE else os.kill(self.pid, number)
 
     def ended(self) -> str | None:
         """How it ended, in words; None while it runs or before it was started."""

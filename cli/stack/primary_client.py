@@ -90,3 +90,12 @@ class PrimaryClient:
 def _seconds(answer: httpx.Response) -> float:
     told = answer.headers.get("Retry-After", "")
     return float(told) if told.isdecimal() else 1.0
+
+
+def is_ready(url: str, ca_file: Path) -> bool:
+    """Whether a node says that it can serve."""
+    try:
+        context = ssl.create_default_context(cafile=str(ca_file))
+        return httpx.get(f"{url}/api/v1/health/ready", verify=context, timeout=2, trust_env=False).status_code == httpx.codes.OK
+    except (OSError, httpx.HTTPError):
+        return False

@@ -21,7 +21,7 @@ from cli.stack.children import Child
 from cli.stack.control import Command
 from cli.stack.databases import Databases
 from cli.stack.layout import ADMIN_EMAIL, ROOT, GatewaySpec, Layout, StackError, child_environment
-from cli.stack.primary_client import PrimaryClient, PrimaryError
+from cli.stack.primary_client import PrimaryClient, PrimaryError, is_ready
 from cli.stack.sandbox import SANDBOX
 from common.files import write_private
 
@@ -135,6 +135,13 @@ class Stack:
         child.tell(signal.SIGKILL)
         if child.process:
             child.process.wait()
+
+    def freeze(self, name: str) -> None:
+        """All processes of one node stand still until `thaw`."""
+        self._child(name).tell(signal.SIGSTOP)
+
+    def thaw(self, name: str) -> None:
+        self._child(name).tell(signal.SIGCONT)
 
     def client(self) -> PrimaryClient:
         """The Primary's API as the administrator; use it in a `with` block."""
@@ -283,7 +290,7 @@ class Stack:
             self._write_run_file()
 
     def _wait_for_health(self, name: str, url: str) -> None:
-        """Wait until a node listens, by TCP; TLS is checked with the first real call."""
+        """Wait until a node listens and says that it is ready."""
         port = int(url.rsplit(":", 1)[1])
         deadline = time.monotonic() + START_SECONDS
         while True:
@@ -291,9 +298,11 @@ class Stack:
                 with sockets.create_connection(("127.0.0.1", port), timeout=1) as found:
                     if found.getsockname() == found.getpeername():  # nobody listens, and we were given this very port
                         raise OSError("connected to itself")
-                return
+                if name == SANDBOX or is_ready(url, self.layout.ca_file):
+                    return
+                raise OSError("it is not ready")
             except OSError:
-                self._refuse_ended(deadline, f"{name} does not listen on port {port}", [self.children[name]])
+                self._refuse_ended(deadline, f"{name} is not ready on port {port}", [self.children[name]])
                 time.sleep(0.1)
 
     def _wait_until_ready(self) -> None:

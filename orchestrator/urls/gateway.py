@@ -5,7 +5,7 @@ from django.urls import include, path
 from accounts.sso_api import EntraLogin
 from common.api import routes
 from gateway_runtime import sign_in_api, writes_api
-from gateway_runtime.api import health, metrics, root
+from gateway_runtime.api import health, live, metrics, ready, root
 from gateway_runtime.secrets_node import GatewayNode
 from gateway_runtime.storage_ways import GatewayWays
 from integrations.keeping import VaultKeeper
@@ -16,6 +16,8 @@ urlpatterns = [
     path("metrics", metrics),
     path("api/v1/health", health),
     path("api/v1/health/", health),
+    *routes("api/v1/health/live", live, "health-live"),
+    *routes("api/v1/health/ready", ready, "health-ready"),
     path("api/v1/", include(secret_routes(GatewayNode(VaultKeeper(GatewayWays()))))),
     *routes("api/v1/writes", writes_api.Writes.as_view(), "queued-writes"),
     *routes("api/v1/writes/<str:identifier>", writes_api.WriteOne.as_view(), "queued-write"),

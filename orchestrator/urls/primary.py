@@ -6,7 +6,7 @@ from accounts.urls import root_urlpatterns
 from common.api import routes
 from gateways.storage_ways import PrimaryWays
 from integrations.keeping import VaultKeeper
-from orchestrator.health import PrimaryHealth, primary_root
+from orchestrator.health import Live, PrimaryHealth, Ready, primary_root
 from orchestrator.metrics import primary_metrics
 from orchestrator.openapi import openapi_document
 from orchestrator.reference import reference_asset, reference_page
@@ -17,6 +17,8 @@ urlpatterns = [
     path("", primary_root, name="root"),
     *routes("metrics", primary_metrics, "metrics"),
     *routes("api/v1/health", PrimaryHealth.as_view(), "health"),
+    *routes("api/v1/health/live", Live.as_view(), "health-live"),
+    *routes("api/v1/health/ready", Ready.as_view(), "health-ready"),
     *routes("api/v1/openapi.json", openapi_document, "openapi"),
     *root_urlpatterns,
     *routes("api/v1/docs", reference_page, "docs"),

@@ -210,7 +210,7 @@ def test_ctrl_c_ends_everything_within_ten_seconds_even_a_frozen_child(home: Hom
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.1)
     pids = home.pids()
-    os.kill(home.run_file()["pids"]["gw-npr-dr"], signal.SIGSTOP)
+    os.killpg(home.run_file()["pids"]["gw-npr-dr"], signal.SIGSTOP)
     begun = time.monotonic()
     process.send_signal(signal.SIGINT)
     assert process.wait(CTRL_C_SECONDS + 2) == 0
@@ -228,7 +228,7 @@ def test_a_wish_to_end_is_heard_while_the_stack_starts(home: Home, way: str) -> 
             if "waiting until all gateways" in line:
                 break
         (gateway,) = [pid for pid in _children(process.pid) if b"GATEWAY_NAME=gw-pro-dr\0" in _environment(pid)]
-        os.kill(gateway, signal.SIGSTOP)  # so the fleet never becomes ready
+        os.killpg(gateway, signal.SIGSTOP)  # so the fleet never becomes ready
         pids, begun = _children(process.pid), time.monotonic()
         if way == "Ctrl-C":
             process.send_signal(signal.SIGINT)

@@ -23,6 +23,7 @@ from gateway_runtime.client import own_keys_of
 from gateway_runtime.identity import Keys
 from gateways import identity, tokens
 from gateways.models import Gateway
+from gateways.peer import PEER_CERTIFICATE
 from gateways.tokens import TokenWish
 from protocol import messages, paths
 from protocol.bootstrap_token import unpack
@@ -52,17 +53,6 @@ from protocol.writes import (
     new_salt,
     sign,
 )
-
-
-class PeerSocket:
-    """Stands where the server's own TLS socket stands."""
-
-    def __init__(self, der: bytes | None) -> None:
-        self._der = der
-
-    def getpeercert(self, binary_form: bool) -> bytes | None:
-        assert binary_form
-        return self._der
 
 
 @dataclass(frozen=True)
@@ -226,7 +216,7 @@ class FakeGateway:
     def post(self, path: str, wire: bytes, peer: bytes | EllipsisType | None = ..., **headers: Any) -> Any:
         """Put these bytes on the wire under this client certificate (DER; None for none)."""
         der = self.der() if peer is ... else peer
-        socket: dict[str, Any] = {"gunicorn.socket": PeerSocket(der)}
+        socket: dict[str, Any] = {PEER_CERTIFICATE: der}
         return self.client.post(path, data=wire, content_type=CONTENT_TYPE, **socket, **headers)
 
     def header(self, path: str) -> Header:

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 from django.test import Client
 
+from gateways.peer import PEER_CERTIFICATE
 from protocol import paths
-from tests.fakes.gateway import PeerSocket
 
 Change = Callable[[httpx.Response], httpx.Response]
 
@@ -59,7 +59,7 @@ class Wire:
     def post(self, url: str, *, content: bytes, headers: dict[str, str], timeout: object) -> httpx.Response:
         path = self._path_of(url)
         self.sent.append(content)
-        socket: dict[str, Any] = {"gunicorn.socket": PeerSocket(self.peer)}
+        socket: dict[str, Any] = {PEER_CERTIFICATE: self.peer}
         answer = self.primary.post(path, data=content, content_type=headers["Content-Type"], **socket)
         return self.change(
             httpx.Response(answer.status_code, headers={"content-type": answer["Content-Type"]}, content=answer.content)

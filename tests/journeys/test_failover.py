@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 
 import pytest
@@ -77,15 +75,14 @@ def test_the_returning_gateway_is_fenced_and_gets_no_work(town: Town) -> None:
 
 
 def test_a_frozen_gateway_wakes_up_without_a_lease(town: Town) -> None:
-    pid = town.stack.pids()[OLD]
     with town.observe() as observer:
         observer.wait_until_serving(OLD, 10)
-        os.kill(pid, signal.SIGSTOP)
+        town.stack.freeze(OLD)
         try:
             town.ask_for("activate-dr")
             serving = observer.wait_until_serving(NEW, 30)
         finally:
-            os.kill(pid, signal.SIGCONT)
+            town.stack.thaw(OLD)
         woken = time.monotonic()
         town.wait_for(f"{OLD} fenced", lambda: town.health(OLD)["reported_role"] == "fenced")
         assert observer.last_serving(OLD, time.monotonic()) < serving < woken

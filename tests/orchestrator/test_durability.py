@@ -8,10 +8,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.core.management.base import CommandError
 
 from common.direct import open_connection
-from orchestrator.management.commands import serve
+from orchestrator.node import preparing
+from orchestrator.node.preparing import CannotServe
 
 pytestmark = pytest.mark.django_db
 
@@ -24,8 +24,8 @@ def careless(monkeypatch: Any, value: str) -> None:
         connection.execute(f"SET synchronous_commit = {value}")
         return connection
 
-    monkeypatch.setattr(serve, "open_connection", connect)
-    monkeypatch.setattr(serve, "DURABLE", ("synchronous_commit",))
+    monkeypatch.setattr(preparing, "open_connection", connect)
+    monkeypatch.setattr(preparing, "DURABLE", ("synchronous_commit",))
 
 
 def node(*, production: bool) -> Any:
@@ -34,21 +34,21 @@ def node(*, production: bool) -> Any:
 
 def test_production_refuses_and_says_what_to_set(monkeypatch: Any) -> None:
     careless(monkeypatch, "off")
-    with pytest.raises(CommandError, match=r"synchronous_commit=off .* set synchronous_commit to on"):
-        serve.require_durability(node(production=True))
+    with pytest.raises(CannotServe, match=r"synchronous_commit=off .* set synchronous_commit to on"):
+        preparing.require_durability(node(production=True))
 
 
 def test_elsewhere_it_warns_and_starts(monkeypatch: Any, caplog: pytest.LogCaptureFixture) -> None:
     careless(monkeypatch, "off")
     with caplog.at_level(logging.WARNING, logger="mazevault.server"):
-        serve.require_durability(node(production=False))
+        preparing.require_durability(node(production=False))
     assert "synchronous_commit=off" in caplog.text
 
 
 def test_a_database_that_keeps_its_word_is_taken(monkeypatch: Any) -> None:
     careless(monkeypatch, "on")
-    serve.require_durability(node(production=True))
+    preparing.require_durability(node(production=True))
 
 
 def test_both_settings_are_looked_at() -> None:
-    assert serve.DURABLE == ("fsync", "synchronous_commit")
+    assert preparing.DURABLE == ("fsync", "synchronous_commit")

@@ -18,9 +18,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from django.conf import settings
 
-from orchestrator import server
-from orchestrator.listener import ensure_server_certificate, primary_context
-from orchestrator.server import FreshContext, server_context
+from orchestrator.listener import ensure_server_certificate, primary_files
+from orchestrator.node import tls
+from orchestrator.node.front import context_of
+from orchestrator.node.tls import FreshContext, server_context
 
 
 class Files:
@@ -50,7 +51,7 @@ class Files:
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Files:
-    monkeypatch.setattr(server, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(tls, "RETRY_SECONDS", 0.0)
     made = Files(tmp_path)
     certificate, key = made.pair()
     made.key.write_bytes(key)
@@ -99,10 +100,11 @@ def test_whatever_stands_in_the_way_of_a_new_context_the_old_one_serves_on(
 def test_a_renewed_certificate_is_taken_without_a_question_to_the_database(
     primary: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, django_assert_num_queries: Callable[[int], Any]
 ) -> None:
-    """Connections are accepted where contexts are made; a session that died there would end the server."""
+    """Connections are accepted where contexts are made; a session that died there would end the front."""
     monkeypatch.setattr(settings, "MAZEVAULT", replace(settings.MAZEVAULT, tls_directory=tmp_path))
     ensure_server_certificate(tmp_path)
-    fresh = FreshContext(tmp_path / "server.crt", primary_context())
+    files = primary_files()
+    fresh = FreshContext(tmp_path / "server.crt", lambda: context_of(files))
     old = fresh()
     os.utime(tmp_path / "server.crt", (1, 1))
     with django_assert_num_queries(0):

@@ -1,0 +1,530 @@
+"""One connection of a client: HTTP/1.1 in, complete requests out, answers back. Everything a client may hold is bounded here.
+
+The parser is llhttp (httptools) in its strict mode. A request is handed on only when all of it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import httptools
+
+from orchestrator.node import limits
+from orchestrator.node.lanes import Busy, Lost
+from orchestrator.node.limits import Holdings
+from orchestrator.node.wire import Answered, Asked, Peer, Piece
+
+HSTS = "max-age=31536000"
+HELD_OF_AN_ANSWER = 1024 * 1024
+"""Bytes of an answer that wait in the front for a slow reader, so that the worker is free; beyond them the worker waits too."""
+_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "trailer", "te", "proxy-connection"})
+_BODILESS = frozenset({204, 304})
+
+
+class Refused(Exception):
+    """This is no request we take. Answered in the error shape, then the connection is closed."""
+
+    def __init__(self, status: int, code: str, sentence: str, retry_after: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status, self.code, self.sentence, self.retry_after = status, code, sentence, retry_after
+
+    def answer(self) -> Answered:
+        return error_answer(self.status, self.code, self.sentence, self.retry_after)
+
+
+def error_answer(status: int, code: str, sentence: str, retry_after: int | None = None) -> Answered:
+    """A refusal of the front in the one error shape (DESIGN §5)."""
+    return json_answer(
+        status, {"error": sentence, "code": code}, {} if retry_after is None else {"Retry-After": str(retry_after)}
+    )
+
+
+def json_answer(status: int, body: object, headers: dict[str, str] | None = None) -> Answered:
+    """A small answer the front makes itself."""
+    text = json.dumps(body, separators=(",", ":")).encode()
+    named = {
+        "Content-Type": "application/json", "Content-Length": str(len(text)), "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff", **(headers or {}),
+    }  # fmt: skip
+    return Answered(status, _reason(status), list(named.items()), text)
+
+
+def _malformed(sentence: str) -> Refused:
+    return Refused(400, "INVALID_FORMAT", sentence)
+
+
+class Answer(Protocol):
+    """An answer whose body comes in pieces."""
+
+    async def piece(self) -> Piece: ...
+
+    def close(self) -> None: ...
+
+
+class Service(Protocol):
+    """What stands behind the connections of one listener."""
+
+    holdings: Holdings
+    stopping: bool
+
+    def largest_body(self, target: bytes) -> int: ...
+
+    async def answer(self, asked: Asked) -> tuple[Answer | None, Answered]: ...
+
+    def note_idle(self, connection: Connection) -> None: ...
+
+    def forget(self, connection: Connection) -> None: ...
+
+
+@dataclass
+class Incoming:
+    """A request while it comes in."""
+
+    target: bytearray = field(default_factory=bytearray)
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytearray = field(default_factory=bytearray)
+    method: str = ""
+    path: bytes = b""
+    query: bytes = b""
+    head_size: int = 0
+    head_complete: bool = False
+    keep_alive: bool = True
+    is_old: bool = False
+    """HTTP/1.0: no chunks in the answer."""
+    limit: int = 0
+
+
+class Connection(asyncio.Protocol):
+    """Made after the handshake. A stranger's place among the unfinished was taken when the connection was accepted."""
+
+    def __init__(self, service: Service, address: tuple[Any, ...], network: str, secure: bool) -> None:
+        self._service, self._network, self._secure = service, network, secure
+        self._address = address
+        self._transport: Any = None
+        self._parser = httptools.HttpRequestParser(self)
+        self._incoming: Incoming | None = None
+        self._refused: Refused | None = None
+        self._is_first, self._is_counted, self._is_lingering = True, True, False
+        self._head_bytes = 0
+        self._body_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._send_timer: asyncio.TimerHandle | None = None
+        self._complete: deque[Incoming] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._flushed = asyncio.Event()
+        self._flushed.set()
+        self._certificate: bytes | None = None
+        self.is_idle = False
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the caller has shown a client certificate of ours."""
+        return self._certificate is not None
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        transport.set_write_buffer_limits(high=1, low=0)  # "paused" means that something is not taken yet
+        tls = transport.get_extra_info("ssl_object")
+        shown = tls.getpeercert(binary_form=True) if tls is not None else None
+        if shown is not None:
+            self._end_counting()
+            if not self._service.holdings.take_certificate(shown):
+                transport.abort()
+                return
+            self._certificate = shown
+        self._set_timer(limits.HEAD_SECONDS)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_lingering:
+            return
+        try:
+            self._feed(data)
+        except Refused as refused:
+            self._refuse(refused)
+        else:
+            self._pump()
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self._flushed.clear()
+        self._send_timer = asyncio.get_running_loop().call_later(limits.SEND_SECONDS, self._transport.abort)
+
+    def resume_writing(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+        self._flushed.set()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.resume_writing()
+        self._stop_timer()
+        self._end_counting()
+        if self._certificate is not None:
+            self._service.holdings.give_certificate(self._certificate)
+        self._drop_body()
+        for one in self._complete:
+            self._give_body(one)
+        self._complete.clear()
+        if self._task is not None:
+            self._task.cancel()
+        self._service.forget(self)
+
+    # What the parser calls.
+
+    def on_message_begin(self) -> None:
+        self.is_idle = False
+        if not self._is_first and not self.is_known:
+            if not self._service.holdings.take_unfinished(self._network):
+                self._stop(Refused(503, "UNAVAILABLE", "too many unfinished requests come from this address", 5))
+            self._is_counted = True
+        self._is_first = False
+        self._incoming = Incoming()
+        self._set_timer(limits.HEAD_SECONDS)
+
+    def on_url(self, part: bytes) -> None:
+        request = self._current()
+        request.target += part
+        if len(request.target) > limits.LONGEST_TARGET:
+            self._stop(Refused(414, "INVALID_FORMAT", f"the path and query are longer than {limits.LONGEST_TARGET} bytes"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        request = self._current()
+        if request.head_complete:
+            return  # a trailer names nothing
+        lowered = name.lower()
+        request.headers.append((lowered, value))
+        request.head_size += len(name) + len(value)
+        if len(request.headers) > limits.MOST_FIELDS:
+            self._stop(Refused(431, "INVALID_FORMAT", f"a request may have {limits.MOST_FIELDS} header fields"))
+        if request.head_size > limits.LARGEST_HEAD:
+            self._stop(_head_too_large())
+
+    def on_headers_complete(self) -> None:
+        request = self._current()
+        try:
+            read_head(request, self._parser.get_method(), self._parser.get_http_version(), self._parser.should_keep_alive())
+            request.limit = self._service.largest_body(request.path)
+            length = declared_length(request.headers)
+            if length > request.limit:
+                raise _too_large(request.limit)
+        except Refused as refused:
+            self._stop(refused)
+        request.head_complete = True
+        self._head_bytes = 0
+        self._set_timer(limits.BODY_SECONDS)
+        if wants_to_be_told(request.headers) and not request.is_old:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def on_body(self, part: bytes) -> None:
+        request = self._current()
+        if len(request.body) + len(part) > request.limit:
+            self._stop(_too_large(request.limit))
+        if not self.is_known and not self._service.holdings.take_body(self._network, len(part)):
+            self._stop(Refused(503, "UNAVAILABLE", "too much is being sent at the moment; try again", 5))
+        self._body_bytes += len(part)
+        request.body += part
+
+    def on_message_complete(self) -> None:
+        request = self._current()
+        self._incoming = None
+        self._body_bytes = 0
+        self._end_counting()
+        self._stop_timer()
+        self._complete.append(request)
+        if len(self._complete) > limits.MOST_PIPELINED:
+            self._stop(_malformed(f"at most {limits.MOST_PIPELINED} requests may be sent ahead"))
+
+    # Our own.
+
+    def give_up(self) -> None:
+        """The handshake did not come to its end."""
+        self._end_counting()
+
+    def close(self) -> None:
+        """End an idle connection, or any other after its answer."""
+        if self._task is None:
+            self._transport.close()
+
+    def _feed(self, data: bytes) -> None:
+        if self._incoming is None or not self._incoming.head_complete:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._finish_upgrade()
+        except httptools.HttpParserError as error:
+            raise self._refused or _refusal_of(str(error)) from error
+        if self._incoming is not None and not self._incoming.head_complete and self._head_bytes > limits.LARGEST_HEAD:
+            raise _head_too_large()
+
+    def _finish_upgrade(self) -> None:
+        """No other protocol is spoken here: the request is answered as it stands, and nothing after it is read."""
+        if self._incoming is not None and self._incoming.head_complete:
+            self.on_message_complete()
+        if self._complete:
+            self._complete[-1].keep_alive = False
+
+    def _current(self) -> Incoming:
+        if self._incoming is None:
+            self._stop(_malformed("the request is malformed"))
+        assert self._incoming is not None  # noqa: S101  `_stop` raises
+        return self._incoming
+
+    def _stop(self, refused: Refused) -> None:
+        """End the parsing from within one of its callbacks."""
+        self._refused = refused
+        raise refused
+
+    def _pump(self) -> None:
+        """Work on the next complete request, if none is worked on. While one is, nothing more is read."""
+        if self._task is not None or self._transport.is_closing():
+            return
+        if self._complete:
+            self._pause_reading()
+            self._task = asyncio.get_running_loop().create_task(self._serve(self._complete.popleft()))
+        elif self._service.stopping and self._incoming is None:
+            self._transport.close()
+
+    async def _serve(self, request: Incoming) -> None:
+        counted = not self.is_known and self._service.holdings.take_request(self._network)
+        try:
+            if not counted and not self.is_known:
+                await self._send(None, _too_many(), request)
+            else:
+                await self._relay(request)
+            await self._flushed.wait()
+        finally:
+            if counted:
+                self._service.holdings.give_request(self._network)
+            self._give_body(request)
+        self._after(request)
+
+    async def _relay(self, request: Incoming) -> None:
+        rest, head = await answered(self._service.answer(self._asked(request)))
+        try:
+            await self._send(rest, head, request)
+        except Lost:
+            self._transport.abort()  # a cut answer must not look complete
+        finally:
+            if rest is not None:
+                rest.close()
+
+    def _asked(self, request: Incoming) -> Asked:
+        peer = Peer(str(self._address[0]), int(self._address[1]), self._certificate, self._secure)
+        return Asked(request.method, request.path, request.query, request.headers, bytes(request.body), peer)
+
+    async def _send(self, rest: Answer | None, head: Answered, request: Incoming) -> None:
+        bodiless = request.method == "HEAD" or head.status in _BODILESS
+        has_length = any(name.lower() == "content-length" for name, _ in head.headers)
+        if not has_length and not head.more and head.status not in _BODILESS:
+            head.headers.append(("Content-Length", str(len(head.body))))
+        chunked = not bodiless and head.more and not has_length
+        if (chunked and request.is_old) or self._service.stopping:
+            request.keep_alive = False
+        chunked = chunked and not request.is_old
+        self._transport.write(head_bytes(head, keep_alive=request.keep_alive, chunked=chunked, secure=self._secure))
+        piece = Piece(head.body, head.more)
+        while True:
+            if piece.body and not bodiless:
+                self._transport.write(b"%x\r\n%b\r\n" % (len(piece.body), piece.body) if chunked else piece.body)
+            if not piece.more or rest is None:
+                break
+            if self._transport.get_write_buffer_size() > HELD_OF_AN_ANSWER:
+                await self._flushed.wait()
+            piece = await rest.piece()
+        if chunked:
+            self._transport.write(b"0\r\n\r\n")
+
+    def _after(self, request: Incoming) -> None:
+        self._task = None
+        if not request.keep_alive:
+            self._is_lingering = True
+            self._transport.close()
+        elif self._complete:
+            self._pump()
+        else:
+            self._resume_reading()
+            if self._incoming is None:
+                self.is_idle = True
+                self._set_timer(limits.IDLE_SECONDS)
+                self._service.note_idle(self)
+            self._pump()
+
+    def _refuse(self, refused: Refused) -> None:
+        """Answer once what was sent before has its answers, then read on for a moment so that the answer can arrive."""
+        self._drop_body()
+        self._end_counting()
+        self._incoming = None
+        self._is_lingering = True
+        if self._task is not None or self._complete:
+            self._transport.abort()  # sent ahead behind requests that are still worked on: not worth waiting for
+            return
+        self._transport.write(head_and_body(refused.answer(), secure=self._secure))
+        self._set_timer(limits.LINGER_SECONDS)
+
+    def _on_time(self) -> None:
+        if self._is_lingering or self.is_idle or self._incoming is None:
+            self._transport.close() if self.is_idle else self._transport.abort()
+            return
+        self._refuse(Refused(408, "INVALID_FORMAT", "the request came too slowly"))
+
+    def _set_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._on_time)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end_counting(self) -> None:
+        if self._is_counted:
+            self._is_counted = False
+            self._service.holdings.give_unfinished(self._network)
+
+    def _drop_body(self) -> None:
+        if self._body_bytes and not self.is_known:
+            self._service.holdings.give_body(self._network, self._body_bytes)
+        self._body_bytes = 0
+
+    def _give_body(self, request: Incoming) -> None:
+        if request.body and not self.is_known:
+            self._service.holdings.give_body(self._network, len(request.body))
+        request.body = bytearray()
+
+    def _pause_reading(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._transport.resume_reading()
+
+
+def read_head(request: Incoming, method: bytes, version: str, keep_alive: bool) -> None:
+    """Take the head apart. Raises `Refused` for what could be read in two ways, and for what we do not speak."""
+    if version not in ("1.0", "1.1"):
+        raise Refused(505, "INVALID_FORMAT", "speak HTTP/1.1")
+    request.is_old = version == "1.0"
+    request.method, request.keep_alive = method.decode("latin-1"), keep_alive
+    hosts = _values(request.headers, b"host")
+    if len(hosts) > 1 or (not hosts and not request.is_old):
+        raise _malformed("a request names exactly one Host")
+    _refuse_two_lengths(request)
+    request.path, request.query = split_target(bytes(request.target), hosts[0] if hosts else b"")
+    expected = _values(request.headers, b"expect")
+    if expected and [value.lower() for value in expected] != [b"100-continue"]:
+        raise Refused(417, "INVALID_FORMAT", "the only expectation that is met is 100-continue")
+
+
+def _refuse_two_lengths(request: Incoming) -> None:
+    lengths, codings = _values(request.headers, b"content-length"), _values(request.headers, b"transfer-encoding")
+    if len(lengths) > 1 or (lengths and codings):
+        raise _malformed("a request says once how long its body is")
+    if lengths and not lengths[0].isdigit():
+        raise _malformed("Content-Length is a whole number")
+    if codings and (request.is_old or [value.lower() for value in codings] != [b"chunked"]):
+        raise Refused(501, "INVALID_FORMAT", "the only transfer coding that is taken is chunked, in HTTP/1.1")
+
+
+def split_target(target: bytes, host: bytes) -> tuple[bytes, bytes]:
+    """(path, query) of a request line. The form with scheme and host must name the host that the Host header names."""
+    for scheme in (b"http://", b"https://"):
+        if target[: len(scheme)].lower() == scheme:
+            authority, _, rest = target[len(scheme) :].partition(b"/")
+            if authority.lower() != host.lower():
+                raise _malformed("the request line and the Host header name different hosts")
+            target = b"/" + rest
+    if not target.startswith(b"/"):
+        raise _malformed("a request line holds a path that begins with /")
+    path, _, query = target.partition(b"#")[0].partition(b"?")
+    return path, query
+
+
+def declared_length(headers: list[tuple[bytes, bytes]]) -> int:
+    found = _values(headers, b"content-length")
+    return int(found[0]) if found else 0
+
+
+def wants_to_be_told(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether the client waits for a word before it sends the body."""
+    return bool(_values(headers, b"expect"))
+
+
+def _values(headers: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    return [value.strip() for found, value in headers if found == name]
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(413, "PAYLOAD_TOO_LARGE", f"the body is larger than {limit} bytes")
+
+
+def _head_too_large() -> Refused:
+    return Refused(431, "INVALID_FORMAT", f"the head of a request may have {limits.LARGEST_HEAD} bytes")
+
+
+def _refusal_of(complaint: str) -> Refused:
+    """What the parser says about what it could not take."""
+    if complaint == "Content-Length overflow":
+        return _too_large(limits.LARGEST_BODY)
+    if complaint == "Invalid HTTP version":
+        return Refused(505, "INVALID_FORMAT", "speak HTTP/1.1")
+    return _malformed(f"this is not HTTP/1.1 as we take it: {complaint}")
+
+
+def _too_many() -> Answered:
+    return error_answer(429, "RATE_LIMITED", "too many requests of this address are being worked on; wait for an answer first", 1)
+
+
+async def answered(work: Awaitable[tuple[Answer | None, Answered]]) -> tuple[Answer | None, Answered]:
+    """What the service answers, or the refusal that stands for its failure."""
+    try:
+        return await work
+    except Busy:
+        return None, error_answer(503, "UNAVAILABLE", "this node is busy; try again in a moment", 2)
+    except Lost:
+        return None, error_answer(503, "UNAVAILABLE", _LOST, 1)
+
+
+_LOST = """the process that worked on this request has ended; a change may have been made or not: \
+repeat it with the same Idempotency-Key, or read first"""
+
+
+def head_bytes(head: Answered, *, keep_alive: bool, chunked: bool, secure: bool) -> bytes:
+    """Status line and header fields."""
+    lines = [f"HTTP/1.1 {head.status} {head.reason or _reason(head.status)}"]
+    lines += [f"{name}: {value}" for name, value in head.headers if name.lower() not in _HOP_BY_HOP]
+    lines.append(f"Date: {formatdate(usegmt=True)}")
+    if secure:
+        lines.append(f"Strict-Transport-Security: {HSTS}")
+    if chunked:
+        lines.append("Transfer-Encoding: chunked")
+    lines.append("Connection: keep-alive" if keep_alive else "Connection: close")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def head_and_body(answer: Answered, *, secure: bool) -> bytes:
+    """A whole answer after which the connection is closed."""
+    return head_bytes(answer, keep_alive=False, chunked=False, secure=secure) + answer.body
+
+
+def _reason(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unknown"
+
+
+Handler = Callable[[Asked], Awaitable[Answered]]
+"""Serves a path in the front itself. It must never block: everybody waits for it."""

@@ -1,0 +1,351 @@
+"""Which process serves a request, and what happens when it cannot: slots, a bounded queue, an answer at once beyond it.
+
+A lane is a number of slots at the processes of one role. A slot is one connection of the private socket and one thread over
+there, so what waits in one lane takes nothing from another: waiting directive calls never hold up a lease, strangers never a
+gateway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter, deque
+from collections.abc import Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
+
+from orchestrator.node.wire import (
+    Answered,
+    Asked,
+    AskListener,
+    Listener,
+    Piece,
+    Ping,
+    Pong,
+    Reply,
+    WireBroken,
+    packed,
+    read_reply,
+)
+from protocol import paths
+
+PING_SECONDS = 0.5
+"""How often a process is asked whether it accepts and answers."""
+SUSPECT_SECONDS = 2.5
+"""A process that has not answered for so long gets no new request; those that wait go to another one, or to its successor."""
+PATIENCE_SECONDS = 5.0
+"""How long a request waits for a slot; longer than the restart of a worker, shorter than a gateway's own patience."""
+HEALTH_SECONDS = 0.9
+"""Health answers within a second, whatever is down."""
+URGENT_SLOTS, STRANGER_SLOTS, HEALTH_SLOTS = 8, 4, 2
+SEATS_BEYOND = 4
+"""Slots for directive calls beyond the seats of the waiting room, so that who gets none hears so at once."""
+
+URGENT_PATHS = frozenset({paths.LEASE_RENEW, paths.LEASE_RELEASE, paths.HEARTBEAT, paths.FENCE_ACKNOWLEDGE, paths.DRAIN_REPORT})
+FIRST_PATHS = frozenset({paths.TRUST, paths.REGISTER})
+"""What a gateway asks before it is somebody."""
+CHANNEL_PREFIX = f"{paths.API}/gateways/channel/"
+READY = f"{paths.HEALTH}/ready"
+LIVE = f"{paths.HEALTH}/live"
+
+
+class Busy(Exception):
+    """No slot came free in time. The request was not begun."""
+
+
+class Lost(Exception):
+    """The process ended, or did not answer in time, after the request was handed over; nobody knows whether it was done."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Slots at each process of `role`; so many requests may wait for one, each so long."""
+
+    name: str
+    role: str
+    slots: int
+    queue: int
+    patience: float
+    answer_seconds: float | None = None
+    """The front answers itself when the worker has not by then; None waits as long as the worker lives."""
+
+
+def primary_lanes(threads: int) -> tuple[Lane, ...]:
+    """The lanes of a Primary whose processes have so many threads for people and for bulk each."""
+    half = max(4, threads // 2)
+    return (
+        Lane("urgent", "machine", URGENT_SLOTS, 512, PATIENCE_SECONDS),
+        Lane("waiting", "machine", threads // 2 + SEATS_BEYOND, 512, PATIENCE_SECONDS),
+        Lane("machine", "machine", half, 256, PATIENCE_SECONDS),
+        Lane("strangers", "machine", STRANGER_SLOTS, 64, PATIENCE_SECONDS),
+        *_people_lanes("people", threads),
+    )
+
+
+def gateway_lanes(threads: int) -> tuple[Lane, ...]:
+    """A gateway has one process for everything."""
+    return _people_lanes("core", threads)
+
+
+def _people_lanes(role: str, threads: int) -> tuple[Lane, ...]:
+    return (
+        Lane("health", role, HEALTH_SLOTS, 32, patience=HEALTH_SECONDS / 2, answer_seconds=HEALTH_SECONDS),
+        Lane("people", role, threads, 4 * threads, PATIENCE_SECONDS),
+    )
+
+
+def plain_path(target: bytes) -> str:
+    """A path as the router sees it: decoded, without trailing slash."""
+    return unquote_to_bytes(target).decode("utf-8", "replace").rstrip("/")
+
+
+def lane_name(path: str, *, known: bool) -> str:
+    """The lane of a Primary's path (`plain_path`). `known`: the caller has shown a client certificate of ours."""
+    if path in (paths.HEALTH, READY):
+        return "health"
+    if path in FIRST_PATHS:
+        return "machine" if known and path == paths.TRUST else "strangers"
+    if path != CHANNEL_PREFIX[:-1] and not path.startswith(CHANNEL_PREFIX):
+        return "people"
+    if not known:
+        return "strangers"
+    if path in URGENT_PATHS:
+        return "urgent"
+    return "waiting" if path == paths.DIRECTIVE else "machine"
+
+
+@dataclass
+class Process:
+    """A worker as the front sees it."""
+
+    name: str
+    role: str
+    socket: Path
+    seen: float = float("-inf")
+    """Monotonic second of its last sign of life."""
+    busy: Counter[str] = field(default_factory=Counter)
+    served: int = 0
+    idle: dict[str, list[Link]] = field(default_factory=dict)
+
+    def is_usable(self, now: float) -> bool:
+        return now - self.seen < SUSPECT_SECONDS
+
+
+@dataclass
+class Link:
+    """One connection of the private socket."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class Talk:
+    """One request on its way: the head of the answer, then its pieces. Ends with `close`, also when nobody wants the rest."""
+
+    def __init__(self, lanes: Lanes, lane: Lane, process: Process, link: Link) -> None:
+        self._lanes, self._lane, self._process = lanes, lane, process
+        self._link: Link | None = link
+        self._reading: asyncio.Task[Reply] | None = None
+        self._more = True
+
+    async def begin(self, asked: Asked) -> Answered:
+        """Hand the request over and return the head of the answer. Raises `Lost`."""
+        try:
+            assert self._link is not None  # noqa: S101  it is ours until `close`
+            self._link.writer.write(packed(asked))
+            reply = await self._next()
+        except (OSError, WireBroken) as error:
+            self._process.seen = float("-inf")
+            raise Lost(f"{self._process.name}: {type(error).__name__}") from error
+        if not isinstance(reply, Answered):
+            raise Lost(f"{self._process.name} answers {type(reply).__name__}")
+        self._more = reply.more
+        return reply
+
+    async def piece(self) -> Piece:
+        """The next piece of the body. Raises `Lost`."""
+        try:
+            reply = await self._next()
+        except WireBroken as error:
+            raise Lost(f"{self._process.name}: {error}") from error
+        if not isinstance(reply, Piece) or reply.broken:
+            raise Lost(f"{self._process.name} failed within an answer")
+        self._more = reply.more
+        return reply
+
+    def close(self) -> None:
+        """Give the slot back as soon as the worker's thread is free: it works on while nobody listens."""
+        if self._link is None or (self._more and self._reading is None):
+            self._end(keep=False)
+        elif not self._more:
+            self._end(keep=True)
+        else:
+            self._lanes.spawn(self._read_to_the_end())
+
+    async def _next(self) -> Reply:
+        assert self._link is not None  # noqa: S101  set by `begin`
+        if self._reading is None:
+            self._reading = asyncio.ensure_future(read_reply(self._link.reader))
+        reply = await asyncio.shield(self._reading)  # who stops listening must not cut a frame in two
+        self._reading = None
+        return reply
+
+    async def _read_to_the_end(self) -> None:
+        try:
+            while self._more:
+                reply = await self._next()
+                self._more = isinstance(reply, Answered | Piece) and reply.more
+            self._end(keep=True)
+        except (OSError, WireBroken):
+            self._end(keep=False)
+
+    def _end(self, *, keep: bool) -> None:
+        link, self._link = self._link, None
+        if link is not None and not keep:
+            link.close()
+        self._lanes.give_back(self._process, self._lane, link if keep else None)
+
+
+class Lanes:
+    """All lanes of one front."""
+
+    def __init__(self, lanes: Iterable[Lane], processes: Iterable[Process]) -> None:
+        self.lanes: Mapping[str, Lane] = {lane.name: lane for lane in lanes}
+        self.processes = tuple(processes)
+        self._waiting: dict[str, deque[asyncio.Future[Process]]] = {name: deque() for name in self.lanes}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(self, name: str, asked: Asked) -> tuple[Talk, Answered]:
+        """Hand a request to a process of this lane. Raises `Busy` or `Lost`; the caller closes the talk."""
+        lane = self.lanes[name]
+        talk = await self._reached(lane)
+        try:
+            async with asyncio.timeout(lane.answer_seconds):
+                return talk, await talk.begin(asked)
+        except TimeoutError:
+            talk.close()
+            raise Lost(f"no answer within {lane.answer_seconds} s") from None
+        except BaseException:
+            talk.close()
+            raise
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something to its end beside the requests."""
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _link(self, process: Process, lane: Lane) -> Link:
+        """A connection to this process that nobody uses."""
+        idle = process.idle.get(lane.name, [])
+        while idle:
+            found = idle.pop()
+            if not found.reader.at_eof() and not found.writer.is_closing():
+                return found
+            found.close()
+        return Link(*await asyncio.open_unix_connection(str(process.socket)))
+
+    def give_back(self, process: Process, lane: Lane, link: Link | None) -> None:
+        """The slot is free, and with it the connection unless it broke."""
+        process.served += 1
+        process.busy[lane.name] -= 1
+        if link is not None:
+            process.idle.setdefault(lane.name, []).append(link)
+        self._serve_the_queue(lane)
+
+    async def watch(self, process: Process) -> None:
+        """Ask this process again and again whether it is there; the queue moves when it comes back."""
+        while True:
+            with contextlib.suppress(OSError, WireBroken, TimeoutError):
+                async with asyncio.timeout(SUSPECT_SECONDS):
+                    await _one_question(process, Ping(), Pong)
+                    process.seen = time.monotonic()
+                    for lane in self.lanes.values():
+                        if lane.role == process.role:
+                            self._serve_the_queue(lane)
+            await asyncio.sleep(PING_SECONDS)
+
+    async def listener(self, role: str) -> Listener:
+        """What the TLS listener is made of, from any process of this role. Raises `WireBroken` or `OSError`."""
+        process = next(one for one in self.processes if one.role == role)
+        return await _one_question(process, AskListener(), Listener)
+
+    def missing(self) -> list[str]:
+        """Roles without any process that answers; empty when all is well."""
+        now, roles = time.monotonic(), dict.fromkeys(process.role for process in self.processes)
+        living = {process.role for process in self.processes if process.is_usable(now)}
+        return [role for role in roles if role not in living]
+
+    async def _reached(self, lane: Lane) -> Talk:
+        """A slot and its connection. A process that cannot be reached gets nothing until it answers again. Raises `Busy`."""
+        while True:
+            process = await self._slot(lane)
+            try:
+                return Talk(self, lane, process, await self._link(process, lane))
+            except OSError:
+                process.seen = float("-inf")
+                self.give_back(process, lane, None)
+            except BaseException:
+                self.give_back(process, lane, None)
+                raise
+
+    async def _slot(self, lane: Lane) -> Process:
+        free = self._free(lane)
+        if free is not None:
+            free.busy[lane.name] += 1
+            return free
+        waiting = self._waiting[lane.name]
+        if len(waiting) >= lane.queue:
+            raise Busy
+        place: asyncio.Future[Process] = asyncio.get_running_loop().create_future()
+        waiting.append(place)
+        try:
+            async with asyncio.timeout(lane.patience):
+                return await place
+        except TimeoutError:
+            raise Busy from None
+        finally:
+            self._leave(lane, place)
+
+    def _leave(self, lane: Lane, place: asyncio.Future[Process]) -> None:
+        with contextlib.suppress(ValueError):
+            self._waiting[lane.name].remove(place)
+
+    def _serve_the_queue(self, lane: Lane) -> None:
+        waiting = self._waiting[lane.name]
+        while waiting and (free := self._free(lane)) is not None:
+            place = waiting.popleft()
+            if not place.done():
+                free.busy[lane.name] += 1
+                place.set_result(free)
+
+    def _free(self, lane: Lane) -> Process | None:
+        """The process of this lane that is usable and has the least to do; None when all slots are taken."""
+        now = time.monotonic()
+        able = [
+            one for one in self.processes
+            if one.role == lane.role and one.is_usable(now) and one.busy[lane.name] < lane.slots
+        ]  # fmt: skip
+        return min(able, key=lambda one: (one.busy[lane.name], one.served), default=None)
+
+
+Kind = TypeVar("Kind", Pong, Listener)
+
+
+async def _one_question(process: Process, question: Ping | AskListener, kind: type[Kind]) -> Kind:
+    """Ask on a connection of its own, so that the answer proves that new connections are accepted."""
+    reader, writer = await asyncio.open_unix_connection(str(process.socket))
+    try:
+        writer.write(packed(question))
+        reply = await read_reply(reader)
+    finally:
+        writer.close()
+    if not isinstance(reply, kind):
+        raise WireBroken(f"{process.name} answers {type(reply).__name__}")
+    return reply

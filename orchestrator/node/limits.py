@@ -1,0 +1,132 @@
+"""How much a stranger may hold of a front, and for how long. A caller with a client certificate of ours is never counted here.
+
+Times are seconds, sizes bytes. A stranger is whoever has shown no client certificate; people and their tools are strangers too,
+so the numbers are far above what an office behind one address needs.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+HANDSHAKE_SECONDS = 5.0
+"""A TLS handshake takes two round trips; who needs longer is none or is not there."""
+HEAD_SECONDS = 10.0
+"""The head of a request must be there within this time of its first byte, however slowly it drips in."""
+BODY_SECONDS = 30.0
+"""The same for a whole body; the largest one then needs 70 kB/s."""
+SEND_SECONDS = 20.0
+"""A peer that takes nothing of an answer for so long loses its connection."""
+IDLE_SECONDS = 65.0
+"""Longer than a heartbeat interval, so that a punctual gateway keeps its connection."""
+LINGER_SECONDS = 1.0
+"""After a refusal the rest of what a client sends is read and thrown away this long, so that it can read the refusal."""
+
+LARGEST_HEAD = 32 * 1024
+LONGEST_TARGET = 4094
+MOST_FIELDS = 60
+LARGEST_BODY = 1024 * 1024
+"""What the API takes; a sealed message may be longer (`protocol.envelope.MAX_WIRE_BYTES`)."""
+MOST_PIPELINED = 16
+"""Requests a client may send ahead on one connection before it has read an answer."""
+
+UNFINISHED = 2000
+"""Connections of strangers, in all, that have not sent one complete request yet (or not the next one that they began)."""
+UNFINISHED_PER_ADDRESS = 500
+"""The same for one address. One such connection costs a file descriptor and, once it spoke, about 60 kB."""
+REQUESTS_PER_ADDRESS = 64
+"""Requests of one stranger's address that are worked on, wait for a worker, or whose answer is not taken yet."""
+CONNECTIONS = 4000
+"""Connections of strangers in all, idle ones included; the idle one that was silent longest makes place."""
+PER_CERTIFICATE = 64
+"""Connections with one client certificate; a gateway needs about a dozen. Keeps one stolen certificate from taking all
+descriptors."""
+BODY_BYTES = 64 * 1024 * 1024
+"""Bodies of strangers, in all, that are being received or worked on."""
+BODY_BYTES_PER_ADDRESS = 24 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Caps:
+    """The limits an operator may set; 0 means no limit (for a node behind a proxy, where everybody has the proxy's address)."""
+
+    unfinished: int = UNFINISHED
+    unfinished_per_address: int = UNFINISHED_PER_ADDRESS
+    requests_per_address: int = REQUESTS_PER_ADDRESS
+    connections: int = CONNECTIONS
+
+
+def network_of(address: str) -> str:
+    """What counts as one address: an IPv4 address, or the 64 bits of an IPv6 address that one customer has."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if found.version == 4:
+        return address
+    if found.ipv4_mapped:
+        return str(found.ipv4_mapped)
+    return str(ipaddress.ip_network((address, 64), strict=False))
+
+
+@dataclass
+class Holdings:
+    """What strangers hold now. Each `take` that answers True is followed by one `give` with the same arguments."""
+
+    caps: Caps = field(default_factory=Caps)
+    unfinished: Counter[str] = field(default_factory=Counter)
+    requests: Counter[str] = field(default_factory=Counter)
+    body_bytes: Counter[str] = field(default_factory=Counter)
+    certificates: Counter[bytes] = field(default_factory=Counter)
+    all_unfinished: int = 0
+    all_body_bytes: int = 0
+
+    def take_unfinished(self, network: str) -> bool:
+        per_address = self.caps.unfinished_per_address
+        if self.all_unfinished >= self.caps.unfinished or (per_address and self.unfinished[network] >= per_address):
+            return False
+        self.all_unfinished += 1
+        self.unfinished[network] += 1
+        return True
+
+    def give_unfinished(self, network: str) -> None:
+        self.all_unfinished -= 1
+        _less(self.unfinished, network)
+
+    def take_request(self, network: str) -> bool:
+        if self.caps.requests_per_address and self.requests[network] >= self.caps.requests_per_address:
+            return False
+        self.requests[network] += 1
+        return True
+
+    def give_request(self, network: str) -> None:
+        _less(self.requests, network)
+
+    def take_body(self, network: str, size: int) -> bool:
+        per_address = BODY_BYTES_PER_ADDRESS if self.caps.requests_per_address else BODY_BYTES
+        if self.all_body_bytes + size > BODY_BYTES or self.body_bytes[network] + size > per_address:
+            return False
+        self.all_body_bytes += size
+        self.body_bytes[network] += size
+        return True
+
+    def give_body(self, network: str, size: int) -> None:
+        self.all_body_bytes -= size
+        _less(self.body_bytes, network, size)
+
+    def take_certificate(self, certificate: bytes) -> bool:
+        if self.certificates[certificate] >= PER_CERTIFICATE:
+            return False
+        self.certificates[certificate] += 1
+        return True
+
+    def give_certificate(self, certificate: bytes) -> None:
+        _less(self.certificates, certificate)
+
+
+def _less(counts: Counter[Any], key: object, by: int = 1) -> None:
+    counts[key] -= by
+    if counts[key] <= 0:
+        del counts[key]

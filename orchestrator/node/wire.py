@@ -1,0 +1,141 @@
+"""What front and workers say to each other over the private socket: frames of four bytes of length and one message.
+
+A request travels as fields, never as HTTP text: what the front itself saw of the peer has fields of its own, so that no header
+of a client can be taken for it. One connection carries one request at a time. Pure but for the two functions that move bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+
+import msgspec
+
+LONGEST_FRAME = 8 * 1024 * 1024
+"""Bytes. More than the longest request (a sealed message of 2 MiB and its head) and than one piece of an answer."""
+PIECE = 256 * 1024
+"""Bytes of an answer in one frame; a longer answer comes in several."""
+_LENGTH = struct.Struct(">I")
+
+
+class WireBroken(Exception):
+    """The other side of the private socket is gone, or does not speak this language."""
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """Who stands at the other end, as the front's own socket says."""
+
+    address: str
+    port: int
+    certificate: bytes | None = None
+    """DER of the client certificate that TLS has verified."""
+    secure: bool = True
+    """Whether TLS ends at the front."""
+
+
+class Asked(msgspec.Struct, frozen=True, tag=True):
+    """One complete request."""
+
+    method: str
+    path: bytes
+    """As it was sent, still percent-encoded."""
+    query: bytes
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    peer: Peer
+    lane: str = ""
+
+
+class Ping(msgspec.Struct, frozen=True, tag=True):
+    """Does the process accept and answer?"""
+
+
+class AskListener(msgspec.Struct, frozen=True, tag=True):
+    """What is the TLS listener made of?"""
+
+
+class Answered(msgspec.Struct, frozen=True, tag=True):
+    """The head of an answer, and its body or the first piece of it."""
+
+    status: int
+    reason: str
+    headers: list[tuple[str, str]]
+    body: bytes
+    more: bool = False
+
+
+class Piece(msgspec.Struct, frozen=True, tag=True):
+    """A further piece of an answer's body. `broken`: the worker failed in the middle; what was sent must not look complete."""
+
+    body: bytes
+    more: bool
+    broken: bool = False
+
+
+class Pong(msgspec.Struct, frozen=True, tag=True):
+    """It does."""
+
+
+class Listener(msgspec.Struct, frozen=True, tag=True):
+    """Files and trust of the TLS listener. `password` opens the key; it travels here so that it lies in no file."""
+
+    certificate: str
+    key: str | None
+    trusted: str
+    """PEM of the authorities a client certificate may chain to."""
+    password: bytes | None
+
+
+Question = Asked | Ping | AskListener
+Reply = Answered | Piece | Pong | Listener
+_encoder = msgspec.msgpack.Encoder()
+_questions = msgspec.msgpack.Decoder(Question)
+_replies = msgspec.msgpack.Decoder(Reply)
+
+
+def packed(message: Question | Reply) -> bytes:
+    """One frame."""
+    body = _encoder.encode(message)
+    return _LENGTH.pack(len(body)) + body
+
+
+def _checked_length(head: bytes) -> int:
+    length: int = _LENGTH.unpack(head)[0]
+    if length > LONGEST_FRAME:
+        raise WireBroken(f"a frame of {length} bytes")
+    return length
+
+
+async def read_reply(stream: asyncio.StreamReader) -> Reply:
+    """The next frame a worker sends. Raises `WireBroken`."""
+    try:
+        length = _checked_length(await stream.readexactly(_LENGTH.size))
+        return _replies.decode(await stream.readexactly(length))
+    except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError) as error:
+        raise WireBroken(type(error).__name__) from error
+
+
+def read_question(connection: socket.socket) -> Question | None:
+    """The next frame of the front, in the calling thread; None when it has closed the connection. Raises `WireBroken`."""
+    try:
+        head = _exactly(connection, _LENGTH.size)
+        if not head:
+            return None
+        return _questions.decode(_exactly(connection, _checked_length(head)))
+    except (OSError, msgspec.MsgspecError) as error:
+        raise WireBroken(type(error).__name__) from error
+
+
+def _exactly(connection: socket.socket, count: int) -> bytes:
+    """So many bytes, or none when the other side closed before the first."""
+    received = bytearray(count)
+    view, done = memoryview(received), 0
+    while done < count:
+        got = connection.recv_into(view[done:])
+        if not got:
+            if done:
+                raise ConnectionResetError("closed within a frame")
+            return b""
+        done += got
+    return bytes(received)

@@ -1,0 +1,232 @@
+"""The parent of a node: what ends or stands still is started again, what cannot start ends the node, nothing outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.stack.layout import ROOT
+from orchestrator.node.parent import GIVE_UP, NodeFailed, _forget_dead_ones, private_directory, shape_of_children
+from orchestrator.node.shape import node_shape
+from orchestrator.variables import EnvironmentMistake, listen_address, secret
+from tests.orchestrator.node.desk import until
+
+EVERYWHERE = "0.0.0.0"  # noqa: S104  an address to compare with
+CHILD = """
+import os, signal, sys, threading, time
+from orchestrator.node.lifeline import Lifeline
+role, what, line = sys.argv[1], sys.argv[2], Lifeline(int(sys.argv[3]))
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+if what == "cannot":
+    line.failed("the cellar is flooded")
+    sys.exit(3)
+line.start()
+line.ready()
+print(f"{role} begins {os.getpid()}", flush=True)
+if what == "dies":
+    sys.exit(1)
+if what == "stuck":
+    line.progress.moved("lease", 0.5)
+while True:
+    time.sleep(0.1)
+"""
+NODE = """
+import logging, os, sys
+from pathlib import Path
+from orchestrator.node import parent
+from orchestrator.node.shape import node_shape
+parent.SILENT_SECONDS, parent.SILENT_DEFAULT, parent.BACKOFF = {{}}, 2.0, 0.01
+logging.basicConfig(format="%(message)s", level="ERROR", stream=sys.stdout)
+class Small(parent.Parent):
+    def command(self, child):
+        return [sys.executable, "-c", {child!r}, child.role, {what!r}]
+try:
+    Small(node_shape({environ!r}), Path("/nowhere")).run()
+except parent.NodeFailed as error:
+    print("failed:", error, flush=True)
+    sys.exit(1)
+print("ended in order", flush=True)
+"""
+
+
+class Node:
+    """A parent in a process of its own, with the two children of a gateway, which do what `what` says."""
+
+    def __init__(self, what: str, **environ: str) -> None:
+        program = NODE.format(child=CHILD, what=what, environ={"MAZEVAULT_MODE": "gateway", **environ})
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
+        )  # fmt: skip
+        os.set_blocking(self.process.stdout.fileno(), False)  # type: ignore[union-attr]
+        self._said = ""
+
+    @property
+    def said(self) -> str:
+        assert self.process.stdout is not None
+        with contextlib.suppress(TypeError):
+            self._said += self.process.stdout.read() or ""
+        return self._said
+
+    def pids(self, role: str) -> list[int]:
+        return [int(line.split()[2]) for line in self.said.splitlines() if line.startswith(f"{role} begins")]
+
+
+@contextlib.contextmanager
+def node(what: str, **environ: str) -> Iterator[Node]:
+    made = Node(what, **environ)
+    try:
+        yield made
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(made.process.pid, signal.SIGKILL)
+        made.process.wait()
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_what_is_killed_or_frozen_comes_back_and_term_ends_all(tmp_path: Path) -> None:
+    with node("serves") as made:
+        until(lambda: made.pids("front") and made.pids("core"))
+        os.kill(made.pids("front")[0], signal.SIGKILL)
+        assert until(lambda: len(made.pids("front")) == 2) < 5
+        assert "the process front" in made.said and len(made.pids("core")) == 1
+        time.sleep(1)  # it has shown a sign of life
+        os.kill(made.pids("core")[0], signal.SIGSTOP)
+        until(lambda: len(made.pids("core")) == 2, 20)
+        assert "stands still: no sign of life for" in made.said
+        made.process.send_signal(signal.SIGTERM)
+        assert made.process.wait(10) == 0 and "ended in order" in made.said
+        assert not any(lives(pid) for pid in made.pids("front") + made.pids("core"))
+
+
+def test_what_says_that_a_loop_stands_still_shows_its_stacks_and_is_replaced() -> None:
+    with node("stuck") as made:
+        until(lambda: len(made.pids("core")) >= 2, 20)
+        assert "lease has not moved for" in made.said
+        assert "Current thread" in made.said and "time.sleep" not in made.said
+
+
+def test_a_process_that_cannot_start_ends_the_node_with_its_reason() -> None:
+    with node("cannot") as made:
+        assert made.process.wait(30) == 1
+        assert "failed: the cellar is flooded" in made.said
+
+
+def test_a_process_that_never_lasts_ends_the_node() -> None:
+    with node("dies") as made:
+        assert made.process.wait(60) == 1
+        assert f"ended {GIVE_UP} times in a row" in made.said
+
+
+def test_nothing_outlives_a_killed_parent() -> None:
+    with node("serves") as made:
+        until(lambda: made.pids("front") and made.pids("core"))
+        time.sleep(0.5)
+        made.process.kill()
+        until(lambda: not any(lives(pid) for pid in made.pids("front") + made.pids("core")), 5)
+
+
+def test_a_node_that_was_frozen_as_a_whole_goes_on() -> None:
+    with node("serves") as made:
+        until(lambda: made.pids("front") and made.pids("core"))
+        time.sleep(1)
+        os.killpg(made.process.pid, signal.SIGSTOP)
+        time.sleep(3)
+        os.killpg(made.process.pid, signal.SIGCONT)
+        time.sleep(3)
+        assert len(made.pids("front")) == len(made.pids("core")) == 1, made.said
+
+
+def test_a_failpoint_stands_for_a_crash_of_the_whole_node() -> None:
+    with node("serves", MAZEVAULT_FAILPOINT="anywhere") as made:
+        until(lambda: made.pids("front") and made.pids("core"))
+        time.sleep(0.5)
+        os.kill(made.pids("core")[0], signal.SIGKILL)
+        assert made.process.wait(10) == -signal.SIGKILL
+        until(lambda: not lives(made.pids("front")[0]), 5)
+
+
+def test_each_mode_has_its_processes() -> None:
+    def names(**environ: str) -> list[str]:
+        return [child.name for child in shape_of_children(node_shape(environ))]
+
+    assert names() == ["front", "template", "prepare", "machine", "people-0", "loops"]
+    assert names(MAZEVAULT_PROCESSES="3")[4:7] == ["people-0", "people-1", "people-2"]
+    assert names(MAZEVAULT_MODE="gateway", MAZEVAULT_PROCESSES="3") == ["front", "core"]
+
+
+def test_without_tls_nobody_is_limited_by_the_address_of_a_proxy() -> None:
+    plain, secure = node_shape({"MAZEVAULT_TLS_ENABLED": "false"}), node_shape({})
+    assert plain.requests_per_address == plain.unfinished_per_address == 0
+    assert secure.requests_per_address and secure.unfinished_per_address
+    assert node_shape({"MAZEVAULT_TLS_ENABLED": "false", "MAZEVAULT_REQUESTS_PER_ADDRESS": "9"}).requests_per_address == 9
+
+
+@pytest.mark.parametrize(
+    ("environ", "address"),
+    [
+        ({}, (EVERYWHERE, 8443)),
+        ({"PORT": "80"}, (EVERYWHERE, 80)),
+        ({"MAZEVAULT_LISTEN_ADDR": ":1"}, (EVERYWHERE, 1)),
+        ({"MAZEVAULT_LISTEN_ADDR": "[::1]:8443"}, ("::1", 8443)),
+        ({"MAZEVAULT_LISTEN_ADDR": "localhost:8443"}, ("localhost", 8443)),
+    ],
+)
+def test_an_address_to_listen_on(environ: dict[str, str], address: tuple[str, int]) -> None:
+    assert listen_address(environ) == address
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"PORT": "tcp://10.0.0.1:8443"}, "PORT"),
+        ({"PORT": "0"}, "PORT"),
+        ({"PORT": "٣"}, "PORT"),
+        ({"MAZEVAULT_LISTEN_ADDR": "::1"}, "MAZEVAULT_LISTEN_ADDR"),
+        ({"MAZEVAULT_LISTEN_ADDR": "::1:8443"}, "MAZEVAULT_LISTEN_ADDR"),
+        ({"MAZEVAULT_LISTEN_ADDR": "localhost"}, "MAZEVAULT_LISTEN_ADDR"),
+        ({"MAZEVAULT_LISTEN_ADDR": ":99999"}, "MAZEVAULT_LISTEN_ADDR"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_by_name(environ: dict[str, str], named: str) -> None:
+    with pytest.raises(EnvironmentMistake, match=named):
+        listen_address(environ)
+
+
+def test_a_secret_file_of_another_system_is_read_or_refused_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes("geheim\r\n".encode("utf-8-sig"))
+    assert secret({"NAME_FILE": str(path)}, "NAME") == "geheim"
+    path.write_bytes("geheim".encode("utf-16"))
+    with pytest.raises(EnvironmentMistake, match=r"NAME_FILE .* not UTF-8"):
+        secret({"NAME_FILE": str(path)}, "NAME")
+
+
+def test_the_folder_of_the_sockets_is_private_and_does_not_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    dead = tmp_path / "mazevault-node-dead"
+    dead.mkdir()
+    (dead / "lock").touch()
+    with private_directory() as directory:
+        assert directory.stat().st_mode & 0o777 == 0o700 and not dead.exists()
+        _forget_dead_ones()
+        assert directory.exists()
+    assert not directory.exists()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("a" * 90)))
+    (tmp_path / ("a" * 90)).mkdir()
+    with pytest.raises(NodeFailed, match="TMPDIR"), private_directory():
+        pass

@@ -1,0 +1,224 @@
+"""Nobody outside stops a node: slow and silent connections, floods from one address; workers that are busy, frozen or gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from orchestrator.node.limits import Caps, Holdings, network_of
+from tests.orchestrator.node.desk import Desk, desk, read_answer, talk, until
+
+LEASE, DIRECTIVE = "/api/v1/gateways/channel/lease", "/api/v1/gateways/channel/directive"
+HOSTILE = 300
+QUICK = 2.0
+"""Seconds within which a gateway and people are answered while strangers try to stop the node, on a busy machine."""
+LIMITS = {"HANDSHAKE_SECONDS": 1.5, "HEAD_SECONDS": 1.5, "BODY_SECONDS": 3.0}
+
+
+@contextlib.contextmanager
+def hostile(front: Desk, count: int) -> Iterator[None]:
+    """So many connections for as long as the block lasts; each one that is closed is made anew.
+
+    A third says nothing, a third drips the head of a request, a third its body.
+    """
+    over = threading.Event()
+
+    def hold(number: int) -> None:
+        while not over.is_set():
+            with contextlib.suppress(OSError):
+                if number % 3 == 0:
+                    with socket.create_connection(("127.0.0.1", front.port), 10) as raw:
+                        raw.recv(1)
+                else:
+                    with contextlib.closing(front.connect(seconds=10)) as connection:
+                        connection.sendall(b"POST /a HTTP/1.1\r\nHost: localhost\r\n")
+                        connection.sendall(b"X-A: " if number % 3 == 1 else b"Content-Length: 900000\r\n\r\n")
+                        while not over.wait(0.5):
+                            connection.sendall(b"a")
+            over.wait(0.1)
+
+    threads = [threading.Thread(target=hold, args=(number,), daemon=True) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def test_hostile_connections_stop_neither_a_gateway_nor_people(tmp_path: Path) -> None:
+    with desk(tmp_path, changes=LIMITS) as front, contextlib.closing(front.connect(known=True)) as warm:
+        talk(warm, LEASE)
+        with hostile(front, HOSTILE):
+            time.sleep(1)
+            slowest = {"warm lease": 0.0, "new gateway": 0.0, "people": 0.0}
+            until_moment = time.monotonic() + 5
+            while time.monotonic() < until_moment:
+                for name, ask in (
+                    ("warm lease", lambda: talk(warm, LEASE)),
+                    ("new gateway", lambda: front.ask(LEASE, known=True)),
+                    ("people", lambda: front.ask("/api/v1/health")),
+                ):
+                    began = time.monotonic()
+                    assert ask().status == 200
+                    slowest[name] = max(slowest[name], time.monotonic() - began)
+        print(slowest)
+        assert max(slowest.values()) < QUICK
+
+
+def test_who_is_slow_is_told_so_and_let_go(tmp_path: Path) -> None:
+    with desk(tmp_path, changes={**LIMITS, "IDLE_SECONDS": 2.0}) as front:
+        with socket.create_connection(("127.0.0.1", front.port), 10) as silent:
+            began = time.monotonic()
+            assert silent.recv(1) == b"" and time.monotonic() - began < 5
+        with contextlib.closing(front.connect()) as head:
+            head.sendall(b"GET / HTTP/1.1\r\n")
+            assert read_answer(head).status == 408
+        with contextlib.closing(front.connect()) as body:
+            body.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nab")
+            assert read_answer(body).status == 408
+        with contextlib.closing(front.connect()) as idle:
+            assert talk(idle, "/a").status == 200
+            assert idle.recv(1) == b""
+
+
+def test_one_address_holds_only_so_many_unfinished_connections(tmp_path: Path) -> None:
+    with desk(tmp_path, unfinished_per_address=5) as front, contextlib.ExitStack() as held:
+        warm = held.enter_context(contextlib.closing(front.connect(known=True)))
+        for _ in range(5):
+            held.enter_context(socket.create_connection(("127.0.0.1", front.port), 10))
+        time.sleep(0.3)
+        with socket.create_connection(("127.0.0.1", front.port), 10) as one_more:
+            assert one_more.recv(1) == b""
+        assert talk(warm, LEASE).status == 200
+        with contextlib.closing(front.connect(address="127.0.0.2")) as elsewhere:
+            assert talk(elsewhere, "/a").status == 200
+
+
+def test_one_address_gets_only_so_many_answers_at_once_and_a_gateway_there_all_it_needs(tmp_path: Path) -> None:
+    with desk(tmp_path, requests_per_address=2) as front, ThreadPoolExecutor(4) as threads:
+        slow = [threads.submit(front.ask, "/slow?2") for _ in range(2)]
+        time.sleep(0.5)
+        refused = front.ask("/a")
+        assert refused.status == 429 and refused.json["code"] == "RATE_LIMITED" and refused.headers["retry-after"] == "1"
+        assert front.ask(LEASE, known=True).status == 200
+        assert [one.result().status for one in slow] == [200, 200]
+        assert front.ask("/a").status == 200
+
+
+def test_a_saturated_node_says_so_at_once_and_machines_have_a_queue_of_their_own(tmp_path: Path) -> None:
+    changes = {"PATIENCE_SECONDS": 1.0}
+    with desk(tmp_path, threads=1, changes=changes) as front, ThreadPoolExecutor(8) as threads:
+        crowd = [threads.submit(front.ask, "/slow?4") for _ in range(6)]
+        time.sleep(0.5)
+        began = time.monotonic()
+        refused = front.ask("/a")
+        assert refused.status == 503 and refused.json["code"] == "UNAVAILABLE" and int(refused.headers["retry-after"]) >= 1
+        assert time.monotonic() - began < QUICK
+        assert front.ask(LEASE, known=True).status == 200
+        assert front.ask("/api/v1/health").status == 200
+        assert sorted(one.result().status for one in crowd) == [200, 503, 503, 503, 503, 503]
+
+
+def test_waiting_directive_calls_hold_up_no_lease_and_strangers_no_gateway(tmp_path: Path) -> None:
+    with desk(tmp_path, threads=4, changes={"PATIENCE_SECONDS": 1.0}) as front, ThreadPoolExecutor(40) as threads:
+        for _ in range(12):
+            threads.submit(front.ask, f"{DIRECTIVE}/slow?3", known=True)
+            threads.submit(front.ask, f"{DIRECTIVE}?", known=True)
+            threads.submit(front.ask, f"{LEASE}/slow?3")
+        time.sleep(0.5)
+        began = time.monotonic()
+        assert front.ask(LEASE, known=True).status == 200 and time.monotonic() - began < QUICK
+
+
+def test_a_frozen_worker_stops_nobody_else_and_its_successor_takes_over(tmp_path: Path) -> None:
+    processes = [("machine", "machine"), ("people-0", "people"), ("people-1", "people")]
+    with desk(tmp_path, processes=processes) as front:
+        os.kill(front.workers["people-0"].pid, signal.SIGSTOP)
+        time.sleep(3)
+        assert {front.ask("/a").json["worker"] for _ in range(6)} == {"people-1"}
+        assert front.ask("/api/v1/health/live").status == 200
+        os.kill(front.workers["machine"].pid, signal.SIGSTOP)
+        assert front.ask("/a").status == 200
+        until(lambda: front.ask("/api/v1/health/live").status == 503, 10)
+        assert front.ask("/api/v1/health/live").json["reasons"] == ["no machine process answers"]
+        for name in ("machine", "people-0"):
+            front.workers[name].kill()
+            front.workers[name].wait()
+            front.start_worker(name)
+        took = until(lambda: front.ask(LEASE, known=True).status == 200, 10)
+        assert took < 5
+        until(lambda: {front.ask("/a").json["worker"] for _ in range(6)} == {"people-0", "people-1"}, 10)
+
+
+def test_whose_worker_dies_hears_that_nobody_knows_what_was_done(tmp_path: Path) -> None:
+    with desk(tmp_path) as front, ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(front.ask, "/slow?20")
+        time.sleep(0.5)
+        front.workers["people-0"].kill()
+        front.workers["people-0"].wait()
+        answer = waiting.result(5)
+        assert answer.status == 503 and "Idempotency-Key" in answer.json["error"] and answer.headers["retry-after"] == "1"
+        queued = threads.submit(front.ask, "/a")
+        front.start_worker("people-0")
+        assert queued.result().status == 200
+
+
+def test_health_answers_within_a_second_whatever_is_down(tmp_path: Path) -> None:
+    with desk(tmp_path) as front:
+        os.kill(front.workers["people-0"].pid, signal.SIGSTOP)
+        for _ in range(3):
+            began = time.monotonic()
+            answer = front.ask("/api/v1/health")
+            assert answer.status == 503 and answer.json["database"] == "unknown" and time.monotonic() - began < QUICK
+        assert front.ask("/api/v1/health/ready").status == 503
+
+
+def test_a_silent_connection_costs_little_memory(tmp_path: Path) -> None:
+    with desk(tmp_path) as front, contextlib.ExitStack() as held:
+        assert front.front is not None
+        front.ask("/a")
+        before = _resident(front.front.pid)
+        for _ in range(100):
+            held.enter_context(contextlib.closing(front.connect()))
+        each = (_resident(front.front.pid) - before) / 100
+        print(f"{each:.0f} kB for a connection after its handshake")
+        assert each < 150
+
+
+def test_holdings_give_back_what_they_took() -> None:
+    held = Holdings(Caps(unfinished=3, unfinished_per_address=2, requests_per_address=1))
+    assert [held.take_unfinished("a") for _ in range(3)] == [True, True, False]
+    assert [held.take_unfinished("b") for _ in range(2)] == [True, False]
+    held.give_unfinished("a")
+    assert held.take_unfinished("b") and not held.take_unfinished("c")
+    assert held.take_request("a") and not held.take_request("a")
+    held.give_request("a")
+    assert held.take_request("a")
+    for network in ("a", "b", "b"):
+        held.give_unfinished(network)
+    assert held.all_unfinished == 0 and not held.unfinished
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [("10.0.0.1", "10.0.0.1"), ("::ffff:10.0.0.1", "10.0.0.1"), ("2001:db8::1", "2001:db8::/64"),
+     ("2001:db8::2", "2001:db8::/64"), ("nonsense", "nonsense")],
+)  # fmt: skip
+def test_one_customer_is_one_address(address: str, network: str) -> None:
+    assert network_of(address) == network
+
+
+def _resident(pid: int) -> int:
+    """kB of memory a process has."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
