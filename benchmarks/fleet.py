@@ -46,7 +46,7 @@ class BenchGateway:
         signed = json.loads(trust["recipients"])["body"]
         recipient = json.loads(base64.urlsafe_b64decode(signed + "=" * (-len(signed) % 4)))["keys"][0]
         self._recipient, self._kid = decode_encryption_key(recipient["public_key"]), recipient["kid"]
-        self.environment, self.epoch = environment, 1
+        self.environment, self.epoch = environment, 0
         self._signing, self._encryption = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
         self._client, self._server = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
         self._generation = str(uuid.uuid4())
@@ -99,6 +99,9 @@ class BenchGateway:
 
     def lease(self) -> bytes:
         return self._post(paths.LEASE_RENEW, messages.RenewLease(epoch=self.epoch, sent_at=datetime.now(UTC).isoformat()))
+
+    def directive(self) -> bytes:
+        return self._post(paths.DIRECTIVE, messages.AskDirective())
 
     def opened(self, answer: bytes, kind: type[messages.Message]) -> Any:
         return messages.decode(open_parcel(parse(answer), self._encryption), kind)

@@ -30,12 +30,13 @@ from cli.stack import databases
 from cli.stack.layout import GatewaySpec, Layout
 from cli.stack.primary_client import PrimaryClient
 from cli.stack.stack import Stack, free_port_base
-from protocol import paths
+from protocol import messages, paths
 
 GATEWAYS, PEOPLE, SECRETS = 64, 16, 200
 SECONDS = 6.0
 """Of each closed loop; the open loop behind it takes half of that."""
 REGISTRATIONS = 128
+ACTIVE_SECONDS = 30.0
 SERVER_CORE, LOAD_CORE = 0, 1
 
 
@@ -88,6 +89,8 @@ async def _measured(bench: Bench, seconds: float) -> dict[str, object]:
     results: dict[str, object] = {"registration": await _register_all(bench)}
     root = bench.trust["root"]
     contexts = {gateway.id: gateway.context(root) for gateway in bench.fleet}
+    for gateway in bench.fleet:
+        await _activate(bench, gateway, contexts[gateway.id])
 
     def speakers(verb: str) -> list[tuple[Connection, Asker]]:
         return [(Connection(bench.port, contexts[one.id]), getattr(one, verb)) for one in bench.fleet]
@@ -164,6 +167,19 @@ async def _register_all(bench: Bench) -> dict[str, object]:
     shown = tally.summary()
     shown["cpu_ms_each"] = round((bench.cpu_seconds() - before) * 1000 / max(1, len(tally.latencies)), 2)
     return shown
+
+
+async def _activate(bench: Bench, gateway: BenchGateway, context: ssl.SSLContext) -> None:
+    """Wait until the Primary has made this gateway the active one of its environment."""
+    connection, until = Connection(bench.port, context), time.monotonic() + ACTIVE_SECONDS
+    await connection.ask(gateway.heartbeat())
+    while gateway.epoch == 0:
+        _, answer = await connection.ask(gateway.directive())
+        gateway.epoch = gateway.opened(answer, messages.Directive).epoch
+        if time.monotonic() > until:
+            raise RuntimeError(f"{gateway.environment} got no active gateway within {ACTIVE_SECONDS:g} s")
+        await asyncio.sleep(0.05)
+    connection.close()
 
 
 def _people(bench: Bench, make: Asker) -> list[tuple[Connection, Asker]]:
