@@ -45,6 +45,7 @@ from orchestrator.node.shape import FrontPlan
 from orchestrator.node.tls import FreshContext, server_context
 from orchestrator.node.wire import Answered, Asked, Listener, WireBroken
 from protocol import paths
+from protocol.decoding import decode_json
 from protocol.sizes import MAX_WIRE_BYTES
 
 log = logging.getLogger("mazevault.server")
@@ -319,7 +320,7 @@ def read_little() -> None:
 
 def main() -> None:
     """`python -m orchestrator.node.front PLAN LIFELINE`: started by the parent."""
-    plan = msgspec.json.decode(sys.argv[1], type=FrontPlan)
+    plan = decode_json(sys.argv[1], FrontPlan)
     end_with_parent()
     set_process_name("mv-front")
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z", level="WARNING")
