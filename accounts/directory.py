@@ -21,6 +21,7 @@ from accounts.models import GroupMapping, IdentityProvider, Role
 from accounts.roles import KNOWN_PERMISSIONS, ROLES_READ, ROLES_WRITE, SETTINGS_READ, SETTINGS_WRITE
 from accounts.scoping import absent, require
 from common.errors import PermissionRefused, ValidationFailed
+from common.rows import locked
 
 SEALED_UNDER = "platform"
 """The key scope of what belongs to no environment."""
@@ -62,7 +63,7 @@ def delete_mapping(identifier: uuid.UUID, by: By) -> None:
     """End what a group gives. It takes the same rights as giving it."""
     require(by.principal, ROLES_WRITE, EVERYWHERE, readable=ROLES_READ)
     with transaction.atomic():
-        mapping = GroupMapping.objects.select_for_update(of=("self",)).select_related("role").filter(id=identifier).first()
+        mapping = locked(GroupMapping.objects.select_related("role"), identifier)
         if mapping is None:
             raise absent("mapping")
         require_grantable(by.principal, mapping.role.name, frozenset(mapping.role.permissions), EVERYWHERE)

@@ -19,6 +19,7 @@ from accounts.principals import grant_of
 from accounts.roles import ADMIN, ROLES_READ, ROLES_WRITE
 from accounts.scoping import absent, environment_named, organization_seen, project_seen
 from common.errors import PermissionRefused, ValidationFailed
+from common.rows import locked
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def grant(holder: User | ServiceIdentity, wish: Mapping[str, Any], by: By, now: 
 def withdraw(holder: User | ServiceIdentity, identifier: uuid.UUID, by: By) -> None:
     """End a grant. It takes the same rights as giving it."""
     with transaction.atomic():
-        row = grants_shown(by.principal, holder).select_for_update(of=("self",)).filter(id=identifier).first()
+        row = locked(grants_shown(by.principal, holder), identifier)
         if row is None:
             raise absent("assignment")
         require_grantable(by.principal, row.role.name, frozenset(row.role.permissions), grant_of(row).scope, row.expires_at)

@@ -16,6 +16,7 @@ from common import audit
 from common.errors import Conflict
 from common.locks import try_transaction_lock
 from common.models import AuditCheckpoint, AuditEntry, AuditLink
+from common.rows import locked
 from gateways import identity
 from gateways.models import Gateway, GatewayAuditChain, GatewayAuditRecord
 from gateways.sightings import decoded
@@ -85,7 +86,7 @@ def anchor_heads(now: datetime) -> int:
     anchored = 0
     for chain in moved.values_list("chain", flat=True):
         with transaction.atomic():
-            row = moved.select_for_update(of=("self",), skip_locked=True).select_related("gateway").filter(chain=chain).first()
+            row = locked(moved.select_related("gateway"), chain, skip_locked=True)
             if row is not None:
                 _anchor(row, now)
                 anchored += 1

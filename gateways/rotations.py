@@ -21,6 +21,7 @@ from accounts.principals import principal_named
 from accounts.roles import SECRETS_READ
 from common import audit, feed
 from common.errors import MazeVaultError
+from common.rows import locked
 from gateways import dispatch, sync_runs
 from gateways.kinds import KINDS
 from gateways.models import Task
@@ -117,10 +118,9 @@ def _open() -> list[uuid.UUID]:
 
 def _advance(identifier: uuid.UUID, now: datetime) -> bool:
     with transaction.atomic():
-        rows = Rotation.objects.select_for_update(of=("self",), skip_locked=True)
-        rotation = rows.select_related("version__secret__project", "version__secret__environment").filter(
-            version_id=identifier, state__in=OPEN
-        ).first()  # fmt: skip
+        rows = Rotation.objects.filter(state__in=OPEN)
+        related = rows.select_related("version__secret__project", "version__secret__environment")
+        rotation = locked(related, identifier, skip_locked=True)
         if rotation is None:
             return False
         Rotation.objects.filter(version_id=identifier).update(looked_at=now)

@@ -79,8 +79,8 @@ def ensure_environments(codes: tuple[str, ...]) -> None:
 
 
 def lock_route(code: str) -> Route:
-    """The route, locked until the transaction ends. Every step of a failover starts here."""
-    return Route.objects.select_for_update(of=("self",)).select_related("active_gateway").get(environment_id=code)
+    """The route, locked until the transaction ends. Every step of a failover starts here; the active gateway is read after."""
+    return Route.objects.select_for_update().get(environment_id=code)
 
 
 def renew_lease(gateway: Gateway, *, epoch: int, sequence: int, skew_seconds: float) -> LeaseGrant:

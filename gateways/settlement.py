@@ -23,6 +23,7 @@ from accounts.models import Environment, Project
 from accounts.principals import principal_named
 from common import audit
 from common.errors import MazeVaultError, Unavailable
+from common.rows import hold
 from gateways.models import Gateway, GatewayStatus, ReceivedWrite, Route
 from gateways.reconciliation import (
     Decision,
@@ -179,8 +180,9 @@ class Scene:
     def _lock_secrets(self, identifiers: set[uuid.UUID]) -> None:
         if not identifiers:
             return
-        rows = Secret.objects.select_for_update(of=("self",), no_key=True).select_related("project", "environment")
-        found = rows.filter(id__in=identifiers, environment__gateway_environment=self.environment).order_by("id")
+        theirs = Secret.objects.filter(id__in=identifiers, environment__gateway_environment=self.environment)
+        hold(Secret, list(theirs.values_list("pk", flat=True)), no_key=True)
+        found = theirs.select_related("project", "environment")
         self.secrets |= {**dict.fromkeys(identifiers), **{secret.id: secret for secret in found}}
 
     def _read_waiting(self, gateway: uuid.UUID, generation: uuid.UUID, secrets: set[uuid.UUID]) -> None:

@@ -25,6 +25,7 @@ from accounts.roles import PROJECTS_WRITE, SECRETS_READ, SECRETS_WRITE
 from accounts.scoping import place_in, project_for
 from common import audit, feed
 from common.errors import Conflict, MazeVaultError, NotFound, PermissionRefused
+from common.rows import locked
 from gateways import dispatch
 from gateways.kinds import KINDS
 from gateways.models import Gateway, Task
@@ -87,7 +88,7 @@ def start(project_id: uuid.UUID, to: str, confirm: str, by: By) -> list[StorageM
     """
     with transaction.atomic():
         seen = project_for(by.principal, project_id, PROJECTS_WRITE)
-        project = Project.objects.select_for_update(of=("self",)).select_related("organization").get(id=seen.id)
+        project = Project.objects.select_for_update().get(id=seen.id)
         if project.storage_moves.filter(state=RunState.RUNNING).exists():
             raise Conflict("storage: the project is being moved; wait until that is over", code="STORAGE_MOVING")
         if SyncRun.objects.filter(rule__project=project, state=RunState.RUNNING).exists():
@@ -150,9 +151,8 @@ def sweep(now: datetime) -> int:
     ended = 0
     for identifier in StorageMove.objects.filter(state=RunState.RUNNING).values_list("id", flat=True):
         with transaction.atomic():
-            move = StorageMove.objects.select_for_update(of=("self",), skip_locked=True).select_related("project").filter(
-                id=identifier, state=RunState.RUNNING
-            ).first()  # fmt: skip
+            running = StorageMove.objects.filter(state=RunState.RUNNING).select_related("project")
+            move = locked(running, identifier, skip_locked=True)
             task = Task.objects.filter(id=move.task).first() if move and move.task else None
             if move is None or (task is not None and task.state in (TaskState.PENDING, TaskState.CLAIMED)):
                 continue
@@ -253,9 +253,7 @@ def _offer(move: StorageMove) -> None:
 
 def _move(gateway: Gateway, claim: str, epoch: int, identifier: str) -> StorageMove:
     dispatch.refuse_unless_active(gateway, epoch)
-    move = (
-        StorageMove.objects.select_for_update(of=("self",)).select_related("project__organization").filter(id=identifier).first()
-    )
+    move = locked(StorageMove.objects.select_related("project__organization"), identifier)
     task = Task.objects.filter(id=move.task).first() if move and move.task else None
     if move is None or not dispatch.is_claimed(task, gateway, claim, epoch):
         raise Conflict("this claim no longer counts for a move", code="STALE_CLAIM")
@@ -285,8 +283,8 @@ def _moving(move: StorageMove, secret: Secret) -> MovingSecret:
 
 
 def _settle(move: StorageMove, ended: MovedSecret) -> None:
-    rows = Secret.objects.select_for_update(of=("self",), no_key=True).select_related("project", "environment")
-    secret = rows.filter(id=ended.secret, project=move.project).first()
+    rows = Secret.objects.select_related("project", "environment").filter(project=move.project)
+    secret = locked(rows, ended.secret, no_key=True) if rows.filter(id=ended.secret).exists() else None
     if secret is None or secret.environment.gateway_environment != move.gateway_environment:
         raise NotFound("secret: is not part of this move")
     if ended.code:

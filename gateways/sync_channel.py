@@ -18,6 +18,7 @@ from django.db.models import Max
 from accounts.models import Storage
 from accounts.principals import principal_named
 from common.errors import Conflict, MazeVaultError, ValidationFailed
+from common.rows import locked
 from gateways import dispatch, sync_here, sync_runs
 from gateways.models import Gateway
 from gateways.sync_here import Hand, Outdated, ValueTooLarge
@@ -240,10 +241,8 @@ def stored_action(row: SyncStep) -> Action:
 
 def _run(gateway: Gateway, body: Asked) -> SyncRun:
     dispatch.refuse_unless_active(gateway, body.epoch)
-    rows = SyncRun.objects.select_for_update(of=("self",)).select_related(
-        "rule__project", "rule__integration__environment", "environment", "confirmed", "undoes"
-    )
-    run = rows.filter(id=body.run).first()
+    rows = SyncRun.objects.select_related("rule__project", "rule__integration__environment", "environment", "confirmed", "undoes")
+    run = locked(rows, body.run)
     task = sync_runs.task_of(run) if run else None
     if run is None or task is None or not dispatch.is_claimed(task, gateway, body.claim, body.epoch):
         raise Conflict("this claim no longer counts for a sync run", code="STALE_CLAIM")
@@ -379,8 +378,9 @@ def _begin(action: Action, begun: sync.BegunStep, hand: Hand) -> tuple[StepRepor
 def _settle(run: SyncRun, memory: SyncMemory, report: StepReport, now: datetime) -> list[tuple[str, str]]:
     """Keep how a step ended, of this run or of an earlier one of the rule; returns its kind and result, nothing when that was
     told before."""
-    steps = SyncStep.objects.select_for_update(of=("self",)).select_related("run__undoes").filter(run__rule=run.rule_id)
-    row = steps.filter(operation=report.operation, state=StepState.BEGUN).first()
+    steps = SyncStep.objects.select_related("run__undoes").filter(run__rule=run.rule_id, state=StepState.BEGUN)
+    begun = steps.filter(operation=report.operation).values_list("pk", flat=True).first()
+    row = locked(steps, begun) if begun else None
     if row is None:
         return []
     row.state, row.ended_at, row.our_version = ENDS[report.end], now, report.our_version

@@ -15,6 +15,7 @@ from django.db.models import F, Q, QuerySet
 
 from accounts.access import Principal
 from common.api import rfc3339
+from common.rows import hold
 from integrations.models import StepState, SyncRun, SyncStep
 from integrations.sync.plan import Action
 from integrations.sync.words import ActionKind
@@ -116,7 +117,7 @@ def digest(key: bytes, value: str) -> str:
 def _planned(action: Action, run: SyncRun, *, lock: bool) -> Secret | None:
     rows = Secret.objects.filter(project_id=run.rule.project_id, environment_id=run.environment_id, key=action.key)
     if lock:
-        rows = rows.select_for_update(of=("self",), no_key=True)
+        hold(Secret, list(rows.values_list("pk", flat=True)), no_key=True)
     found = _newest(rows.select_related("project__organization", "environment")).first()
     seen = (None, False) if found is None else (found.version, found.status in GONE)
     if seen != (action.our_version, action.our_deleted):

@@ -26,6 +26,7 @@ from accounts.roles import PROJECTS_READ, PROJECTS_WRITE, SECRETS_DELETE, SECRET
 from accounts.scoping import absent, place_in, place_of, require, visible_projects
 from common import audit
 from common.errors import Conflict, MazeVaultError, PermissionRefused, ValidationFailed
+from common.rows import locked
 from gateways import dispatch
 from gateways.kinds import KINDS
 from gateways.models import Task
@@ -142,7 +143,7 @@ def start_due(now: datetime) -> int:
     for identifier, minutes, last in rows.values_list("id", "interval_minutes", "last"):
         if last is None or last + timedelta(minutes=minutes) <= now:
             with transaction.atomic():
-                rule = _rules().select_for_update(of=("self",), skip_locked=True).filter(id=identifier, paused=False).first()
+                rule = locked(_rules().filter(paused=False), identifier, skip_locked=True)
                 begun += rule is not None and _is_due(rule, now) and _begin_scheduled(rule, now)
     return begun
 
@@ -152,9 +153,8 @@ def sweep(now: datetime) -> int:
     ended = 0
     for identifier in SyncRun.objects.filter(state=RunState.RUNNING).values_list("id", flat=True):
         with transaction.atomic():
-            run = SyncRun.objects.select_for_update(of=("self",), skip_locked=True).select_related("rule").filter(
-                id=identifier, state=RunState.RUNNING
-            ).first()  # fmt: skip
+            running = SyncRun.objects.filter(state=RunState.RUNNING).select_related("rule")
+            run = locked(running, identifier, skip_locked=True)
             task = task_of(run) if run else None
             if run is None or (task is not None and task.state in _WORKED_ON and not (run.stop_asked and not task.claim)):
                 continue
@@ -216,10 +216,8 @@ def why_not_allowed(run: SyncRun, caller: Principal | None) -> str:
 
 def rule_for(identifier: uuid.UUID, by: By, permission: str, *, lock: bool = False) -> SyncRule:
     """A living rule whose project the caller has the permission for. Raises `NotFound` or `PermissionRefused`."""
-    rows = _rules()
-    if lock:
-        rows = rows.select_for_update(of=("self",))
-    found = rows.filter(id=identifier, project__in=visible_projects(by.principal)).first()
+    rows = _rules().filter(project__in=visible_projects(by.principal))
+    found = locked(rows, identifier) if lock else rows.filter(id=identifier).first()
     if found is None:
         raise absent("sync rule")
     require(by.principal, permission, place_of(found.project), readable=PROJECTS_READ, what="sync rule")
@@ -228,10 +226,10 @@ def rule_for(identifier: uuid.UUID, by: By, permission: str, *, lock: bool = Fal
 
 def run_for(identifier: uuid.UUID, by: By, permission: str, *, lock: bool = False) -> SyncRun:
     """A run whose project the caller has the permission for. Raises `NotFound` or `PermissionRefused`."""
-    rows = SyncRun.objects.select_related("rule__project", "environment")
-    if lock:
-        rows = rows.select_for_update(of=("self",))
-    found = rows.filter(id=identifier, rule__project__in=visible_projects(by.principal)).first()
+    rows = SyncRun.objects.select_related("rule__project", "environment").filter(
+        rule__project__in=visible_projects(by.principal)
+    )  # fmt: skip
+    found = locked(rows, identifier) if lock else rows.filter(id=identifier).first()
     if found is None:
         raise absent("sync run")
     require(by.principal, permission, place_of(found.rule.project), readable=PROJECTS_READ, what="sync run")

@@ -19,6 +19,7 @@ from accounts.models import Environment, Project
 from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
 from accounts.scoping import absent, environment_named, place_of, project_for, require, visible_projects
 from common.errors import ValidationFailed
+from common.rows import locked
 from common.sealing import Place
 from integrations import providers, rules, storing, vaults
 from integrations.azure.cloud import AuthMethod
@@ -103,19 +104,20 @@ def integrations_of(project: Project) -> QuerySet[Integration]:
 
 def integration_seen(principal: Principal, identifier: uuid.UUID) -> Integration:
     """A living integration of a project they may see. Raises `NotFound`."""
-    return _seen(Integration.objects.all(), principal, identifier)
-
-
-def _seen(rows: QuerySet[Integration], principal: Principal, identifier: uuid.UUID) -> Integration:
-    theirs = rows.filter(deleted_at=None, project__in=visible_projects(principal)).select_related("project")
-    found = theirs.filter(id=identifier).first()
+    found = _seen(principal).filter(id=identifier).first()
     if found is None:
         raise absent("integration")
     return found
 
 
+def _seen(principal: Principal) -> QuerySet[Integration]:
+    return Integration.objects.filter(deleted_at=None, project__in=visible_projects(principal)).select_related("project")
+
+
 def _locked(identifier: uuid.UUID, by: By) -> Integration:
-    found = _seen(Integration.objects.select_for_update(of=("self",)), by.principal, identifier)
+    found = locked(_seen(by.principal), identifier)
+    if found is None:
+        raise absent("integration")
     require(by.principal, PROJECTS_WRITE, place_of(found.project), readable=PROJECTS_READ, what="integration")
     return found
 

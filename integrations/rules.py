@@ -17,6 +17,7 @@ from accounts.models import ConflictStrategy, Environment, Project
 from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
 from accounts.scoping import absent, environment_named, place_of, project_for, require, visible_projects
 from common.errors import Conflict, ValidationFailed
+from common.rows import locked
 from integrations.models import Integration, RunState, SyncDirection, SyncMode, SyncRule, SyncRun
 from integrations.providers import AZURE_KEY_VAULT
 from integrations.sync.transform import TransformInvalid, parse_transform, pieces_of
@@ -150,8 +151,8 @@ def _end(rule: SyncRule, by: By, now: datetime) -> None:
 
 
 def _locked(identifier: uuid.UUID, by: By) -> SyncRule:
-    rows = SyncRule.objects.select_for_update(of=("self",)).select_related("project", "integration")
-    found = rows.filter(id=identifier, deleted_at=None, project__in=visible_projects(by.principal)).first()
+    rows = SyncRule.objects.filter(deleted_at=None, project__in=visible_projects(by.principal))
+    found = locked(rows.select_related("project", "integration"), identifier)
     if found is None:
         raise absent("sync rule")
     require(by.principal, PROJECTS_WRITE, place_of(found.project), readable=PROJECTS_READ, what="sync rule")

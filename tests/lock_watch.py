@@ -7,6 +7,7 @@ itself opens around a test does not count as a transaction.
 
 from __future__ import annotations
 
+import re
 import threading
 import traceback
 from collections.abc import Callable, Generator
@@ -20,6 +21,8 @@ from django.db.backends.signals import connection_created
 from common import process_locks
 from common.process_locks import ProcessLock, Rank
 
+_LOCKS = re.compile(r"\bFOR (NO KEY )?(UPDATE|SHARE)\b")
+_JOINS = re.compile(r"\bJOIN\b|\bIN \(SELECT\b|\bEXISTS ?\(SELECT\b")
 _FRAMES = 12
 """So many of the innermost calls are shown of each violation."""
 
@@ -58,6 +61,8 @@ class LockWatch:
         short = [one for one in self._held() if one.rank is Rank.MEMORY]
         if short:
             self._note(f"a statement is made under {', '.join(map(_told, short))}: {sql[:120]}")
+        if _LOCKS.search(sql) and _JOINS.search(sql):
+            self._note(f"rows are locked by a statement that reads other tables (common.rows): {sql[:400]}")
         return execute(sql, params, many, context)
 
     def take_findings(self) -> list[str]:

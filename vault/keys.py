@@ -138,9 +138,10 @@ def _reseal_batch(column: SealedColumn, old: Sequence[uuid.UUID], after: Any, ba
     """One transaction; the second result is the last row looked at, None at the end. Rows somebody holds are left for later."""
     done = broken = 0
     with transaction.atomic():
-        rows = _resting(column, old).order_by("pk").select_related(*column.related)
+        rows = _resting(column, old).order_by("pk")
         rows = rows if after is None else rows.filter(pk__gt=after)
-        found = list(rows.select_for_update(of=("self",), skip_locked=True, no_key=True)[:batch])
+        held = list(rows.select_for_update(skip_locked=True, no_key=True).values_list("pk", flat=True)[:batch])
+        found = list(_resting(column, old).filter(pk__in=held).order_by("pk").select_related(*column.related))
         for row in found:
             try:
                 _reseal_row(column, row)

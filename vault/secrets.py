@@ -15,6 +15,7 @@ from accounts.access import Principal
 from accounts.models import Environment, Project, Storage
 from common import audit, feed
 from common.errors import Conflict, MazeVaultError, NotFound, ValidationFailed
+from common.rows import locked
 from protocol.replica import ReplicaKind
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody
@@ -147,12 +148,8 @@ def _target(change: SecretChange) -> tuple[Project, Environment]:
 
 def _locked(change: SecretChange) -> Secret:
     """The secret, nobody else's to change until the transaction ends. A change names its place, and it must be the very one."""
-    secret = (
-        Secret.objects.select_for_update(of=("self",), no_key=True)
-        .select_related("project", "environment")
-        .filter(id=change.secret, project_id=change.project, environment_id=change.environment)
-        .first()
-    )
+    there = Secret.objects.filter(project_id=change.project, environment_id=change.environment)
+    secret = locked(there.select_related("project", "environment"), change.secret, no_key=True)
     if secret is None or secret.project.deleted_at or secret.environment.deleted_at:
         raise NotFound(rules.ABSENT)
     return secret

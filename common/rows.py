@@ -1,0 +1,31 @@
+"""Lock first, read second (docs/adr/0033).
+
+A statement that waits for a row looks at that row again afterwards, but not at what it read of other rows: a joined thing is
+as it was before the wait, or seems not to be there at all. So a row is locked by its key alone, and then read with what it
+refers to.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from django.db.models import Model, QuerySet
+
+Row = TypeVar("Row", bound=Model)
+
+
+def locked(rows: QuerySet[Row], identifier: Any, *, no_key: bool = False, skip_locked: bool = False) -> Row | None:
+    """The row with this key, held until the transaction ends and read after that; None when these rows have none, or, where
+    held ones are skipped, when somebody else holds it.
+
+    `no_key`: rows may go on to be made that refer to this one.
+    """
+    if hold(rows.model, [identifier], no_key=no_key, skip_locked=skip_locked):
+        return rows.filter(pk=identifier).first()
+    return None
+
+
+def hold(model: type[Model], identifiers: Any, *, no_key: bool = False, skip_locked: bool = False) -> list[Any]:
+    """Lock the rows with these keys, in the order of their keys so that two never meet half way; returns those there are."""
+    rows = model._base_manager.select_for_update(no_key=no_key, skip_locked=skip_locked)
+    return list(rows.filter(pk__in=identifiers).order_by("pk").values_list("pk", flat=True))
