@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, NoReturn
 
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, InternalError, OperationalError
 from django.http import HttpRequest, HttpResponse, JsonResponse, RawPostDataException
 from django.urls import URLPattern, path
 from django.views.decorators.csrf import csrf_exempt
@@ -38,6 +38,16 @@ repeat it with the same Idempotency-Key, or read first"""
 """A connection that ends during COMMIT tells nobody which."""
 
 
+_GIVEN_UP = {
+    "55P03": "somebody else holds what this needs for too long",
+    "40P01": "two changes waited for each other",
+    "40001": "another change came in between",
+    "57014": "the database took too long",
+    "25P03": "this took too long between two steps",
+}
+"""SQLSTATEs of transactions that PostgreSQL has taken back, with the reason as callers read it."""
+
+
 def error_response(error: MazeVaultError) -> JsonResponse:
     """The one error shape: `error`, `code`, and `details` only when there are some."""
     body: dict[str, object] = {"error": error.sentence, "code": error.code}
@@ -59,9 +69,8 @@ def translate(error: Exception) -> MazeVaultError:
         return error
     if isinstance(error, drf.APIException):
         return _from_framework(error)
-    if isinstance(error, OperationalError | InterfaceError):
-        log.error("the database does not answer: %s", type(error).__name__)
-        return Unavailable(_NO_DATABASE, retry_after=2)
+    if isinstance(error, OperationalError | InterfaceError | InternalError) and (refused := _of_the_database(error)):
+        return refused
     if isinstance(error, RequestDataTooBig):
         return TooLarge(f"the body is larger than {LARGEST_BODY} bytes")
     if isinstance(error, SuspiciousOperation):  # also a query of thousands of fields
@@ -70,6 +79,18 @@ def translate(error: Exception) -> MazeVaultError:
         return MalformedBody("the body could not be read to its end")
     log.error("unexpected failure", exc_info=error)
     return MazeVaultError("something went wrong here; the log of the server names the cause")
+
+
+def _of_the_database(error: Exception) -> MazeVaultError | None:
+    """What passes by itself. None for a mistake of ours, which a repetition would only repeat."""
+    state = getattr(error.__cause__, "sqlstate", None) or ""
+    if state in _GIVEN_UP:
+        log.warning("a transaction was given up: %s", _GIVEN_UP[state])
+        return Unavailable(f"{_GIVEN_UP[state]}, so nothing was changed; try again", retry_after=2)
+    if isinstance(error, InternalError):
+        return None
+    log.error("the database does not answer: %s", type(error).__name__)
+    return Unavailable(_NO_DATABASE, retry_after=2)
 
 
 def exception_handler(error: Exception, context: Mapping[str, Any]) -> HttpResponse:

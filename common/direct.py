@@ -8,29 +8,23 @@ from __future__ import annotations
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import psycopg
 from django.db import connection
 
-LIMITS: Mapping[str, int] = {
-    "connect_timeout": 5, "keepalives": 1, "keepalives_idle": 5, "keepalives_interval": 1, "keepalives_count": 3,
-    "tcp_user_timeout": 5000,
-}  # fmt: skip
-"""In libpq's words, in seconds and the last one in milliseconds: that a host is gone is noticed, also by who only waits."""
-
 
 def open_connection() -> psycopg.Connection:
-    """A new autocommit connection to the node's database. The caller closes it. Raises `psycopg.Error`.
+    """A new autocommit connection to the node's database, with the limits of every session (`common.sessions`).
 
-    What DATABASE_URL says goes before our limits.
+    The caller closes it. Raises `psycopg.Error`.
     """
     settings = connection.settings_dict
     options = {key: value for key, value in settings["OPTIONS"].items() if key != "pool"}
     named = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST", "port": "PORT"}
     values = {libpq: settings[django] for libpq, django in named.items() if settings.get(django)}
-    return psycopg.connect(**{**LIMITS, **options, **values}, autocommit=True)
+    return psycopg.connect(**{**options, **values}, autocommit=True)
 
 
 @contextmanager

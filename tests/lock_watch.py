@@ -22,7 +22,7 @@ from common import process_locks
 from common.process_locks import ProcessLock, Rank
 
 _LOCKS = re.compile(r"\bFOR (NO KEY )?(UPDATE|SHARE)\b")
-_JOINS = re.compile(r"\bJOIN\b|\bIN \(SELECT\b|\bEXISTS ?\(SELECT\b")
+_JOINS = re.compile(r"\bJOIN\b|\(\s*SELECT\b")
 _FRAMES = 12
 """So many of the innermost calls are shown of each violation."""
 
@@ -61,7 +61,7 @@ class LockWatch:
         short = [one for one in self._held() if one.rank is Rank.MEMORY]
         if short:
             self._note(f"a statement is made under {', '.join(map(_told, short))}: {sql[:120]}")
-        if _LOCKS.search(sql) and _JOINS.search(sql):
+        if reads_others_while_it_locks(sql):
             self._note(f"rows are locked by a statement that reads other tables (common.rows): {sql[:400]}")
         return execute(sql, params, many, context)
 
@@ -98,6 +98,20 @@ def findings() -> Generator[list[str]]:
     finally:
         found += watch.take_findings()
         watch._found += before
+
+
+def reads_others_while_it_locks(sql: str) -> bool:
+    """Whether the very SELECT that locks rows joins, or asks by a SELECT within it; around it there may be anything."""
+    found = _LOCKS.search(sql)
+    if not found:
+        return False
+    depth, begins = 0, 0
+    for place in range(found.start() - 1, -1, -1):
+        depth += {")": 1, "(": -1}.get(sql[place], 0)
+        if depth < 0:
+            begins = place + 1
+            break
+    return _JOINS.search(sql, begins, found.start()) is not None
 
 
 def begin() -> None:

@@ -69,6 +69,8 @@ def require_durability(node: Settings) -> None:
 def bring_up_to_date(node: Settings) -> None:
     """Bring the tables up to date, and on a Primary everything `setup` makes. One process at a time does it."""
     with open_connection() as guard:
+        guard.execute("SET lock_timeout = 0")  # another process may migrate for long
+        guard.execute("SET statement_timeout = 0")
         guard.execute("SELECT pg_advisory_lock(%s)", [lock_number("migrations")])
         call_command("migrate", verbosity=0, interactive=False)
         if node.gateway is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from common.sessions import with_limits
 from orchestrator.environment import Settings, celery_broker
 from protocol.envelope import MAX_WIRE_BYTES
 
@@ -62,9 +63,8 @@ def _database(node: Settings) -> dict[str, Any]:
     options = dict(database.pop("OPTIONS"))  # type: ignore[call-overload]
     # Threads that wait for a directive give their connection back, so a small pool serves many of them.
     options["pool"] = {"min_size": 1, "max_size": 24, "timeout": 8}
-    options.setdefault("connect_timeout", "5")
     options.setdefault("application_name", f"mazevault-{node.mode}")
-    return {**database, "ENGINE": "django.db.backends.postgresql", "OPTIONS": options, "CONN_HEALTH_CHECKS": True}
+    return {**database, "ENGINE": "django.db.backends.postgresql", "OPTIONS": with_limits(options), "CONN_HEALTH_CHECKS": True}
 
 
 def _logging(node: Settings) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import psycopg
 import pytest
 from django.db import connection
 
-from common.direct import LIMITS, answering_within, open_connection
+from common.direct import answering_within, open_connection
+from common.sessions import LIMITS
 from gateway_runtime import state
 from gateway_runtime.state import OneProcess
 from tests.gateway_runtime.conftest import take_lock

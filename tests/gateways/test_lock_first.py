@@ -18,7 +18,7 @@ from gateways import routes
 from gateways.models import Route
 from tests import factories
 from tests.conftest import fleet_of
-from tests.lock_watch import findings
+from tests.lock_watch import findings, reads_others_while_it_locks
 from vault.models import Secret
 
 ROOT = Path(__file__).parents[2]
@@ -124,3 +124,17 @@ def test_a_statement_that_locks_and_joins_is_found(primary: None) -> None:
     with findings() as found, transaction.atomic():
         Route.objects.select_for_update(of=("self",)).select_related("active_gateway").get(environment_id="NPR")
     assert len(found) == 1 and "reads other tables" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("sql", "found"),
+    [
+        ("SELECT a FROM t WHERE a = 1 FOR UPDATE", False),
+        ("SELECT a FROM t INNER JOIN u ON (t.b = u.a) WHERE t.a = 1 FOR NO KEY UPDATE OF t", True),
+        ("SELECT a FROM t WHERE b IN (SELECT a FROM u) FOR UPDATE", True),
+        ("UPDATE t SET a = 1 WHERE b IN (SELECT b FROM t WHERE (c = 1) FOR UPDATE SKIP LOCKED)", False),
+        ("SELECT a FROM t INNER JOIN u ON (t.b = u.a)", False),
+    ],
+)
+def test_which_statement_locks_and_reads_others(sql: str, found: bool) -> None:
+    assert reads_others_while_it_locks(sql) is found
