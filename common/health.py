@@ -15,6 +15,7 @@ from django.core.cache import cache
 from django.db.migrations.loader import MigrationLoader
 
 from common.direct import answering_within, open_connection
+from common.process_locks import Condition
 
 log = logging.getLogger("mazevault.health")
 
@@ -31,7 +32,7 @@ class Prober:
 
     def __init__(self, name: str, ask: Callable[[], bool]) -> None:
         self._name, self._ask = name, ask
-        self._condition = threading.Condition()
+        self._condition = Condition(f"probe of {name}")
         self._is_asking = False
         self._answer, self._answered_at = False, float("-inf")
 

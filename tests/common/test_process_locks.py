@@ -21,6 +21,8 @@ PRODUCT = ("accounts", "common", "failover", "gateway_runtime", "gateways", "int
 PLAIN = {"Lock", "RLock", "Condition", "Semaphore", "BoundedSemaphore"}
 OWN_WAYS = {
     "common/process_locks.py": "the one class",
+    "orchestrator/node/inner.py": "counts the requests of one process, for moments",
+    "orchestrator/node/lifeline.py": "a sign of life depends on nothing else",
     "integrations/azure/egress.py": "guards the sockets of one call, for moments; nothing of the product is called under it",
     "integrations/azure/credentials.py": "one msal application of one integration, made outside of any transaction",
     "accounts/entra.py": "keys and endpoints of Entra, fetched outside of any transaction",
