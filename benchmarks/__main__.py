@@ -9,10 +9,11 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks import channel, reconcile, stack, sync
+from benchmarks import channel, front, reconcile, stack, sync
 
 BENCHMARKS: dict[str, Callable[[], dict[str, object]]] = {
     "envelope": channel.envelope,
+    "front": front.front,
     "reconcile": reconcile.reconcile,
     "stack": stack.stack,
     "sync": sync.sync,

@@ -20,7 +20,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from common import outside
 from common.process_locks import ProcessLock, Rank
 from gateway_runtime.breaker import Breaker
 from gateway_runtime.identity import Identity, Keys, key_password
@@ -53,6 +52,11 @@ from protocol.messages import Message, MessageError, decode, encode
 log = logging.getLogger("mazevault.gateway.client")
 
 CONNECT_SECONDS = 5.0
+URGENT_CONNECT_SECONDS = 3.0
+"""A renewal that must connect anew, fails, and tries again still leaves two thirds of what the lease had."""
+KEEPALIVE_SECONDS = 120.0
+"""Longer than a heartbeat interval: what is urgent finds its connection warm. The Primary keeps it a little longer."""
+URGENT = frozenset({paths.LEASE_RENEW, paths.LEASE_RELEASE, paths.HEARTBEAT, paths.FENCE_ACKNOWLEDGE, paths.DRAIN_REPORT})
 LATENCIES_KEPT = 100
 TRUST_PAUSE = 60.0
 """Seconds between two looks at the trust document because of an unknown signature, so that forged answers cause no flood."""
@@ -103,7 +107,6 @@ def fetch_trust(url: str, pin: str, now: datetime) -> Trust:
     The first connection cannot be verified yet, so nothing secret is sent on it: it only brings public certificates, and
     everything is checked against the pin before use. Raises `PrimaryUnreachable` for whatever else comes.
     """
-    outside.begins("the Primary")
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unverified.minimum_version = ssl.TLSVersion.TLSv1_3
     unverified.check_hostname = False
@@ -145,6 +148,21 @@ def _signing_key(certificate: str, document: dict[str, str], now: datetime) -> E
     return key
 
 
+@dataclass(frozen=True)
+class Clients:
+    """What is urgent has connections of its own, so that a renewal of the lease finds one that is open and that nobody uses."""
+
+    urgent: httpx.Client
+    others: httpx.Client
+
+    def of(self, path: str) -> httpx.Client:
+        return self.urgent if path in URGENT else self.others
+
+    def close(self) -> None:
+        self.urgent.close()
+        self.others.close()
+
+
 class Channel:
     """Sealed calls to the Primary. Safe to share between threads."""
 
@@ -162,7 +180,7 @@ class Channel:
         self._failed_at = -math.inf
         self._trust: Trust | None = None
         self._doubted_at = -math.inf
-        self._http: httpx.Client | None = None
+        self._http: Clients | None = None
         self.epoch = 0
         self.latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
 
@@ -231,16 +249,15 @@ class Channel:
         return answer
 
     def _call_once(self, path: str, message: Message, answer_kind: type[Answer], timeout: float) -> Answer:
-        outside.begins("the Primary")
-        trust, http, url = self._connected()
+        trust, http, url = self._connected(path)
         recipient = trust.recipients[0]
         header = self._header(path, recipient.kid)
         wire = seal(header, encode(message), decode_encryption_key(recipient.public_key), self._keys.signing)
-        began = time.monotonic()
+        began, connect = time.monotonic(), URGENT_CONNECT_SECONDS if path in URGENT else CONNECT_SECONDS
         try:
             answer = http.post(
                 f"{url}{path}", content=wire, headers={"Content-Type": CONTENT_TYPE},
-                timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
+                timeout=httpx.Timeout(timeout, connect=min(timeout, connect)),
             )  # fmt: skip
         except httpx.HTTPError as error:
             self._next_url()
@@ -308,11 +325,11 @@ class Channel:
             if self._trust is trust:
                 self._trust = trust.signed_by(signer)
 
-    def _connected(self) -> tuple[Trust, httpx.Client, str]:
+    def _connected(self, path: str) -> tuple[Trust, httpx.Client, str]:
         trust = self._known_trust() or self._awaited_trust()
         with self._lock:
             assert self._http is not None  # noqa: S101  set before the trust
-            return trust, self._http, self._urls[0]
+            return trust, self._http.of(path), self._urls[0]
 
     def _known_trust(self) -> Trust | None:
         trust = self._trust
@@ -340,18 +357,20 @@ class Channel:
             self._failed_at = time.monotonic()
             self._next_url()
             raise
-        http = self._http or self._client(fetched.root)
+        http = self._http or self._clients(fetched.root)
         with self._lock:
             self._http, self._trust = http, fetched
         return fetched
 
-    def _client(self, root: str) -> httpx.Client:
+    def _clients(self, root: str) -> Clients:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.load_verify_locations(cadata=root)
         if self._tls_file:
             context.load_cert_chain(self._tls_file, password=self._password)
-        return httpx.Client(verify=context, trust_env=False, limits=httpx.Limits(keepalive_expiry=60))
+        limits = httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS)
+        urgent, others = (httpx.Client(verify=context, trust_env=False, limits=limits) for _ in range(2))
+        return Clients(urgent, others)
 
     def _next_url(self) -> None:
         with self._lock:

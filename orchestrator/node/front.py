@@ -235,10 +235,10 @@ class Front:
         if self._raw is not None:
             asyncio.get_running_loop().remove_reader(self._raw)
             self._raw.close()
-        for connection in list(self._connections):
-            connection.close()
         deadline = time.monotonic() + GRACE_SECONDS
         while self._connections and time.monotonic() < deadline:
+            for connection in list(self._connections):
+                connection.close()
             await asyncio.sleep(0.02)
 
 

@@ -252,9 +252,9 @@ class Connection(asyncio.Protocol):
         self._end_counting()
 
     def close(self) -> None:
-        """End an idle connection, or any other after its answer."""
-        if self._task is None:
-            self._transport.close()
+        """End an idle connection, or any other after its answer. Nobody waits for a farewell."""
+        if self._task is None and self._flushed.is_set():
+            self._transport.abort()
 
     def _feed(self, data: bytes) -> None:
         if self._incoming is None or not self._incoming.head_complete:
@@ -357,7 +357,7 @@ class Connection(asyncio.Protocol):
             self._resume_reading()
             if self._incoming is None:
                 self.is_idle = True
-                self._set_timer(limits.IDLE_SECONDS)
+                self._set_timer(limits.KNOWN_IDLE_SECONDS if self.is_known else limits.IDLE_SECONDS)
                 self._service.note_idle(self)
             self._pump()
 

@@ -20,7 +20,9 @@ BODY_SECONDS = 30.0
 SEND_SECONDS = 20.0
 """A peer that takes nothing of an answer for so long loses its connection."""
 IDLE_SECONDS = 65.0
-"""Longer than a heartbeat interval, so that a punctual gateway keeps its connection."""
+"""A connection on which nothing is asked is closed after so long."""
+KNOWN_IDLE_SECONDS = 150.0
+"""The same for a caller with a client certificate: longer than a heartbeat interval and than a gateway keeps its own end."""
 LINGER_SECONDS = 1.0
 """After a refusal the rest of what a client sends is read and thrown away this long, so that it can read the refusal."""
 

@@ -6,9 +6,10 @@ import json
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -18,7 +19,7 @@ from django.db import transaction
 from msgspec import structs
 
 from common.clock import now
-from gateway_runtime.client import TRUST_PAUSE, AnswerNotTrusted, Channel, PrimaryUnreachable, SignerUnknown, fetch_trust
+from gateway_runtime.client import TRUST_PAUSE, URGENT, AnswerNotTrusted, Channel, PrimaryUnreachable, SignerUnknown, fetch_trust
 from gateway_runtime.state import Sequences
 from gateway_runtime.supervisor import Supervisor
 from gateways import identity
@@ -26,7 +27,7 @@ from gateways.models import PrimaryKeyPair
 from protocol import paths
 from protocol.bootstrap_token import unpack
 from protocol.envelope import encode_public_key, key_id, open_parcel, parse, seal
-from protocol.messages import AskDirective, Directive
+from protocol.messages import AskDirective, Directive, LeaseAnswer, RenewLease
 from tests.fakes.gateway import FakeGateway
 from tests.fakes.wire import Wire
 from vault import authorities
@@ -280,3 +281,21 @@ class TestSigningKey:
         identity.ensure_keys()
         line.ask()
         assert line.wire.fetched_trust() == 2
+
+
+def test_what_is_urgent_has_connections_of_its_own(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A waiting directive call, a page of the copy or a long upload never makes a renewal shake hands anew."""
+    made: list[Wire] = []
+
+    def client(**options: Any) -> Wire:
+        assert options["limits"].keepalive_expiry > 60 if "limits" in options else True
+        made.append(replace(line.wire, asked=[]))
+        return made[-1]
+
+    monkeypatch.setattr("gateway_runtime.client.httpx.Client", client)
+    line.channel.call(paths.DIRECTIVE, AskDirective(), Directive, timeout=5)
+    renewal = RenewLease(epoch=0, sent_at=now().isoformat())
+    line.channel.call(paths.LEASE_RENEW, renewal, LeaseAnswer, timeout=5)
+    fetched, *pools = [[urlsplit(url).path for url in one.asked] for one in made]
+    assert fetched == [paths.TRUST] and pools == [[paths.LEASE_RENEW], [paths.DIRECTIVE]]
+    assert paths.HEARTBEAT in URGENT and paths.DIRECTIVE not in URGENT

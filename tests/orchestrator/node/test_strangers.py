@@ -19,8 +19,9 @@ from tests.orchestrator.node.desk import Desk, desk, read_answer, talk, until
 
 LEASE, DIRECTIVE = "/api/v1/gateways/channel/lease", "/api/v1/gateways/channel/directive"
 HOSTILE = 300
-QUICK = 2.0
-"""Seconds within which a gateway and people are answered while strangers try to stop the node, on a busy machine."""
+QUICK = 5.0
+"""Seconds within which a gateway and people are answered while strangers try to stop the node, on a machine that is busy too.
+Who waited for the strangers would wait for 10."""
 LIMITS = {"HANDSHAKE_SECONDS": 1.5, "HEAD_SECONDS": 1.5, "BODY_SECONDS": 3.0}
 
 
@@ -56,7 +57,7 @@ def hostile(front: Desk, count: int) -> Iterator[None]:
 
 
 def test_hostile_connections_stop_neither_a_gateway_nor_people(tmp_path: Path) -> None:
-    with desk(tmp_path, changes=LIMITS) as front, contextlib.closing(front.connect(known=True)) as warm:
+    with desk(tmp_path) as front, contextlib.closing(front.connect(known=True)) as warm:
         talk(warm, LEASE)
         with hostile(front, HOSTILE):
             time.sleep(1)
