@@ -12,6 +12,7 @@ from cli.stack.layout import ROOT
 
 OPENAPI = ROOT / "docs" / "api" / "openapi.json"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
+RETENTION = ROOT / "docs" / "operations" / "retention.md"
 CONVENTION = ROOT / "deploy" / "terraform" / "modules" / "naming" / "convention.json"
 
 
@@ -41,7 +42,16 @@ def convention() -> str:
     return terraform_convention(Template.default())
 
 
-DOCUMENTS: dict[Path, Callable[[], str]] = {OPENAPI: openapi, ARCHITECTURE: architecture, CONVENTION: convention}
+def retention() -> str:
+    """What is kept, and for how long."""
+    from common.retained import document
+
+    return document()
+
+
+DOCUMENTS: dict[Path, Callable[[], str]] = {
+    OPENAPI: openapi, ARCHITECTURE: architecture, CONVENTION: convention, RETENTION: retention
+}  # fmt: skip
 
 
 def outdated() -> list[Path]:

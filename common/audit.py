@@ -135,6 +135,35 @@ def links(chain: str = PRIMARY, after: int = 0, upto: int | None = None) -> Iter
         yield Link(link.position, text_of(link.entry), link.hash)
 
 
+def remove_upto(chain: str, position: int) -> int:
+    """Remove the entries of a chain up to a cut that is stored already, in the caller's transaction; the tables refuse others.
+
+    Older cuts of the chain go as well. Returns how many entries went.
+    """
+    links = AuditLink.objects.filter(chain=chain, position__lte=position)
+    entries = AuditEntry.objects.filter(pk__in=list(links.values_list("entry_id", flat=True)))
+    open_door()
+    links._raw_delete(links.db)  # one DELETE: the collector would load every row first
+    removed = entries._raw_delete(entries.db)
+    close_door()
+    AuditCheckpoint.objects.filter(chain=chain, is_cut=True, position__lt=position).delete()
+    return removed
+
+
+def open_door() -> None:
+    """Until `close_door` or the end of the transaction the tables let go what a cut covers (migration common 0004)."""
+    _door("open")
+
+
+def close_door() -> None:
+    _door("closed")
+
+
+def _door(state: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT set_config('mazevault.audit_cut', %s, true)", [state])
+
+
 def verify_chain(chain: str = PRIMARY) -> ChainReport:
     """Walk the whole chain and recompute every hash. `common.audit_report` holds it against checkpoints as well."""
     walked = walk(chain, links(chain), start=start_of(chain))

@@ -85,3 +85,10 @@ class Change(models.Model):
             models.Index(fields=["scope", "kind", "entity_id"], name="changes_of_a_thing"),
             models.Index(fields=["id"], condition=models.Q(position=None), name="changes_waiting"),
         ]
+
+
+class RemovedTally(models.Model):
+    """How many rows retention has removed from a table; it only grows."""
+
+    table = models.CharField(primary_key=True, max_length=64)
+    total = models.BigIntegerField(default=0)

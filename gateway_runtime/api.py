@@ -16,6 +16,8 @@ from common import health as node_health
 from common.api import guarded
 from common.clock import now
 from common.errors import AuthenticationRequired
+from common.retained import GATEWAY
+from common.retention_metrics import RetentionCollector
 from gateway_runtime import current, replica, write_queue
 from gateway_runtime.models import WriteTally
 from gateway_runtime.supervisor import Supervisor, days_left
@@ -72,6 +74,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
         raise AuthenticationRequired("send an Authorization: Bearer header with the token of METRICS_TOKEN_FILE")
     registry = CollectorRegistry()
     registry.register(_NodeCollector(current.supervisor))
+    registry.register(RetentionCollector(GATEWAY))
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 

@@ -70,7 +70,10 @@ class Effect(models.Model):
     verdict = models.CharField(max_length=32, default="")
 
     class Meta:
-        indexes = [models.Index(fields=["started_at"], condition=models.Q(reported_at=None), name="effects_unreported")]
+        indexes = [
+            models.Index(fields=["started_at"], condition=models.Q(reported_at=None), name="effects_unreported"),
+            models.Index(fields=["reported_at"], condition=models.Q(reported_at__isnull=False), name="effects_reported"),
+        ]
 
 
 class ReplicaRow(models.Model):

@@ -18,12 +18,13 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 from django.db import connection
 
-from accounts import attempts
-from common import audit
+from accounts.jobs import forget_old_failures
+from common import audit, retention
 from common.clock import now as clock_now
 from common.process_locks import ProcessLock, Rank
 from common.progress import loops
-from gateway_runtime import audit_upload, copy_digest, enroll, pacing, probes, replica, state, work, write_queue
+from common.retained import GATEWAY
+from gateway_runtime import audit_retention, audit_upload, copy_digest, enroll, pacing, probes, replica, state, work, write_queue
 from gateway_runtime import identity as identities
 from gateway_runtime.client import CallsPaused, Channel, PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.identity import Identity
@@ -72,6 +73,8 @@ LONGEST_STEP = 600.0
 LONGEST_STEPS: Mapping[str, float] = {"heartbeat": 120.0, "directive": 120.0, "lease": 120.0, "tasks": 1800.0}
 """Seconds after which a step of a loop stands still. Calls, statements and waits for locks have limits of their own, of some
 seconds each; a task lists a large vault page by page."""
+RETENTION_SECONDS, AUDIT_RETENTION_SECONDS = 60.0, 600.0
+"""Pauses in seconds between two looks for what was kept long enough."""
 COPY_DIGEST_PAUSE, COPY_DIGEST_ROUND = 1.0, 3600.0
 """Pauses in seconds while the copy's digest is summed up again, and between two such rounds."""
 
@@ -153,6 +156,8 @@ class Supervisor:
             ("uploads", self.upload_step, self.wake_uploads),
             ("audit-chain", self.audit_chain_step, None),
             ("audit-upload", self.audit_upload_step, None),
+            ("retention", self.retention_step, None),
+            ("audit-retention", self.audit_retention_step, None),
         )
         for name, step, wake in steps:
             thread = threading.Thread(target=self._loop, args=(name, step, wake), name=name, daemon=True)
@@ -227,8 +232,18 @@ class Supervisor:
         return pacing.jittered(self.timing.heartbeat_interval, 0.2, self._random)
 
     def old_sign_ins_step(self) -> float:
-        attempts.prune(clock_now())
+        forget_old_failures()
         return PRUNE_SECONDS
+
+    def retention_step(self) -> float:
+        """What was kept long enough goes, a bounded number at a time."""
+        retention.apply(GATEWAY)
+        return RETENTION_SECONDS
+
+    def audit_retention_step(self) -> float:
+        generation = str(self.known_identity().generation)
+        gone = audit_retention.apply(self.channel, generation, clock_now(), self.timing.round_trip_max)
+        return 0.0 if gone == audit_retention.LONGEST_CUT else AUDIT_RETENTION_SECONDS
 
     def replica_step(self) -> float:
         self._resync.follow(self.node.directive)

@@ -48,7 +48,6 @@ class Uploader:
         open_still = write_queue.promise_all(row.id for row, _ in packed)
         batch = [(row, write) for row, write in packed if row.id in open_still]
         if not batch and not asked:
-            write_queue.forget_ended(moment)
             return 0.0 if rows else self._idle
         return self._send(channel, [row for row, _ in batch], [write for _, write in batch], asked)
 

@@ -36,8 +36,6 @@ MOST_BYTES = 256 * 1024 * 1024
 FULL_RETRY_SECONDS = 15.0
 CALLER_WAITS = timedelta(seconds=10)
 """For so long a write belongs to the request that brought it; longer than that request waits for the Primary."""
-KEPT = timedelta(days=7)
-"""How long an ended write can still be asked for here, and its idempotency key is known."""
 ASK_BASE, ASK_CAP = 1.0, 60.0
 """First and longest pause in seconds between two questions about a write the Primary has but has not settled."""
 LONGEST_PAUSE = timedelta(minutes=5)
@@ -186,12 +184,6 @@ def due(now: datetime, outcome: WriteOutcome) -> QuerySet[PendingWrite]:
 def postpone(write: PendingWrite, until: datetime, why: str) -> None:
     """Try again later what could not even be taken by the Primary, so that it holds nothing else up."""
     PendingWrite.objects.filter(OPEN, id=write.id).update(not_before=until, attempts=write.attempts + 1, detail=why[:500])
-
-
-def forget_ended(now: datetime) -> int:
-    """Drop rows that ended long ago. Open ones are never dropped."""
-    dropped, _ = PendingWrite.objects.filter(settled_at__lt=now - KEPT).exclude(OPEN).delete()
-    return dropped
 
 
 def on_the_wire(write: PendingWrite, *, promised: bool) -> QueuedWrite:

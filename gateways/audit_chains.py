@@ -55,7 +55,7 @@ CHECKPOINT_SECONDS = 30.0
 """A checkpoint is signed this long after the last one when the chain moved; with the loop's pause that stays under 60 s."""
 
 
-def take_upload(gateway: Gateway, records: list[AuditRecord], now: datetime) -> AuditTaken:
+def take_upload(gateway: Gateway, records: list[AuditRecord], now: datetime, *, cut_at: int = 0) -> AuditTaken:
     """Store the next entries of this life's chain and say up to where it is held. What is stored is never replaced.
 
     Entries behind a gap wait for the next upload. Raises `Conflict` when an entry contradicts what is stored or does not fit;
@@ -71,7 +71,7 @@ def take_upload(gateway: Gateway, records: list[AuditRecord], now: datetime) -> 
             _hold(gateway, wrong, now)
     if wrong is not None:
         raise Conflict(f"the audit entry at position {wrong} contradicts this gateway's chain", code="AUDIT_CONTRADICTED")
-    return AuditTaken(position=held.position, hash=held.hash)
+    return AuditTaken(position=held.position, hash=held.hash, cut=_cut_for(held, cut_at, now) if cut_at else None)
 
 
 def prove(now: datetime) -> int:
@@ -188,6 +188,21 @@ def _keep_what_follows(held: GatewayAuditChain, records: list[AuditRecord]) -> N
             held.position, held.hash = record.position, record.hash
     GatewayAuditRecord.objects.bulk_create(rows)
     held.save(update_fields=["position", "hash"])
+
+
+def _cut_for(held: GatewayAuditChain, position: int, now: datetime) -> SignedCheckpoint | None:
+    """The word that a gateway may remove its entries up to here: only for what is held, and anchored in the own chain."""
+    if position > held.anchored_position:
+        return None
+    stored = GatewayAuditRecord.objects.filter(chain=held.chain, position=position).values_list("hash", flat=True).first()
+    at_the_cut = audit.start_of(held.chain)
+    found = stored or (at_the_cut[1] if at_the_cut[0] == position else "")
+    if not found:
+        return None
+    cut = Statement(chain=held.chain, generation=str(identity.primary_generation()), position=position, hash=found,
+                    at=now.isoformat(), is_cut=True)  # fmt: skip
+    signed = sign_statement(cut, identity.signing_key())
+    return SignedCheckpoint(text=signed.text, signature=signed.signature, key=signed.key)
 
 
 def _hold(gateway: Gateway, position: int, now: datetime) -> None:

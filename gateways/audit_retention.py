@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import transaction
 
-from common import audit
+from common import audit, retention
 from common.locks import try_transaction_lock
-from common.models import AuditCheckpoint, AuditEntry, AuditLink
+from common.models import AuditCheckpoint, AuditLink
 from gateways import identity
-from gateways.models import GatewayAuditChain, GatewayAuditRecord, PrimaryKeyPair
+from gateways.models import AuditCountersignature, GatewayAuditChain, GatewayAuditRecord, PrimaryKeyPair
 from protocol.audit import (
     PRIMARY,
     Finding,
@@ -126,9 +126,7 @@ def _cut(
     signed = sign_statement(cut, identity.signing_key())
     AuditCheckpoint.objects.create(chain=chain, position=cut.position, is_cut=True, text=signed.text,
                                    signature=signed.signature, key=signed.key)  # fmt: skip
-    _door("open")
     delete(chain, upto.position)
-    _door("closed")
     log.info("%s audit entries of %s up to position %s were removed: their time was over", count, chain, upto.position)
     return Removed(chain, count, upto.position)
 
@@ -139,18 +137,24 @@ def _refuse(chain: str, findings: list[Finding]) -> None:
 
 
 def _delete_own(chain: str, upto: int) -> int:
-    links = AuditLink.objects.filter(chain=chain, position__lte=upto)
-    entries = list(links.values_list("entry_id", flat=True))
-    links._raw_delete(links.db)  # one DELETE: the collector would load every row first
-    gone = AuditEntry.objects.filter(pk__in=entries)
-    return gone._raw_delete(gone.db)
+    """With the checkpoints that lie before the cut, but for those that a gateway refused to sign."""
+    removed = audit.remove_upto(chain, upto)
+    past = AuditCheckpoint.objects.filter(chain=chain, is_cut=False, position__lt=upto)
+    refused = AuditCountersignature.objects.exclude(refusal="").values("checkpoint_id")
+    gone = list(past.exclude(id__in=refused).order_by("id").values_list("id", flat=True)[:LONGEST_CUT])
+    signatures, _ = AuditCountersignature.objects.filter(checkpoint__in=gone).delete()
+    checkpoints, _ = AuditCheckpoint.objects.filter(id__in=gone).delete()
+    retention.note_removed("gateways_auditcountersignature", signatures)
+    retention.note_removed("common_auditcheckpoint", checkpoints)
+    retention.note_removed("common_auditentry", removed)
+    return removed
 
 
 def _delete_copy(chain: str, upto: int) -> int:
     rows = GatewayAuditRecord.objects.filter(chain=chain, position__lte=upto)
-    return rows._raw_delete(rows.db)
-
-
-def _door(state: str) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT set_config('mazevault.audit_cut', %s, true)", [state])
+    audit.open_door()
+    removed = rows._raw_delete(rows.db)
+    audit.close_door()
+    AuditCheckpoint.objects.filter(chain=chain, is_cut=True, position__lt=upto).delete()
+    retention.note_removed("gateways_gatewayauditrecord", removed)
+    return removed

@@ -227,6 +227,8 @@ def _judge_result(gateway: Gateway, route: Route, task: Task, result: TaskResult
     """A result counts only in its epoch, from its claimant, for its claim (I3)."""
     if str(task.claim) == result.claim and task.state != TaskState.CLAIMED:
         return ResultVerdict.DUPLICATE
+    if str(task.answered_claim) == result.claim:
+        return ResultVerdict.DUPLICATE
     if result.epoch != route.epoch or route.active_gateway_id != gateway.id:
         return ResultVerdict.REJECTED_STALE_EPOCH
     if str(task.claim) != result.claim or task.gateway_id != gateway.id or task.epoch != result.epoch:
@@ -236,7 +238,7 @@ def _judge_result(gateway: Gateway, route: Route, task: Task, result: TaskResult
 
 def _apply_result(task: Task, result: TaskResult) -> None:
     now = database_now()
-    task.detail, task.result = result.detail, result.result
+    task.detail, task.result, task.answered_claim = result.detail, result.result, task.claim
     if result.outcome is TaskOutcome.SUCCEEDED:
         task.state, task.finished_at, task.duration_seconds = TaskState.SUCCEEDED.value, now, result.duration_seconds
         task.claim_until = None
@@ -282,6 +284,9 @@ def _finish(task: Task, state: TaskState, now: datetime, why: str) -> None:
 
 
 def _keep_as_evidence(gateway: Gateway, task: Task, result: TaskResult, verdict: ResultVerdict) -> None:
+    """Once, however often it is repeated."""
+    if RejectedResult.objects.filter(task=task, gateway=gateway, verdict=verdict.value, body__claim=result.claim).exists():
+        return
     RejectedResult.objects.create(
         task=task, gateway=gateway, epoch=result.epoch, verdict=verdict.value, body=msgspec.to_builtins(result)
     )

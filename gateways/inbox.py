@@ -24,7 +24,7 @@ from common.errors import TooLarge
 from common.failpoints import reach
 from common.locks import try_transaction_lock
 from gateways import heartbeats, losses, routes
-from gateways.models import Gateway, GatewayLife, ReceivedWrite, Route
+from gateways.models import Gateway, GatewayLife, ReceivedWrite, Route, WriteStream
 from gateways.settlement import Scene, finish, settle, tell
 from gateways.write_bodies import seal_body
 from protocol.decoding import decode_json
@@ -68,6 +68,7 @@ class _Desk:
     now: datetime
     keys: dict[tuple[str, str], Ed25519PublicKey]
     known: dict[uuid.UUID, ReceivedWrite]
+    forgotten: dict[tuple[uuid.UUID, uuid.UUID], int]
     new: list[ReceivedWrite] = field(default_factory=list)
     duplicates: int = 0
 
@@ -141,7 +142,9 @@ def _desk_for(gateway: Gateway, writes: Sequence[QueuedWrite], now: datetime) ->
     }
     claimed = [identifier for identifier in map(_claimed, writes) if identifier]
     known = ReceivedWrite.objects.defer("sealed_body").in_bulk(claimed)
-    return _Desk(gateway, now, keys, known)
+    streams = WriteStream.objects.filter(gateway__environment_id=gateway.environment_id, forgotten__gt=0)
+    forgotten = {(one.gateway_id, one.generation): one.forgotten for one in streams}
+    return _Desk(gateway, now, keys, known, forgotten)
 
 
 def _take(desk: _Desk, write: QueuedWrite, *, waits: bool) -> ReceivedWrite:
@@ -157,7 +160,11 @@ def _take(desk: _Desk, write: QueuedWrite, *, waits: bool) -> ReceivedWrite:
         wrong = _wrong_body(write, key) or _wrong_head(head, desk.gateway)
     except (WriteForged, MessageError, UnicodeEncodeError) as error:
         return _keep_forged(desk, write, "WRITE_FORGED", str(error))
-    known = desk.known.get(uuid.UUID(head.id)) or _insert(desk, write, head, wrong, waits)
+    found = desk.known.get(uuid.UUID(head.id))
+    if found is None and _is_forgotten(desk, head):
+        sentence = "what came with this number was settled and forgotten long ago; nobody can say whether this is the same"
+        return _keep_contradiction(desk, write, head, "SETTLED_LONG_AGO", sentence, head.id)
+    known = found or _insert(desk, write, head, wrong, waits)
     if known.head != write.head or known.environment_id != desk.gateway.environment_id:
         return _keep_contradiction(desk, write, head, "ID_REUSED", "another write came with this id before", str(known.id))
     if known.id in desk.known:
@@ -165,6 +172,16 @@ def _take(desk: _Desk, write: QueuedWrite, *, waits: bool) -> ReceivedWrite:
         _take_again(desk, known, write, wrong)
     desk.known[known.id] = known
     return known
+
+
+def _is_forgotten(desk: _Desk, head: WriteHead) -> bool:
+    """Whether a write with this number arrived once and is no longer stored (`gateways.write_retention`)."""
+    life = uuid.UUID(head.gateway), uuid.UUID(head.generation)
+    if head.sequence > desk.forgotten.get(life, 0):
+        return False
+    gateway, generation = life
+    rows = ReceivedWrite.objects.filter(gateway_id=gateway, generation=generation, sequence=head.sequence, in_stream=True)
+    return not rows.exists()
 
 
 def _insert(desk: _Desk, write: QueuedWrite, head: WriteHead, wrong: _Wrong | None, waits: bool) -> ReceivedWrite:

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from celery import shared_task
 
-from common import audit
+from common import audit, retention
 from common.clock import now as clock_now
-from gateways import dispatch, heartbeats, identity, inbox, rotations, storage_moves, surveys, sync_runs
-from gateways.models import MessageReceipt
-
-RECEIPT_LIFE = timedelta(minutes=15)
-"""A replay older than the envelope's window (5 min each way) is refused by its time, so its receipt may go."""
+from common.retained import PRIMARY
+from gateways import dispatch, heartbeats, identity, inbox, rotations, storage_moves, surveys, sync_runs, write_retention
 
 
 @shared_task
@@ -52,11 +47,15 @@ def reconcile_writes() -> int:
 
 
 @shared_task
-def tidy_channel() -> int:
-    """Rotate recipient keys and drop receipts that no longer protect anything."""
+def tidy_channel() -> None:
+    """Rotate recipient keys. Receipts go by `retention`, once a replay is refused by its time (5 min each way)."""
     identity.ensure_keys()
-    dropped, _ = MessageReceipt.objects.filter(received_at__lt=clock_now() - RECEIPT_LIFE).delete()
-    return dropped
+
+
+@shared_task
+def apply_retention() -> int:
+    """Remove what was kept long enough, some thousand rows at a time; the same runs in every Primary process."""
+    return retention.apply(PRIMARY) + write_retention.apply()
 
 
 @shared_task

@@ -152,7 +152,7 @@ def task_results(call: Call, body: TaskResults) -> TaskVerdicts:
 
 @channel(AuditUpload)
 def audit_upload(call: Call, body: AuditUpload) -> AuditTaken:
-    return audit_chains.take_upload(call.gateway, body.records, call.now)
+    return audit_chains.take_upload(call.gateway, body.records, call.now, cut_at=body.cut_at)
 
 
 @channel(Renew)

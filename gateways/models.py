@@ -234,6 +234,8 @@ class Task(models.Model):
     gateway = models.ForeignKey(Gateway, models.PROTECT, null=True)
     claim = models.UUIDField(null=True)
     claim_until = models.DateTimeField(null=True)
+    answered_claim = models.UUIDField(null=True)
+    """The last claim a result was accepted for: who repeats that result is told that it is known."""
     finished_at = models.DateTimeField(null=True)
     duration_seconds = models.FloatField(null=True)
     detail = models.TextField(default="")
@@ -244,6 +246,7 @@ class Task(models.Model):
             models.Index(fields=["environment", "not_before"], condition=Q(state="pending"), name="tasks_waiting"),
             models.Index(fields=["claim_until"], condition=Q(state="claimed"), name="tasks_claimed"),
             models.Index(fields=["environment", "-created_at"], name="tasks_by_age"),
+            models.Index(fields=["finished_at"], condition=Q(finished_at__isnull=False), name="tasks_ended"),
             models.Index(
                 fields=["created_at"], condition=Q(kind="vault.survey", state="succeeded", detail=""), name="tasks_not_read_yet"
             ),
@@ -357,16 +360,25 @@ class ReceivedWrite(models.Model):
                 name="writes_unresolved",
             ),
             models.Index(fields=["environment", "-received_at"], name="writes_by_age"),
+            models.Index(fields=["settled_at"], condition=Q(settled_at__isnull=False), name="received_writes_settled"),
+            models.Index(
+                fields=["gateway", "generation", "secret", "sequence"], condition=Q(outcome="applied"), name="writes_applied"
+            ),
         ]
 
 
 class WriteStream(models.Model):
-    """How much of a gateway's stream of one life has arrived, counted as it arrives: `arrived` writes, `highest` the farthest."""
+    """How much of a gateway's stream of one life has arrived, counted as it arrives: `arrived` writes, `highest` the farthest.
+
+    Everything up to `floor` has arrived; up to `forgotten` some were removed because their time was over.
+    """
 
     gateway = models.ForeignKey(Gateway, models.PROTECT, db_index=False)
     generation = models.UUIDField()
     arrived = models.BigIntegerField(default=0)
     highest = models.BigIntegerField(default=0)
+    floor = models.BigIntegerField(db_default=0)
+    forgotten = models.BigIntegerField(db_default=0)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["gateway", "generation"], name="one_stream_of_a_life")]

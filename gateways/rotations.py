@@ -158,6 +158,8 @@ def _offer(rotation: Rotation, targets: list[dict[str, str]], state: RotationSta
 def _follow(rotation: Rotation, now: datetime) -> bool:
     tasks = Task.objects.filter(id__in=[target["task"] for target in rotation.targets])
     states = {task.state: task.detail for task in tasks}
+    if len(tasks) < len(rotation.targets):
+        return _end(rotation, RotationState.FAILED, now, "its tasks are gone, so nothing is known of what they did")
     if set(states) & {TaskState.PENDING.value, TaskState.CLAIMED.value}:
         return False
     failed = [detail for state, detail in states.items() if state != TaskState.SUCCEEDED]

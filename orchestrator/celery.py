@@ -43,11 +43,7 @@ app.conf.update(
             "schedule": 300.0,
             "options": {"expires": 300},
         },
-        "forget-answered-requests": {
-            "task": "vault.jobs.forget_answered_requests",
-            "schedule": 300.0,
-            "options": {"expires": 300},
-        },
+        "apply-retention": {"task": "gateways.jobs.apply_retention", "schedule": 60.0, "options": {"expires": 60}},
         "chain-audit": {"task": "gateways.jobs.chain_audit", "schedule": 1.0, "options": {"expires": 1}},
     },
 )

@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlencode, urlparse
 
 from accounts.entra_settings import CALLBACK_PATH, GRAPH_ENDPOINT, EntraSettings
+from common.retained import settings_of
 from integrations.azure.node_cloud import AzureNode, azure_node
 from integrations.azure.node_secrets import completed
 from orchestrator.variables import EnvironmentMistake as EnvironmentMistake
@@ -78,6 +79,7 @@ class Settings:
     failpoint: str
     run_migrations: bool
     audit_retention_days: int
+    retention: Mapping[str, int]
     rotation_grace_hours: int
     """How long the values before a rotated one stay usable after it has arrived everywhere."""
     orchestrator_mode: bool
@@ -136,13 +138,24 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         log_level=environ.get("LOG_LEVEL", "info").upper(),
         failpoint=environ.get("MAZEVAULT_FAILPOINT", ""),
         run_migrations=_flag(environ, "RUN_MIGRATIONS", default=False),
-        audit_retention_days=_whole(environ, "MAZEVAULT_AUDIT_RETENTION_DAYS", default=0, low=0, high=36500),
+        audit_retention_days=_retention(environ, chosen)["MAZEVAULT_AUDIT_RETENTION_DAYS"],
+        retention=_retention(environ, chosen),
         rotation_grace_hours=_whole(environ, "MAZEVAULT_ROTATION_GRACE_HOURS", default=24, low=0, high=8760),
         orchestrator_mode=_flag(environ, "MAZEVAULT_ORCHESTRATOR_MODE", default=False),
         entra=entra_settings(environ, base_url, mode=chosen),
         azure=_azure(environ),
         gateway=_gateway(environ) if chosen == "gateway" else None,
     )
+
+
+def _retention(environ: Mapping[str, str], mode: str) -> dict[str, int]:
+    """Days by setting (`common.retained`); 0 keeps for ever, and what is needed for a while is kept for a while."""
+    kept = {}
+    for name, (default, least) in settings_of(mode).items():
+        kept[name] = _whole(environ, name, default=default, low=0, high=36500)
+        if 0 < kept[name] < least:
+            raise EnvironmentMistake(f"{name} is {kept[name]}; it must be at least {least} days, or 0 to keep for ever")
+    return kept
 
 
 def load_node(environ: Mapping[str, str], *, mode: str) -> Settings:

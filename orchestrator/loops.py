@@ -33,7 +33,7 @@ from gateways import (
     surveys,
     sync_runs,
 )
-from gateways.jobs import tidy_channel
+from gateways.jobs import apply_retention, tidy_channel
 from orchestrator.listener import ensure_server_certificate
 
 log = logging.getLogger("mazevault.loops")
@@ -57,6 +57,7 @@ LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("client-secret", lambda: secret_watch.look(now()), 600.0),
     ("old-sign-ins", forget_old_failures, 300.0),
     ("channel", tidy_channel, 300.0),
+    ("retention", apply_retention, 60.0),
     ("server-certificate", lambda: ensure_server_certificate(settings.MAZEVAULT.tls_directory), 3600.0),
 )
 """Name, use case, pause in seconds."""

@@ -13,6 +13,8 @@ from accounts.metrics import EntraCollector
 from accounts.roles import METRICS_READ
 from common.api import guarded
 from common.errors import AuthenticationRequired, PermissionRefused
+from common.retained import PRIMARY
+from common.retention_metrics import RetentionCollector
 from gateways.metrics import FleetCollector
 from integrations.metrics import SyncCollector
 
@@ -25,6 +27,7 @@ def primary_metrics(request: HttpRequest) -> HttpResponse:
     registry.register(FleetCollector())
     registry.register(EntraCollector())
     registry.register(SyncCollector())
+    registry.register(RetentionCollector(PRIMARY))
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 
 

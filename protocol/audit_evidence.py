@@ -141,7 +141,7 @@ class _Check:
         signed = [(one, self._statements(one)) for one in self.shown]
         claims = [(one, statement, claim) for one, found in signed for statement, claim in _claims(one.node, found)]
         for one, found in signed:
-            self._check_statement_order(one, [statement for statement in found if not statement.is_cut])
+            self._check_statement_order(one, found)
             self._check_node(one, found, claims)
             self._check_countersignatures(one)
             if one.hidden:
@@ -186,10 +186,11 @@ class _Check:
         return any(one.node == PRIMARY for one in self.shown)
 
     def _check_statement_order(self, shown: Evidence, found: list[Statement]) -> None:
-        """The Primary keeps every checkpoint, and each names the one before it."""
-        known = {statement.position for statement in found}
-        for statement in found if shown.node == PRIMARY else []:
-            if statement.previous_position and statement.previous_position not in known:
+        """The Primary keeps every checkpoint behind its newest cut, and each names the one before it."""
+        kept, start = [statement for statement in found if not statement.is_cut], _start(PRIMARY, found)[0]
+        known = {statement.position for statement in kept}
+        for statement in kept if shown.node == PRIMARY else []:
+            if statement.previous_position > start and statement.previous_position not in known:
                 self.findings.append(Finding(statement.chain, statement.previous_position, Fault.MISSING,
                                              f"the checkpoint before the one at {statement.position} is missing"))  # fmt: skip
 

@@ -275,6 +275,8 @@ class AuditUpload(Message, frozen=True):
     """The next entries of this generation's chain, in order."""
 
     records: Annotated[list[AuditRecord], Meta(max_length=200)]
+    cut_at: Count = 0
+    """Asks for a signed cut at this position, so that the gateway may remove its entries up to there; 0 for none."""
 
 
 class AuditTaken(Message, frozen=True):
@@ -282,6 +284,8 @@ class AuditTaken(Message, frozen=True):
 
     position: Count
     hash: str
+    cut: SignedCheckpoint | None = None
+    """Signed only for what is held here and anchored in the Primary's own chain."""
 
 
 class Acknowledged(Message, frozen=True):

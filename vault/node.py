@@ -84,11 +84,5 @@ class PrimaryNode:
         return applied
 
 
-def forget_answered(now: datetime) -> int:
-    """Drop what is too old to be repeated."""
-    dropped, _ = AnsweredRequest.objects.filter(at__lt=now - REMEMBERED).delete()
-    return dropped
-
-
 def _digest(change: SecretChange) -> str:
     return salted_hmac("answered-request", change.asked_for(), algorithm="sha256").hexdigest()

@@ -13,13 +13,13 @@ import pytest
 from django.db import connection, transaction
 
 from accounts.models import Environment, Project
+from common import retention
 from common.clock import now
 from common.models import AuditEntry
 from tests import factories
 from tests.conftest import Person
-from vault import node
 from vault import secrets as use_cases
-from vault.models import Secret, SecretVersion
+from vault.models import AnsweredRequest, Secret, SecretVersion
 
 UNKNOWN = "00000000-0000-4000-8000-000000000000"
 FIELDS = {
@@ -359,8 +359,10 @@ class TestRepeated:
     def test_a_key_is_forgotten_after_a_day(self, admin: Person, project: Project) -> None:
         path = f"secrets/{create(admin, project)['id']}"
         send(admin, "put", path, {"value": "x"}, **{"Idempotency-Key": "k"})
-        assert node.forget_answered(now() + timedelta(hours=23)) == 0
-        assert node.forget_answered(now() + timedelta(hours=25)) == 1
+        for hours, left in ((23, 1), (25, 0)):
+            AnsweredRequest.objects.update(at=now() - timedelta(hours=hours))
+            retention.apply("primary")
+            assert AnsweredRequest.objects.count() == left
         assert send(admin, "put", path, {"value": "x"}, **{"Idempotency-Key": "k"})[1]["version"] == 3
 
     def test_a_key_that_is_too_long_is_refused(self, admin: Person, project: Project) -> None:
