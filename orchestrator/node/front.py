@@ -26,7 +26,8 @@ from typing import Any
 import msgspec
 
 from orchestrator.node import limits
-from orchestrator.node.http import Answer, Connection, Handler, error_answer, json_answer
+from orchestrator.node.heads import error_answer, json_answer
+from orchestrator.node.http import Answer, Connection, Handler
 from orchestrator.node.lanes import (
     CHANNEL_PREFIX,
     HEALTH_SECONDS,

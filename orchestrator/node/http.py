@@ -7,58 +7,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from email.utils import formatdate
-from http import HTTPStatus
 from typing import Any, Protocol
 
 import httptools
 
 from orchestrator.node import limits
+from orchestrator.node.heads import (
+    BODILESS,
+    Incoming,
+    Refused,
+    declared_length,
+    error_answer,
+    head_and_body,
+    head_bytes,
+    head_too_large,
+    malformed,
+    read_head,
+    refusal_of,
+    too_large,
+    wants_to_be_told,
+)
 from orchestrator.node.lanes import Busy, Lost
 from orchestrator.node.limits import Holdings
 from orchestrator.node.wire import Answered, Asked, Peer, Piece
 
-HSTS = "max-age=31536000"
 HELD_OF_AN_ANSWER = 1024 * 1024
 """Bytes of an answer that wait in the front for a slow reader, so that the worker is free; beyond them the worker waits too."""
-_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "upgrade", "trailer", "te", "proxy-connection"})
-_BODILESS = frozenset({204, 304})
-
-
-class Refused(Exception):
-    """This is no request we take. Answered in the error shape, then the connection is closed."""
-
-    def __init__(self, status: int, code: str, sentence: str, retry_after: int | None = None) -> None:
-        super().__init__(sentence)
-        self.status, self.code, self.sentence, self.retry_after = status, code, sentence, retry_after
-
-    def answer(self) -> Answered:
-        return error_answer(self.status, self.code, self.sentence, self.retry_after)
-
-
-def error_answer(status: int, code: str, sentence: str, retry_after: int | None = None) -> Answered:
-    """A refusal of the front in the one error shape (DESIGN §5)."""
-    return json_answer(
-        status, {"error": sentence, "code": code}, {} if retry_after is None else {"Retry-After": str(retry_after)}
-    )
-
-
-def json_answer(status: int, body: object, headers: dict[str, str] | None = None) -> Answered:
-    """A small answer the front makes itself."""
-    text = json.dumps(body, separators=(",", ":")).encode()
-    named = {
-        "Content-Type": "application/json", "Content-Length": str(len(text)), "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff", **(headers or {}),
-    }  # fmt: skip
-    return Answered(status, _reason(status), list(named.items()), text)
-
-
-def _malformed(sentence: str) -> Refused:
-    return Refused(400, "INVALID_FORMAT", sentence)
 
 
 class Answer(Protocol):
@@ -82,24 +58,6 @@ class Service(Protocol):
     def note_idle(self, connection: Connection) -> None: ...
 
     def forget(self, connection: Connection) -> None: ...
-
-
-@dataclass
-class Incoming:
-    """A request while it comes in."""
-
-    target: bytearray = field(default_factory=bytearray)
-    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
-    body: bytearray = field(default_factory=bytearray)
-    method: str = ""
-    path: bytes = b""
-    query: bytes = b""
-    head_size: int = 0
-    head_complete: bool = False
-    keep_alive: bool = True
-    is_old: bool = False
-    """HTTP/1.0: no chunks in the answer."""
-    limit: int = 0
 
 
 class Connection(asyncio.Protocol):
@@ -208,7 +166,7 @@ class Connection(asyncio.Protocol):
         if len(request.headers) > limits.MOST_FIELDS:
             self._stop(Refused(431, "INVALID_FORMAT", f"a request may have {limits.MOST_FIELDS} header fields"))
         if request.head_size > limits.LARGEST_HEAD:
-            self._stop(_head_too_large())
+            self._stop(head_too_large())
 
     def on_headers_complete(self) -> None:
         request = self._current()
@@ -217,7 +175,7 @@ class Connection(asyncio.Protocol):
             request.limit = self._service.largest_body(request.path)
             length = declared_length(request.headers)
             if length > request.limit:
-                raise _too_large(request.limit)
+                raise too_large(request.limit)
         except Refused as refused:
             self._stop(refused)
         request.head_complete = True
@@ -229,7 +187,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, part: bytes) -> None:
         request = self._current()
         if len(request.body) + len(part) > request.limit:
-            self._stop(_too_large(request.limit))
+            self._stop(too_large(request.limit))
         if not self.is_known and not self._service.holdings.take_body(self._network, len(part)):
             self._stop(Refused(503, "UNAVAILABLE", "too much is being sent at the moment; try again", 5))
         self._body_bytes += len(part)
@@ -243,7 +201,7 @@ class Connection(asyncio.Protocol):
         self._stop_timer()
         self._complete.append(request)
         if len(self._complete) > limits.MOST_PIPELINED:
-            self._stop(_malformed(f"at most {limits.MOST_PIPELINED} requests may be sent ahead"))
+            self._stop(malformed(f"at most {limits.MOST_PIPELINED} requests may be sent ahead"))
 
     # Our own.
 
@@ -264,9 +222,9 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self._finish_upgrade()
         except httptools.HttpParserError as error:
-            raise self._refused or _refusal_of(str(error)) from error
+            raise self._refused or refusal_of(str(error)) from error
         if self._incoming is not None and not self._incoming.head_complete and self._head_bytes > limits.LARGEST_HEAD:
-            raise _head_too_large()
+            raise head_too_large()
 
     def _finish_upgrade(self) -> None:
         """No other protocol is spoken here: the request is answered as it stands, and nothing after it is read."""
@@ -277,7 +235,7 @@ class Connection(asyncio.Protocol):
 
     def _current(self) -> Incoming:
         if self._incoming is None:
-            self._stop(_malformed("the request is malformed"))
+            self._stop(malformed("the request is malformed"))
         assert self._incoming is not None  # noqa: S101  `_stop` raises
         return self._incoming
 
@@ -325,9 +283,9 @@ class Connection(asyncio.Protocol):
         return Asked(request.method, request.path, request.query, request.headers, bytes(request.body), peer)
 
     async def _send(self, rest: Answer | None, head: Answered, request: Incoming) -> None:
-        bodiless = request.method == "HEAD" or head.status in _BODILESS
+        bodiless = request.method == "HEAD" or head.status in BODILESS
         has_length = any(name.lower() == "content-length" for name, _ in head.headers)
-        if not has_length and not head.more and head.status not in _BODILESS:
+        if not has_length and not head.more and head.status not in BODILESS:
             head.headers.append(("Content-Length", str(len(head.body))))
         chunked = not bodiless and head.more and not has_length
         if (chunked and request.is_old) or self._service.stopping:
@@ -412,77 +370,6 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
 
-def read_head(request: Incoming, method: bytes, version: str, keep_alive: bool) -> None:
-    """Take the head apart. Raises `Refused` for what could be read in two ways, and for what we do not speak."""
-    if version not in ("1.0", "1.1"):
-        raise Refused(505, "INVALID_FORMAT", "speak HTTP/1.1")
-    request.is_old = version == "1.0"
-    request.method, request.keep_alive = method.decode("latin-1"), keep_alive
-    hosts = _values(request.headers, b"host")
-    if len(hosts) > 1 or (not hosts and not request.is_old):
-        raise _malformed("a request names exactly one Host")
-    _refuse_two_lengths(request)
-    request.path, request.query = split_target(bytes(request.target), hosts[0] if hosts else b"")
-    expected = _values(request.headers, b"expect")
-    if expected and [value.lower() for value in expected] != [b"100-continue"]:
-        raise Refused(417, "INVALID_FORMAT", "the only expectation that is met is 100-continue")
-
-
-def _refuse_two_lengths(request: Incoming) -> None:
-    lengths, codings = _values(request.headers, b"content-length"), _values(request.headers, b"transfer-encoding")
-    if len(lengths) > 1 or (lengths and codings):
-        raise _malformed("a request says once how long its body is")
-    if lengths and not lengths[0].isdigit():
-        raise _malformed("Content-Length is a whole number")
-    if codings and (request.is_old or [value.lower() for value in codings] != [b"chunked"]):
-        raise Refused(501, "INVALID_FORMAT", "the only transfer coding that is taken is chunked, in HTTP/1.1")
-
-
-def split_target(target: bytes, host: bytes) -> tuple[bytes, bytes]:
-    """(path, query) of a request line. The form with scheme and host must name the host that the Host header names."""
-    for scheme in (b"http://", b"https://"):
-        if target[: len(scheme)].lower() == scheme:
-            authority, _, rest = target[len(scheme) :].partition(b"/")
-            if authority.lower() != host.lower():
-                raise _malformed("the request line and the Host header name different hosts")
-            target = b"/" + rest
-    if not target.startswith(b"/"):
-        raise _malformed("a request line holds a path that begins with /")
-    path, _, query = target.partition(b"#")[0].partition(b"?")
-    return path, query
-
-
-def declared_length(headers: list[tuple[bytes, bytes]]) -> int:
-    found = _values(headers, b"content-length")
-    return int(found[0]) if found else 0
-
-
-def wants_to_be_told(headers: list[tuple[bytes, bytes]]) -> bool:
-    """Whether the client waits for a word before it sends the body."""
-    return bool(_values(headers, b"expect"))
-
-
-def _values(headers: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
-    return [value.strip() for found, value in headers if found == name]
-
-
-def _too_large(limit: int) -> Refused:
-    return Refused(413, "PAYLOAD_TOO_LARGE", f"the body is larger than {limit} bytes")
-
-
-def _head_too_large() -> Refused:
-    return Refused(431, "INVALID_FORMAT", f"the head of a request may have {limits.LARGEST_HEAD} bytes")
-
-
-def _refusal_of(complaint: str) -> Refused:
-    """What the parser says about what it could not take."""
-    if complaint == "Content-Length overflow":
-        return _too_large(limits.LARGEST_BODY)
-    if complaint == "Invalid HTTP version":
-        return Refused(505, "INVALID_FORMAT", "speak HTTP/1.1")
-    return _malformed(f"this is not HTTP/1.1 as we take it: {complaint}")
-
-
 def _too_many() -> Answered:
     return error_answer(429, "RATE_LIMITED", "too many requests of this address are being worked on; wait for an answer first", 1)
 
@@ -499,31 +386,6 @@ async def answered(work: Awaitable[tuple[Answer | None, Answered]]) -> tuple[Ans
 
 _LOST = """the process that worked on this request has ended; a change may have been made or not: \
 repeat it with the same Idempotency-Key, or read first"""
-
-
-def head_bytes(head: Answered, *, keep_alive: bool, chunked: bool, secure: bool) -> bytes:
-    """Status line and header fields."""
-    lines = [f"HTTP/1.1 {head.status} {head.reason or _reason(head.status)}"]
-    lines += [f"{name}: {value}" for name, value in head.headers if name.lower() not in _HOP_BY_HOP]
-    lines.append(f"Date: {formatdate(usegmt=True)}")
-    if secure:
-        lines.append(f"Strict-Transport-Security: {HSTS}")
-    if chunked:
-        lines.append("Transfer-Encoding: chunked")
-    lines.append("Connection: keep-alive" if keep_alive else "Connection: close")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
-
-
-def head_and_body(answer: Answered, *, secure: bool) -> bytes:
-    """A whole answer after which the connection is closed."""
-    return head_bytes(answer, keep_alive=False, chunked=False, secure=secure) + answer.body
-
-
-def _reason(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Unknown"
 
 
 Handler = Callable[[Asked], Awaitable[Answered]]
