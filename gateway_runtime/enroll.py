@@ -59,7 +59,22 @@ def stored_identity() -> Identity | None:
             f"{ANOTHER_LIFE} (a backup was restored, or the database is new); "
             "create a bootstrap token for this gateway on the Primary and set GATEWAY_BOOTSTRAP_TOKEN"
         )
+    _tell_of_other_url(found)
     return found
+
+
+def primary_urls(known: tuple[str, ...]) -> tuple[str, ...]:
+    """Where the Primary is looked for, in this order: PRIMARY_BACKEND_URL, then what token or state file know.
+
+    Wherever it is found it has to show the pinned authority, so another address is never another Primary.
+    """
+    return tuple(dict.fromkeys(url for url in (settings.MAZEVAULT.own_gateway.primary_url, *known) if url))
+
+
+def _tell_of_other_url(stored: Identity) -> None:
+    given = settings.MAZEVAULT.own_gateway.primary_url
+    if given and stored.urls and given != stored.urls[0]:
+        log.info("PRIMARY_BACKEND_URL is %s: it counts before %s of the state file", given, ", ".join(stored.urls))
 
 
 def register(sequences: Sequences) -> Identity:
@@ -83,7 +98,7 @@ def register(sequences: Sequences) -> Identity:
 def _redeem(token: BootstrapToken, sequences: Sequences) -> Identity:
     node, gateway = settings.MAZEVAULT, settings.MAZEVAULT.own_gateway
     draft = _draft(token)
-    urls = tuple(dict.fromkeys(url for url in (gateway.primary_url, *token.urls) if url))
+    urls = primary_urls(token.urls)
     channel = Channel(
         urls=urls, pin=token.pin, keys=draft.keys, generation=draft.generation, sequences=sequences,
         sender=f"token:{token.id}", environment="", identity=None, tls_file=None, master_key=node.master_key,

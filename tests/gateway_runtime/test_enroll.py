@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -14,13 +16,18 @@ from django.conf import settings
 
 from common.clock import now
 from gateway_runtime import enroll, state
+from gateway_runtime.breaker import Breaker
+from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable, fetch_trust
 from gateway_runtime.enroll import EnrolmentImpossible
 from gateway_runtime.identity import Identity
 from gateway_runtime.models import NodeState
 from gateway_runtime.state import Sequences
+from gateway_runtime.supervisor import Supervisor
 from gateways.models import BootstrapTokenRow, Gateway
+from protocol import paths
 from protocol.bootstrap_token import PREFIX, unpack
 from protocol.envelope import parse
+from protocol.messages import Acknowledged, ReleaseLease
 from tests.fakes.gateway import FakeGateway
 from tests.fakes.wire import Wire, lost, unchanged
 from tests.gateway_runtime.conftest import GATEWAY
@@ -203,3 +210,42 @@ def test_no_message_number_comes_twice_over_a_new_enrolment(place: Place) -> Non
     taken = [parse(wire).header.sequence for wire in place.wire.sent]
     taken += [numbers.take() for numbers in (sequences, Sequences(), Sequences()) for _ in range(state.SEQUENCE_BLOCK)]
     assert len(taken) == len(set(taken))
+
+
+class TestAddressOfThePrimary:
+    """The environment comes before the state file, so that a Primary with a new name is followed without a new enrolment."""
+
+    NEW = "https://new.example:8443"
+
+    def follow(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> Identity:
+        place.give_token(new_token())
+        registered = place.start()
+        own = replace(settings.MAZEVAULT.own_gateway, primary_url=self.NEW)
+        monkeypatch.setattr(settings, "MAZEVAULT", replace(settings.MAZEVAULT, gateway=own))
+        assert self.NEW not in registered.urls
+        return registered
+
+    def test_is_the_one_of_the_environment_and_the_log_says_so(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        registered = self.follow(place, monkeypatch)
+        with caplog.at_level("INFO"):
+            again = place.start()
+        assert enroll.primary_urls(again.urls) == (self.NEW, *registered.urls)
+        assert f"PRIMARY_BACKEND_URL is {self.NEW}: it counts before {registered.urls[0]}" in caplog.text
+
+    def test_is_asked_first_by_the_running_gateway(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        registered = self.follow(place, monkeypatch)
+        supervisor = Supervisor()
+        supervisor.node = SimpleNamespace(breaker=Breaker(), highest_epoch=0)  # type: ignore[assignment]
+        supervisor._use(registered)
+        place.wire.asked.clear()
+        with suppress(PrimaryUnreachable, PrimaryRefused):
+            supervisor.channel.call(paths.LEASE_RELEASE, ReleaseLease(epoch=1), Acknowledged, timeout=1)
+        assert place.wire.asked[0].startswith(self.NEW)
+
+    def test_of_another_authority_is_not_believed(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The pin of the token goes on protecting: an address is no identity."""
+        registered = self.follow(place, monkeypatch)
+        with pytest.raises(PrimaryUnreachable, match="not the one the bootstrap token names"):
+            fetch_trust(enroll.primary_urls(registered.urls)[0], "0" * 64, now())
