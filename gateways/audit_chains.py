@@ -17,7 +17,7 @@ from common.errors import Conflict
 from common.locks import try_transaction_lock
 from common.models import AuditCheckpoint, AuditEntry, AuditLink
 from common.rows import locked
-from gateways import identity
+from gateways import fleet, identity
 from gateways.models import Gateway, GatewayAuditChain, GatewayAuditRecord
 from gateways.sightings import decoded
 from protocol.audit import (
@@ -67,9 +67,8 @@ def take_upload(gateway: Gateway, records: list[AuditRecord], now: datetime, *, 
         held = GatewayAuditChain.objects.select_for_update(of=("self",)).get(chain=chain)
         wrong = _first_contradiction(held, records)
         _keep_what_follows(held, [record for record in records if wrong is None or record.position < wrong])
-        if wrong is not None:
-            _hold(gateway, wrong, now)
     if wrong is not None:
+        _hold(gateway, wrong, now)
         raise Conflict(f"the audit entry at position {wrong} contradicts this gateway's chain", code="AUDIT_CONTRADICTED")
     return AuditTaken(position=held.position, hash=held.hash, cut=_cut_for(held, cut_at, now) if cut_at else None)
 
@@ -206,19 +205,19 @@ def _cut_for(held: GatewayAuditChain, position: int, now: datetime) -> SignedChe
 
 
 def _hold(gateway: Gateway, position: int, now: datetime) -> None:
-    held = Gateway.objects.filter(pk=gateway.pk, held_at__isnull=True).update(
-        held_at=now, held_reason="its audit chain contradicts what it uploaded before"
-    )
-    if held:
-        audit.record(
-            actor=f"gateway:{gateway.id}",
-            action="audit.gateway.contradicted",
-            entity="gateway",
-            entity_id=str(gateway.id),
-            severity=audit.Severity.CRITICAL,
-            environment=gateway.environment_id,
-            details={"name": gateway.name, "generation": str(gateway.generation), "position": position},
-        )
+    """In a transaction of its own, since it begins with the route: whoever crashes before it is contradicted again."""
+    itself, why = Gateway.objects.filter(pk=gateway.pk), "its audit chain contradicts what it uploaded before"
+    with transaction.atomic():
+        if fleet.hold(gateway.environment_id, itself, why, now):
+            audit.record(
+                actor=f"gateway:{gateway.id}",
+                action="audit.gateway.contradicted",
+                entity="gateway",
+                entity_id=str(gateway.id),
+                severity=audit.Severity.CRITICAL,
+                environment=gateway.environment_id,
+                details={"name": gateway.name, "generation": str(gateway.generation), "position": position},
+            )
     log.error("the audit chain of %s contradicts itself at position %s; the gateway is held", gateway.name, position)
 
 

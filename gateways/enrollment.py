@@ -14,7 +14,7 @@ from django.db import IntegrityError, transaction
 
 from common import audit
 from common.errors import Conflict, MazeVaultError, PermissionRefused, ValidationFailed
-from gateways import routes
+from gateways import fleet, routes
 from gateways.models import (
     BootstrapTokenRow,
     CertifiedKey,
@@ -318,9 +318,8 @@ def _repeat_or_refuse(wish: _Wish, address: str, now: datetime) -> Enrolled:
 def _raise_alarm(alarm: _ForeignKeyOnUsedToken, address: str, now: datetime) -> None:
     row = alarm.row
     with transaction.atomic():
-        Gateway.objects.filter(bootstraptokenrow=row, held_at__isnull=True).update(
-            held_at=now, held_reason="its bootstrap token was presented again with another key"
-        )
+        copied = Gateway.objects.filter(bootstraptokenrow=row)
+        fleet.hold(row.environment_id, copied, "its bootstrap token was presented again with another key", now)
         audit.record(
             actor=f"bootstrap:{row.id}",
             action="gateway.bootstrap.reused",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from common import audit
 from common.errors import Conflict, NotFound
@@ -22,6 +23,19 @@ def ban(identifier: uuid.UUID, *, reason: str, actor: str, address: str, now: da
         _revoke_certificates(gateway, "banned", now)
 
     return _change(identifier, "gateway.banned", apply, reason=reason, actor=actor, address=address)
+
+
+def hold(code: str, gateways: QuerySet[Gateway], reason: str, now: datetime) -> bool:
+    """Quarantine those of these gateways of one environment that are not held yet: no task, no promotion, until a person looked.
+
+    Begins with the route's lock, as everything that changes what a gateway may do, and wakes its directive call with the commit.
+    """
+    with transaction.atomic():
+        routes.lock_route(code)
+        held = gateways.filter(held_at=None).update(held_at=now, held_reason=reason)
+        if held:
+            routes.wake(code)
+    return bool(held)
 
 
 def release(identifier: uuid.UUID, *, reason: str, actor: str, address: str, now: datetime) -> Gateway:
