@@ -13,13 +13,24 @@ from accounts.roles import FAILOVER_FORCE, GATEWAY_ADMIN, GATEWAY_READ
 from common.api import Operation as ApiOperation
 from common.api import Text, checked
 from failover import operations, selectors
-from failover.operations import Asked, Wish
+from failover.operations import Asked
 from gateways import write_selectors
 from gateways.models import Route
 from gateways.routes import environment_of
 
 
-class MoveWish(serializers.Serializer):
+class StrictWish(serializers.Serializer):
+    """A body in which nothing is passed over: a misspelt field of a call that moves an environment is no wish unheard."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        unknown = sorted(set(data) - set(self.fields)) if isinstance(data, dict) else []
+        if unknown:
+            known = ", ".join(self.fields)
+            raise serializers.ValidationError({unknown[0]: [f"this field is not known here; known are {known}"]})
+        return super().to_internal_value(data)
+
+
+class MoveWish(StrictWish):
     """All fields may be absent: the seed's calls have no body."""
 
     plan_id = serializers.UUIDField(required=False)
@@ -27,15 +38,15 @@ class MoveWish(serializers.Serializer):
     reason = Text(required=False, allow_blank=True, max_length=500)
 
 
-class PlanWish(serializers.Serializer):
+class PlanWish(StrictWish):
     kind = serializers.ChoiceField(choices=["activate-dr", "failback"], required=False)
 
 
-class Reason(serializers.Serializer):
+class Reason(StrictWish):
     reason = Text(required=False, allow_blank=True, max_length=500)
 
 
-class ForceWish(serializers.Serializer):
+class ForceWish(StrictWish):
     confirm = Text(max_length=32, help_text="the environment's code, typed by the person who takes the risk")
     reason = Text(max_length=500)
 
@@ -44,12 +55,24 @@ class ResumeWish(ForceWish):
     gateway = Text(max_length=63, help_text="name of the gateway that shall be active")
 
 
+class DrainRow(serializers.Serializer):
+    reason = serializers.CharField()
+    writes = serializers.IntegerField(
+        allow_null=True, help_text="accepted writes that have not arrived; null before the first report"
+    )
+    oldest_seconds = serializers.FloatField(allow_null=True)
+    running = serializers.IntegerField(allow_null=True, help_text="calls to the outside that have not ended")
+    reported_at = serializers.DateTimeField(allow_null=True)
+    until = serializers.DateTimeField(allow_null=True, help_text="nobody waits longer than this")
+
+
 class OperationRow(serializers.Serializer):
     id = serializers.UUIDField()
     kind = serializers.CharField()
     step = serializers.CharField()
     waits_for = serializers.CharField(allow_null=True)
     waits_until = serializers.DateTimeField(allow_null=True)
+    draining = DrainRow(allow_null=True, help_text="the wait for the old gateway's queue, while there is one")
     outcome = serializers.CharField(allow_null=True)
     source_gateway = serializers.CharField(allow_null=True)
     target_gateway = serializers.CharField(allow_null=True)
@@ -61,6 +84,9 @@ class OperationRow(serializers.Serializer):
     passed_over = serializers.ListField(child=serializers.CharField())
     forced_by = serializers.CharField(allow_null=True)
     split_risk_until = serializers.DateTimeField(allow_null=True)
+    fence_last_sequence = serializers.IntegerField(
+        allow_null=True, help_text="number of the last write the old gateway had accepted, as it confirmed; null when it did not"
+    )
     opened_at = serializers.DateTimeField()
     finished_at = serializers.DateTimeField(allow_null=True)
 
@@ -75,6 +101,12 @@ class StatusRow(serializers.Serializer):
     standby_gateway = serializers.CharField(allow_null=True)
     dr_active = serializers.BooleanField()
     lease_until = serializers.DateTimeField(allow_null=True)
+    may_act = serializers.BooleanField(help_text="whether a gateway holds the lease, so that anything can be done outside")
+    lease_ended_seconds = serializers.FloatField(
+        allow_null=True, help_text="how long ago the last lease ended; null while one lives"
+    )
+    headline = serializers.CharField(help_text="how the environment stands, in one sentence")
+    next = serializers.CharField(help_text="what a person should do now; empty when nothing")
     switched_at = serializers.DateTimeField(allow_null=True)
     requires_plan = serializers.BooleanField()
     loss_manifest_open = serializers.BooleanField(help_text="writes of a lost gateway are not accounted for yet")
@@ -111,13 +143,14 @@ class LossManifestRow(serializers.Serializer):
     reported_at = serializers.DateTimeField(allow_null=True)
     reported_depth = serializers.IntegerField(help_text="queued writes in its last heartbeat before it was replaced")
     last_sequence = serializers.IntegerField()
+    stopped = serializers.BooleanField(help_text="the gateway confirmed that it no longer acts, so nothing comes on top of this")
     arrived = serializers.IntegerField()
     unresolved = serializers.IntegerField()
     missing = serializers.IntegerField(help_text="writes it had accepted that have never arrived")
     writes = LossWriteRow(many=True)
 
 
-class AcceptLossWish(serializers.Serializer):
+class AcceptLossWish(StrictWish):
     confirm = Text(max_length=32, help_text="the environment's code, typed by the person who accepts the loss")
     reason = Text(max_length=500)
 
@@ -185,7 +218,7 @@ class _Move(ApiOperation):
     def begin(self, request: Request, code: str) -> Response:
         wish = checked(MoveWish, request.data)
         asked = Asked(actor=self.actor, address=self.address, reason=wish.get("reason", ""))
-        answer = operations.request(code, self.kind, Wish(wish.get("plan_id"), tuple(wish.get("waive", ()))), asked)
+        answer = operations.request(code, self.kind, operations.Wish(wish.get("plan_id"), tuple(wish.get("waive", ()))), asked)
         return Response(_status_with(code, answer.operation), status=202 if answer.accepted else 200)
 
 
@@ -246,7 +279,7 @@ class Resume(ApiOperation):
 
 
 class LossManifests(ApiOperation):
-    """What gateways that were replaced without their consent may have taken with them, newest first."""
+    """What gateways that were replaced may have taken with them, newest first."""
 
     permissions = {"GET": GATEWAY_READ}
 

@@ -20,12 +20,13 @@ from common.locks import try_transaction_lock
 from failover import machine, preflight
 from failover.facts import checks_of, living_gateway, move_facts
 from failover.kinds import KINDS
-from failover.machine import FENCING, PREFLIGHT, PROMOTION, State, StepFacts
+from failover.machine import FENCING, PREFLIGHT, PROMOTION, Event, Sign, State, StepFacts
 from failover.models import EnvironmentState, Operation
 from failover.preflight import Level
 from failover.transitions import Step, carry_out, open_operation, state_of
+from failover.waits import ASKING, drain_deadline, sign_of_target, source_is_silent
 from failover.witness import ClockWitness
-from gateways import generation, routes
+from gateways import generation, losses, routes
 from gateways.models import Gateway, GatewayEnvironment, Route
 from protocol.vocabulary import Role
 
@@ -34,6 +35,8 @@ log = logging.getLogger("mazevault.failover")
 LONGEST_RUN = 8
 """Most steps of one environment in a row, so that no environment starves another."""
 DRIVER = "system"
+QUEUE = "source_queue"
+"""Name of the check whose waiver means: do not wait for the old gateway's writes."""
 witness = ClockWitness()
 
 
@@ -45,6 +48,8 @@ def drive_all() -> int:
             taken += drive(code)
         except (DatabaseError, Conflict) as error:
             log.error("%s: the next step could not be taken: %s", code, error)
+        except Exception:  # a fault in one environment stops the others' moves least of all; the traceback is kept
+            log.exception("%s: the next step failed", code)
     return taken
 
 
@@ -71,6 +76,7 @@ def step(code: str) -> bool:
         event = machine.next_step(_facts(route, state, operation))
         if event is None:
             return False
+        _pass_over_what_is_left(route, operation, event)
         name = f"{state.state}:{event.value}"
         carry_out(Step(route, state, operation, machine.require_move(State(state.state), event), DRIVER))
         if operation and operation.finished_at:
@@ -122,7 +128,12 @@ def _facts(route: Route, row: EnvironmentState, operation: Operation | None) -> 
         lease_blocked_until=route.lease_blocked_until,
         fence_acknowledged=mine and route.fence_acknowledged_at is not None,
         drained=operation is not None and _is_drained(route, operation),
-        drain_deadline=row.since + timedelta(seconds=timing.drain_limit) if state is State.DRAINING else None,
+        drain_deadline=drain_deadline(row),
+        drain_waived=operation is not None and QUEUE in operation.waived,
+        held_to_plan=operation is not None and operation.plan_id is not None,
+        source_silent=operation is not None and source_is_silent(route, row, operation, moment),
+        target_sign=sign_of_target(operation, moment) if operation and state in ASKING else Sign.FRESH,
+        forced=operation is not None and bool(operation.forced_by),
     )
 
 
@@ -151,3 +162,12 @@ def _is_drained(route: Route, operation: Operation) -> bool:
         and route.drain_queue_depth == 0
         and route.drain_running_tasks == 0
     )
+
+
+def _pass_over_what_is_left(route: Route, operation: Operation | None, event: Event) -> None:
+    """A move that goes on without the old gateway's writes says so like any other check that was passed over."""
+    if operation is None or route.active_gateway is None or QUEUE in operation.waived:
+        return
+    left = event is Event.SOURCE_SILENT and losses.outstanding_of(route.active_gateway) > 0
+    if left or event is Event.DRAIN_PASSED_OVER:
+        operation.waived = [*operation.waived, QUEUE]

@@ -18,6 +18,7 @@ class State(StrEnum):
     UNASSIGNED = "UNASSIGNED"
     PRIMARY_ACTIVE = "PRIMARY_ACTIVE"
     FO_PREFLIGHT = "FO_PREFLIGHT"
+    FO_DRAINING = "FO_DRAINING"
     FENCING = "FENCING"
     PROMOTING = "PROMOTING"
     DR_ACTIVE = "DR_ACTIVE"
@@ -36,8 +37,12 @@ class Event(StrEnum):
     FAILBACK = "failback"
     CHECKS_PASSED = "checks_passed"
     CHECKS_FAILED = "checks_failed"
+    TARGET_SILENT = "target_silent"
+    SOURCE_SILENT = "source_silent"
     DRAINED = "drained"
+    DRAIN_WAIVED = "drain_waived"
     DRAIN_TIMED_OUT = "drain_timed_out"
+    DRAIN_PASSED_OVER = "drain_passed_over"
     FENCE_ACKNOWLEDGED = "fence_acknowledged"
     LEASE_RAN_OUT = "lease_ran_out"
     FORCE = "force"
@@ -62,6 +67,14 @@ class Action(StrEnum):
     CLOSE_COMPLETED = "close_completed"
     CLOSE_CANCELLED = "close_cancelled"
     CLOSE_ABORTED = "close_aborted"
+
+
+class Sign(StrEnum):
+    """What is known of the gateway that is to become active: alive now, asked and not yet silent for long, or silent."""
+
+    FRESH = "fresh"
+    AWAITED = "awaited"
+    SILENT = "silent"
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,15 @@ class StepFacts:
     """The acknowledgement of exactly this operation and epoch is stored."""
     drained: bool = False
     drain_deadline: datetime | None = None
+    drain_waived: bool = False
+    """The person who asked does not want to wait for the writes and the work of the old gateway."""
+    held_to_plan: bool = False
+    """A plan was named that does not waive the wait: what does not arrive in time undoes the move."""
+    source_silent: bool = False
+    """The old gateway does not answer, so there is nobody to wait for."""
+    target_sign: Sign = Sign.FRESH
+    forced: bool = False
+    """A person has forced this operation: nobody's sign of life is asked for any more."""
 
 
 class NotAllowed(Exception):
@@ -110,27 +132,59 @@ TABLE: tuple[Move, ...] = (
     Move(S.UNASSIGNED, E.PRIMARY_READY, S.PRIMARY_ACTIVE, (A.PROMOTE_PRIMARY,),
          "the first primary gateway has registered and takes over the environment"),
     Move(S.PRIMARY_ACTIVE, E.ACTIVATE_DR, S.FO_PREFLIGHT, (), "activation of the DR gateway was requested"),
-    Move(S.FO_PREFLIGHT, E.CHECKS_PASSED, S.FENCING, (A.STOP_LEASE,),
-         "the checks passed; the primary gateway gets no more lease and is told to fence itself"),
+    Move(S.FO_PREFLIGHT, E.CHECKS_PASSED, S.FO_DRAINING, (A.ORDER_DRAIN,),
+         "the checks passed; the primary gateway takes nothing new and brings its queue to the Primary"),
+    Move(S.FO_PREFLIGHT, E.SOURCE_SILENT, S.FENCING, (A.STOP_LEASE,),
+         "the checks passed; the primary gateway does not answer and is not waited for; it gets no more lease"),
+    Move(S.FO_PREFLIGHT, E.DRAIN_WAIVED, S.FENCING, (A.STOP_LEASE,),
+         "the checks passed and the wait for the queue was waived; the primary gateway is told to fence itself"),
     Move(S.FO_PREFLIGHT, E.CHECKS_FAILED, S.PRIMARY_ACTIVE, (A.CLOSE_ABORTED,),
          "a hard check failed; nothing was changed"),
+    Move(S.FO_PREFLIGHT, E.TARGET_SILENT, S.PRIMARY_ACTIVE, (A.CLOSE_ABORTED,),
+         "the DR gateway gave no sign of life; nothing was changed"),
     Move(S.FO_PREFLIGHT, E.CANCEL, S.PRIMARY_ACTIVE, (A.CLOSE_CANCELLED,), "cancelled before anything was changed"),
+    Move(S.FO_DRAINING, E.DRAINED, S.FENCING, (A.STOP_LEASE,),
+         "the primary gateway is empty; it gets no more lease and is told to fence itself"),
+    Move(S.FO_DRAINING, E.SOURCE_SILENT, S.FENCING, (A.STOP_LEASE,),
+         "the primary gateway does not answer and is not waited for; it gets no more lease"),
+    Move(S.FO_DRAINING, E.DRAIN_PASSED_OVER, S.FENCING, (A.STOP_LEASE,),
+         "the primary gateway was not empty in time; without a plan the move goes on and the rest is listed as missing"),
+    Move(S.FO_DRAINING, E.DRAIN_TIMED_OUT, S.PRIMARY_ACTIVE, (A.UNDO_DRAIN, A.CLOSE_ABORTED),
+         "the primary gateway was not empty in time, as the plan wants it; it goes on serving"),
+    Move(S.FO_DRAINING, E.TARGET_SILENT, S.PRIMARY_ACTIVE, (A.UNDO_DRAIN, A.CLOSE_ABORTED),
+         "the DR gateway gave no sign of life; the primary gateway goes on serving"),
+    Move(S.FO_DRAINING, E.FORCE, S.FENCING, (A.STOP_LEASE, A.RECORD_RISK),
+         "forced: the move goes on although the primary gateway did not say that it is empty"),
+    Move(S.FO_DRAINING, E.CANCEL, S.PRIMARY_ACTIVE, (A.UNDO_DRAIN, A.CLOSE_CANCELLED),
+         "cancelled; the primary gateway goes on serving"),
     Move(S.FENCING, E.FENCE_ACKNOWLEDGED, S.PROMOTING, (), "the primary gateway confirmed that it no longer acts"),
     Move(S.FENCING, E.LEASE_RAN_OUT, S.PROMOTING, (),
          "the primary gateway did not answer; its lease and the allowance for drifting clocks have run out"),
+    Move(S.FENCING, E.TARGET_SILENT, S.PRIMARY_ACTIVE, (A.ALLOW_LEASE, A.UNDO_DRAIN, A.CLOSE_ABORTED),
+         "the DR gateway gave no sign of life; the primary gateway may renew its lease in the same epoch"),
     Move(S.FENCING, E.FORCE, S.PROMOTING, (A.RECORD_RISK,),
          "forced: the DR gateway is promoted while the primary gateway may still act until its lease ends"),
-    Move(S.FENCING, E.CANCEL, S.PRIMARY_ACTIVE, (A.ALLOW_LEASE, A.CLOSE_CANCELLED),
+    Move(S.FENCING, E.CANCEL, S.PRIMARY_ACTIVE, (A.ALLOW_LEASE, A.UNDO_DRAIN, A.CLOSE_CANCELLED),
          "cancelled; the primary gateway may renew its lease in the same epoch"),
     Move(S.PROMOTING, E.PROMOTED, S.DR_ACTIVE, (A.PROMOTE_DR, A.CLOSE_COMPLETED),
          "the DR gateway is active in a new epoch"),
     Move(S.DR_ACTIVE, E.FAILBACK, S.FB_PREFLIGHT, (), "failback to the primary gateway was requested"),
     Move(S.FB_PREFLIGHT, E.CHECKS_PASSED, S.DRAINING, (A.ORDER_DRAIN,),
          "the checks passed; the DR gateway finishes its work and takes no more"),
+    Move(S.FB_PREFLIGHT, E.SOURCE_SILENT, S.FENCING_DR, (A.STOP_LEASE,),
+         "the checks passed; the DR gateway does not answer and is not waited for; it gets no more lease"),
+    Move(S.FB_PREFLIGHT, E.DRAIN_WAIVED, S.FENCING_DR, (A.STOP_LEASE,),
+         "the checks passed and the wait for the queue was waived; the DR gateway is told to fence itself"),
     Move(S.FB_PREFLIGHT, E.CHECKS_FAILED, S.DR_ACTIVE, (A.CLOSE_ABORTED,), "a hard check failed; nothing was changed"),
+    Move(S.FB_PREFLIGHT, E.TARGET_SILENT, S.DR_ACTIVE, (A.CLOSE_ABORTED,),
+         "the primary gateway gave no sign of life; nothing was changed"),
     Move(S.FB_PREFLIGHT, E.CANCEL, S.DR_ACTIVE, (A.CLOSE_CANCELLED,), "cancelled before anything was changed"),
     Move(S.DRAINING, E.DRAINED, S.FENCING_DR, (A.STOP_LEASE,),
          "the DR gateway is empty; it gets no more lease and is told to fence itself"),
+    Move(S.DRAINING, E.SOURCE_SILENT, S.FENCING_DR, (A.STOP_LEASE,),
+         "the DR gateway does not answer and is not waited for; it gets no more lease"),
+    Move(S.DRAINING, E.TARGET_SILENT, S.DR_ACTIVE, (A.UNDO_DRAIN, A.CLOSE_ABORTED),
+         "the primary gateway gave no sign of life; the DR gateway goes on serving"),
     Move(S.DRAINING, E.DRAIN_TIMED_OUT, S.DR_ACTIVE, (A.UNDO_DRAIN, A.CLOSE_ABORTED),
          "the DR gateway was not empty in time; it goes on serving"),
     Move(S.DRAINING, E.FORCE, S.FENCING_DR, (A.STOP_LEASE, A.RECORD_RISK),
@@ -139,6 +193,8 @@ TABLE: tuple[Move, ...] = (
     Move(S.FENCING_DR, E.FENCE_ACKNOWLEDGED, S.PROMOTING_PRIMARY, (), "the DR gateway confirmed that it no longer acts"),
     Move(S.FENCING_DR, E.LEASE_RAN_OUT, S.PROMOTING_PRIMARY, (),
          "the DR gateway did not answer; its lease and the allowance for drifting clocks have run out"),
+    Move(S.FENCING_DR, E.TARGET_SILENT, S.DR_ACTIVE, (A.ALLOW_LEASE, A.UNDO_DRAIN, A.CLOSE_ABORTED),
+         "the primary gateway gave no sign of life; the DR gateway may renew its lease in the same epoch"),
     Move(S.FENCING_DR, E.FORCE, S.PROMOTING_PRIMARY, (A.RECORD_RISK,),
          "forced: the primary gateway is promoted while the DR gateway may still act until its lease ends"),
     Move(S.FENCING_DR, E.CANCEL, S.DR_ACTIVE, (A.ALLOW_LEASE, A.UNDO_DRAIN, A.CLOSE_CANCELLED),
@@ -157,6 +213,7 @@ _BY_KEY: Mapping[tuple[State, Event], Move] = {(move.state, move.event): move fo
 RESTFUL = frozenset({State.UNASSIGNED, State.PRIMARY_ACTIVE, State.DR_ACTIVE, State.HOLD})
 """States in which no operation is open."""
 PREFLIGHT = frozenset({State.FO_PREFLIGHT, State.FB_PREFLIGHT})
+DRAINING = frozenset({State.FO_DRAINING, State.DRAINING})
 FENCING = frozenset({State.FENCING, State.FENCING_DR})
 PROMOTION = frozenset({State.PROMOTING, State.PROMOTING_PRIMARY})
 
@@ -183,8 +240,8 @@ def next_step(facts: StepFacts) -> Event | None:
     if facts.state is State.UNASSIGNED:
         return Event.PRIMARY_READY if facts.primary_ready else None
     if facts.state in PREFLIGHT:
-        return Event.CHECKS_PASSED if facts.checks_passed else Event.CHECKS_FAILED
-    if facts.state is State.DRAINING:
+        return _next_of_preflight(facts)
+    if facts.state in DRAINING:
         return _next_of_drain(facts)
     if facts.state in FENCING:
         return _next_of_fence(facts)
@@ -197,15 +254,36 @@ def fence_ends_at(lease_until: datetime | None, fence_wait: timedelta, blocked_u
     return max((moment for moment in (known, blocked_until) if moment), default=None)
 
 
+def _next_of_preflight(facts: StepFacts) -> Event | None:
+    if not facts.checks_passed:
+        return Event.CHECKS_FAILED
+    if facts.target_sign is not Sign.FRESH:
+        return Event.TARGET_SILENT if facts.target_sign is Sign.SILENT else None
+    if facts.drain_waived:
+        return Event.DRAIN_WAIVED
+    return Event.SOURCE_SILENT if facts.source_silent else Event.CHECKS_PASSED
+
+
 def _next_of_drain(facts: StepFacts) -> Event | None:
+    """Nobody is fenced for a target that is not there, so its sign of life comes first."""
+    if facts.target_sign is not Sign.FRESH:
+        return Event.TARGET_SILENT if facts.target_sign is Sign.SILENT else None
     if facts.drained:
         return Event.DRAINED
-    late = facts.drain_deadline is not None and facts.now > facts.drain_deadline
-    return Event.DRAIN_TIMED_OUT if late else None
+    if facts.source_silent:
+        return Event.SOURCE_SILENT
+    if facts.drain_deadline is None or facts.now <= facts.drain_deadline:
+        return None
+    goes_on = facts.state is State.FO_DRAINING and not facts.held_to_plan
+    return Event.DRAIN_PASSED_OVER if goes_on else Event.DRAIN_TIMED_OUT
 
 
 def _next_of_fence(facts: StepFacts) -> Event | None:
+    """Once the old gateway has confirmed the move can only go on; until then it waits for a living target."""
     if facts.fence_acknowledged:
         return Event.FENCE_ACKNOWLEDGED
+    if facts.target_sign is Sign.SILENT and not facts.forced:
+        return Event.TARGET_SILENT
     end = fence_ends_at(facts.lease_until, facts.fence_wait, facts.lease_blocked_until)
-    return Event.LEASE_RAN_OUT if end is None or facts.now > end else None
+    ran_out = end is None or facts.now > end
+    return Event.LEASE_RAN_OUT if ran_out and (facts.forced or facts.target_sign is Sign.FRESH) else None

@@ -53,6 +53,11 @@ class Operation(models.Model):
     forced_by = models.CharField(max_length=64, default="")
     forced_reason = models.CharField(max_length=500, default="")
     split_risk_until = models.DateTimeField(null=True)
+    fence_last_sequence = models.BigIntegerField(null=True)
+    """Number of the last write the source had accepted, as it said when it confirmed that it no longer acts."""
+    target_question = models.BigIntegerField(null=True)
+    source_question = models.BigIntegerField(null=True)
+    """Only answers to these questions and to later ones are signs of life of now (`gateways.signs`)."""
     opened_at = models.DateTimeField(db_default=Now())
     step_since = models.DateTimeField(db_default=Now())
     finished_at = models.DateTimeField(null=True)
@@ -77,7 +82,7 @@ class Transition(models.Model):
     to_state = models.CharField(max_length=20)
     epoch = models.BigIntegerField()
     actor = models.CharField(max_length=64)
-    sentence = models.CharField(max_length=300)
+    sentence = models.CharField(max_length=800)
     at = models.DateTimeField(db_default=Now())
 
     class Meta:

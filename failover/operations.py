@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 
 from common import audit
 from common.clock import database_now
@@ -22,7 +23,7 @@ from failover.models import EnvironmentState, Operation, Plan
 from failover.preflight import Check, Level
 from failover.selectors import operation_row
 from failover.transitions import Step, carry_out, open_operation, state_of
-from gateways import losses, routes
+from gateways import losses, routes, signs
 from gateways.models import Gateway, Route
 from protocol.vocabulary import Role
 
@@ -58,10 +59,11 @@ def make_plan(code: str, kind_name: str, asked: Asked) -> Plan:
     """Checks and estimate for a move, stored with a digest of the world. Changes nothing else."""
     kind = _kind(kind_name)
     environment = routes.environment_of(code)
+    answered = _asked_just_now(kind, environment.code)
     with transaction.atomic():
         route = Route.objects.select_related("active_gateway").get(environment=environment)
         moment = database_now()
-        facts = move_facts(kind, route, moment)
+        facts = move_facts(kind, route, moment, answered)
         checks = [_state_check(kind, state_of(environment.code)), *checks_of(kind, facts)]
         plan = Plan.objects.create(
             environment=environment, kind=kind.name, digest=preflight.digest(facts, checks, route.epoch),
@@ -98,6 +100,7 @@ def request(code: str, kind_name: str, wish: Wish, asked: Asked) -> Answer:
         reach(f"{kind.name}:requested:before-commit")
     reach(f"{kind.name}:requested:after-commit")
     driver.drive(environment.code)
+    _let_target_answer(operation)
     operation.refresh_from_db()
     return Answer(True, operation)
 
@@ -149,11 +152,11 @@ def resume(code: str, gateway_name: str, confirm: str, asked: Asked) -> Environm
         state = state_of(environment.code)
         if state.state != State.HOLD.value:
             raise Conflict(f"{environment.code} is not held; it is in the state {state.state}", code="NOT_HELD")
-        chosen = Gateway.objects.filter(
-            name=gateway_name, environment=environment, decommissioned_at=None, banned_at=None, held_at=None
-        ).first()
+        chosen = _usable(environment.code).filter(name=gateway_name).first()
         if chosen is None:
-            raise ValidationFailed(f"gateway: {environment.code} has no usable gateway of this name")
+            raise ValidationFailed(
+                f"gateway: {environment.code} has no usable gateway of this name; {_told_usable(environment.code)}"
+            )
         event = Event.RESUME_ON_PRIMARY if chosen.role == Role.PRIMARY else Event.RESUME_ON_DR
         until = routes.longest_old_lease(route)
         carry_out(Step(route, state, None, require_move(State.HOLD, event), asked.actor, asked.reason))
@@ -172,6 +175,31 @@ def accept_loss(code: str, identifier: str, confirm: str, asked: Asked) -> None:
     losses.accept_loss(environment.code, wanted, actor=asked.actor, address=asked.address, reason=asked.reason)
 
 
+def _usable(code: str) -> QuerySet[Gateway]:
+    return Gateway.objects.filter(environment_id=code, decommissioned_at=None, banned_at=None, held_at=None)
+
+
+def _told_usable(code: str) -> str:
+    names = list(_usable(code).order_by("name").values_list("name", flat=True))
+    return f"usable are {', '.join(names)}" if names else "none is usable: release one that is held, or enrol one"
+
+
+def _asked_just_now(kind: Kind, code: str) -> dict[uuid.UUID, bool]:
+    """Ask both sides for a sign of life and wait a moment: what they said a minute ago tells nothing of one that died since."""
+    route = Route.objects.select_related("active_gateway").get(environment_id=code)
+    sides = [side for side in (route.active_gateway, living_gateway(code, kind.target_role)) if side is not None]
+    questions = [(side.id, signs.ask(side)) for side in sides]
+    signs.wait_for(questions)
+    return {gateway: signs.has_answered(gateway, number) for gateway, number in questions}
+
+
+def _let_target_answer(operation: Operation) -> None:
+    """A living target answers within milliseconds, so whoever asked sees how the move goes on; the driver waits for others."""
+    if operation.target and operation.target_question and operation.finished_at is None:
+        signs.wait_for([(operation.target.id, operation.target_question)])
+        driver.drive(operation.environment_id)
+
+
 def _kind(name: str) -> Kind:
     if name not in KINDS:
         raise NotFound(f"there is no move {name}; there are {', '.join(KINDS)}")
@@ -188,12 +216,14 @@ def _refuse_state(kind: Kind, state: EnvironmentState) -> None:
 def _state_check(kind: Kind, state: EnvironmentState) -> Check:
     possible = move_for(State(state.state), kind.event) is not None
     fixes = {
-        State.HOLD.value: "look into the reason and resume it",
+        State.HOLD.value: "find out which gateway acted last and resume it on that one: POST "
+        f"admin/failover/{state.environment_id}/resume",
         State.UNASSIGNED.value: "enrol a primary gateway first",
         kind.goal.value: "there is nothing to do",
     }
+    reason = f": {state.hold_reason}" if state.hold_reason else ""
     return Check(
-        "state", Level.HARD, possible, f"the environment is in the state {state.state}",
+        "state", Level.HARD, possible, f"the environment is in the state {state.state}{reason}",
         "" if possible else fixes.get(state.state, "wait for the open operation"),
     )  # fmt: skip
 
@@ -210,15 +240,24 @@ def _open(kind: Kind, route: Route, wish: Wish, asked: Asked, *, requires_plan: 
     _refuse_failing(checks, wish, planned=plan is not None)
     operation = Operation(
         environment_id=route.environment_id, kind=kind.name, plan=plan, checks=preflight.as_rows(checks),
-        waived=[check.name for check in preflight.failed(checks, Level.WAIVABLE)], source=route.active_gateway,
+        waived=_passed_over(checks, wish), source=route.active_gateway,
         target=living_gateway(route.environment_id, kind.target_role), epoch_before=route.epoch,
         requested_by=asked.actor, reason=asked.reason,
     )  # fmt: skip
+    operation.target_question = signs.ask(operation.target) if operation.target else None
+    operation.source_question = signs.ask(operation.source) if operation.source else None
     operation.save()
     _audit(asked, "failover.requested", route.environment_id, {
         "operation": str(operation.id), "kind": kind.name, "waived": operation.waived, "reason": asked.reason,
     })  # fmt: skip
     return operation
+
+
+def _passed_over(checks: list[Check], wish: Wish) -> list[str]:
+    """What is gone past at the start. A check that the move waits for is so only where the wait itself is waived."""
+    named = {name for name in preflight.WAITED_FOR if name in wish.waive}
+    failing = {check.name for check in preflight.failed(checks, Level.WAIVABLE)} - preflight.WAITED_FOR
+    return [check.name for check in checks if check.name in failing | named]
 
 
 _PASSED_STATE = Check("state", Level.HARD, True, "")
@@ -242,7 +281,8 @@ def _refuse_failing(checks: list[Check], wish: Wish, *, planned: bool) -> None:
         raise ValidationFailed(f"waive: {unknown[0]} is not a check that can be waived")
     failing = preflight.failed(checks, Level.HARD)
     if planned:
-        failing += [check for check in preflight.failed(checks, Level.WAIVABLE) if check.name not in wish.waive]
+        excused = {*wish.waive, *preflight.WAITED_FOR}
+        failing += [check for check in preflight.failed(checks, Level.WAIVABLE) if check.name not in excused]
     if failing:
         raise Conflict(
             "; ".join(f"{check.sentence} ({check.fix})" for check in failing), code="CHECKS_FAILED",

@@ -13,6 +13,8 @@ from protocol.timing import TimeProfile
 
 TARGET_SCORE = 0.70
 STABLE_BEATS = 5
+WAITED_FOR = frozenset({"source_queue"})
+"""Checks that a move waits for by itself, so that they refuse nothing: waived by name, nobody waits."""
 CERTIFICATE_DAYS = 1.0
 
 
@@ -50,14 +52,18 @@ class SideFacts:
     queue_oldest: float
     key_vault: bool | None
     cold: bool = False
-    unresolved_writes: int = 0
-    """Writes of its earlier life that are at the Primary and neither applied nor decided."""
+    unapplied_writes: int = 0
+    """Writes of it that have arrived and that the Primary has not come to yet."""
+    undecided_writes: int = 0
+    """Writes of it that wait for a person: conflicts and quarantined ones."""
     recent_dead_letters: int = 0
     """Writes of it that could not be applied, not decided on, younger than the last move."""
     drained: bool = False
     """An administrator told it to take nothing new; it would be active and serve no writes and no tasks."""
     copy_age: float | None = None
-    """How old its copy of the environment's secrets was at its last heartbeat; None when it was never complete."""
+    """How old its copy of the environment's secrets was at its last heartbeat; None when it was not complete then."""
+    answers: bool | None = None
+    """Whether it gave a sign of life when it was asked a moment ago; None when nobody asked."""
 
 
 @dataclass(frozen=True)
@@ -91,13 +97,14 @@ def failover_checks(facts: MoveFacts, timing: TimeProfile) -> list[Check]:
     start = "start it (a cold standby needs its start steps and a fresh bootstrap token), wait for its heartbeat and repeat"
     return [
         *_target_basics(target, timing.standby_fresh_age, start),
+        *_answers(target, start),
         _score(target, Level.WAIVABLE),
         _copy(target, timing, Level.WAIVABLE),
         _version(target, facts.source),
         _key_vault(target),
         *map(_vault_copy, facts.vault_copies),
         _cooldown(facts, timing),
-        *_queue_of_source(facts.source),
+        *_queue_of_source(facts.source, timing.queue_wait),
     ]
 
 
@@ -106,14 +113,20 @@ def failback_checks(facts: MoveFacts, timing: TimeProfile) -> list[Check]:
     target = facts.target
     if target is None:
         return [_missing(facts.target_role)]
+    start = "bring the primary gateway back and wait for its heartbeat"
     stable = target.good_beats >= STABLE_BEATS and target.stable_for >= timing.failback_stable
     return [
-        *_target_basics(target, timing.standby_fresh_age, "bring the primary gateway back and wait for its heartbeat"),
+        *_target_basics(target, timing.standby_fresh_age, start),
+        *_answers(target, start),
         _score(target, Level.HARD),
-        Check("target_queue", Level.HARD, target.queue_depth == 0 and target.unresolved_writes == 0,
-              f"{target.queue_depth} writes of its earlier life wait at {target.name} and {target.unresolved_writes} here for "
-              "a decision",
-              "let it upload them and resolve them in GET admin/writes before it becomes active again"),
+        Check("target_queue", Level.HARD, target.queue_depth == 0 and target.unapplied_writes == 0,
+              f"{target.queue_depth} writes of its earlier life wait at {target.name} and {target.unapplied_writes} here to be "
+              "applied",
+              "let it upload them, and wait until they are applied, before it becomes active again"),
+        Check("target_conflicts", Level.WAIVABLE, target.undecided_writes == 0,
+              f"{target.undecided_writes} writes of {target.name} wait for a decision; the move changes nothing about them, they "
+              "stay where they are until somebody decides",
+              "resolve them in GET admin/writes, or move first and decide afterwards"),
         Check("target_dead_letters", Level.WAIVABLE, target.recent_dead_letters == 0,
               f"{target.recent_dead_letters} writes of {target.name} could not be applied since the last move",
               "look at them in GET admin/writes?outcome=dead_letter; retry or discard them"),
@@ -123,7 +136,7 @@ def failback_checks(facts: MoveFacts, timing: TimeProfile) -> list[Check]:
               f"wait for {STABLE_BEATS} good heartbeats over {timing.failback_stable:g} s"),
         _version(target, facts.source),
         _cooldown(facts, timing),
-        *_queue_of_source(facts.source),
+        *_queue_of_source(facts.source, timing.drain_limit),
     ]  # fmt: skip
 
 
@@ -134,7 +147,7 @@ def failed(checks: Iterable[Check], level: Level) -> list[Check]:
 def estimate(facts: MoveFacts, timing: TimeProfile) -> Estimate:
     """Writes that exist only at the source, and how long nobody would be active."""
     source = facts.source
-    fresh = source is not None and not source.banned and source.age is not None and source.age <= timing.heartbeat_full_age
+    fresh = source is not None and not source.banned and _is_there(source, timing)
     return Estimate(
         writes_at_risk=source.queue_depth if source else 0,
         oldest_write_seconds=source.queue_oldest if source else 0.0,
@@ -143,10 +156,21 @@ def estimate(facts: MoveFacts, timing: TimeProfile) -> Estimate:
     )
 
 
+_OF_NOW = WAITED_FOR | {"target_answers"}
+"""What the move itself looks at again until it goes on, so that a plan does not grow old by it."""
+
+
+def _is_there(source: SideFacts, timing: TimeProfile) -> bool:
+    """What it said when it was asked, or else how old its last heartbeat is."""
+    if source.answers is not None:
+        return source.answers
+    return source.age is not None and source.age <= timing.heartbeat_full_age
+
+
 def digest(facts: MoveFacts, checks: Iterable[Check], epoch: int) -> str:
     """A fingerprint of what a plan was made for; another one means that the world moved."""
     names = [facts.source.name if facts.source else None, facts.target.name if facts.target else None]
-    outcome = [[check.name, check.passed] for check in checks if check.level is not Level.INFO]
+    outcome = [[check.name, check.passed] for check in checks if check.level is not Level.INFO and check.name not in _OF_NOW]
     return hashlib.sha256(json.dumps([names, epoch, outcome]).encode()).hexdigest()[:32]
 
 
@@ -195,10 +219,10 @@ def _score(target: SideFacts, level: Level) -> Check:
 def _copy(target: SideFacts, timing: TimeProfile, level: Level) -> Check:
     """Without a copy the target would be active and answer nobody (reliability §4.5, data caught up)."""
     age = target.copy_age
-    told = f"was complete {age:.0f} s before its last heartbeat" if age is not None else "was never complete"
+    most = f"; it may be {timing.heartbeat_full_age:g} s old"
+    told = "was not complete when it last spoke" if age is None else f"was complete {age:.0f} s before it last spoke{most}"
     return Check(
-        "target_copy", level, age is not None and age <= timing.heartbeat_full_age,
-        f"the copy of {target.name} {told}; it may be {timing.heartbeat_full_age:g} s old",
+        "target_copy", level, age is not None and age <= timing.heartbeat_full_age, f"the copy of {target.name} {told}",
         "wait until it has read its environment from the Primary",
     )  # fmt: skip
 
@@ -228,7 +252,7 @@ def _vault_copy(copy: CopyState) -> Check:
     """What the DR region's vault lacks, nobody has there when the first region is gone."""
     return Check(
         f"vault_copy:{copy.rule}", Level.WAIVABLE, copy.current,
-        f"the copy in {copy.target} {_copy_told(copy)}; it may be {copy.allowed:.0f} s behind",
+        f"the copy in {copy.target} {_copy_told(copy)}" + (f"; it may be {copy.allowed:.0f} s behind" if copy.lag else ""),
         "run the rule, or look at its last run, in GET projects/sync-rules/{id}/runs; let it push, or set dr_copy to false in "
         "its setup where it keeps no copy any more",
     )  # fmt: skip
@@ -252,10 +276,23 @@ def _cooldown(facts: MoveFacts, timing: TimeProfile) -> Check:
     )  # fmt: skip
 
 
-def _queue_of_source(source: SideFacts | None) -> list[Check]:
+def _answers(target: SideFacts, start: str) -> list[Check]:
+    """Only where it was asked; a move asks by itself and waits for the answer."""
+    if target.answers is None:
+        return []
+    told = f"{target.name} gave {'a' if target.answers else 'no'} sign of life when it was asked just now"
+    return [Check("target_answers", Level.HARD, target.answers, told, start)]
+
+
+def _queue_of_source(source: SideFacts | None, wait: float) -> list[Check]:
     if source is None:
         return []
+    oldest = f", the oldest {source.queue_oldest:.0f} s old" if source.queue_oldest else ""
+    told = f"every write that {source.name} has spoken of has arrived here"
+    if source.queue_depth:
+        told = f"{source.queue_depth} accepted writes of {source.name} have not arrived here{oldest}"
     return [
-        Check("source_queue", Level.INFO, source.queue_depth == 0,
-              f"{source.name} last reported {source.queue_depth} queued writes, the oldest {source.queue_oldest:.0f} s old")
+        Check("source_queue", Level.WAIVABLE, source.queue_depth == 0, told,
+              f"the move waits for them by itself, at most {wait:g} s, if {source.name} answers; waive source_queue to go on at "
+              "once: what has not arrived by then is listed in a loss manifest")
     ]  # fmt: skip

@@ -8,12 +8,15 @@ from typing import Any
 from django.conf import settings
 
 from common.api import rfc3339
+from common.clock import database_now
 from common.snapshot import snapshot
-from failover.facts import living_gateway
-from failover.machine import FENCING, State, fence_ends_at
+from failover.facts import living_gateway, told_of_drain, told_of_silence
+from failover.machine import DRAINING, FENCING, PREFLIGHT, State, fence_ends_at
 from failover.models import EnvironmentState, Operation, Plan, Transition
+from failover.standing import StandingFacts, standing_of
 from failover.transitions import open_operation, state_of
-from gateways.models import Gateway, LossManifest, Route
+from failover.waits import drain_deadline, silent_from
+from gateways.models import Gateway, LossManifest, Route, SignOfLife
 from protocol.vocabulary import Role
 
 HISTORY_LENGTH = 200
@@ -30,6 +33,7 @@ def _row_of(code: str) -> dict[str, Any]:
     route = Route.objects.select_related("active_gateway").get(environment_id=code)
     state, operation = state_of(code), open_operation(code)
     active = route.active_gateway
+    shown = operation_row(operation, route) if operation else None
     return {
         "environment": code,
         "state": state.state,
@@ -40,11 +44,12 @@ def _row_of(code: str) -> dict[str, Any]:
         "standby_gateway": _standby_name(code, active),
         "dr_active": bool(active and active.role == Role.DR_STANDBY),
         "lease_until": rfc3339(route.lease_until),
+        **_standing(route, state, operation, shown),
         "switched_at": rfc3339(route.switched_at),
         "requires_plan": route.environment.requires_plan,
         "loss_manifest_open": LossManifest.objects.filter(environment_id=code, closed_at=None).exists(),
         "hold_reason": state.hold_reason,
-        "operation": operation_row(operation, route) if operation else None,
+        "operation": shown,
         "last_operation": _last_operation(code, route),
     }
 
@@ -58,6 +63,7 @@ def operation_row(operation: Operation, route: Route) -> dict[str, Any]:
         "step": _step_of(operation),
         "waits_for": waits_for,
         "waits_until": waits_until,
+        "draining": _draining(operation, route),
         "outcome": operation.outcome or None,
         "source_gateway": operation.source.name if operation.source else None,
         "target_gateway": operation.target.name if operation.target else None,
@@ -69,6 +75,7 @@ def operation_row(operation: Operation, route: Route) -> dict[str, Any]:
         "passed_over": operation.waived,
         "forced_by": operation.forced_by or None,
         "split_risk_until": rfc3339(operation.split_risk_until),
+        "fence_last_sequence": operation.fence_last_sequence,
         "opened_at": rfc3339(operation.opened_at),
         "finished_at": rfc3339(operation.finished_at),
     }
@@ -121,17 +128,87 @@ def _step_of(operation: Operation) -> str:
 
 
 def _waiting(operation: Operation, route: Route) -> tuple[str | None, str | None]:
+    """What an open operation needs to go on, and until when it waits for that at most."""
     if operation.finished_at:
         return None, None
-    state, timing = State(_step_of(operation)), settings.MAZEVAULT.timing
-    source = operation.source.name if operation.source else "the active gateway"
+    row = EnvironmentState.objects.get(environment_id=operation.environment_id)
+    state = State(row.state)
+    if state in PREFLIGHT:
+        return _told_of_target(operation)
+    if state in DRAINING:
+        return _told_of_source(operation, route, row), rfc3339(drain_deadline(row))
     if state in FENCING:
-        end = fence_ends_at(route.lease_until, timedelta(seconds=timing.fence_wait), route.lease_blocked_until)
-        return f"{source} to confirm that it no longer acts, or the end of its lease", rfc3339(end)
-    if state is State.DRAINING:
-        limit = operation.step_since + timedelta(seconds=timing.drain_limit)
-        return f"{source} to finish its work", rfc3339(limit)
+        wait = timedelta(seconds=settings.MAZEVAULT.timing.fence_wait)
+        end = fence_ends_at(route.lease_until, wait, route.lease_blocked_until)
+        return f"{_source_name(operation)} to confirm that it no longer acts, or the end of its lease", rfc3339(end)
     return "the next step of the driver", None
+
+
+def _told_of_target(operation: Operation) -> tuple[str, str | None]:
+    if operation.target is None:
+        return "the next step of the driver", None
+    sign = SignOfLife.objects.filter(gateway=operation.target).first()
+    asked = max(sign.asked_at, operation.opened_at) if sign and sign.asked_at else operation.opened_at
+    until = asked + timedelta(seconds=settings.MAZEVAULT.timing.sign_of_life)
+    return f"{operation.target.name} to give a sign of life; {told_of_silence(operation.target, database_now())}", rfc3339(until)
+
+
+def _told_of_source(operation: Operation, route: Route, row: EnvironmentState) -> str:
+    """A drain, and what to do when nobody is there who could finish it."""
+    name, told = _source_name(operation), told_of_drain(route)
+    if told:
+        return f"{name} to finish its work: {told}"
+    silence = told_of_silence(operation.source, database_now()) if operation.source else f"{name} is unknown"
+    return (
+        f"{name} to finish its work; it has not answered yet ({silence}). "
+        f"If it is silent until {rfc3339(silent_from(route, row))} the move goes on without it; "
+        f"force does so now (POST admin/failover/{route.environment_id}/force)"
+    )
+
+
+def _draining(operation: Operation, route: Route) -> dict[str, Any] | None:
+    """The wait for the old gateway's queue in numbers; null outside of a drain."""
+    if operation.finished_at or route.drain_operation != operation.id:
+        return None
+    row = EnvironmentState.objects.get(environment_id=operation.environment_id)
+    if State(row.state) not in DRAINING:
+        return None
+    return {
+        "reason": f"{_source_name(operation)} brings the writes it has accepted to the Primary and takes nothing new",
+        "writes": route.drain_queue_depth,
+        "oldest_seconds": route.drain_oldest_seconds,
+        "running": route.drain_running_tasks,
+        "reported_at": rfc3339(route.drain_reported_at),
+        "until": rfc3339(drain_deadline(row)),
+    }
+
+
+def _source_name(operation: Operation) -> str:
+    return operation.source.name if operation.source else "the active gateway"
+
+
+def _standing(
+    route: Route, state: EnvironmentState, operation: Operation | None, shown: dict[str, Any] | None
+) -> dict[str, Any]:  # fmt: skip
+    """Whether anybody may act now, and the sentence about it."""
+    moment, active = database_now(), route.active_gateway
+    found = standing_of(
+        StandingFacts(
+            environment=route.environment_id,
+            state=State(state.state),
+            now=moment,
+            active=active.name if active else None,
+            on_dr=bool(active and active.role == Role.DR_STANDBY),
+            lease_until=route.lease_until,
+            blocked_until=route.lease_blocked_until,
+            switched_at=route.switched_at,
+            hold_reason=state.hold_reason,
+            under_way=operation.kind if operation else "",
+            waits_for=shown["waits_for"] or "" if shown else "",
+        )
+    )
+    return {"may_act": found.may_act, "lease_ended_seconds": found.lease_ended_seconds, "headline": found.headline,
+            "next": found.next_step}  # fmt: skip
 
 
 def _last_operation(code: str, route: Route) -> dict[str, Any] | None:

@@ -14,8 +14,8 @@ from django.conf import settings
 from common import audit
 from common.clock import database_now
 from common.errors import Conflict
-from failover.facts import living_gateway
-from failover.machine import FENCING, Action, Event, Move, State
+from failover.facts import living_gateway, told_of_drain, told_of_silence
+from failover.machine import FENCING, Action, Event, Move, State, fence_ends_at
 from failover.models import EnvironmentState, Operation, Transition
 from gateways import dispatch, losses, replicas, routes, surveys
 from gateways.models import Gateway, GatewayStatus, Route
@@ -61,10 +61,10 @@ def carry_out(step: Step) -> None:
 
 
 def _tell(step: Step) -> None:
-    move, code = step.move, step.route.environment_id
+    move, code, sentence = step.move, step.route.environment_id, _told(step)
     Transition.objects.create(
         environment_id=code, operation=step.operation, from_state=move.state.value, event=move.event.value,
-        to_state=move.to.value, epoch=step.route.epoch, actor=step.actor, sentence=move.sentence, at=step.moment,
+        to_state=move.to.value, epoch=step.route.epoch, actor=step.actor, sentence=sentence, at=step.moment,
     )  # fmt: skip
     audit.record(
         actor=step.actor,
@@ -80,9 +80,45 @@ def _tell(step: Step) -> None:
             "operation": str(step.operation.id) if step.operation else None,
             "active_gateway": step.route.active_gateway.name if step.route.active_gateway else None,
             "reason": step.reason,
+            "sentence": sentence,
         },
     )
-    log.warning("%s: %s -> %s (epoch %s): %s", code, move.state.value, move.to.value, step.route.epoch, move.sentence)
+    log.warning("%s: %s -> %s (epoch %s): %s", code, move.state.value, move.to.value, step.route.epoch, sentence)
+
+
+def _told(step: Step) -> str:
+    """The row's sentence with the names and numbers of this time."""
+    detail = _DETAILS.get(step.move.event, lambda _step: "")(step)
+    return f"{step.move.sentence}: {detail}" if detail else step.move.sentence
+
+
+def _last_write(step: Step) -> str:
+    last = step.route.fence_last_sequence
+    return "" if last is None else f"the last write it accepted has the number {last}"
+
+
+def _waited_for(step: Step) -> str:
+    return told_of_drain(step.route)
+
+
+def _silent_target(step: Step) -> str:
+    target = step.operation.target if step.operation else None
+    return told_of_silence(target, step.moment) if target else ""
+
+
+def _silent_source(step: Step) -> str:
+    source = step.operation.source if step.operation else None
+    return told_of_silence(source, step.moment) if source else ""
+
+
+_DETAILS: Mapping[Event, Callable[[Step], str]] = {
+    Event.DANGER: lambda step: step.route.danger,
+    Event.FENCE_ACKNOWLEDGED: _last_write,
+    Event.DRAIN_TIMED_OUT: _waited_for,
+    Event.DRAIN_PASSED_OVER: _waited_for,
+    Event.TARGET_SILENT: _silent_target,
+    Event.SOURCE_SILENT: _silent_source,
+}
 
 
 def _stop_lease(step: Step) -> None:
@@ -104,8 +140,9 @@ def _undo_drain(step: Step) -> None:
 def _record_risk(step: Step) -> None:
     operation = _operation(step)
     operation.forced_by, operation.forced_reason = step.actor, step.reason
-    if step.move.state in FENCING and step.route.lease_until:
-        operation.split_risk_until = step.route.lease_until + timedelta(seconds=settings.MAZEVAULT.timing.drift)
+    if step.move.state in FENCING:
+        drift = timedelta(seconds=settings.MAZEVAULT.timing.drift)
+        operation.split_risk_until = fence_ends_at(step.route.lease_until, drift, step.route.lease_blocked_until)
 
 
 def _promote(step: Step, role: Role) -> None:
@@ -118,6 +155,8 @@ def _promote(step: Step, role: Role) -> None:
         raise Conflict(f"{fresh.name} was banned, held or decommissioned meanwhile")
     if step.route.active_gateway_id != fresh.id:
         losses.open_manifest(step.route, step.operation.id if step.operation else None, step.moment)
+    if step.operation:
+        step.operation.fence_last_sequence = step.route.fence_last_sequence
     routes.promote(step.route, fresh, step.operation.id if step.operation else None)
     dispatch.orphan_tasks_of_past_epochs(step.route.environment_id, step.route.epoch, step.moment)
     if step.route.epoch > 1:

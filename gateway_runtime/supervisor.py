@@ -47,6 +47,7 @@ from protocol.messages import (
     LeaseAnswer,
     ReleaseLease,
     RenewLease,
+    SignOfLife,
 )
 from protocol.vocabulary import Assignment, BreakerState, LeaseVerdict
 
@@ -112,6 +113,7 @@ class Supervisor:
         self.identity: Identity | None = None
         self._acknowledged = ""
         self._assignment: tuple[Assignment, int] | None = None
+        self._last_sign = 0
         self._settled = ""
         """Revision of the last directive whose orders were all carried out; until then the Primary repeats it at once."""
         self._random = random.Random()  # noqa: S311  jitter, not a secret
@@ -320,9 +322,9 @@ class Supervisor:
         client_file, _ = identities.tls_files(node.own_gateway.state_file, identity, node.master_key)
         self.identity = identity
         self.channel = Channel(
-            breaker=self.node.breaker, urls=identity.urls, pin=identity.pin, keys=identity.keys, generation=identity.generation,
-            sequences=self.sequences, sender=identity.gateway_id, environment=identity.environment, identity=identity,
-            tls_file=client_file, master_key=node.master_key,
+            breaker=self.node.breaker, urls=enroll.primary_urls(identity.urls), pin=identity.pin, keys=identity.keys,
+            generation=identity.generation, sequences=self.sequences, sender=identity.gateway_id,
+            environment=identity.environment, identity=identity, tls_file=client_file, master_key=node.master_key,
         )  # fmt: skip
         self.channel.epoch = self.node.highest_epoch
         self.renewed(identity)
@@ -336,10 +338,29 @@ class Supervisor:
             fenced = self._follow_fence(directive.fence) if directive.fence else True
             drained = self._report_drain(directive) if directive.drain else True
             self._settled = directive.revision if fenced and drained else ""
+        self._give_sign(directive.sign)
         self._tell_a_change(directive)
         self.wake_lease.set()
         if directive.tasks_waiting:
             self.wake_tasks.set()
+
+    def _give_sign(self, number: int) -> None:
+        """Answer the question whether this gateway is alive, once for each number, with what a move wants to know of now."""
+        if number == self._last_sign:
+            return
+        queue, row, moment = write_queue.depth(), state.this_life(), clock_now()
+        age = state.age_of_copy(row, moment)
+        self.channel.call(
+            paths.SIGN_OF_LIFE,
+            SignOfLife(
+                number=number, write_queue_depth=queue.writes, write_queue_oldest_seconds=queue.oldest_seconds(moment),
+                write_queue_last_sequence=row.write_sequence, replica_complete=age is not None,
+                replica_age_seconds=min(replica.LONGEST_AGE, age or 0.0),
+            ),
+            Acknowledged,
+            timeout=self.timing.round_trip_max,
+        )  # fmt: skip
+        self._last_sign = number
 
     def _tell_a_change(self, directive: Directive) -> None:
         """A new assignment shows in the fleet's table at once, not a heartbeat later."""
@@ -376,19 +397,20 @@ class Supervisor:
     def _report_drain(self, directive: Directive) -> bool:
         """Tell what still runs here. True once nothing does."""
         assert directive.drain is not None  # noqa: S101  the caller looked
-        running, waiting = self.node.running_effects(), write_queue.depth().writes
+        running, waiting = self.node.running_effects(), write_queue.depth()
         self.channel.call(
             paths.DRAIN_REPORT,
             DrainReport(
                 operation=directive.drain.operation,
                 epoch=directive.drain.epoch,
-                write_queue_depth=waiting,
+                write_queue_depth=waiting.writes,
                 running_tasks=running,
+                write_queue_oldest_seconds=waiting.oldest_seconds(clock_now()),
             ),
             Acknowledged,
             timeout=self.timing.round_trip_max,
         )
-        return running == 0 and waiting == 0
+        return running == 0 and waiting.writes == 0
 
     def _renew_lease(self) -> None:
         epoch = self.node.standing().epoch

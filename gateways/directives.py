@@ -34,9 +34,11 @@ RECHECK_SECONDS = 5.0
 COLUMNS = """
     EXISTS (SELECT 1 FROM gateways_task WHERE environment_id = g.environment_id AND state = 'pending'
                AND not_before <= statement_timestamp()) AS tasks_wait,
-    (SELECT generation FROM gateways_primarynode WHERE id = 1) AS primary_generation
+    (SELECT generation FROM gateways_primarynode WHERE id = 1) AS primary_generation,
+    (SELECT asked FROM gateways_signoflife WHERE gateway_id = g.id) AS sign_asked
 """
-"""What a directive needs beside `sightings.COLUMNS`. The generation tells a gateway whose cursor it holds."""
+"""What a directive needs beside `sightings.COLUMNS`. The generation tells a gateway whose cursor it holds; `sign_asked`
+is the last question whether it is alive."""
 _ORDERED = f"SELECT {sightings.COLUMNS}, {COLUMNS} FROM {sightings.SOURCES} WHERE g.id = %(gateway)s"  # noqa: S608
 
 
@@ -60,6 +62,7 @@ def directive_of(seen: Sighting, row: Mapping[str, Any]) -> Directive:
         renew_certificate=_renewal_is_due(seen),
         tasks_waiting=active and row["tasks_wait"],
         primary_generation=str(row["primary_generation"] or ""),
+        sign=row["sign_asked"] or 0,
         resync_replica=seen.resync_ordered_at is not None and seen.resync_begun_at is None,
     )
     revision = hashlib.sha256(msgspec.json.encode(plain)).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""What a gateway that was replaced without its consent may have taken with it, until all of it is accounted for (DESIGN §8)."""
+"""What a gateway that was replaced may have taken with it, until all of it is accounted for (DESIGN §8)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from django.db.models import Q, QuerySet
 from common import audit
 from common.clock import database_now
 from common.errors import Conflict, NotFound
-from gateways.models import GatewayStatus, LossManifest, ReceivedWrite, Route, WriteStream
+from gateways.models import Gateway, GatewayStatus, LossManifest, ReceivedWrite, Route, SignOfLife, WriteStream
 from gateways.settlement import KEPT
 from gateways.sightings import decoded
 from protocol.messages import Heartbeat
@@ -25,7 +25,7 @@ log = logging.getLogger("mazevault.gateways.losses")
 
 COLUMNS = """
     (SELECT json_agg(json_build_object(
-        'generation', m.generation, 'epoch', m.epoch, 'last', m.last_sequence,
+        'generation', m.generation, 'epoch', m.epoch, 'last', m.last_sequence, 'stopped', m.stopped,
         'arrived', coalesce((SELECT arrived FROM gateways_writestream
                               WHERE gateway_id = m.gateway_id AND generation = m.generation), 0),
         'unresolved', EXISTS (SELECT 1 FROM gateways_receivedwrite w WHERE w.gateway_id = m.gateway_id
@@ -38,7 +38,8 @@ COLUMNS = """
 """The open manifests of a gateway, with what has arrived and whether something waits, beside `sightings.SOURCES`."""
 TAKE_REPORT = """
 UPDATE gateways_lossmanifest SET last_sequence = %(last_sequence)s
- WHERE gateway_id = %(gateway)s AND generation = %(generation)s AND closed_at IS NULL AND last_sequence < %(last_sequence)s
+ WHERE gateway_id = %(gateway)s AND generation = %(generation)s AND closed_at IS NULL
+   AND NOT stopped AND last_sequence < %(last_sequence)s
 """
 """A lost gateway is heard of again in the same life: what it accepted while nobody heard it belongs to its manifest too.
 
@@ -61,31 +62,73 @@ class Account:
 
 
 def open_manifest(route: Route, operation: uuid.UUID | None, moment: datetime) -> LossManifest | None:
-    """The active gateway is about to be replaced and has not said that it stopped: note what it last said of its queue.
+    """The active gateway is about to be replaced: note what it last said of its queue, unless all of that is here.
 
-    Runs in the promoting transaction, before the route changes. None when it did say so, or when nobody was active.
+    Runs in the promoting transaction, before the route changes. None when nobody was active, or when it has confirmed that it
+    stopped and every write it ever spoke of has arrived.
     """
     lost = route.active_gateway
-    if lost is None or route.fence_acknowledged_at is not None:
+    if lost is None:
         return None
     status = GatewayStatus.objects.filter(gateway=lost, heartbeat_at__gte=lost.enrolled_at).first()
     report = status.report if status else {}
+    last, stopped = last_told(lost, route), route.fence_acknowledged_at is not None
+    if stopped and not missing_of(lost.id, lost.generation, last):
+        return None
     manifest = LossManifest.objects.create(
         environment_id=route.environment_id, operation=operation, gateway=lost, generation=lost.generation, epoch=route.epoch,
         opened_at=moment, reported_at=status.heartbeat_at if status else None,
-        reported_depth=report.get("write_queue_depth", 0), last_sequence=report.get("write_queue_last_sequence", 0),
+        reported_depth=report.get("write_queue_depth", 0), last_sequence=last, stopped=stopped,
     )  # fmt: skip
     _tell(manifest, "failover.loss_manifest.opened", "system", {"reported_depth": manifest.reported_depth})
     return manifest
+
+
+def last_told(gateway: Gateway, route: Route | None = None) -> int:
+    """The highest number of a write this life of the gateway has spoken of: in a heartbeat, sign of life or confirmed fence.
+
+    All of them count, since a report that is younger may come from a process that knows less.
+    """
+    status = GatewayStatus.objects.filter(gateway=gateway, heartbeat_at__gte=gateway.enrolled_at).first()
+    sign = SignOfLife.objects.filter(gateway=gateway, answered_at__gte=gateway.enrolled_at).first()
+    told = [row.report.get("write_queue_last_sequence", 0) for row in (status, sign) if row]
+    fenced = route.fence_last_sequence if route and route.active_gateway_id == gateway.id else None
+    return max([*told, fenced or 0])
+
+
+def outstanding_of(gateway: Gateway) -> int:
+    """How many writes that this life of the gateway has spoken of have not arrived."""
+    last = last_told(gateway)
+    return missing_of(gateway.id, gateway.generation, last) if last else 0
+
+
+def missing_of(gateway: uuid.UUID, generation: uuid.UUID, last_sequence: int) -> int:
+    """How many writes of one life up to this number have never arrived.
+
+    All that arrived are counted as they come. Only what lies beyond that last one is counted here, and a queue bounds how much.
+    """
+    life = {"gateway_id": gateway, "generation": generation}
+    stream = WriteStream.objects.filter(**life).first()
+    if stream is None:
+        return last_sequence
+    if stream.highest <= last_sequence:
+        return last_sequence - stream.arrived
+    beyond = ReceivedWrite.objects.filter(**life, in_stream=True, sequence__gt=last_sequence).count()
+    return last_sequence - (stream.arrived - beyond)
 
 
 def may_be_complete(row: Mapping[str, Any], beat: Heartbeat) -> bool:
     """Whether some open manifest of this gateway could be closed after this heartbeat; `close_finished` then looks closely."""
     back = [one for one in decoded(row["manifests"]) or [] if one["generation"] == str(row["generation"])]
     return beat.write_queue_depth == 0 and any(
-        one["epoch"] < beat.epoch and not one["unresolved"] and one["arrived"] >= max(one["last"], beat.write_queue_last_sequence)
-        for one in back
+        one["epoch"] < beat.epoch and not one["unresolved"] and one["arrived"] >= _known_last(one, beat) for one in back
     )
+
+
+def _known_last(manifest: Mapping[str, Any], beat: Heartbeat) -> int:
+    """What a heartbeat says of later writes is no matter of a gateway that had confirmed its fence."""
+    last: int = manifest["last"]
+    return last if manifest["stopped"] else max(last, beat.write_queue_last_sequence)
 
 
 def close_finished(environment: str) -> int:
@@ -121,23 +164,9 @@ def account_of(manifest: LossManifest) -> Account:
     return Account(
         arrived=writes.count(),
         unresolved=unresolved(writes).count(),
-        missing=manifest.last_sequence - _arrived_upto(manifest),
+        missing=missing_of(manifest.gateway_id, manifest.generation, manifest.last_sequence),
         empty_since_return=_is_back_and_empty(manifest),
     )
-
-
-def _arrived_upto(manifest: LossManifest) -> int:
-    """How many writes of the lost life have arrived, up to the last one it is known to have accepted.
-
-    All that arrived are counted as they come. Only what lies beyond that last one is counted here, and a queue bounds how much.
-    """
-    life = {"gateway_id": manifest.gateway_id, "generation": manifest.generation}
-    stream = WriteStream.objects.filter(**life).first()
-    if stream is None:
-        return 0
-    if stream.highest <= manifest.last_sequence:
-        return stream.arrived
-    return stream.arrived - ReceivedWrite.objects.filter(**life, in_stream=True, sequence__gt=manifest.last_sequence).count()
 
 
 def writes_of(manifest: LossManifest) -> QuerySet[ReceivedWrite]:

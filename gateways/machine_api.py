@@ -23,6 +23,7 @@ from gateways import (
     inbox,
     routes,
     sign_ins,
+    signs,
     storage_moves,
     sync_channel,
     vault_ways,
@@ -45,6 +46,7 @@ from protocol.messages import (
     Renew,
     Renewed,
     RenewLease,
+    SignOfLife,
     TaskOffers,
     TaskResults,
     TaskVerdicts,
@@ -136,8 +138,14 @@ def drain(call: Call, body: DrainReport) -> Acknowledged:
         body.epoch,
         queue_depth=body.write_queue_depth,
         running_tasks=body.running_tasks,
+        oldest_seconds=body.write_queue_oldest_seconds,
     )
     return Acknowledged(detail="stored" if stored else "no such order")
+
+
+@channel(SignOfLife)
+def sign_of_life(call: Call, body: SignOfLife) -> Acknowledged:
+    return Acknowledged(detail="taken" if signs.take(call.gateway, body) else "not asked")
 
 
 @channel(ClaimTasks)

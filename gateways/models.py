@@ -174,6 +174,17 @@ class GatewayStatus(models.Model):
     resync_ended_at = models.DateTimeField(null=True)
 
 
+class SignOfLife(models.Model):
+    """A numbered question that only a living gateway answers, and what it said with its last answer (`gateways.signs`)."""
+
+    gateway = models.OneToOneField(Gateway, models.CASCADE, primary_key=True, related_name="sign")
+    asked = models.BigIntegerField(default=0)
+    asked_at = models.DateTimeField(null=True)
+    answered = models.BigIntegerField(default=0)
+    answered_at = models.DateTimeField(null=True)
+    report = models.JSONField(default=dict)
+
+
 class Route(models.Model):
     """Which gateway serves an environment, with its epoch and its lease. Changed only by `gateways.routes`."""
 
@@ -193,6 +204,7 @@ class Route(models.Model):
     drain_reported_at = models.DateTimeField(null=True)
     drain_queue_depth = models.BigIntegerField(null=True)
     drain_running_tasks = models.BigIntegerField(null=True)
+    drain_oldest_seconds = models.FloatField(null=True)
     switched_at = models.DateTimeField(null=True)
     danger = models.CharField(max_length=300, default="")
 
@@ -396,7 +408,7 @@ class WriteTally(models.Model):
 
 
 class LossManifest(models.Model):
-    """What a gateway that was replaced without its consent may have taken with it, until it is accounted for (DESIGN §8).
+    """What a gateway that was replaced may have taken with it, until it is accounted for (DESIGN §8).
 
     `reported_depth` and `last_sequence` are what it last said of its queue, in `generation`.
     """
@@ -414,6 +426,8 @@ class LossManifest(models.Model):
     reported_at = models.DateTimeField(null=True)
     reported_depth = models.BigIntegerField(default=0)
     last_sequence = models.BigIntegerField(default=0)
+    stopped = models.BooleanField(default=False)
+    """It confirmed that it no longer acts, so no later number can be of its time."""
 
     class Meta:
         indexes = [models.Index(fields=["environment", "-opened_at"], name="losses_by_age")]

@@ -152,6 +152,7 @@ def order_drain(route: Route, operation: uuid.UUID) -> None:
     route.drain_reported_at = None
     route.drain_queue_depth = None
     route.drain_running_tasks = None
+    route.drain_oldest_seconds = None
     _save(route)
 
 
@@ -160,11 +161,16 @@ def undo_drain(route: Route) -> None:
     _save(route)
 
 
-def record_drain(gateway: Gateway, operation: uuid.UUID, epoch: int, *, queue_depth: int, running_tasks: int) -> bool:
+def record_drain(
+    gateway: Gateway, operation: uuid.UUID, epoch: int, *, queue_depth: int, running_tasks: int, oldest_seconds: float
+) -> bool:
     """Store what a draining gateway still holds. False when no such drain is ordered."""
     changed = Route.objects.filter(
         environment_id=gateway.environment_id, active_gateway=gateway, epoch=epoch, drain_operation=operation
-    ).update(drain_reported_at=database_now(), drain_queue_depth=queue_depth, drain_running_tasks=running_tasks)
+    ).update(
+        drain_reported_at=database_now(), drain_queue_depth=queue_depth, drain_running_tasks=running_tasks,
+        drain_oldest_seconds=oldest_seconds,
+    )  # fmt: skip
     return bool(changed)
 
 

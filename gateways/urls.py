@@ -19,6 +19,7 @@ urlpatterns = [
     *routes(_relative(paths.LEASE_RENEW), machine_api.lease, "lease-renew"),
     *routes(_relative(paths.LEASE_RELEASE), machine_api.release, "lease-release"),
     *routes(_relative(paths.FENCE_ACKNOWLEDGE), machine_api.fence, "fence"),
+    *routes(_relative(paths.SIGN_OF_LIFE), machine_api.sign_of_life, "sign-of-life"),
     *routes(_relative(paths.DRAIN_REPORT), machine_api.drain, "drain-report"),
     *routes(_relative(paths.TASK_CLAIM), machine_api.claim_tasks, "task-claim"),
     *routes(_relative(paths.TASK_RESULTS), machine_api.task_results, "task-results"),

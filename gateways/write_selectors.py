@@ -98,6 +98,7 @@ def _manifest_row(manifest: LossManifest) -> dict[str, Any]:
         "reported_at": rfc3339(manifest.reported_at),
         "reported_depth": manifest.reported_depth,
         "last_sequence": manifest.last_sequence,
+        "stopped": manifest.stopped,
         "arrived": account.arrived,
         "unresolved": account.unresolved,
         "missing": account.missing,

@@ -179,6 +179,8 @@ class Directive(Message, frozen=True):
     renew_certificate: bool = False
     tasks_waiting: bool = False
     primary_generation: str = ""
+    sign: Count = 0
+    """Number of the last question whether this gateway is alive; 0 when it was never asked. See `SignOfLife`."""
     resync_replica: bool = False
     """Fetch the whole copy again and drop what is not in it: its digest differs, or an operator accepted an older database."""
     checkpoint: SignedCheckpoint | None = None
@@ -222,6 +224,18 @@ class DrainReport(Message, frozen=True):
     epoch: Count
     write_queue_depth: Count
     running_tasks: Count
+    write_queue_oldest_seconds: Seconds = 0
+
+
+class SignOfLife(Message, frozen=True):
+    """The answer to the question of this number, and what of this gateway matters to a move, measured now."""
+
+    number: Annotated[int, Meta(ge=1, le=2**53)]
+    write_queue_depth: Count = 0
+    write_queue_oldest_seconds: Seconds = 0
+    write_queue_last_sequence: Count = 0
+    replica_complete: bool = False
+    replica_age_seconds: Seconds = 0
 
 
 class ClaimTasks(Message, frozen=True):

@@ -50,7 +50,12 @@ class TimeProfile:
     replica_poll: float
     """A gateway asks this often what changed in its environment."""
     drain_limit: float
-    """A drain that is not finished by then is undone."""
+    """A drain before a failback that is not finished by then is undone."""
+    queue_wait: float
+    """Before the DR gateway is activated a living gateway has this long to bring its queue; it takes no writes meanwhile."""
+    sign_of_life: float
+    """A living gateway answers the question whether it is alive within this; longer than the longest pause between two of its
+    directive calls (15 s where the Primary is crowded)."""
     cooldown: float
     """Advised pause between two switches of one environment."""
     failback_stable: float
@@ -89,6 +94,10 @@ class TimeProfile:
             ),
             (self.heartbeat_zero_age > self.heartbeat_full_age, "heartbeat_zero_age must be longer than heartbeat_full_age"),
             (
+                self.sign_of_life < self.lease_ttl,
+                "sign_of_life must be shorter than lease_ttl, or a silent gateway is waited for longer than its lease lives",
+            ),
+            (
                 self.standby_fresh_age > self.heartbeat_interval,
                 "standby_fresh_age must be longer than heartbeat_interval, or a healthy standby is refused",
             ),
@@ -102,14 +111,14 @@ class TimeProfile:
 STANDARD = TimeProfile(
     name="standard", heartbeat_interval=60, heartbeat_full_age=75, heartbeat_zero_age=195, standby_fresh_age=90,
     lease_renew=15, lease_ttl=45, drift_fraction=0.01, drift_fixed=1, fence_margin=1, effect_deadline=10,
-    round_trip_max=10, directive_wait=25, task_poll=2, replica_poll=2, drain_limit=300, cooldown=900, failback_stable=300,
-    label_dwell=120,
+    round_trip_max=10, directive_wait=25, task_poll=2, replica_poll=2, drain_limit=300, queue_wait=60, sign_of_life=20,
+    cooldown=900, failback_stable=300, label_dwell=120,
 )  # fmt: skip
 SHORT = TimeProfile(
     name="short", heartbeat_interval=2, heartbeat_full_age=3.5, heartbeat_zero_age=8, standby_fresh_age=6,
     lease_renew=1, lease_ttl=5, drift_fraction=0.01, drift_fixed=0.3, fence_margin=0.3, effect_deadline=1.5,
-    round_trip_max=2, directive_wait=5, task_poll=0.3, replica_poll=0.5, drain_limit=20, cooldown=10, failback_stable=6,
-    label_dwell=3,
+    round_trip_max=2, directive_wait=5, task_poll=0.3, replica_poll=0.5, drain_limit=20, queue_wait=10, sign_of_life=4,
+    cooldown=10, failback_stable=6, label_dwell=3,
 )  # fmt: skip
 PROFILES: Mapping[str, TimeProfile] = {"standard": STANDARD, "short": SHORT}
 

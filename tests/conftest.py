@@ -20,8 +20,8 @@ from accounts.sessions import PREFIX, hash_token
 from accounts.setup import ensure_system_roles
 from common.clock import now
 from failover.transitions import state_of
-from gateways import channel_keys, generation, identity, routes
-from tests.fakes.gateway import FakeGateway
+from gateways import channel_keys, generation, identity, routes, signs
+from tests.fakes.gateway import KNOWN, FakeGateway, all_answer
 from vault import authorities
 
 
@@ -31,6 +31,13 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         for table in ("common_auditentry", "common_auditlink", "gateways_gatewayauditrecord"):
             cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER {table}_all")
+
+
+@pytest.fixture(autouse=True)
+def _lively_gateways_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gateways without a process have no waiting call: they answer while a request waits for their signs of life."""
+    KNOWN.clear()
+    monkeypatch.setattr(signs, "wait_for", all_answer)
 
 
 @pytest.fixture

@@ -32,9 +32,10 @@ class Overview:
     def lines(self) -> list[str]:
         """The same for people."""
         shown = [self.sentence]
-        for code, row in self.environments.items():
-            active = row["active_gateway"] or "nobody"
-            shown.append(f"{code}: {row['state']}, epoch {row['epoch']}, active {active}, standby {row['standby_gateway']}")
+        for row in self.environments.values():
+            shown.append(f"{row['headline']}  ({row['state']}, epoch {row['epoch']}, standby {row['standby_gateway']})")
+            if row["next"]:
+                shown.append(f"  next: {row['next']}")
         for row in self.gateways:
             age = row["heartbeat_age_seconds"]
             heard = "never heard" if age is None else f"heard {age:.0f} s ago"
@@ -61,12 +62,17 @@ def overview(run: dict[str, Any]) -> Overview:
 
 
 def _judged(gateways: list[dict[str, Any]], environments: dict[str, dict[str, Any]]) -> Overview:
-    held = [code for code, row in environments.items() if row["state"] == "HOLD" or row["active_gateway"] is None]
-    if held:
-        return Overview(ERROR, f"{', '.join(held)}: no active gateway, or held", gateways, environments)
-    moved = [code for code, row in environments.items() if row["state"] != "PRIMARY_ACTIVE"]
-    ill = [row["name"] for row in gateways if row["health"] != "healthy" and row["activation_status"] != "cold"]
-    troubles = [f"{code} is not on its primary gateway" for code in moved] + [f"{name} is not healthy" for name in ill]
-    if troubles:
-        return Overview(DEGRADED, "; ".join(troubles), gateways, environments)
+    rows = environments.values()
+    stuck = [row["headline"] for row in rows if row["state"] == "HOLD" or row["active_gateway"] is None]
+    if stuck:
+        return Overview(ERROR, "; ".join(stuck), gateways, environments)
+    idle = [row["headline"] for row in rows if row["next"]]
+    moved = [row["headline"] for row in rows if row["state"] != "PRIMARY_ACTIVE" and not row["next"]]
+    ill = [f"{row['name']} is not healthy" for row in gateways if _is_ill(row)]
+    if idle + moved + ill:
+        return Overview(DEGRADED, "; ".join(idle + moved + ill), gateways, environments)
     return Overview(HEALTHY, "healthy: every environment is on its primary gateway", gateways, environments)
+
+
+def _is_ill(row: dict[str, Any]) -> bool:
+    return bool(row["health"] != "healthy" and row["activation_status"] != "cold")

@@ -12,7 +12,8 @@ from django.urls import URLPattern, URLResolver, get_resolver
 from common.api import Operation
 from tests.conftest import Person
 
-PLAIN = {"trust", "register", "heartbeat", "directive", "lease-renew", "lease-release", "fence", "drain-report", "task-claim",
+PLAIN = {"trust", "register", "heartbeat", "directive", "lease-renew", "lease-release", "fence", "sign-of-life", "drain-report",
+         "task-claim",
          "task-results", "certificate-renew", "channel-writes", "channel-changes", "channel-sign-in", "channel-sign-out",
          "channel-vault-access", "channel-sync-open", "channel-sync-rows", "channel-sync-plan", "channel-sync-progress",
          "channel-sync-end", "channel-writes-check", "channel-storage-move", "channel-storage-end",

@@ -33,7 +33,7 @@ def activate(admin: Person, first: FakeGateway) -> None:
     """A whole planned move to DR."""
     assert admin.post("admin/failover/NPR/activate-dr")[0] == 202
     driver.drive_all()
-    order = first.take_over().fence
+    order = first.told_to_fence()
     assert order is not None
     first.acknowledge_fence(order.operation, order.epoch)
     driver.drive_all()
@@ -54,10 +54,10 @@ def test_the_answer_to_the_seeds_call_without_a_body(npr: Pair, admin: Person) -
     status, body = admin.post("admin/failover/npr/activate-dr")
     assert status == 202
     assert {"environment", "state", "epoch", "active_gateway", "standby_gateway", "operation"} <= body.keys()
-    assert (body["environment"], body["state"], body["epoch"]) == ("NPR", "FENCING", 1)
+    assert (body["environment"], body["state"], body["epoch"]) == ("NPR", "FO_DRAINING", 1)
     assert (body["active_gateway"], body["standby_gateway"]) == ("gw-npr-primary", "gw-npr-dr")
     operation = body["operation"]
-    assert (operation["kind"], operation["step"]) == ("activate-dr", "FENCING")
+    assert (operation["kind"], operation["step"]) == ("activate-dr", "FO_DRAINING")
     assert operation["waits_for"] and operation["waits_until"].endswith("Z")
 
 
@@ -95,7 +95,7 @@ def test_npr_moves_and_no_row_of_pro_changes(npr: Pair, admin: Person) -> None:
 def test_no_gateway_gets_a_lease_while_the_old_one_may_act(npr: Pair, admin: Person) -> None:
     first, second = npr
     admin.post("admin/failover/NPR/activate-dr")
-    driver.drive_all()
+    first.told_to_fence()
     assert first.renew_lease().verdict == "fencing"
     assert second.renew_lease(epoch=2).verdict != "granted"
     assert state_of(admin)["state"] == "FENCING"
@@ -115,7 +115,7 @@ def test_without_an_acknowledgement_promotion_comes_strictly_after_the_lease_and
 def test_an_acknowledgement_that_does_not_fit_the_order_promotes_nobody(npr: Pair, admin: Person, wrong: str) -> None:
     first, second = npr
     admin.post("admin/failover/NPR/activate-dr")
-    order = first.take_over().fence
+    order = first.told_to_fence()
     assert order is not None
     operation = "00000000-0000-4000-8000-000000000000" if wrong == "operation" else order.operation
     sender = second if wrong == "sender" else first
@@ -264,6 +264,7 @@ class TestCancel:
     def test_gives_the_lease_back_in_the_same_epoch(self, npr: Pair, admin: Person) -> None:
         first, _ = npr
         admin.post("admin/failover/NPR/activate-dr")
+        first.told_to_fence()
         status, body = admin.post("admin/failover/NPR/cancel", {"reason": "false alarm"})
         assert (status, body["state"], body["epoch"], body["operation"]["outcome"]) == (200, "PRIMARY_ACTIVE", 1, "cancelled")
         assert first.take_over().fence.cancelled
@@ -272,7 +273,7 @@ class TestCancel:
     def test_is_refused_once_the_gateway_has_confirmed(self, npr: Pair, admin: Person) -> None:
         first, _ = npr
         admin.post("admin/failover/NPR/activate-dr")
-        order = first.take_over().fence
+        order = first.told_to_fence()
         first.acknowledge_fence(order.operation, order.epoch)
         status, body = admin.post("admin/failover/NPR/cancel")
         assert (status, body["code"]) == (409, "TOO_LATE")
@@ -282,11 +283,11 @@ class TestCancel:
     def test_a_confirmation_after_the_cancel_counts_for_nothing(self, npr: Pair, admin: Person) -> None:
         first, _ = npr
         admin.post("admin/failover/NPR/activate-dr")
-        order = first.take_over().fence
+        order = first.told_to_fence()
         admin.post("admin/failover/NPR/cancel")
         assert first.acknowledge_fence(order.operation, order.epoch).detail == "no such order"
         admin.post("admin/failover/NPR/activate-dr")
-        driver.drive_all()
+        first.told_to_fence()
         assert state_of(admin)["state"] == "FENCING"
 
     def test_in_the_moment_of_danger_nothing_is_taken_back(self, npr: Pair, admin: Person) -> None:
@@ -307,11 +308,21 @@ class TestCancel:
 class TestForce:
     def test_promotes_at_once_and_shows_the_risk(self, npr: Pair, admin: Person) -> None:
         admin.post("admin/failover/NPR/activate-dr")
+        npr[0].told_to_fence()
         status, body = admin.post("admin/failover/NPR/force", {"confirm": "NPR", "reason": "the data centre burns"})
         assert (status, body["state"], body["active_gateway"]) == (202, "DR_ACTIVE", "gw-npr-dr")
         assert body["operation"]["forced_by"].startswith("user:")
         assert body["operation"]["split_risk_until"] > body["operation"]["opened_at"]
         assert AuditEntry.objects.filter(action="failover.force", severity="critical").exists()
+
+    def test_counts_a_lease_that_nobody_here_knows_of_into_the_risk(self, npr: Pair, admin: Person) -> None:
+        """After a restore an unknown lease may outlive the stored one."""
+        admin.post("admin/failover/NPR/activate-dr", {"waive": ["source_queue"]})
+        blocked = Now() + timedelta(seconds=300)
+        Route.objects.filter(pk="NPR").update(lease_until=Now() - timedelta(seconds=60), lease_blocked_until=blocked)
+        body = admin.post("admin/failover/NPR/force", {"confirm": "NPR", "reason": "the data centre burns"})[1]
+        risk = Operation.objects.get(id=body["operation"]["id"]).split_risk_until
+        assert risk == Route.objects.get(pk="NPR").lease_blocked_until
 
     @pytest.mark.parametrize(
         ("wish", "field"), [({"confirm": "npr", "reason": "x"}, "confirm"), ({"confirm": "NPR", "reason": " "}, "reason"),
@@ -321,7 +332,7 @@ class TestForce:
         admin.post("admin/failover/NPR/activate-dr")
         status, body = admin.post("admin/failover/NPR/force", wish)
         assert status == 400 and body["error"].startswith(f"{field}:")
-        assert state_of(admin)["state"] == "FENCING"
+        assert state_of(admin)["state"] == "FO_DRAINING"
 
     def test_has_nothing_to_do_at_rest(self, npr: Pair, admin: Person) -> None:
         status, body = admin.post("admin/failover/NPR/force", {"confirm": "NPR", "reason": "impatience"})
@@ -347,6 +358,16 @@ class TestHold:
         assert first.renew_lease().verdict == "fencing"
         status, refused = admin.post("admin/failover/NPR/activate-dr")
         assert (status, refused["code"]) == (409, "ENVIRONMENT_HELD")
+        assert body["hold_reason"] in refused["error"] and "resume" in refused["error"]
+        assert body["hold_reason"] in body["headline"] and "resume" in body["next"]
+        assert body["hold_reason"] in admin.get("admin/failover/NPR/history")[1][0]["sentence"]
+
+    def test_a_misspelt_gateway_is_answered_with_the_usable_ones(self, npr: Pair, admin: Person) -> None:
+        self.hold(npr)
+        wish = {"gateway": "gw-nrp-dr", "confirm": "NPR", "reason": "x"}
+        assert admin.post("admin/failover/NPR/resume", wish)[1]["error"].endswith("usable are gw-npr-dr, gw-npr-primary")
+        Gateway.objects.filter(name="gw-npr-dr").update(held_at=Now())
+        assert admin.post("admin/failover/NPR/resume", wish)[1]["error"].endswith("usable are gw-npr-primary")
 
     def test_a_held_environment_goes_on_reading_and_accepts_nothing(self, npr: Pair) -> None:
         first, _ = npr
@@ -357,6 +378,7 @@ class TestHold:
 
     def test_a_gateway_that_was_told_to_fence_itself_stays_fenced_in_a_hold(self, npr: Pair, admin: Person) -> None:
         assert admin.post("admin/failover/NPR/activate-dr")[0] == 202
+        npr[0].told_to_fence()
         self.hold(npr)
         assert npr[0].heartbeat().assigned_role == Assignment.FENCED
 
@@ -408,7 +430,9 @@ class TestHold:
 def test_history_tells_every_step_newest_first(npr: Pair, admin: Person) -> None:
     activate(admin, npr[0])
     _, rows = admin.get("admin/failover/NPR/history")
-    assert [row["to"] for row in rows] == ["DR_ACTIVE", "PROMOTING", "FENCING", "FO_PREFLIGHT", "PRIMARY_ACTIVE"]
+    assert [row["to"] for row in rows] == [
+        "DR_ACTIVE", "PROMOTING", "FENCING", "FO_DRAINING", "FO_PREFLIGHT", "PRIMARY_ACTIVE",
+    ]  # fmt: skip
     assert all(row["sentence"] and row["at"].endswith("Z") for row in rows)
     assert rows[0]["epoch"] == 2
 
@@ -435,7 +459,7 @@ class TestUnusableTarget:
         first, second = npr
         self.move(npr, admin)
         assert admin.post(f"gateways/{second.id}/ban", {"reason": "stolen"})[0] == 200
-        order = first.take_over().fence
+        order = first.told_to_fence()
         first.acknowledge_fence(order.operation, order.epoch)
         driver.drive_all()
         body = state_of(admin)
@@ -451,7 +475,7 @@ class TestUnusableTarget:
         first, second = npr
         self.move(npr, admin)
         assert FakeGateway(second.name, role="dr-standby").register(second.token).status_code == 409, "a copied token"
-        order = first.take_over().fence
+        order = first.told_to_fence()
         first.acknowledge_fence(order.operation, order.epoch)
         driver.drive_all()
         body = state_of(admin)
@@ -481,6 +505,33 @@ class TestUnusableTarget:
         assert (status, body["code"]) == (409, "OPERATION_OPEN")
         assert admin.post("admin/failover/NPR/cancel")[0] == 200
         assert admin.post(f"gateways/{second.id}/decommission", {"reason": "old"})[0] == 200
+
+
+def test_a_fault_in_one_environment_stops_no_move_of_another(npr: Pair, admin: Person, monkeypatch: Any) -> None:
+    first, _ = fleet_of("PRO")
+    assert admin.post("admin/failover/PRO/activate-dr")[0] == 202
+    drain = first.take_over().drain
+    first.report_drained(drain.operation, drain.epoch)
+    monkeypatch.setattr(driver, "_environments_to_look_at", lambda: ["NPR", "PRO"])
+    drive = driver.drive
+
+    def broken(code: str) -> int:
+        if code == "NPR":
+            raise ZeroDivisionError("a fault of ours")
+        return drive(code)
+
+    monkeypatch.setattr(driver, "drive", broken)
+    assert driver.drive_all() == 1
+    assert state_of(admin, "PRO")["state"] == "FENCING"
+
+
+def test_who_may_act_is_told_and_since_when_nobody_may(npr: Pair, admin: Person) -> None:
+    body = state_of(admin)
+    assert (body["may_act"], body["lease_ended_seconds"], body["next"]) == (True, None, "")
+    Route.objects.filter(pk="NPR").update(lease_until=Now() - timedelta(seconds=30))
+    body = state_of(admin)
+    assert body["may_act"] is False and 30 <= body["lease_ended_seconds"] < 60
+    assert "nobody may act, the lease of gw-npr-primary ended 3" in body["headline"] and "activate-dr" in body["next"]
 
 
 def test_a_drain_that_takes_too_long_goes_back_to_dr(npr: Pair, admin: Person) -> None:

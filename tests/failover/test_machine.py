@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from failover.kinds import KINDS
 from failover.machine import (
+    DRAINING,
     FENCING,
     PREFLIGHT,
     PROMOTION,
@@ -27,6 +28,7 @@ from failover.machine import (
     Event,
     Move,
     NotAllowed,
+    Sign,
     State,
     StepFacts,
     fence_ends_at,
@@ -58,7 +60,8 @@ def moments() -> st.SearchStrategy[datetime | None]:
 ANY_FACTS = st.builds(
     StepFacts, state=st.sampled_from(State), now=st.just(NOW), fence_wait=st.just(WAIT), danger=st.booleans(),
     primary_ready=st.booleans(), checks_passed=st.booleans(), lease_until=moments(), lease_blocked_until=moments(),
-    fence_acknowledged=st.booleans(), drained=st.booleans(), drain_deadline=moments(),
+    fence_acknowledged=st.booleans(), drained=st.booleans(), drain_deadline=moments(), drain_waived=st.booleans(),
+    held_to_plan=st.booleans(), source_silent=st.booleans(), target_sign=st.sampled_from(Sign), forced=st.booleans(),
 )  # fmt: skip
 
 
@@ -93,7 +96,8 @@ class TestTable:
     def test_the_way_there_and_back_is_the_one_of_the_design(self) -> None:
         path = [
             (Event.PRIMARY_READY, State.PRIMARY_ACTIVE), (Event.ACTIVATE_DR, State.FO_PREFLIGHT),
-            (Event.CHECKS_PASSED, State.FENCING), (Event.FENCE_ACKNOWLEDGED, State.PROMOTING), (Event.PROMOTED, State.DR_ACTIVE),
+            (Event.CHECKS_PASSED, State.FO_DRAINING), (Event.DRAINED, State.FENCING),
+            (Event.FENCE_ACKNOWLEDGED, State.PROMOTING), (Event.PROMOTED, State.DR_ACTIVE),
             (Event.FAILBACK, State.FB_PREFLIGHT), (Event.CHECKS_PASSED, State.DRAINING), (Event.DRAINED, State.FENCING_DR),
             (Event.LEASE_RAN_OUT, State.PROMOTING_PRIMARY), (Event.PROMOTED, State.PRIMARY_ACTIVE),
         ]  # fmt: skip
@@ -132,12 +136,12 @@ class TestSafetyOfTheTable:
 
     def test_the_lease_is_allowed_again_on_every_way_back_from_a_fence(self) -> None:
         back = {move for move in NEVER_DANGER if move.state in FENCING and move.to not in PROMOTION}
-        assert {move.event for move in back} == {Event.CANCEL}
+        assert {move.event for move in back} == {Event.CANCEL, Event.TARGET_SILENT}
         assert {move for move in TABLE if Action.ALLOW_LEASE in move.actions} == back
 
     def test_a_drain_is_undone_on_every_way_back_from_it(self) -> None:
-        back = {move for move in NEVER_DANGER if move.to is State.DR_ACTIVE and move.state in {State.DRAINING, State.FENCING_DR}}
-        assert len(back) == 3
+        back = {move for move in NEVER_DANGER if move.state in DRAINING | FENCING and move.to in RESTFUL}
+        assert len(back) == 10
         assert {move for move in TABLE if Action.UNDO_DRAIN in move.actions} == back
 
     def test_every_force_records_its_risk_and_nothing_else_does(self) -> None:
@@ -208,6 +212,18 @@ class TestNextStep:
             (State.PRIMARY_ACTIVE, {"primary_ready": True, "checks_passed": True, "drained": True}, None),
             (State.FO_PREFLIGHT, {}, Event.CHECKS_FAILED),
             (State.FO_PREFLIGHT, {"checks_passed": True}, Event.CHECKS_PASSED),
+            (State.FO_PREFLIGHT, {"checks_passed": True, "source_silent": True}, Event.SOURCE_SILENT),
+            (State.FO_PREFLIGHT, {"checks_passed": True, "drain_waived": True}, Event.DRAIN_WAIVED),
+            (State.FO_PREFLIGHT, {"checks_passed": True, "target_sign": Sign.AWAITED}, None),
+            (State.FO_PREFLIGHT, {"checks_passed": True, "target_sign": Sign.SILENT}, Event.TARGET_SILENT),
+            (State.FO_DRAINING, {}, None),
+            (State.FO_DRAINING, {"drained": True}, Event.DRAINED),
+            (State.FO_DRAINING, {"drained": True, "target_sign": Sign.AWAITED}, None),
+            (State.FO_DRAINING, {"drained": True, "target_sign": Sign.SILENT}, Event.TARGET_SILENT),
+            (State.FO_DRAINING, {"source_silent": True}, Event.SOURCE_SILENT),
+            (State.FO_DRAINING, {"drain_deadline": NOW}, None),
+            (State.FO_DRAINING, {"drain_deadline": NOW - TICK}, Event.DRAIN_PASSED_OVER),
+            (State.FO_DRAINING, {"drain_deadline": NOW - TICK, "held_to_plan": True}, Event.DRAIN_TIMED_OUT),
             (State.FB_PREFLIGHT, {}, Event.CHECKS_FAILED),
             (State.FB_PREFLIGHT, {"checks_passed": True}, Event.CHECKS_PASSED),
             (State.DRAINING, {}, None),
@@ -215,6 +231,8 @@ class TestNextStep:
             (State.DRAINING, {"drain_deadline": NOW - TICK}, Event.DRAIN_TIMED_OUT),
             (State.DRAINING, {"drained": True}, Event.DRAINED),
             (State.DRAINING, {"drained": True, "drain_deadline": NOW - TICK}, Event.DRAINED),
+            (State.DRAINING, {"source_silent": True}, Event.SOURCE_SILENT),
+            (State.DRAINING, {"target_sign": Sign.SILENT}, Event.TARGET_SILENT),
             (State.PROMOTING, {}, Event.PROMOTED),
             (State.PROMOTING_PRIMARY, {}, Event.PROMOTED),
             (State.HOLD, {"danger": True, "primary_ready": True, "checks_passed": True}, None),
@@ -245,6 +263,29 @@ class TestNextStep:
     ) -> None:
         """I2: an instant that is exactly at the end is not yet enough."""
         assert next_step(facts(state, lease_until=lease_until, fence_acknowledged=acknowledged)) is event
+
+    @pytest.mark.parametrize("state", sorted(FENCING))
+    @pytest.mark.parametrize(
+        ("known", "event"),
+        [
+            ({"target_sign": Sign.AWAITED}, None),
+            ({"target_sign": Sign.SILENT}, Event.TARGET_SILENT),
+            ({"target_sign": Sign.SILENT, "forced": True}, Event.LEASE_RAN_OUT),
+            ({"target_sign": Sign.SILENT, "fence_acknowledged": True}, Event.FENCE_ACKNOWLEDGED),
+        ],
+        ids=["not yet", "silent", "silent and forced", "silent after the acknowledgement"],
+    )
+    def test_nobody_is_promoted_by_time_who_gives_no_sign_of_life(
+        self, state: State, known: dict[str, Any], event: Event | None
+    ) -> None:
+        """The lease has long run out. Past an acknowledgement nothing is taken back, whoever sleeps."""
+        assert next_step(facts(state, lease_until=None, **known)) is event
+
+    @given(ANY_FACTS)
+    def test_a_lease_is_never_stopped_for_a_target_that_is_not_there(self, what: StepFacts) -> None:
+        event = next_step(what)
+        if event is not None and Action.STOP_LEASE in require_move(what.state, event).actions:
+            assert what.target_sign is Sign.FRESH
 
     @pytest.mark.parametrize("state", [state for state in State if state not in FENCING])
     def test_an_acknowledgement_promotes_nobody_outside_of_a_fence(self, state: State) -> None:

@@ -25,6 +25,7 @@ from failover.preflight import (
     failed,
     failover_checks,
 )
+from integrations.sync.copy_state import CopyState
 from protocol.timing import SHORT, STANDARD
 
 TARGET = SideFacts(
@@ -55,14 +56,14 @@ class TestChecks:
         """The names are what plans, waivers and runbooks refer to."""
         shared = {
             ("target_enrolled", HARD), ("target_allowed", HARD), ("target_heartbeat", HARD), ("target_certificate", HARD),
-            ("same_version", WAIVABLE), ("cooldown", WAIVABLE), ("source_queue", INFO),
+            ("same_version", WAIVABLE), ("cooldown", WAIVABLE), ("source_queue", WAIVABLE),
         }  # fmt: skip
         over = {(check.name, check.level) for check in failover_checks(FACTS, STANDARD)}
         back = {(check.name, check.level) for check in failback_checks(FACTS, STANDARD)}
         assert over == shared | {("target_score", WAIVABLE), ("target_key_vault", WAIVABLE), ("target_copy", WAIVABLE)}
         assert back == shared | {
             ("target_score", HARD), ("target_queue", HARD), ("target_dead_letters", WAIVABLE), ("target_stable", WAIVABLE),
-            ("target_copy", HARD),
+            ("target_copy", HARD), ("target_conflicts", WAIVABLE),
         }  # fmt: skip
 
     @BOTH_WAYS
@@ -79,10 +80,11 @@ class TestChecks:
             (facts({"version": "1.5.0"}), ("same_version", WAIVABLE)),
             (facts({"version": "2.4.0"}), ("same_version", WAIVABLE)),
             (facts(since_switch=899.9), ("cooldown", WAIVABLE)),
-            (facts(source={"queue_depth": 1, "queue_oldest": 30.0}), ("source_queue", INFO)),
+            (facts(source={"queue_depth": 1, "queue_oldest": 30.0}), ("source_queue", WAIVABLE)),
+            (facts({"answers": False}), ("target_answers", HARD)),
         ],
         ids=["banned", "held", "never heard", "heard too long ago", "no certificate", "a day of certificate", "ended certificate",
-             "other minor version", "other major version", "moved lately", "writes wait at the source"],
+             "other minor version", "other major version", "moved lately", "writes wait at the source", "no sign of life"],
     )  # fmt: skip
     def test_each_fact_fails_exactly_its_own_check(self, checks_of: Any, moved: MoveFacts, check: tuple[str, Level]) -> None:
         assert not_passed(checks_of(moved, STANDARD)) == [check]
@@ -97,7 +99,8 @@ class TestChecks:
             ("failover", facts({"copy_age": None}), ("target_copy", WAIVABLE)),
             ("failover", facts({"copy_age": 75.1}), ("target_copy", WAIVABLE)),
             ("failback", facts({"copy_age": None}), ("target_copy", HARD)),
-            ("failback", facts({"unresolved_writes": 1}), ("target_queue", HARD)),
+            ("failback", facts({"unapplied_writes": 1}), ("target_queue", HARD)),
+            ("failback", facts({"undecided_writes": 1}), ("target_conflicts", WAIVABLE)),
             ("failback", facts({"recent_dead_letters": 1}), ("target_dead_letters", WAIVABLE)),
             ("failback", facts({"good_beats": 4}), ("target_stable", WAIVABLE)),
             ("failback", facts({"stable_for": 299.9}), ("target_stable", WAIVABLE)),
@@ -166,6 +169,29 @@ class TestChecks:
             assert check.fix or check.passed or check.level is INFO, check.name
 
 
+class TestSentences:
+    """Each says one thing, and not the opposite beside it."""
+
+    def test_a_copy_that_was_not_complete_is_not_given_an_age(self) -> None:
+        check = next(one for one in failover_checks(facts({"copy_age": None}), STANDARD) if one.name == "target_copy")
+        assert check.sentence == "the copy of gw-npr-dr was not complete when it last spoke"
+
+    def test_a_vault_copy_that_was_never_complete_is_not_given_an_age(self) -> None:
+        copy = CopyState(rule="r", target="kv-dr", allowed=300.0, lag=None, left_out=0, pushes=True, paused=False)
+        check = next(one for one in failover_checks(facts(vault_copies=(copy,)), STANDARD) if one.name.startswith("vault_copy"))
+        assert check.sentence == "the copy in kv-dr was never complete"
+
+    def test_a_queue_is_told_with_its_count_its_age_and_what_the_move_does(self) -> None:
+        late = facts(source={"queue_depth": 5, "queue_oldest": 340.0})
+        check = next(one for one in failover_checks(late, STANDARD) if one.name == "source_queue")
+        assert check.sentence == "5 accepted writes of gw-npr-primary have not arrived here, the oldest 340 s old"
+        assert "at most 60 s" in check.fix and "waive source_queue" in check.fix
+
+    def test_undecided_writes_are_told_with_what_happens_to_them(self) -> None:
+        check = next(one for one in failback_checks(facts({"undecided_writes": 3}), STANDARD) if one.name == "target_conflicts")
+        assert "3 writes" in check.sentence and "stay where they are" in check.sentence
+
+
 class TestFailed:
     CHECKS = [Check(f"{level.value}-{passed}", level, passed, "…") for level in Level for passed in (True, False)]
 
@@ -189,8 +215,19 @@ class TestEstimate:
             ({"age": None}, 45.0, 47.5, "the lease of the active gateway runs out"),
             ({"age": 5.0, "banned": True}, 45.0, 47.5, "the lease of the active gateway runs out"),
             ({"age": 500.0}, -400.0, 2.5, "the lease of the active gateway runs out"),
+            ({"age": 20.0, "answers": False}, 30.0, 32.5, "the lease of the active gateway runs out"),
+            ({"age": 80.0, "answers": True}, 30.0, 2.0, "the active gateway confirms"),
         ],
-        ids=["fresh", "just fresh", "just silent", "never heard", "banned", "lease long gone"],
+        ids=[
+            "fresh",
+            "just fresh",
+            "just silent",
+            "never heard",
+            "banned",
+            "lease long gone",
+            "killed a moment ago",
+            "late with its heartbeat and alive",
+        ],
     )
     def test_tells_how_long_nobody_would_be_active(
         self, source: dict[str, Any], lease_seconds: float, seconds: float, way: str
@@ -215,8 +252,8 @@ class TestDigest:
     @pytest.mark.parametrize(
         "moved",
         [facts({"age": 13.0}), facts({"score": 0.8}), facts(since_switch=90_000.0), facts(source={"queue_depth": 500}),
-         facts(lease_seconds=1.0)],
-        ids=["a second later", "a little worse", "later still", "more writes wait", "lease runs down"],
+         facts(lease_seconds=1.0), facts({"answers": True})],
+        ids=["a second later", "a little worse", "later still", "writes that are waited for", "lease runs down", "asked again"],
     )  # fmt: skip
     def test_stays_while_no_outcome_changes(self, moved: MoveFacts) -> None:
         assert self.of(moved) == self.of(FACTS)

@@ -5,8 +5,10 @@ Every field of an outgoing message can be overridden, so that a test can play an
 
 from __future__ import annotations
 
+import threading
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import EllipsisType
@@ -19,9 +21,10 @@ from django.test import Client
 from msgspec import structs
 
 from common.clock import now
+from failover import driver
 from gateway_runtime.client import own_keys_of
 from gateway_runtime.identity import Keys
-from gateways import identity, tokens
+from gateways import identity, signs, tokens
 from gateways.models import Gateway
 from gateways.peer import PEER_CERTIFICATE
 from gateways.tokens import TokenWish
@@ -66,7 +69,19 @@ class NewSecret:
     version: int | None = None
 
 
-@dataclass
+KNOWN: dict[uuid.UUID, FakeGateway] = {}
+"""Every gateway that was enrolled in this test, by id."""
+
+
+def all_answer(questions: Iterable[tuple[uuid.UUID, int]], seconds: float = 0.0) -> None:
+    """Stands for the moment in which a request waits for signs of life: whoever is lively gives his."""
+    for gateway, number in questions:
+        known = KNOWN.get(gateway)
+        if known is not None and known.lively:
+            known.give_sign(number)
+
+
+@dataclass(eq=False)
 class FakeGateway:
     """One gateway. `enrol` makes it somebody; the other methods are its calls."""
 
@@ -82,6 +97,11 @@ class FakeGateway:
     id: str = ""
     token: str = ""
     client: Client = field(default_factory=Client)
+    lively: bool = True
+    """Whether it gives a sign of life when it is asked; a frozen or killed one does not."""
+    said: dict[str, Any] = field(default_factory=dict)
+    """What its last heartbeat said beside the ordinary."""
+    _numbers: threading.Lock = field(default_factory=threading.Lock)
 
     def enrol(self, **wish: Any) -> FakeGateway:
         """Get a token and redeem it; asserts success."""
@@ -110,9 +130,11 @@ class FakeGateway:
             return answer
         body = self.open(answer, messages.Registered)
         self.certificate, self.id = body.certificate, body.gateway_id
+        KNOWN[uuid.UUID(self.id)] = self
         return body
 
     def heartbeat(self, **other: Any) -> Any:
+        self.said = other
         return self.call(paths.HEARTBEAT, self.report(**other), messages.Directive)
 
     def report(self, **other: Any) -> messages.Heartbeat:
@@ -137,12 +159,34 @@ class FakeGateway:
         body = messages.ReleaseLease(epoch=self.epoch if epoch is None else epoch)
         return self.call(paths.LEASE_RELEASE, body, messages.Acknowledged)
 
-    def acknowledge_fence(self, operation: str, epoch: int) -> Any:
-        body = messages.FenceAcknowledged(operation=operation, epoch=epoch)
+    def acknowledge_fence(self, operation: str, epoch: int, last_sequence: int | None = None) -> Any:
+        """Confirm a fence. The last number is that of this gateway's stream of writes unless said otherwise."""
+        last = self.write_sequence if last_sequence is None else last_sequence
+        body = messages.FenceAcknowledged(operation=operation, epoch=epoch, write_queue_last_sequence=last)
         return self.call(paths.FENCE_ACKNOWLEDGE, body, messages.Acknowledged)
 
-    def report_drained(self, operation: str, epoch: int, running_tasks: int = 0) -> Any:
-        body = messages.DrainReport(operation=operation, epoch=epoch, write_queue_depth=0, running_tasks=running_tasks)
+    def told_to_fence(self) -> messages.FenceOrder:
+        """Drain if that is ordered, as a living gateway does, and hear the fence order that follows."""
+        directive = self.take_over()
+        if directive.drain is not None and (directive.fence is None or directive.fence.cancelled):
+            self.report_drained(directive.drain.operation, directive.drain.epoch)
+            driver.drive_all()
+            directive = self.take_over()
+        assert directive.fence is not None and not directive.fence.cancelled
+        return directive.fence
+
+    def give_sign(self, number: int | None = None, **other: Any) -> Any:
+        """Answer the question whether it is alive; the last one unless a number is given."""
+        asked = signs.asked_of(self.row.id) if number is None else number
+        told = {name: value for name, value in self.said.items() if name in messages.SignOfLife.__struct_fields__}
+        body = messages.SignOfLife(**{"number": asked, "replica_complete": True, **told, **other})
+        return self.call(paths.SIGN_OF_LIFE, body, messages.Acknowledged)
+
+    def report_drained(self, operation: str, epoch: int, running_tasks: int = 0, waiting: int = 0, oldest: float = 0.0) -> Any:
+        body = messages.DrainReport(
+            operation=operation, epoch=epoch, write_queue_depth=waiting, running_tasks=running_tasks,
+            write_queue_oldest_seconds=oldest,
+        )  # fmt: skip
         return self.call(paths.DRAIN_REPORT, body, messages.Acknowledged)
 
     def claim(self, epoch: int | None = None, limit: int = 1) -> Any:
@@ -193,8 +237,8 @@ class FakeGateway:
         return pages
 
     def take_over(self) -> messages.Directive:
-        """Hear the directive and act under its epoch, as a gateway does."""
-        answer = self.heartbeat()
+        """Hear the directive and act under its epoch, as a gateway does. Its queue is as it said before."""
+        answer = self.heartbeat(**{name: value for name, value in self.said.items() if name.startswith("write_queue")})
         assert isinstance(answer, messages.Directive), answer.content
         self.epoch = answer.epoch
         return answer
@@ -220,11 +264,13 @@ class FakeGateway:
         return self.client.post(path, data=wire, content_type=CONTENT_TYPE, **socket, **headers)
 
     def header(self, path: str) -> Header:
-        self.sequence += 1
+        with self._numbers:
+            self.sequence += 1
+            sequence = self.sequence
         return Header(
             suite=SUITE, direction="up", sender=self.id, certificate=x5t_s256(self.der()) if self.certificate else "",
             recipient="", environment=self.environment, epoch=self.epoch, generation=str(self.generation),
-            message_id=str(uuid.uuid4()), sequence=self.sequence, method="POST", path=path, request_hash="",
+            message_id=str(uuid.uuid4()), sequence=sequence, method="POST", path=path, request_hash="",
             issued_at=int(time.time()),
         )  # fmt: skip
 

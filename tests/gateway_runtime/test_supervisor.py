@@ -92,6 +92,29 @@ def other() -> Iterator[Process]:
     made.one_process.give_up()
 
 
+class TestSignOfLife:
+    def test_is_given_once_for_each_number(self, process: Process) -> None:
+        for number in (0, 3, 3, 4):
+            process._obey(directive(sign=number))
+        assert process.told(paths.SIGN_OF_LIFE) == 2
+
+    def test_that_did_not_arrive_is_given_again(self, process: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+        def lost(*_args: Any, **_more: Any) -> Any:
+            raise PrimaryUnreachable("cut")
+
+        with monkeypatch.context() as cut:
+            cut.setattr(process.primary, "call", lost)
+            with pytest.raises(PrimaryUnreachable):
+                process._obey(directive(sign=3))
+        process._obey(directive(sign=3))
+        assert process.told(paths.SIGN_OF_LIFE) == 1
+
+    def test_is_not_given_to_a_primary_whose_database_is_older_than_what_was_seen(self, process: Process) -> None:
+        process._obey(directive(epoch=5))
+        process._obey(directive(epoch=4, sign=3))
+        assert process.told(paths.SIGN_OF_LIFE) == 0
+
+
 class TestFence:
     def test_is_confirmed_once_when_nothing_runs(self, process: Process) -> None:
         process.serve().fence()

@@ -57,7 +57,7 @@ class Desk:
         """The standby becomes active in the next epoch: after the old gateway's word, or when its lease has run out."""
         request("NPR", "activate-dr", Wish(), Asked("user:admin", ""))
         if acknowledged:
-            order = self.active.take_over().fence
+            order = self.active.told_to_fence()
             self.active.acknowledge_fence(order.operation, order.epoch)
         else:
             Route.objects.filter(pk="NPR").update(lease_until=None, lease_blocked_until=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from common.clock import database_now
 from failover.preflight import Level
 from gateways import inbox
-from gateways.models import LossManifest
+from gateways.models import LossManifest, ReceivedWrite
 from tests.conftest import Person
 from tests.fakes.gateway import FakeGateway
 from tests.gateways.desk import Desk, id_of, row_of
@@ -35,9 +36,42 @@ def report(desk: Desk, depth: int, last: int) -> None:
     desk.active.heartbeat(write_queue_depth=depth, write_queue_last_sequence=last)
 
 
-def test_a_gateway_that_says_it_stopped_leaves_no_manifest(desk: Desk, admin: Person) -> None:
+def test_a_gateway_that_says_it_stopped_leaves_no_manifest_when_all_it_accepted_is_here(desk: Desk, admin: Person) -> None:
+    desk.active.upload(desk.write(desk.secret()))
+    inbox.apply_pending()
+    report(desk, depth=0, last=1)
     desk.move_to_standby()
     assert (manifests(admin), is_open(admin)) == ([], False)
+    assert admin.get("admin/failover/NPR")[1]["last_operation"]["fence_last_sequence"] == 1
+    assert any("the number 1" in row["sentence"] for row in admin.get("admin/failover/NPR/history")[1])
+
+
+def test_a_confirmed_fence_hides_no_accepted_write(desk: Desk, admin: Person) -> None:
+    """Promised to five callers, confirmed as stopped, and then the region burns: all five are in the open."""
+    writes = [desk.write(desk.secret(f"key/{number}"), "two") for number in range(5)]
+    desk.active.upload(*writes[:2])
+    inbox.apply_pending()
+    desk.move_to_standby()
+    row = manifests(admin)[0]
+    assert (row["open"], row["stopped"], row["last_sequence"], row["missing"]) == (True, True, 5, 3)
+    assert is_open(admin)
+    desk.active.take_over()
+    report(desk, depth=0, last=9)
+    assert manifests(admin)[0]["last_sequence"] == 5, "what a gateway accepts after its fence is not of that time"
+
+    desk.active.upload(*writes[2:])
+    for write in writes[2:]:
+        assert admin.post(f"admin/writes/{id_of(write)}/resolve", {"resolution": "apply"})[0] == 200
+    report(desk, depth=0, last=5)
+    row = manifests(admin)[0]
+    assert (row["open"], row["missing"], is_open(admin)) == (False, 0, False)
+
+
+def test_a_confirmed_fence_that_names_less_than_the_last_heartbeat_hides_nothing_either(desk: Desk, admin: Person) -> None:
+    report(desk, depth=4, last=4)
+    desk.move_to_standby()
+    row = manifests(admin)[0]
+    assert (row["last_sequence"], row["missing"], row["open"]) == (4, 4, True)
 
 
 def test_a_manifest_lists_what_arrives_late_and_closes_when_all_of_it_is_decided(desk: Desk, admin: Person) -> None:
@@ -151,21 +185,32 @@ def test_a_loss_is_not_accepted_while_its_writes_wait(desk: Desk, admin: Person)
     assert (status, body["code"]) == (409, "SYNC_CONFLICT")
 
 
-def test_a_failback_waits_for_decisions_on_the_writes_of_its_target(desk: Desk, admin: Person) -> None:
+def failing(admin: Person) -> dict[str, str]:
+    checks = admin.post("admin/failover/NPR/plan", {"kind": "failback"})[1]["checks"]
+    return {check["name"]: check["level"] for check in checks if not check["passed"]}
+
+
+def test_an_undecided_write_is_shown_and_does_not_take_the_way_back_away(desk: Desk, admin: Person) -> None:
+    """One clash between two people must not keep an environment on its DR gateway: it waits for its decision where it is."""
     write = desk.write(desk.secret())
     desk.move_to_standby()
     desk.active.upload(write)
     desk.active.heartbeat()
-    failing = {
-        check["name"]: check["level"]
-        for check in admin.post("admin/failover/NPR/plan", {"kind": "failback"})[1]["checks"]
-        if not check["passed"]
-    }
-    assert failing["target_queue"] == Level.HARD.value
-    assert admin.post("admin/failover/NPR/failback")[0] == 409
+    assert failing(admin)["target_conflicts"] == Level.WAIVABLE.value and "target_queue" not in failing(admin)
+    status, body = admin.post("admin/failover/NPR/failback")
+    assert (status, "target_conflicts" in body["operation"]["passed_over"]) == (202, True)
+    assert row_of(write).outcome == "quarantined" and not row_of(write).resolution
     admin.post(f"admin/writes/{id_of(write)}/resolve", {"resolution": "discard"})
-    checks = admin.post("admin/failover/NPR/plan", {"kind": "failback"})[1]["checks"]
-    assert next(check["passed"] for check in checks if check["name"] == "target_queue")
+    assert "target_conflicts" not in failing(admin)
+
+
+def test_a_failback_waits_until_the_writes_of_its_target_are_here_and_applied(desk: Desk, admin: Person) -> None:
+    write = desk.write(desk.secret(), previous=str(uuid.uuid4()), base_version=None)
+    desk.move_to_standby()
+    desk.active.upload(write)
+    ReceivedWrite.objects.filter(id=id_of(write)).update(outcome="received")
+    assert failing(admin)["target_queue"] == Level.HARD.value
+    assert admin.post("admin/failover/NPR/failback")[0] == 409
 
 
 def test_dead_letters_since_the_last_move_are_a_waivable_reason_against_a_failback(desk: Desk, admin: Person) -> None:

@@ -104,7 +104,7 @@ def test_many_drivers_take_each_step_once(rounds: int, person: Any) -> None:
         if drain:
             active.report_drained(drain.operation, drain.epoch)
             at_once(*[driver.drive_all] * 4)
-        order = active.take_over().fence
+        order = active.told_to_fence()
         active.acknowledge_fence(order.operation, order.epoch)
         at_once(*[driver.drive_all] * 4)
         driver.drive_all()
@@ -135,7 +135,7 @@ def test_a_step_and_a_cancel_at_once_never_both_happen(person: Any) -> None:
         if Route.objects.get(pk="NPR").active_gateway_id != first.row.pk:
             break
         admin.post("admin/failover/NPR/activate-dr")
-        order = first.take_over().fence
+        order = first.told_to_fence()
         results = at_once(
             lambda: first.acknowledge_fence(order.operation, order.epoch).detail,
             lambda: Person(admin.token).post("admin/failover/NPR/cancel")[0],

@@ -80,6 +80,8 @@ def test_a_promotion_offers_the_look_and_the_first_one_does_not(desk: SyncDesk) 
     request("NPR", "activate-dr", Wish(), Asked("user:test", ""))
     for _ in range(20):
         directive = desk.npr.directive()
+        if directive.drain and not directive.fence:
+            desk.npr.report_drained(directive.drain.operation, directive.drain.epoch)
         if directive.fence:
             desk.npr.acknowledge_fence(directive.fence.operation, directive.fence.epoch)
         driver.drive_all()

@@ -30,11 +30,13 @@ Move = tuple[str, tuple[str, ...]]
 
 MOVES: Mapping[tuple[str, str], Move] = {
     ("PRIMARY_ACTIVE", "activate_dr"): ("FO_PREFLIGHT", ()),
-    ("FO_PREFLIGHT", "checks_passed"): ("FENCING", ("stop_lease",)),
+    ("FO_PREFLIGHT", "checks_passed"): ("FO_DRAINING", ("order_drain",)),
+    ("FO_DRAINING", "drained"): ("FENCING", ("stop_lease",)),
     ("FENCING", "fence_acknowledged"): ("PROMOTING", ()),
     ("FENCING", "lease_ran_out"): ("PROMOTING", ()),
     ("FENCING", "force"): ("PROMOTING", ("record_risk",)),
-    ("FENCING", "cancel"): ("PRIMARY_ACTIVE", ("allow_lease", "close_cancelled")),
+    ("FENCING", "cancel"): ("PRIMARY_ACTIVE", ("allow_lease", "undo_drain", "close_cancelled")),
+    ("FENCING", "target_silent"): ("PRIMARY_ACTIVE", ("allow_lease", "undo_drain", "close_aborted")),
     ("PROMOTING", "promoted"): ("DR_ACTIVE", ("promote_dr", "close_completed")),
     ("DR_ACTIVE", "failback"): ("FB_PREFLIGHT", ()),
     ("FB_PREFLIGHT", "checks_passed"): ("DRAINING", ("order_drain",)),
@@ -42,6 +44,7 @@ MOVES: Mapping[tuple[str, str], Move] = {
     ("FENCING_DR", "fence_acknowledged"): ("PROMOTING_PRIMARY", ()),
     ("FENCING_DR", "lease_ran_out"): ("PROMOTING_PRIMARY", ()),
     ("FENCING_DR", "force"): ("PROMOTING_PRIMARY", ("record_risk",)),
+    ("FENCING_DR", "target_silent"): ("DR_ACTIVE", ("allow_lease", "undo_drain", "close_aborted")),
     ("FENCING_DR", "cancel"): ("DR_ACTIVE", ("allow_lease", "undo_drain", "close_cancelled")),
     ("PROMOTING_PRIMARY", "promoted"): ("PRIMARY_ACTIVE", ("promote_primary", "close_completed")),
     **{
@@ -58,18 +61,33 @@ OUTSIDE: Mapping[tuple[str, str], str] = {
     ("UNASSIGNED", "danger"): "nobody holds a lease yet",
     ("FO_PREFLIGHT", "checks_failed"): "no row that the model knows is changed before fencing",
     ("FO_PREFLIGHT", "cancel"): "no row that the model knows is changed before fencing",
+    ("FO_PREFLIGHT", "target_silent"): "no row that the model knows is changed before fencing",
+    ("FO_PREFLIGHT", "source_silent"): "the same as drained: the fence that follows waits all the same",
+    ("FO_PREFLIGHT", "drain_waived"): "the same as drained: the fence that follows waits all the same",
+    ("FO_DRAINING", "source_silent"): "the same as drained: the fence that follows waits all the same",
+    ("FO_DRAINING", "drain_passed_over"): "the same as drained: the fence that follows waits all the same",
+    ("FO_DRAINING", "force"): "the same as drained: the fence that follows waits all the same",
+    ("FO_DRAINING", "drain_timed_out"): "a draining gateway keeps its lease; undoing the drain changes nothing here",
+    ("FO_DRAINING", "target_silent"): "a draining gateway keeps its lease; undoing the drain changes nothing here",
+    ("FO_DRAINING", "cancel"): "a draining gateway keeps its lease; undoing the drain changes nothing here",
+    ("FO_DRAINING", "danger"): "as from PRIMARY_ACTIVE: the lease is open in both",
     ("FO_PREFLIGHT", "danger"): "as from PRIMARY_ACTIVE: the lease is open in both",
     ("FB_PREFLIGHT", "checks_failed"): "no row that the model knows is changed before fencing",
+    ("FB_PREFLIGHT", "target_silent"): "no row that the model knows is changed before fencing",
+    ("FB_PREFLIGHT", "source_silent"): "the same as drained: the fence that follows waits all the same",
+    ("FB_PREFLIGHT", "drain_waived"): "the same as drained: the fence that follows waits all the same",
     ("FB_PREFLIGHT", "cancel"): "no row that the model knows is changed before fencing",
     ("FB_PREFLIGHT", "danger"): "as from DR_ACTIVE: the lease is open in both",
     ("DRAINING", "drain_timed_out"): "a draining gateway keeps its lease; undoing the drain changes nothing here",
+    ("DRAINING", "target_silent"): "a draining gateway keeps its lease; undoing the drain changes nothing here",
+    ("DRAINING", "source_silent"): "the same as drained: the fence that follows waits all the same",
     ("DRAINING", "cancel"): "a draining gateway keeps its lease; undoing the drain changes nothing here",
     ("DRAINING", "force"): "the same as drained: the fence that follows waits all the same",
     ("DRAINING", "danger"): "as from DR_ACTIVE: the lease is open in both",
 }
 """Rows of the table that the model leaves out, each with its reason."""
 
-WISHES = {"PRIMARY_ACTIVE": ("activate_dr", "checks_passed"), "DR_ACTIVE": ("failback", "checks_passed", "drained")}
+WISHES = {"PRIMARY_ACTIVE": ("activate_dr", "checks_passed", "drained"), "DR_ACTIVE": ("failback", "checks_passed", "drained")}
 """From a restful state to fencing in one step of the model: on the way no row that the model knows is changed."""
 ACTIVE = frozenset(WISHES)
 FENCING = frozenset({"FENCING", "FENCING_DR"})
@@ -109,6 +127,10 @@ class Rules:
     """A late renewal never lowers the stored sequence."""
     promotion_raises_epoch: bool = True
     force_records_risk: bool = True
+    fence_needs_sign: bool = True
+    """Nobody is fenced for a target that has given no sign of life of now."""
+    promotion_needs_sign: bool = True
+    """Nobody is promoted by time who has given none; once the old gateway has confirmed, the move can only go on."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +150,10 @@ class Bounds:
     mishaps: int = 0
     """Times that two truths are seen (HOLD) or that the rows are restored from a backup without the latest leases."""
     force: bool = False
+    naps: int = 0
+    """Times that a gateway stands still for a while. Without them everybody gives his sign of life whenever it is asked for."""
+    sign: int = 1
+    """Ticks for which a sign of life is one of now."""
     requests: int = 1
     """Renewals of one gateway on the wire at a time."""
     directives: int = 0
@@ -203,6 +229,8 @@ class Control(NamedTuple):
     """Ticks until the recorded end of the risk of a forced move, -1 when it is over."""
     blocked_left: int
     """Ticks until leases are granted again, -1 when they are."""
+    sign_left: int
+    """Ticks for which the last sign of life of the target counts, -1 when none does."""
     sworn: tuple[int, int]
     """For each gateway the highest epoch of a stored acknowledgement. Not a row; what the property refers to."""
 
@@ -211,6 +239,8 @@ class Side(NamedTuple):
     """One gateway, its call outside, and what is on the wire from and to it."""
 
     up: bool = True
+    asleep: int = 0
+    """0 when awake, else one more than the ticks it has stood still; not counted beyond what matters."""
     epoch: int = 1
     """The highest seen; durable."""
     told_active: bool = False
@@ -234,6 +264,7 @@ class World(NamedTuple):
     crashes: int
     stops: int
     mishaps: int
+    naps: int
     """How many of each were used up."""
     fault: str = ""
     """What a step did that must never be done."""
@@ -255,9 +286,10 @@ class Model:
         """A is active in epoch 1 and knows it; nobody holds a lease; B stands by."""
         control = Control(
             stage="PRIMARY_ACTIVE", epoch=1, active=0, lease_open=True, lease_left=self.bounds.over, sequence=0, operation=0,
-            cancelled=False, acknowledged=False, risk_left=-1, blocked_left=-1, sworn=(0, 0),
+            cancelled=False, acknowledged=False, risk_left=-1, blocked_left=-1, sign_left=-1,
+            sworn=(0, 0),
         )  # fmt: skip
-        return World(control, (Side(told_active=True), Side()), landed=0, operations=0, crashes=0, stops=0, mishaps=0)
+        return World(control, (Side(told_active=True), Side()), landed=0, operations=0, crashes=0, stops=0, mishaps=0, naps=0)
 
     def steps(self, world: World) -> Iterator[Step]:
         """Everything that can happen next, each with a sentence."""
@@ -336,8 +368,21 @@ class Model:
             lease_left=max(control.lease_left - 1, self.bounds.over),
             risk_left=max(control.risk_left - 1, -1),
             blocked_left=max(control.blocked_left - 1, -1),
+            sign_left=max(control.sign_left - 1, -1),
         )
-        yield "a tick passes", world._replace(control=later, sides=(_older(first), _older(second)))
+        sides = (self._sleeps_on(_older(first)), self._sleeps_on(_older(second)))
+        yield "a tick passes", world._replace(control=later, sides=sides)
+
+    def _sleeps_on(self, side: Side) -> Side:
+        return side._replace(asleep=min(side.asleep + 1, self.bounds.sign + 2)) if side.asleep else side
+
+    def _sign_counts(self, world: World) -> bool:
+        return not self.bounds.naps or world.control.sign_left >= 0
+
+    def _to_somebody(self, world: World, what: str) -> str:
+        """What is wrong with doing this for the target as it is."""
+        target = world.sides[1 - world.control.active]
+        return f"{what} a gateway that has stood still for long" if target.asleep - 1 > self.bounds.sign else ""
 
     # The control plane: each step is one transaction under the route's lock
 
@@ -345,9 +390,7 @@ class Model:
         control, bounds = world.control, self.bounds
         room = control.epoch < bounds.epochs
         if control.stage in WISHES and room and world.operations < bounds.operations:
-            wish = WISHES[control.stage]
-            number = world.operations + 1
-            yield f"operation {number}: {wish[0]}", self._moved(world._replace(operations=number), *wish)
+            yield from self._asked_for(world, WISHES[control.stage])
         if control.stage in FENCING:
             if not control.acknowledged or not self.rules.ack_is_final:
                 yield "cancel", self._moved(world, "cancel")
@@ -362,6 +405,13 @@ class Model:
             if control.stage in ACTIVE:
                 yield "the rows are restored from a backup", self._restored(world)
 
+    def _asked_for(self, world: World, wish: tuple[str, ...]) -> Iterator[Step]:
+        """Checks, sign of life, drain and fence in one: before the fence no row is changed that the model knows."""
+        number = world.operations + 1
+        if self._sign_counts(world) or not self.rules.fence_needs_sign:
+            begun = world._replace(operations=number, fault=self._to_somebody(world, "the active gateway is fenced for"))
+            yield f"operation {number}: {wish[0]}", self._moved(begun, *wish)
+
     def _driver(self, world: World) -> Iterator[Step]:
         stage, control = world.control.stage, world.control
         if stage in PROMOTION:
@@ -369,8 +419,11 @@ class Model:
         elif stage in FENCING:
             if control.acknowledged:
                 yield "the acknowledgement counts", self._moved(world, "fence_acknowledged")
-            elif self._lease_ran_out(control):
-                yield "the lease ran out", self._moved(world, "lease_ran_out")
+            elif self._lease_ran_out(control) and (self._sign_counts(world) or not self.rules.promotion_needs_sign):
+                late = world._replace(fault=self._to_somebody(world, "time promotes"))
+                yield "the lease ran out", self._moved(late, "lease_ran_out")
+            if not self._sign_counts(world) and not control.acknowledged:
+                yield "the target is silent", self._moved(world, "target_silent")
 
     def _lease_ran_out(self, control: Control) -> bool:
         if self.rules.wait_covers_block and control.blocked_left >= 0:
@@ -425,7 +478,7 @@ class Model:
         epoch = control.epoch + 1 if self.rules.promotion_raises_epoch else control.epoch
         promoted = control._replace(
             epoch=epoch, active=gateway, lease_open=True, lease_left=self.bounds.over, sequence=0, operation=0, cancelled=False,
-            acknowledged=False, blocked_left=control.blocked_left if self.rules.wait_covers_block else -1,
+            acknowledged=False, blocked_left=control.blocked_left if self.rules.wait_covers_block else -1, sign_left=-1,
         )  # fmt: skip
         fault = "" if epoch > control.epoch else f"epoch {epoch} is given to a second gateway"
         # What was sent to the control plane in an epoch that is over is refused whenever it arrives; so it may be lost now.
@@ -443,9 +496,17 @@ class Model:
         side, name = world.sides[index], NAMES[index]
         if side.call:
             yield f"the call of {name} lands (epoch {side.call.epoch})", self._landed(world, index, side.call)
+        if side.asleep:
+            yield f"{name} goes on where it stood still", _with(world, index, side._replace(asleep=0))
+            return
+        if world.naps < self.bounds.naps:
+            yield f"{name} stands still", _with(world, index, side._replace(asleep=1))._replace(naps=world.naps + 1)
         if not side.up:
             yield f"{name} starts again", _with(world, index, side._replace(up=True))
             return
+        if self._is_asked(world, index):
+            given = world._replace(control=world.control._replace(sign_left=self.bounds.sign))
+            yield f"{name} gives a sign of life", given
         if self.bounds.calls and side.call is None and self._may_start(side):
             call = Call(side.lease.epoch, self.bounds.call, seen=True)
             yield f"{name} begins a call (epoch {call.epoch})", _with(world, index, side._replace(call=call))
@@ -457,6 +518,11 @@ class Model:
             yield f"{name} crashes", _with(world, index, self._crashed(side))._replace(crashes=world.crashes + 1)
         if world.stops < self.bounds.stops and side.lease and self._may_release(side):
             yield f"{name} stops and gives its lease back", self._stopped(world, index, side.lease)
+
+    def _is_asked(self, world: World, index: int) -> bool:
+        control = world.control
+        wanted = control.stage in FENCING or control.stage in ACTIVE
+        return bool(self.bounds.naps) and wanted and control.active != index and control.sign_left < self.bounds.sign
 
     def _sends_renewal(self, world: World, index: int) -> Iterator[Step]:
         side = world.sides[index]
@@ -540,7 +606,7 @@ class Model:
 
     def _arrivals_at_gateway(self, world: World, index: int) -> Iterator[Step]:
         side, name = world.sides[index], NAMES[index]
-        if not side.up:
+        if not side.up or side.asleep:
             return
         fresh = self._directive(world.control, index)
         heard = self._obeyed(side, fresh)

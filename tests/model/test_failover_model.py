@@ -29,7 +29,9 @@ GIVING_BACK = Bounds(lease=3, call=1, stops=1, requests=2, calls=False)
 FORCING = Bounds(force=True)
 THERE_AND_BACK = Bounds(epochs=3, operations=2)
 HOLDING = Bounds(epochs=3, mishaps=1, calls=False)
+SLEEPING = Bounds(naps=1, operations=2, calls=False)
 SMALL: Mapping[str, Bounds] = {
+    "sleeping": SLEEPING,
     "fencing": FENCING,
     "cancelling": CANCELLING,
     "stale orders": STALE_ORDERS,
@@ -40,6 +42,7 @@ SMALL: Mapping[str, Bounds] = {
 }
 """Each looks at one side of the design and leaves the others out, so that all of it is explored in seconds."""
 LARGE: Mapping[str, Bounds] = {
+    "sleeping": Bounds(naps=2, operations=2, epochs=3, calls=False),
     "fencing": Bounds(lease=3, crashes=2, requests=2),
     "cancelling": Bounds(operations=2, crashes=1, directives=1),
     "stale orders": Bounds(operations=3, directives=2, calls=False),
@@ -72,6 +75,8 @@ MUTANTS: Mapping[str, tuple[Rules, Bounds]] = {
     "epoch_not_raised": (without("promotion_raises_epoch"), Bounds()),
     "ack_of_older_operation_accepted": (without("ack_names_operation"), CANCELLING),
     "force_without_risk": (without("force_records_risk"), FORCING),
+    "fenced_for_a_sleeping_target": (without("fence_needs_sign"), SLEEPING),
+    "promoted_without_a_sign_of_life": (without("promotion_needs_sign"), SLEEPING),
 }  # fmt: skip
 
 
@@ -102,6 +107,19 @@ def both_act_while_the_risk_is_recorded(before: World, after: World) -> bool:
     return after.control.risk_left >= 0 and all(side.call for side in after.sides)
 
 
+def a_sleeping_target_ends_the_move(before: World, after: World) -> bool:
+    asleep = before.sides[1].asleep
+    return bool(asleep) and before.control.stage == "FENCING" and after.control.stage == "PRIMARY_ACTIVE"
+
+
+def the_source_acts_again_after_its_target_slept(before: World, after: World) -> bool:
+    return after.naps == 1 and after.operations == 1 and after.control.cancelled and after.sides[0].lease is not None
+
+
+def a_target_that_woke_up_is_promoted_by_time(before: World, after: World) -> bool:
+    return after.naps == 1 and after.sides[1].asleep == 0 and promoted_by_time(before, after)
+
+
 def the_first_gateway_is_back(before: World, after: World) -> bool:
     lease = after.sides[0].lease
     return lease is not None and lease.epoch == 3
@@ -112,6 +130,9 @@ GOALS: Mapping[str, tuple[Goal, ...]] = {
         promoted_by_acknowledgement_long_before_the_lease_ends, promoted_by_time, the_second_gateway_begins_a_call,
     ),
     "cancelling": (cancel_lifts_the_fence, promoted_by_time),
+    "sleeping": (
+        a_sleeping_target_ends_the_move, the_source_acts_again_after_its_target_slept, a_target_that_woke_up_is_promoted_by_time,
+    ),
     "forcing": (both_act_while_the_risk_is_recorded,),
     "there and back": (the_first_gateway_is_back,),
     "holding": (the_first_gateway_is_back,),
@@ -173,6 +194,9 @@ def test_the_moves_of_the_model_are_rows_of_the_table() -> None:
 
 
 def test_every_move_of_the_model_is_taken() -> None:
-    model = Model(Rules(), Bounds(lease=1, drift=0, call=1, epochs=4, operations=2, mishaps=1, force=True, calls=False))
-    assert_holds(explore(model))
-    assert model.taken == set(MOVES)
+    quick = {"lease": 1, "drift": 0, "call": 1, "calls": False}
+    moving = Model(Rules(), Bounds(epochs=4, operations=2, mishaps=1, force=True, **quick))
+    sleeping = Model(Rules(), Bounds(epochs=4, operations=2, naps=1, sign=0, **quick))
+    for model in (moving, sleeping):
+        assert_holds(explore(model))
+    assert moving.taken | sleeping.taken == set(MOVES)

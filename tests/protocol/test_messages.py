@@ -84,6 +84,7 @@ SAMPLES: tuple[Message, ...] = (
     messages.ReleaseLease(7),
     messages.FenceAcknowledged(ID, 7, 41),
     messages.DrainReport(ID, 7, 0, 0),
+    messages.SignOfLife(3, 5, 340.0, 12, True, 1.5),
     messages.ClaimTasks(7, 10),
     OFFER,
     messages.TaskOffers([OFFER], 7),
