@@ -44,7 +44,9 @@ URGENT_SLOTS, STRANGER_SLOTS, HEALTH_SLOTS = 8, 4, 2
 SEATS_BEYOND = 4
 """Slots for directive calls beyond the seats of the waiting room, so that who gets none hears so at once."""
 
-URGENT_PATHS = frozenset({paths.LEASE_RENEW, paths.LEASE_RELEASE, paths.HEARTBEAT, paths.FENCE_ACKNOWLEDGE, paths.DRAIN_REPORT})
+URGENT_PATHS = frozenset({
+    paths.LEASE_RENEW, paths.LEASE_RELEASE, paths.HEARTBEAT, paths.FENCE_ACKNOWLEDGE, paths.DRAIN_REPORT, paths.SIGN_OF_LIFE,
+})  # fmt: skip
 FIRST_PATHS = frozenset({paths.TRUST, paths.REGISTER})
 """What a gateway asks before it is somebody."""
 CHANNEL_PREFIX = f"{paths.API}/gateways/channel/"
