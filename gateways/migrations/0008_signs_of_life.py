@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("gateways", "0006_work_that_does_not_grow"),
+        ("gateways", "0007_retention"),
     ]
 
     operations = [
