@@ -6,8 +6,10 @@ import ipaddress
 import re
 import secrets
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import transaction
@@ -24,6 +26,7 @@ LIFE_HOURS, LONGEST_LIFE_HOURS = 24, 72
 NAME_RULE = re.compile(r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?\Z")
 """A gateway's name is a DNS label chain of at most 63 characters, because servers and metrics carry it."""
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+OWN_MACHINE = ("localhost", "127.0.0.1")
 DNS_NAME_RULE = re.compile(rf"^(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\Z")
 
 
@@ -120,8 +123,24 @@ def _checked(wish: TokenWish) -> TokenWish:
     if len(wish.server_names) > 20 or not all(_is_server_name(name) for name in wish.server_names):
         raise ValidationFailed("server_names must be at most 20 DNS names or IP addresses")
     environment = wish.environment or settings.MAZEVAULT.default_gateway_environment
-    names = wish.server_names or (wish.name, "localhost", "127.0.0.1")
+    names = wish.server_names or (wish.name, *_names_of_this_machine())
+    _refuse_names_of_the_primary(names)
     return TokenWish(wish.name, environment, role, mode, wish.ttl_hours, names)
+
+
+def _names_of_this_machine() -> tuple[str, ...]:
+    """By default only where the Primary itself stands under such a name: else they would be worth something on every machine."""
+    return OWN_MACHINE if settings.MAZEVAULT.domain.lower() in OWN_MACHINE else ()
+
+
+def _refuse_names_of_the_primary(names: Iterable[str]) -> None:
+    """A gateway's certificate leads to the root people check the Primary with, so it must not bear the Primary's name."""
+    node = settings.MAZEVAULT
+    hosts = {urlsplit(url).hostname or "" for url in node.advertised_urls}
+    own = {name.lower() for name in (node.domain, *node.server_names, *hosts)} - set(OWN_MACHINE)
+    for name in names:
+        if name.lower().rstrip(".") in own:
+            raise ValidationFailed(f"server_names: {name} is a name of the Primary; a gateway needs names of its own")
 
 
 def _is_server_name(name: str) -> bool:

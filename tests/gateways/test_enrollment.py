@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
+from django.conf import settings
 from django.db import connection
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
@@ -83,6 +85,23 @@ class TestToken:
         status, body = admin.post("gateways/bootstrap", wish)
         assert status == 400 and body["error"].startswith(field), body
         assert not BootstrapTokenRow.objects.exists()
+
+    def test_a_gateway_gets_no_name_of_the_primary(self, admin: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its certificate leads to the root people check the Primary with."""
+        own = ("vault.bank.example", "localhost", "10.0.0.7")
+        there = replace(settings.MAZEVAULT, domain="Vault.bank.example", server_names=own,
+                        advertised_urls=("https://gw-entry.bank.example:8443",))  # fmt: skip
+        monkeypatch.setattr(settings, "MAZEVAULT", there)
+        for name in ("vault.bank.example", "VAULT.bank.example", "10.0.0.7", "gw-entry.bank.example"):
+            status, body = admin.post("gateways/bootstrap", {"name": "gw", "server_names": ["gw.bank.example", name]})
+            assert status == 400 and "is a name of the Primary" in body["error"], name
+        assert admin.post("gateways/bootstrap", {"name": "vault.bank.example"})[0] == 400
+        assert admin.post("gateways/bootstrap", {"name": "gw"})[0] == 201
+        assert BootstrapTokenRow.objects.get().server_names == ["gw"], "names of the own machine are the Primary's here too"
+
+    def test_where_all_stand_on_one_machine_its_names_are_given_by_default(self, admin: Person) -> None:
+        assert admin.post("gateways/bootstrap", {"name": "gw"})[0] == 201
+        assert BootstrapTokenRow.objects.get().server_names == ["gw", "localhost", "127.0.0.1"]
 
     def test_an_unknown_environment_is_404(self, admin: Person) -> None:
         assert admin.post("gateways/bootstrap", {"name": "gw", "environment": "nowhere"})[0] == 404
