@@ -77,7 +77,7 @@ def _cast() -> dict[str, Any]:
     from protocol.writes import WriteBody
     from tests import factories
     from tests.fakes.gateway import FakeGateway
-    from vault import authorities
+    from vault import succession
     from vault.models import Secret
     from vault.ports import Origin, SecretChange
     from vault.secrets import apply_change
@@ -87,7 +87,7 @@ def _cast() -> dict[str, Any]:
     routes.ensure_environments(codes)
     for code in codes:
         state_of(code)
-    authorities.ensure_authorities(codes)
+    succession.ensure_authorities(codes)
     ensure_system_roles()
     generation.look()
     identity.ensure_keys()

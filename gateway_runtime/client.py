@@ -25,7 +25,7 @@ from gateway_runtime.breaker import Breaker
 from gateway_runtime.identity import Identity, Keys, key_password
 from gateway_runtime.state import Sequences
 from protocol import paths
-from protocol.certificates import pin_of, verify_chain, x5t_s256
+from protocol.certificates import verify_chain, x5t_s256
 from protocol.envelope import (
     CONTENT_TYPE,
     MAX_WIRE_BYTES,
@@ -48,6 +48,7 @@ from protocol.envelope import (
     verify,
 )
 from protocol.messages import Message, MessageError, decode, encode
+from protocol.trust import RootSetRefused, chosen, open_root_set, pins_of
 
 log = logging.getLogger("mazevault.gateway.client")
 
@@ -89,10 +90,22 @@ class SignerUnknown(AnswerNotTrusted):
 
 
 @dataclass(frozen=True)
-class Trust:
-    """What follows from the pin: the root, the keys the Primary signs with (now first, then next), its recipient keys."""
+class Known:
+    """The roots a gateway trusts before it asks: their pins, and the revision of the set that named them."""
 
-    root: str
+    pins: tuple[str, ...]
+    revision: int = 0
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What follows from the pins: the roots, the keys the Primary signs with (now first, then next), its recipient keys.
+
+    `revision` is that of the set of roots; None where nobody named one, or an older one, and `roots` are only those known before.
+    """
+
+    roots: str
+    revision: int | None
     signing_keys: tuple[Ed25519PublicKey, ...]
     recipients: tuple[RecipientKey, ...]
 
@@ -101,11 +114,11 @@ class Trust:
         return replace(self, signing_keys=(key, *(other for other in self.signing_keys if other is not key)))
 
 
-def fetch_trust(url: str, pin: str, now: datetime) -> Trust:
-    """Fetch the trust document and believe it only as far as the pin of the token carries (DESIGN §6).
+def fetch_trust(url: str, known: Known, now: datetime) -> Trust:
+    """Fetch the trust document and believe it only as far as a pin we know carries (DESIGN §6).
 
     The first connection cannot be verified yet, so nothing secret is sent on it: it only brings public certificates, and
-    everything is checked against the pin before use. Raises `PrimaryUnreachable` for whatever else comes.
+    everything is checked against the pins before use. Raises `PrimaryUnreachable` for whatever else comes.
     """
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unverified.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -116,32 +129,49 @@ def fetch_trust(url: str, pin: str, now: datetime) -> Trust:
             answer = http.get(f"{url}{paths.TRUST}")
             answer.raise_for_status()
             document = answer.json()
-        return _checked_trust(document, pin, now)
+        return checked_trust(document, known, now)
     except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError, EnvelopeRefused) as error:
         raise PrimaryUnreachable(f"{url} gave no trust document: {type(error).__name__} {error}".strip()) from error
 
 
-def _checked_trust(document: dict[str, str], pin: str, now: datetime) -> Trust:
-    root = x509.load_pem_x509_certificate(document["root"].encode())
-    if pin_of(root.public_bytes(Encoding.DER)) != pin:
+def checked_trust(document: dict[str, str], known: Known, now: datetime) -> Trust:
+    """What of a trust document is believed. Raises `AnswerNotTrusted` or `ValueError` where that is nothing."""
+    anchors = chosen(document.get("roots") or document["root"], known.pins)
+    if not anchors:
         raise AnswerNotTrusted(
-            "the certificate authority of this server is not the one the bootstrap token names; "
-            "check PRIMARY_BACKEND_URL, and whether something in between opens the connection"
+            "the certificate authority of this server is none that this gateway trusts: check PRIMARY_BACKEND_URL, and whether "
+            "something in between opens the connection. If the Primary has changed its root meanwhile, create a bootstrap token "
+            "for this gateway there and set GATEWAY_BOOTSTRAP_TOKEN"
         )
-    key = _signing_key(document["channel_certificate"], document, now)
-    return Trust(document["root"], (key, *_next_keys(document, now)), open_recipients(document["recipients"], key, now))
+    key = _signing_key(document["channel_certificate"], document, anchors, now)
+    roots, revision = _roots(document, key, anchors, known)
+    signing_keys = (key, *_next_keys(document, anchors, now))
+    return Trust(roots, revision, signing_keys, open_recipients(document["recipients"], key, now))
 
 
-def _next_keys(document: dict[str, str], now: datetime) -> list[Ed25519PublicKey]:
+def _roots(document: dict[str, str], key: Ed25519PublicKey, anchors: str, known: Known) -> tuple[str, int | None]:
+    """All roots the Primary names under one we know. An older statement than the one we know brings no root back."""
+    if "root_set" not in document:  # a Primary of an earlier version, or somebody who wants the next root forgotten
+        return anchors, None
+    named = open_root_set(document["root_set"], key)
+    if named.revision < known.revision:
+        return anchors, None
+    roots = chosen(document["roots"], named.pins)
+    if len(pins_of(roots)) != len(named.pins):
+        raise RootSetRefused("a root that the Primary names is not shown")
+    return roots, named.revision
+
+
+def _next_keys(document: dict[str, str], anchors: str, now: datetime) -> list[Ed25519PublicKey]:
     """The announced key, if there is one that the root vouches for already: a clock that is behind sees it a little later."""
     announced = document.get("next_channel_certificate", "")
     with suppress(ValueError):
-        return [_signing_key(announced, document, now)] if announced else []
+        return [_signing_key(announced, document, anchors, now)] if announced else []
     return []
 
 
-def _signing_key(certificate: str, document: dict[str, str], now: datetime) -> Ed25519PublicKey:
-    verify_chain(certificate, document["intermediates"], document["root"], now, "channel")
+def _signing_key(certificate: str, document: dict[str, str], anchors: str, now: datetime) -> Ed25519PublicKey:
+    verify_chain(certificate, document["intermediates"], anchors, now, "channel")
     key = x509.load_pem_x509_certificate(certificate.encode()).public_key()
     if not isinstance(key, Ed25519PublicKey):
         raise AnswerNotTrusted("the Primary's channel certificate does not hold a signing key")
@@ -166,14 +196,14 @@ class Clients:
 class Channel:
     """Sealed calls to the Primary. Safe to share between threads."""
 
-    def __init__(self, *, urls: tuple[str, ...], pin: str, keys: Keys, generation: uuid.UUID, sequences: Sequences,
+    def __init__(self, *, urls: tuple[str, ...], known: Known, keys: Keys, generation: uuid.UUID, sequences: Sequences,
                  sender: str, environment: str, identity: Identity | None, tls_file: Path | None,
                  master_key: bytes, breaker: Breaker | None = None) -> None:  # fmt: skip
         self._breaker = breaker or Breaker()
-        self._urls, self._pin, self._keys = urls, pin, keys
+        self._urls, self._known, self._keys = urls, known, keys
         self._generation, self._sequences = generation, sequences
         self._sender, self._environment = sender, environment
-        self._thumbprint = _thumbprint(identity)
+        self._thumbprint, self._ends = _thumbprint(identity), _end_of(identity)
         self._tls_file, self._password = tls_file, key_password(master_key)
         self._lock = ProcessLock("channel")
         self._fetching = ProcessLock("trust document", Rank.TRUST)
@@ -181,6 +211,7 @@ class Channel:
         self._trust: Trust | None = None
         self._doubted_at = -math.inf
         self._http: Clients | None = None
+        self._http_roots = ""
         self.epoch = 0
         self.latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
 
@@ -205,9 +236,10 @@ class Channel:
         with self._lock:
             self._trust = None
 
-    def root(self) -> str:
-        """The root certificate (PEM) that fits the pin; known after the first call."""
-        return self._trust.root if self._trust else ""
+    def trusted(self) -> tuple[str, int | None]:
+        """The roots (PEM) the Primary stands under and the revision of that set, as `Trust` has them; empty before a call."""
+        trust = self._trust
+        return (trust.roots, trust.revision) if trust else ("", None)
 
     def primary_key(self) -> Ed25519PublicKey:
         """The Primary's signing key as the pin vouches for it. Raises `PrimaryUnreachable` before the first answer."""
@@ -239,14 +271,25 @@ class Channel:
             raise CallsPaused("calls to the Primary are paused by the circuit breaker")
         try:
             answer = self._call_once(path, message, answer_kind, timeout)
-        except PrimaryUnreachable:
+        except PrimaryUnreachable as error:
             self._breaker.failed(time.monotonic())
-            raise
+            raise self._reason(error, datetime.now(UTC)) from error
         except PrimaryRefused:
             self._breaker.succeeded(time.monotonic())
             raise
         self._breaker.succeeded(time.monotonic())
         return answer
+
+    def _reason(self, error: PrimaryUnreachable, now: datetime) -> Exception:
+        """A handshake with a certificate that has ended is broken off without a sentence, so it is said here."""
+        if self._ends is None or now < self._ends or isinstance(error, CallsPaused):
+            return error
+        return PrimaryRefused(
+            403, "CERTIFICATE_EXPIRED",
+            f"this gateway's certificate ended at {self._ends.isoformat()} and cannot be renewed any more; create a bootstrap "
+            "token for this gateway on the Primary, set GATEWAY_BOOTSTRAP_TOKEN to it and start the gateway again",
+            str(error),
+        )  # fmt: skip
 
     def _call_once(self, path: str, message: Message, answer_kind: type[Answer], timeout: float) -> Answer:
         trust, http, url = self._connected(path)
@@ -352,20 +395,23 @@ class Channel:
 
     def _fetched_trust(self) -> Trust:
         try:
-            fetched = fetch_trust(self._urls[0], self._pin, datetime.now(UTC))
+            fetched = fetch_trust(self._urls[0], self._known, datetime.now(UTC))
         except PrimaryUnreachable:
             self._failed_at = time.monotonic()
             self._next_url()
             raise
-        http = self._http or self._clients(fetched.root)
+        kept = self._http if self._http_roots == fetched.roots else None  # calls under way end on the clients before
+        http = kept or self._clients(fetched.roots)
         with self._lock:
-            self._http, self._trust = http, fetched
+            self._http, self._http_roots, self._trust = http, fetched.roots, fetched
+            if fetched.revision is not None:
+                self._known = Known(pins_of(fetched.roots), fetched.revision)
         return fetched
 
-    def _clients(self, root: str) -> Clients:
+    def _clients(self, roots: str) -> Clients:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_verify_locations(cadata=root)
+        context.load_verify_locations(cadata=roots)
         if self._tls_file:
             context.load_cert_chain(self._tls_file, password=self._password)
         limits = httpx.Limits(keepalive_expiry=KEEPALIVE_SECONDS)
@@ -397,6 +443,13 @@ def _thumbprint(identity: Identity | None) -> str:
     if identity is None:
         return ""
     return x5t_s256(x509.load_pem_x509_certificate(identity.certificate.encode()).public_bytes(Encoding.DER))
+
+
+def _end_of(identity: Identity | None) -> datetime | None:
+    """When the certificate we call with ends."""
+    if identity is None or not identity.certificate:
+        return None
+    return x509.load_pem_x509_certificate(identity.certificate.encode()).not_valid_after_utc
 
 
 def _refusal_of(answer: httpx.Response) -> Exception:

@@ -12,7 +12,7 @@ from django.conf import settings
 
 from gateway_runtime import identity as identities
 from gateway_runtime import state
-from gateway_runtime.client import Channel, PrimaryRefused, own_keys_of
+from gateway_runtime.client import Channel, Known, PrimaryRefused, own_keys_of
 from gateway_runtime.identity import Identity, Keys
 from gateway_runtime.state import Sequences
 from protocol import paths
@@ -100,12 +100,12 @@ def _redeem(token: BootstrapToken, sequences: Sequences) -> Identity:
     draft = _draft(token)
     urls = primary_urls(token.urls)
     channel = Channel(
-        urls=urls, pin=token.pin, keys=draft.keys, generation=draft.generation, sequences=sequences,
+        urls=urls, known=Known((token.pin,)), keys=draft.keys, generation=draft.generation, sequences=sequences,
         sender=f"token:{token.id}", environment="", identity=None, tls_file=None, master_key=node.master_key,
     )  # fmt: skip
     try:
         answer = channel.call(paths.REGISTER, _registration(draft), Registered, timeout=REGISTER_SECONDS)
-        registered = _identity(answer, token, draft, urls, channel.root())
+        registered = _identity(answer, token, draft, urls, *channel.trusted())
     finally:
         channel.close()
     identities.store(gateway.state_file, registered, node.master_key)
@@ -215,7 +215,8 @@ def _registration(draft: Identity) -> Register:
     )
 
 
-def _identity(answer: Registered, token: BootstrapToken, draft: Identity, urls: tuple[str, ...], root: str) -> Identity:
+def _identity(answer: Registered, token: BootstrapToken, draft: Identity, urls: tuple[str, ...], roots: str,
+              revision: int | None) -> Identity:  # fmt: skip
     return replace(
         draft,
         gateway_id=answer.gateway_id,
@@ -224,7 +225,8 @@ def _identity(answer: Registered, token: BootstrapToken, draft: Identity, urls: 
         role=answer.role.value,
         urls=urls,
         pin=token.pin,
-        root=root,
+        root=roots,
+        roots_revision=revision or 0,
         certificate=answer.certificate,
         chain=answer.chain,
         server_certificate=answer.server_certificate,

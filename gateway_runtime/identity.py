@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from common.files import write_private
 from protocol.certificates import new_tls_key
+from protocol.trust import pins_of
 
 FORMAT = 1
 
@@ -44,7 +45,11 @@ class Keys:
 
 @dataclass(frozen=True)
 class Identity:
-    """Everything a registered gateway knows about itself."""
+    """Everything a registered gateway knows about itself, and the roots it trusts.
+
+    `pin` is the one its token brought. `root` holds all roots (PEM) of the set the Primary named last, and `roots_revision` which
+    set that was; a file of an earlier version has the one root and no revision.
+    """
 
     gateway_id: str
     name: str
@@ -59,6 +64,11 @@ class Identity:
     chain: str
     server_certificate: str
     keys: Keys = field(repr=False)
+    roots_revision: int = 0
+
+    @property
+    def pins(self) -> tuple[str, ...]:
+        return pins_of(self.root) or (self.pin,)
 
 
 def load(path: Path, master_key: bytes, *former: bytes) -> Identity | None:

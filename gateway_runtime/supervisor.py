@@ -10,6 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import psycopg
@@ -26,7 +27,7 @@ from common.progress import loops
 from common.retained import GATEWAY
 from gateway_runtime import audit_retention, audit_upload, copy_digest, enroll, pacing, probes, replica, state, work, write_queue
 from gateway_runtime import identity as identities
-from gateway_runtime.client import CallsPaused, Channel, PrimaryRefused, PrimaryUnreachable
+from gateway_runtime.client import CallsPaused, Channel, Known, PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.identity import Identity
 from gateway_runtime.node import Node, boottime
 from gateway_runtime.replica import Pulled
@@ -223,6 +224,7 @@ class Supervisor:
         return 0.0
 
     def renewal_step(self) -> float:
+        self._keep_roots()
         directive = self.node.directive
         if directive is not None and directive.renew_certificate:
             self._use(enroll.renew(self.known_identity(), self.channel))
@@ -322,12 +324,23 @@ class Supervisor:
         client_file, _ = identities.tls_files(node.own_gateway.state_file, identity, node.master_key)
         self.identity = identity
         self.channel = Channel(
-            breaker=self.node.breaker, urls=enroll.primary_urls(identity.urls), pin=identity.pin, keys=identity.keys,
-            generation=identity.generation, sequences=self.sequences, sender=identity.gateway_id,
-            environment=identity.environment, identity=identity, tls_file=client_file, master_key=node.master_key,
+            breaker=self.node.breaker, urls=enroll.primary_urls(identity.urls), keys=identity.keys,
+            known=Known(identity.pins, identity.roots_revision), generation=identity.generation, sequences=self.sequences,
+            sender=identity.gateway_id, environment=identity.environment, identity=identity, tls_file=client_file,
+            master_key=node.master_key,
         )  # fmt: skip
         self.channel.epoch = self.node.highest_epoch
         self.renewed(identity)
+
+    def _keep_roots(self) -> None:
+        """Write down the roots the Primary names by now, so that the next one is trusted before the present one ends."""
+        identity, (roots, revision) = self.known_identity(), self.channel.trusted()
+        if revision is None or (roots, revision) == (identity.root, identity.roots_revision):
+            return
+        learned, file = replace(identity, root=roots, roots_revision=revision), settings.MAZEVAULT.own_gateway.state_file
+        identities.store(file, learned, settings.MAZEVAULT.master_key)
+        self.identity = learned
+        log.info("the Primary stands under %s roots now (set %s)", len(learned.pins), revision)
 
     def _obey(self, directive: Directive) -> None:
         """Take over a directive and act on its orders. Orders come by heartbeat and by directive call; one at a time."""

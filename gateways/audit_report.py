@@ -24,8 +24,8 @@ def evidence(made_at: str = "") -> Evidence:
         countersignatures=tuple(_countersignatures()),
         keys=Keys(
             channel=tuple(signing.values_list("certificate", flat=True)),
-            intermediates=authorities.chain("platform"),
-            root=authorities.root_certificate(),
+            intermediates=authorities.certificates_ever("platform"),
+            root=authorities.certificates_ever(authorities.ROOT),
         ),
         hidden=audit_report.hidden_entries(),
         made_at=made_at,

@@ -152,7 +152,10 @@ def _refuse_unfit(certificate: GatewayCertificate, now: datetime) -> None:
     if certificate.revoked_at:
         raise PermissionRefused("this certificate was revoked", code="CERTIFICATE_REVOKED")
     if not certificate.not_before <= now < certificate.not_after:
-        raise PermissionRefused("this certificate is not valid now", code="CERTIFICATE_EXPIRED")
+        raise PermissionRefused(
+            "this certificate is not valid now; create a bootstrap token for this gateway and set GATEWAY_BOOTSTRAP_TOKEN to it",
+            code="CERTIFICATE_EXPIRED",
+        )
 
 
 def _opened(request: HttpRequest, wire: bytes, certificate: GatewayCertificate) -> tuple[Call, bytes]:

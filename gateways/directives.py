@@ -59,7 +59,7 @@ def directive_of(seen: Sighting, row: Mapping[str, Any]) -> Directive:
         next_heartbeat_seconds=settings.MAZEVAULT.timing.heartbeat_interval,
         fence=_fence_order(seen, route),
         drain=_drain_order(seen, route),
-        renew_certificate=_renewal_is_due(seen),
+        renew_certificate=renewal_is_due(seen),
         tasks_waiting=active and row["tasks_wait"],
         primary_generation=str(row["primary_generation"] or ""),
         sign=row["sign_asked"] or 0,
@@ -105,11 +105,13 @@ def _drain_order(gateway: Sighting, route: RouteFacts | None) -> DrainOrder | No
     return DrainOrder(operation=str(route.drain_operation), epoch=route.epoch)
 
 
-def _renewal_is_due(seen: Sighting) -> bool:
+def renewal_is_due(seen: Sighting) -> bool:
+    """Before two thirds of the certificate's life, or at once where its issuer is given up."""
     if seen.certificate_from is None or seen.certificate_until is None:
         return False
     life = seen.certificate_until - seen.certificate_from
-    return seen.moment >= seen.certificate_from + timedelta(seconds=life.total_seconds() * RENEWAL_SHARE)
+    due = seen.certificate_from + timedelta(seconds=life.total_seconds() * RENEWAL_SHARE)
+    return seen.renewal_ordered_at is not None or seen.moment >= due
 
 
 class WaitingRoom:

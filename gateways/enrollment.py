@@ -269,6 +269,7 @@ def _certify(gateway: Gateway, client: CsrFacts, server: CsrFacts, now: datetime
         server_pem=listener.pem,
         not_before=issued.not_before,
         not_after=issued.not_after,
+        issuer_key=issued.issuer_key,
     )
 
 

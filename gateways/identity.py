@@ -9,39 +9,47 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from django.db import transaction
 from django.db.models import Max
 
+from common import audit
 from common.clock import now as clock_now
+from common.errors import Unavailable
 from common.locks import transaction_lock
 from common.sealing import Place
 from gateways.models import PrimaryKeyPair, PrimaryNode
 from protocol.envelope import RecipientKey, encode_public_key, key_id, sign_recipients
-from vault import authorities
+from protocol.trust import RootSet, sign_root_set
+from vault import authorities, generations, succession
 from vault.encryption import open_sealed, seal
+from vault.generations import LIVING, Generation, Move, Standing
 from vault.profiles import PRIMARY_CHANNEL
+from vault.succession import MOST_CHANGES
 
 RECIPIENT_LIFE = timedelta(hours=48)
 """A recipient key opens messages this long; after it the private half is destroyed (reliability §6)."""
 RECIPIENT_ROTATION = timedelta(hours=24)
-"""A new recipient key is made this often, so two overlap."""
-SIGNING_LIFE = timedelta(days=365)
-SIGNING_OVERLAP = timedelta(days=30)
-"""The next signing key is made and published so long before the current one ends. Gateways look at the trust document at least
-whenever a recipient key ends, so each of them knows it by then."""
-SIGNING_MARGIN = timedelta(hours=1)
-"""The current one is left so long before it ends: clocks differ."""
+"""A new recipient key is made this often, so two overlap. Gateways look at the trust document whenever their recipient key
+ends, so each of them knows what is announced, a signing key or a root, within `RECIPIENT_LIFE`."""
 TABLE = "gateways_primarykeypair"
+LOCK = "primary-channel-keys"
+ChannelKey = Ed25519PublicKey | X25519PublicKey
 
 
 @dataclass(frozen=True)
 class TrustDocument:
-    """What an unenrolled gateway fetches to check the Primary against its pin."""
+    """What a gateway fetches to check the Primary against the pins it knows."""
 
     root: str
+    """The first of them: gateways of earlier versions know one root only, and take the first intermediate that fits."""
+    roots: str
+    """All trusted roots, in the order of `authorities.chain_of`."""
+    root_set: str
+    """Their pins, signed (`protocol.trust`)."""
     intermediates: str
+    """Every living generation of the platform's authority, under each trusted root."""
     channel_certificate: str
     next_channel_certificate: str
     """Empty while there is none."""
@@ -49,35 +57,68 @@ class TrustDocument:
 
 
 def ensure_keys(now: datetime | None = None) -> None:
-    """Create the signing key and a fresh recipient key where they are due; destroy what expired. Safe to repeat and to race."""
+    """Make, promote and retire the channel's keys where that is due; destroy what expired. Safe to repeat and to race."""
     moment = now or clock_now()
     with transaction.atomic():
-        transaction_lock("primary-channel-keys")
-        if not PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING, not_after__gt=moment + SIGNING_OVERLAP).exists():
-            _create_signing_key(moment)
-        newest = PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT).aggregate(at=Max("not_after"))["at"]
-        if newest is None or newest - moment < RECIPIENT_LIFE - RECIPIENT_ROTATION:
-            _create_recipient_key(moment)
+        transaction_lock(LOCK)
+        _keep_signing_keys(moment)
+        current = _current(PrimaryKeyPair.RECIPIENT)
+        if current is None or current.not_after - moment < RECIPIENT_LIFE - RECIPIENT_ROTATION:
+            _replace_recipient_key(moment)
         PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT, not_after__lt=moment).delete()
 
 
-def trust_document() -> TrustDocument:
-    """Root, platform intermediate, channel certificates and the signed list of recipient keys."""
-    signing, *later = _signing_rows(clock_now())
-    rows = PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT).order_by("-not_after")
-    keys = [RecipientKey(kid=row.kid, public_key=row.public_key, not_after=row.not_after) for row in rows]
+def announce_signing_key(actor: str, reason: str, now: datetime) -> bool:
+    """Begin the next signing key now; False when one waits already. It signs after its announcement."""
+    with transaction.atomic():
+        transaction_lock(LOCK)
+        if _signing(Standing.NEXT) is not None:
+            return False
+        _create_signing_key(now, Standing.NEXT, actor, reason)
+    return True
+
+
+def replace_keys_at_once(actor: str, reason: str, now: datetime) -> None:
+    """Another signing key and another recipient key from this moment on; the ones before are destroyed, since they leaked."""
+    with transaction.atomic():
+        transaction_lock(LOCK)
+        PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING, standing=Standing.NEXT).update(
+            standing=Standing.ENDED, sealed_private_key=None
+        )
+        _create_signing_key(now, Standing.NEXT, actor, reason)
+        _promote(now, actor, reason)
+        _replace_recipient_key(now)
+        PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT).exclude(standing=Standing.CURRENT).delete()
+
+
+def trust_document(now: datetime | None = None) -> TrustDocument:
+    """What is trusted now, with the channel certificates and the signed lists of roots and of recipient keys."""
+    moment = now or clock_now()
+    signing, following = _require_signing(), _signing(Standing.NEXT)
+    key, roots = _private(signing), authorities.trusted_roots(moment)
+    rows = PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT).order_by("-generation").defer("sealed_private_key")
+    recipients = [RecipientKey(kid=row.kid, public_key=row.public_key, not_after=row.not_after) for row in rows]
+    pins = RootSet(succession.revision(), [authorities.pin_of_pem(root) for root in roots])
     return TrustDocument(
-        root=authorities.root_certificate(),
-        intermediates=authorities.chain("platform"),
+        root=roots[0],
+        roots="".join(roots),
+        root_set=sign_root_set(pins, key),
+        intermediates=authorities.living_chains("platform", moment),
         channel_certificate=signing.certificate,
-        next_channel_certificate=later[0].certificate if later else "",
-        recipients=sign_recipients(keys, _private(signing)),
+        next_channel_certificate=following.certificate if following else "",
+        recipients=sign_recipients(recipients, key),
     )
 
 
 def signing_key() -> Ed25519PrivateKey:
     """The key that signs what the Primary says to gateways."""
-    return _private(_signing_rows(clock_now())[0])
+    return _private(_require_signing())
+
+
+def signing_generations() -> list[PrimaryKeyPair]:
+    """The signing keys that are next, current or retired, the oldest first."""
+    rows = PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING, standing__in=LIVING)
+    return list(rows.order_by("generation"))
 
 
 def recipient_key(kid: str) -> X25519PrivateKey | None:
@@ -95,36 +136,93 @@ def primary_generation() -> uuid.UUID:
     return PrimaryNode.objects.get(id=1).generation
 
 
-def _create_signing_key(moment: datetime) -> None:
+def _keep_signing_keys(now: datetime) -> None:
+    """What `vault.generations` says, like for an authority: at most one key waits, however often and wherever this runs."""
+    rules = generations.rules_of(generations.CHANNEL)
+    end = authorities.longest_end(PRIMARY_CHANNEL, "platform", now)
+    for _ in range(MOST_CHANGES):
+        rows = PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING).order_by("generation")
+        found = [Generation(row.generation, Standing(row.standing), row.announced_at, row.not_after) for row in rows]
+        change = generations.next_change(rules, found, now, end)
+        if change is None:
+            return
+        if change.move is Move.ANNOUNCE:
+            _create_signing_key(now, Standing.NEXT, "system", "the present one will be too old")
+        elif change.move is Move.PROMOTE:
+            _promote(now, "system", "its time has come")
+        else:
+            PrimaryKeyPair.objects.filter(
+                purpose=PrimaryKeyPair.SIGNING, generation=change.number, standing=Standing.RETIRED
+            ).update(standing=Standing.ENDED)
+
+
+def _promote(now: datetime, actor: str, reason: str) -> None:
+    """The next signing key signs; the private half of the one before goes, for nothing is signed with it any more."""
+    rows = PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING)
+    rows.filter(standing=Standing.CURRENT).update(standing=Standing.RETIRED, sealed_private_key=None)
+    if rows.filter(standing=Standing.NEXT).update(standing=Standing.CURRENT) != 1:
+        raise RuntimeError("there is no next signing key; nothing was changed")
+    _tell("promoted", _require_signing(), actor, reason)
+
+
+def _create_signing_key(moment: datetime, standing: Standing, actor: str, reason: str) -> None:
     key = Ed25519PrivateKey.generate()
     issued = authorities.issue(
         PRIMARY_CHANNEL, "platform", common_name="primary-channel", sans=(), public_key=key.public_key(), now=moment
     )
-    _store(PrimaryKeyPair.SIGNING, key.public_key(), key.private_bytes_raw(), issued.not_after, issued.pem)
+    row = _store(
+        PrimaryKeyPair.SIGNING, key.public_key(), key.private_bytes_raw(), moment, issued.not_after, standing, issued.pem
+    )
+    _tell("announced", row, actor, reason)
 
 
-def _create_recipient_key(moment: datetime) -> None:
+def _replace_recipient_key(moment: datetime) -> None:
+    """Those who know the one before go on with it until its end."""
     key = X25519PrivateKey.generate()
-    _store(PrimaryKeyPair.RECIPIENT, key.public_key(), key.private_bytes_raw(), moment + RECIPIENT_LIFE)
+    PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT).update(standing=Standing.RETIRED)
+    end = moment + RECIPIENT_LIFE
+    _store(PrimaryKeyPair.RECIPIENT, key.public_key(), key.private_bytes_raw(), moment, end, Standing.CURRENT)
 
 
-def _store(purpose: str, public, private: bytes, not_after: datetime, certificate: str = "") -> None:  # type: ignore[no-untyped-def]
+def _store(purpose: str, public: ChannelKey, private: bytes, moment: datetime, not_after: datetime, standing: Standing,
+           certificate: str = "") -> PrimaryKeyPair:  # fmt: skip
     identifier = uuid.uuid4()
-    PrimaryKeyPair.objects.create(
+    newest = PrimaryKeyPair.objects.filter(purpose=purpose).aggregate(number=Max("generation"))["number"]
+    return PrimaryKeyPair.objects.create(
         id=identifier,
         purpose=purpose,
+        generation=(newest or 0) + 1,
+        standing=standing,
         kid=key_id(public),
         public_key=encode_public_key(public),
         sealed_private_key=seal("platform", TABLE, str(identifier), 1, private),
         certificate=certificate,
+        announced_at=moment,
         not_after=not_after,
     )
 
 
-def _signing_rows(now: datetime) -> list[PrimaryKeyPair]:
-    """The signing key in use and those that follow it; the last one when all have ended."""
-    rows = list(PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING).order_by("not_after"))
-    return [row for row in rows if row.not_after > now + SIGNING_MARGIN] or rows[-1:]
+def _tell(what: str, row: PrimaryKeyPair, actor: str, reason: str) -> None:
+    audit.record(
+        actor=actor, action=f"channel.generation.{what}", entity="primary_key", entity_id=str(row.id),
+        severity=audit.Severity.CRITICAL,
+        details={"generation": row.generation, "key": row.kid, "reason": reason, "not_after": row.not_after.isoformat()},
+    )  # fmt: skip
+
+
+def _current(purpose: str) -> PrimaryKeyPair | None:
+    return PrimaryKeyPair.objects.filter(purpose=purpose, standing=Standing.CURRENT).first()
+
+
+def _signing(standing: Standing) -> PrimaryKeyPair | None:
+    return PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING, standing=standing).first()
+
+
+def _require_signing() -> PrimaryKeyPair:
+    found = _current(PrimaryKeyPair.SIGNING)
+    if found is None:
+        raise Unavailable("the Primary has no signing key yet; run: manage.py setup")
+    return found
 
 
 def _private(row: PrimaryKeyPair) -> Ed25519PrivateKey:
@@ -132,4 +230,6 @@ def _private(row: PrimaryKeyPair) -> Ed25519PrivateKey:
 
 
 def _unsealed(row: PrimaryKeyPair) -> bytes:
+    if row.sealed_private_key is None:
+        raise LookupError("the private half of this channel key was destroyed")
     return open_sealed(*place(row), bytes(row.sealed_private_key))

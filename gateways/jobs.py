@@ -7,7 +7,17 @@ from celery import shared_task
 from common import audit, retention
 from common.clock import now as clock_now
 from common.retained import PRIMARY
-from gateways import dispatch, heartbeats, identity, inbox, rotations, storage_moves, surveys, sync_runs, write_retention
+from gateways import (
+    authority_changes,
+    dispatch,
+    heartbeats,
+    inbox,
+    rotations,
+    storage_moves,
+    surveys,
+    sync_runs,
+    write_retention,
+)
 
 
 @shared_task
@@ -47,9 +57,9 @@ def reconcile_writes() -> int:
 
 
 @shared_task
-def tidy_channel() -> None:
-    """Rotate recipient keys. Receipts go by `retention`, once a replay is refused by its time (5 min each way)."""
-    identity.ensure_keys()
+def keep_up_authorities() -> int:
+    """Announce, promote and end generations of authorities and channel keys; the same in every Primary process."""
+    return authority_changes.keep_up(clock_now())
 
 
 @shared_task

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
@@ -66,16 +67,7 @@ def trust(request: HttpRequest) -> HttpResponse:
     """Public: what a gateway compares with the pin of its token before it says anything (DESIGN §6)."""
     if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed("this path takes GET only")
-    document = channel_keys.trust_document()
-    return JsonResponse(
-        {
-            "root": document.root,
-            "intermediates": document.intermediates,
-            "channel_certificate": document.channel_certificate,
-            "next_channel_certificate": document.next_channel_certificate,
-            "recipients": document.recipients,
-        }
-    )
+    return JsonResponse(asdict(channel_keys.trust_document()))
 
 
 @guarded
@@ -89,7 +81,7 @@ def register(request: HttpRequest) -> HttpResponse:
         environment=gateway.environment_id,
         role=Role(gateway.role),
         certificate=certificate.pem,
-        chain=authorities.chain(gateway.environment_id),
+        chain=authorities.chain_for(certificate.pem),
         server_certificate=certificate.server_pem,
         heartbeat_seconds=settings.MAZEVAULT.timing.heartbeat_interval,
     )
@@ -168,7 +160,7 @@ def renew(call: Call, body: Renew) -> Renewed:
     certificate = enrollment.renew(call.gateway, body, now=call.now)
     return Renewed(
         certificate=certificate.pem,
-        chain=authorities.chain(call.gateway.environment_id),
+        chain=authorities.chain_for(certificate.pem),
         server_certificate=certificate.server_pem,
     )
 

@@ -10,6 +10,7 @@ from django.db.models.functions import Now
 
 from protocol.replica import EMPTY_DIGEST
 from protocol.vocabulary import HealthLabel, Role, StandbyMode, TaskState, WriteOutcome
+from vault.generations import Standing
 
 ROLES = [(role.value, role.value) for role in Role]
 
@@ -77,7 +78,11 @@ class CertifiedKey(models.Model):
 
 
 class GatewayCertificate(models.Model):
-    """A client certificate we signed. Looked up by the fingerprint of what the TLS socket shows."""
+    """A client certificate we signed. Looked up by the fingerprint of what the TLS socket shows.
+
+    `issuer_key` is the key identifier (hex) of the generation that signed it. `renewal_ordered_at` is set when it must be renewed
+    whatever its age, because that generation is given up.
+    """
 
     fingerprint = models.CharField(primary_key=True, max_length=64)
     gateway = models.ForeignKey(Gateway, models.CASCADE, related_name="certificates")
@@ -88,6 +93,8 @@ class GatewayCertificate(models.Model):
     not_before = models.DateTimeField()
     not_after = models.DateTimeField()
     issued_at = models.DateTimeField(db_default=Now())
+    issuer_key = models.CharField(max_length=64, default="", db_index=True)
+    renewal_ordered_at = models.DateTimeField(null=True)
     revoked_at = models.DateTimeField(null=True)
     revoked_reason = models.CharField(max_length=100, default="")
 
@@ -125,21 +132,37 @@ class MessageReceipt(models.Model):
 
 
 class PrimaryKeyPair(models.Model):
-    """The Primary's channel keys: one signing key with its certificate, recipient keys that rotate (reliability §6)."""
+    """The Primary's channel keys (reliability §6): signing keys with their certificates, recipient keys. Both have generations.
+
+    `standing` and `generation` are those of `vault.generations`, counted for each purpose. The private half of a signing key is
+    destroyed when it is retired; its certificate stays, since signed checkpoints are checked with it.
+    """
 
     SIGNING, RECIPIENT = "signing", "recipient"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     purpose = models.CharField(max_length=16)
+    generation = models.IntegerField(default=1)
+    standing = models.CharField(max_length=8, default=Standing.CURRENT)
     kid = models.CharField(max_length=64, unique=True)
     public_key = models.CharField(max_length=64)
-    sealed_private_key = models.BinaryField()
+    sealed_private_key = models.BinaryField(null=True)
     certificate = models.TextField(default="")
     created_at = models.DateTimeField(db_default=Now())
+    announced_at = models.DateTimeField()
     not_after = models.DateTimeField()
 
     class Meta:
         indexes = [models.Index(fields=["purpose", "not_after"], name="primary_keys_by_purpose")]
+        constraints = [
+            models.UniqueConstraint(fields=["purpose", "generation"], name="one_primary_key_of_a_generation"),
+            models.UniqueConstraint(
+                fields=["purpose"], condition=Q(standing=Standing.CURRENT), name="one_current_primary_key_of_a_purpose"
+            ),
+            models.UniqueConstraint(
+                fields=["purpose"], condition=Q(standing=Standing.NEXT), name="one_next_primary_key_of_a_purpose"
+            ),
+        ]
 
 
 class PrimaryNode(models.Model):

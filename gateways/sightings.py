@@ -78,6 +78,7 @@ class Sighting:
     resync_ended_at: datetime | None
     certificate_from: datetime | None
     certificate_until: datetime | None
+    renewal_ordered_at: datetime | None
     tasks_good: int
     tasks_bad: int
     route: RouteFacts | None
@@ -95,7 +96,7 @@ class Sighting:
 COLUMNS = f"""
     clock_timestamp() AS moment, {", ".join(f"g.{name}" for name in _GATEWAY)},
     s.gateway_id IS NOT NULL AS heard, {", ".join(f"s.{name}" for name in _STATUS)},
-    c.not_before AS certificate_from, c.not_after AS certificate_until,
+    c.not_before AS certificate_from, c.not_after AS certificate_until, c.renewal_ordered_at,
     coalesce(t.good, 0)::bigint AS tasks_good, coalesce(t.bad, 0)::bigint AS tasks_bad,
     r.environment_id AS route_of, {", ".join(f"r.{name} AS route_{name}" for name in _ROUTE)}
 """
@@ -103,7 +104,7 @@ SOURCES = f"""
     gateways_gateway g
     LEFT JOIN gateways_gatewaystatus s ON s.gateway_id = g.id
     LEFT JOIN gateways_route r ON r.environment_id = g.environment_id
-    LEFT JOIN LATERAL (SELECT not_before, not_after FROM gateways_gatewaycertificate
+    LEFT JOIN LATERAL (SELECT not_before, not_after, renewal_ordered_at FROM gateways_gatewaycertificate
                         WHERE gateway_id = g.id AND revoked_at IS NULL ORDER BY not_after DESC LIMIT 1) c ON true
     LEFT JOIN LATERAL (SELECT sum(good) AS good, sum(bad) AS bad FROM gateways_taskminute
                         WHERE gateway_id = g.id

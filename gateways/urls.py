@@ -1,7 +1,7 @@
 """Routes of this app: people's API, and the machine channel at the paths of `protocol.paths`."""
 
 from common.api import routes
-from gateways import api, audit_api, machine_api, storage_api, sync_api, vault_api, writes_api
+from gateways import api, audit_api, authority_api, machine_api, storage_api, sync_api, vault_api, writes_api
 from protocol import paths
 
 
@@ -68,6 +68,7 @@ urlpatterns = [
     *routes("admin/vaults/release", vault_api.VaultsRelease.as_view(), "vaults-release"),
     *routes("admin/vaults/open", vault_api.VaultsOpen.as_view(), "vaults-open"),
     *routes("admin/vaults/close", vault_api.VaultsClose.as_view(), "vaults-close"),
+    *routes("admin/authorities", authority_api.Authorities.as_view(), "authorities"),
     *routes("admin/tasks", api.Tasks.as_view(), "tasks"),
     *routes("admin/tasks/<str:identifier>", api.TaskOne.as_view(), "task"),
 ]

@@ -32,7 +32,7 @@ app.conf.update(
         "judge-vault-surveys": {"task": "gateways.jobs.judge_vault_surveys", "schedule": 10.0, "options": {"expires": 10}},
         "keep-up-rotations": {"task": "gateways.jobs.keep_up_rotations", "schedule": 15.0, "options": {"expires": 15}},
         "reconcile-writes": {"task": "gateways.jobs.reconcile_writes", "schedule": 1.0, "options": {"expires": 1}},
-        "tidy-channel": {"task": "gateways.jobs.tidy_channel", "schedule": 300.0, "options": {"expires": 300}},
+        "keep-up-authorities": {"task": "gateways.jobs.keep_up_authorities", "schedule": 60.0, "options": {"expires": 60}},
         "watch-client-secret": {
             "task": "accounts.jobs.watch_client_secret",
             "schedule": 600.0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
@@ -11,26 +11,44 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from django.conf import settings
 
+from common.clock import now as clock_now
 from common.files import write_private
 from orchestrator.node.wire import Listener
-from vault import authorities
+from vault import authorities, certificates
+from vault.generations import Standing
+from vault.models import CertificateAuthority
 from vault.profiles import PLATFORM_SERVER, San
 
 RENEW_BEFORE = timedelta(days=30)
+LEAST_GAIN = timedelta(days=1)
+"""A new certificate is made only when it lives so much longer: an issuer near its end gives the same end again and again."""
 MARK = "ours.txt"
 """Present beside a server certificate that we issued and may therefore renew."""
 
 
-def ensure_server_certificate(directory: Path) -> None:
-    """Write server.crt, server.key and ca.crt unless the operator brought them; renew ours when it is due.
+def ensure_server_certificate(directory: Path, now: datetime | None = None) -> None:
+    """Keep server.crt, server.key and ca.crt as they should be; renew the certificate when it is due.
 
-    An operator's files are never touched: they are recognised by the missing mark file.
+    An operator's certificate is never touched: it is recognised by the missing mark file. Safe to repeat; a file is written
+    only when it changes, because the front watches it.
     """
+    moment = now or clock_now()
+    roots = "".join(authorities.trusted_roots(moment))
+    if settings.MAZEVAULT.ca_file:
+        _keep(settings.MAZEVAULT.ca_file, roots)
     certificate, mark = directory / "server.crt", directory / MARK
     if certificate.exists() and not mark.exists():
         return
-    if certificate.exists() and not _is_due(certificate):
-        return
+    _keep(directory / "ca.crt", roots)
+    leaf = certificates.read(certificate.read_text()) if certificate.exists() else None
+    signer = authorities.signer_of(leaf) if leaf else None
+    if leaf is None or signer is None or _is_due(leaf, signer, moment):
+        _renew(directory, moment)
+    else:
+        _keep(certificate, certificates.pem(leaf) + authorities.chain_of(signer, moment))
+
+
+def _renew(directory: Path, now: datetime) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     issued = authorities.issue(
         PLATFORM_SERVER,
@@ -38,24 +56,32 @@ def ensure_server_certificate(directory: Path) -> None:
         common_name=settings.MAZEVAULT.domain,
         sans=tuple(_san(name) for name in settings.MAZEVAULT.server_names),
         public_key=key.public_key(),
-        now=datetime.now(UTC),
+        now=now,
     )
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     write_private(directory / "server.key", pem.decode())
-    write_private(mark, "server.crt was issued by MazeVault and is renewed by it\n")
-    write_private(directory / "ca.crt", authorities.root_certificate())
-    write_private(certificate, issued.pem + authorities.chain("platform"))
+    write_private(directory / MARK, "server.crt was issued by MazeVault and is renewed by it\n")
+    write_private(directory / "server.crt", issued.pem + authorities.chain_for(issued.pem, now))
 
 
 def primary_files() -> Listener:
-    """What the front's TLS context is made of: our server certificate; clients must chain to our root."""
+    """What the front's TLS context is made of: our server certificate; clients must chain to what is trusted now."""
     directory = settings.MAZEVAULT.tls_directory
-    return Listener(str(directory / "server.crt"), str(directory / "server.key"), authorities.root_certificate(), None)
+    return Listener(str(directory / "server.crt"), str(directory / "server.key"), authorities.trusted_clients(), None)
 
 
-def _is_due(certificate: Path) -> bool:
-    found = x509.load_pem_x509_certificate(certificate.read_bytes())
-    return found.not_valid_after_utc - datetime.now(UTC) < RENEW_BEFORE
+def _is_due(leaf: x509.Certificate, signer: CertificateAuthority, now: datetime) -> bool:
+    """Signed by what is trusted no more; or near its end, or by what signs no more, and a new one would live longer."""
+    if signer.standing == Standing.ENDED:
+        return True
+    if signer.standing == Standing.CURRENT and leaf.not_valid_after_utc - now >= RENEW_BEFORE:
+        return False
+    return authorities.longest_end(PLATFORM_SERVER, "platform", now) - leaf.not_valid_after_utc > LEAST_GAIN
+
+
+def _keep(file: Path, text: str) -> None:
+    if not file.exists() or file.read_text() != text:
+        write_private(file, text)
 
 
 def _san(name: str) -> San:

@@ -23,6 +23,7 @@ from failover import driver
 from gateways import (
     audit_chains,
     audit_retention,
+    authority_changes,
     copy_digests,
     dispatch,
     generation,
@@ -33,7 +34,7 @@ from gateways import (
     surveys,
     sync_runs,
 )
-from gateways.jobs import apply_retention, tidy_channel
+from gateways.jobs import apply_retention
 from orchestrator.listener import ensure_server_certificate
 
 log = logging.getLogger("mazevault.loops")
@@ -56,9 +57,9 @@ LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("generation", generation.look, 5.0),
     ("client-secret", lambda: secret_watch.look(now()), 600.0),
     ("old-sign-ins", forget_old_failures, 300.0),
-    ("channel", tidy_channel, 300.0),
+    ("authorities", lambda: authority_changes.keep_up(now()), 60.0),
     ("retention", apply_retention, 60.0),
-    ("server-certificate", lambda: ensure_server_certificate(settings.MAZEVAULT.tls_directory), 3600.0),
+    ("server-certificate", lambda: ensure_server_certificate(settings.MAZEVAULT.tls_directory), 60.0),
 )
 """Name, use case, pause in seconds."""
 LONGEST_TURN = 600.0

@@ -15,6 +15,7 @@ from common.api import guarded
 from common.errors import AuthenticationRequired, PermissionRefused
 from common.retained import PRIMARY
 from common.retention_metrics import RetentionCollector
+from gateways.authority_report import AuthorityCollector
 from gateways.metrics import FleetCollector
 from integrations.metrics import SyncCollector
 
@@ -25,6 +26,7 @@ def primary_metrics(request: HttpRequest) -> HttpResponse:
     _require_reader(request)
     registry = CollectorRegistry()
     registry.register(FleetCollector())
+    registry.register(AuthorityCollector())
     registry.register(EntraCollector())
     registry.register(SyncCollector())
     registry.register(RetentionCollector(PRIMARY))

@@ -13,7 +13,6 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from protocol.audit import (
     ANCHORED,
@@ -35,7 +34,8 @@ from protocol.audit import (
     statement_of,
     walk,
 )
-from protocol.certificates import ChainBroken, pin_of, verify_chain
+from protocol.certificates import ChainBroken, verify_chain
+from protocol.trust import chosen, pins_of
 
 Links = Callable[[], Iterable[Link]]
 """Reads the links of a chain from the beginning, each time it is called."""
@@ -54,7 +54,7 @@ class Countersignature:
 
 @dataclass(frozen=True)
 class Keys:
-    """Certificates of the Primary's channel keys and what they hang from, in PEM."""
+    """Certificates of the Primary's channel keys and what they hang from, in PEM: every generation there was of each."""
 
     channel: tuple[str, ...] = ()
     intermediates: str = ""
@@ -117,19 +117,25 @@ class Report:
 
 
 def check(shown: list[Evidence], pin: str = "") -> Report:
-    """Check every chain, every signature and everything the nodes know of each other. `pin` is `sha256:…` of the root."""
+    """Check every chain, every signature and everything the nodes know of each other.
+
+    `pin` is `sha256:…` of the root, or of several with a comma between them: statements under another one are not believed.
+    """
     return _Check(shown, pin).run()
 
 
 def pin_of_pem(root: str) -> str:
-    """The pin of a root certificate in PEM. Raises `ValueError` when it is none."""
-    return pin_of(x509.load_pem_x509_certificate(root.encode()).public_bytes(Encoding.DER))
+    """The pins of the root certificates in a PEM text, with a comma between them. Raises `ValueError` when it holds none."""
+    found = pins_of(root)
+    if not found:
+        raise ValueError("there is no certificate in it")
+    return ",".join(found)
 
 
 class _Check:
     def __init__(self, shown: list[Evidence], pin: str) -> None:
         self.shown = sorted(shown, key=lambda one: one.node != PRIMARY)
-        self.pin = pin
+        self.pins = {one for one in pin.split(",") if one}
         self.findings: list[Finding] = []
         self.chains: list[ChainSeen] = []
         self.anchors: dict[str, list[Claim]] = {}
@@ -147,17 +153,17 @@ class _Check:
             if one.hidden:
                 self.findings.append(Finding(one.node, None, Fault.UNCHAINED,
                                              f"{one.hidden} entries have no place in a chain and wait for none"))  # fmt: skip
-        return Report(self.chains, self.findings, sum(len(found) for _, found in signed), bool(self.pin))
+        return Report(self.chains, self.findings, sum(len(found) for _, found in signed), bool(self.pins))
 
     def _trusted_keys(self) -> dict[bytes, Ed25519PublicKey]:
-        """Keys whose certificate leads to the root; the roots of all nodes are one, and the pinned one when there is a pin."""
-        roots = {one.keys.root for one in self.shown if one.keys.root}
-        for root in sorted(roots):
-            if (self.pin or len(roots) > 1) and pin_of_pem(root) != (self.pin or pin_of_pem(min(roots))):
-                whose = ", ".join(one.node for one in self.shown if one.keys.root == root)
-                self._distrust(f"the root certificate of {whose} is not the one that was expected")
-                return {}
-        found = [_certified(pem, one.keys) for one in self.shown for pem in one.keys.channel]
+        """Keys whose certificate leads to a root that is expected: a pinned one, or else one the Primary shows."""
+        roots = {one.node: set(pins_of(one.keys.root)) for one in self.shown if one.keys.root}
+        expected = self.pins or next(iter(roots.values()), set())
+        foreign = [node for node, pins in roots.items() if not (pins & expected if self.pins else pins <= expected)]
+        if foreign:
+            self._distrust(f"the root certificate of {', '.join(foreign)} is not the one that was expected")
+            return {}
+        found = [_certified(pem, one.keys, expected) for one in self.shown for pem in one.keys.channel]
         for reason in (one for one in found if isinstance(one, str)):
             self._distrust(reason)
         return {key.public_bytes_raw(): key for key in found if not isinstance(key, str)}
@@ -282,12 +288,12 @@ def _start(chain: str, own: list[Statement]) -> tuple[int, str]:
     return (cuts[-1].position, cuts[-1].hash) if cuts else (0, GENESIS)
 
 
-def _certified(pem: str, keys: Keys) -> Ed25519PublicKey | str:
+def _certified(pem: str, keys: Keys, pins: set[str]) -> Ed25519PublicKey | str:
     """The key of a channel certificate, or why it is not trusted. It is judged as of when it was made: evidence is old."""
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
         issued = certificate.not_valid_before_utc + timedelta(minutes=10)
-        verify_chain(pem, keys.intermediates, keys.root, issued, "channel")
+        verify_chain(pem, keys.intermediates, chosen(keys.root, tuple(pins)), issued, "channel")
         key = certificate.public_key()
     except (ChainBroken, ValueError) as error:
         return f"a certificate of the Primary's channel key does not lead to the root: {error}"

@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 LARGEST_CSR = 8 * 1024
+MOST_CERTIFICATES = 32
+"""Of a chain with all its generations; more than that is no chain of ours and costs the time to look at it."""
 _PEM_REQUEST = re.compile(
     r"\A\s*-----BEGIN (?:NEW )?CERTIFICATE REQUEST-----[A-Za-z0-9+/=\s]+-----END (?:NEW )?CERTIFICATE REQUEST-----\s*\Z"
 )
@@ -103,20 +105,16 @@ def pin_of(root_der: bytes) -> str:
 def verify_chain(
     leaf_pem: str, intermediates_pem: str, root_pem: str, at: datetime, purpose: Literal["client", "server", "channel"]
 ) -> None:
-    """Check one leaf → intermediate → root chain at a moment, or raise `ChainBroken`.
+    """Check one leaf → intermediate → root chain at a moment, or raise `ChainBroken`. Any path through what is given will do.
 
     The library's verifier knows the TLS profiles only, and our channel certificate is none, so the three steps are done here:
     signatures and names by the library's `verify_directly_issued_by`, validity, CA bits and the purpose by hand (RFC 5280 §6).
     """
     leaf = x509.load_pem_x509_certificate(leaf_pem.encode())
-    root = x509.load_pem_x509_certificate(root_pem.encode())
-    issuer = _issuer_of(leaf, x509.load_pem_x509_certificates(intermediates_pem.encode()))
+    intermediates, roots = _bounded(intermediates_pem), _bounded(root_pem)
     if _is_authority(leaf):
         raise ChainBroken("the certificate is a certificate authority and may not speak for itself")
-    for certificate, above in ((leaf, issuer), (issuer, root), (root, root)):
-        _check_link(certificate, above, at)
-    for authority in (issuer, root):
-        _check_authority(authority)
+    _check_some_path(leaf, _paths(leaf, intermediates, roots), at)
     _check_purpose(leaf, purpose)
 
 
@@ -147,12 +145,43 @@ def _asks_for_authority(value: x509.ExtensionType) -> bool:
     return isinstance(value, x509.KeyUsage) and (value.key_cert_sign or value.crl_sign)
 
 
-def _issuer_of(leaf: x509.Certificate, intermediates: list[x509.Certificate]) -> x509.Certificate:
-    """The intermediate that signed the leaf; a replaced one may have a successor of the same name."""
-    named = [candidate for candidate in intermediates if candidate.subject == leaf.issuer]
+Path = tuple[x509.Certificate, x509.Certificate]
+"""Intermediate and root."""
+
+
+def _bounded(pem: str) -> list[x509.Certificate]:
+    found = x509.load_pem_x509_certificates(pem.encode())
+    if len(found) > MOST_CERTIFICATES:
+        raise ChainBroken(f"more than {MOST_CERTIFICATES} certificates are shown where a chain was expected")
+    return found
+
+
+def _paths(leaf: x509.Certificate, intermediates: list[x509.Certificate], roots: list[x509.Certificate]) -> list[Path]:
+    """Those that fit by name, the signed ones first: generations of one authority may have one name, and one several roots."""
+    named = [(below, root) for below in intermediates if below.subject == leaf.issuer for root in roots]
     if not named:
         raise ChainBroken("the issuer of the certificate is not in the chain")
-    return next((candidate for candidate in named if _issued_by(leaf, candidate)), named[0])
+    return sorted(named, key=lambda path: not (_issued_by(leaf, path[0]) and _issued_by(*path)))
+
+
+def _check_some_path(leaf: x509.Certificate, paths: list[Path], at: datetime) -> None:
+    """The first path tells what is wrong when none is right."""
+    first: ChainBroken | None = None
+    for issuer, root in paths:
+        try:
+            _check_path(leaf, issuer, root, at)
+            return
+        except ChainBroken as broken:
+            first = first or broken
+    assert first is not None  # noqa: S101  there is a path, or its lack was told
+    raise first
+
+
+def _check_path(leaf: x509.Certificate, issuer: x509.Certificate, root: x509.Certificate, at: datetime) -> None:
+    for certificate, above in ((leaf, issuer), (issuer, root), (root, root)):
+        _check_link(certificate, above, at)
+    for authority in (issuer, root):
+        _check_authority(authority)
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:

@@ -22,7 +22,7 @@ from common.clock import now
 from failover.transitions import state_of
 from gateways import channel_keys, generation, identity, routes, signs
 from tests.fakes.gateway import KNOWN, FakeGateway, all_answer
-from vault import authorities
+from vault import succession
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +75,7 @@ def _make() -> None:
     routes.ensure_environments(codes)
     for code in codes:
         state_of(code)
-    authorities.ensure_authorities(codes)
+    succession.ensure_authorities(codes)
     ensure_system_roles()
     ensure_default_organization()
     generation.look()

@@ -9,6 +9,7 @@ from django.db.models import Q
 from django.db.models.functions import Now
 
 from accounts.models import Environment, Project, Timed
+from vault.generations import Standing
 
 
 class KeyEncryptionKey(models.Model):
@@ -28,21 +29,47 @@ class KeyEncryptionKey(models.Model):
 
 
 class CertificateAuthority(models.Model):
-    """The root, or the intermediate of one scope. The root's key may be exported and removed."""
+    """One generation of the root, or of the intermediate of one scope (`vault.generations`). An ended one stays as history.
+
+    `sealed_key` is None where the root's key was removed, and of what has ended. `issuer` is the root that signed `certificate`;
+    other living roots sign the same key too (`CrossCertificate`). `key_id` is the subject key identifier (hex).
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     scope = models.CharField(max_length=32)
+    generation = models.IntegerField(default=1)
+    standing = models.CharField(max_length=8, choices=[(one.value, one.value) for one in Standing], default=Standing.CURRENT)
     certificate = models.TextField()
+    issuer = models.ForeignKey("self", models.PROTECT, null=True, related_name="+")
+    key_id = models.CharField(max_length=64, db_index=True)
     sealed_key = models.BinaryField(null=True)
     created_at = models.DateTimeField(db_default=Now())
+    not_after = models.DateTimeField()
+    announced_at = models.DateTimeField()
+    current_at = models.DateTimeField(null=True)
     retired_at = models.DateTimeField(null=True)
+    trusted_until = models.DateTimeField(null=True)
+    ended_at = models.DateTimeField(null=True)
 
     class Meta:
         constraints = [
+            models.UniqueConstraint(fields=["scope", "generation"], name="one_authority_of_a_generation"),
             models.UniqueConstraint(
-                fields=["scope"], condition=Q(retired_at__isnull=True), name="one_current_authority_of_a_scope"
-            )
+                fields=["scope"], condition=Q(standing=Standing.CURRENT), name="one_current_authority_of_a_scope"
+            ),
+            models.UniqueConstraint(fields=["scope"], condition=Q(standing=Standing.NEXT), name="one_next_authority_of_a_scope"),
         ]
+
+
+class CrossCertificate(models.Model):
+    """The same intermediate under another root, so that whoever trusts either root can follow the chain."""
+
+    authority = models.ForeignKey(CertificateAuthority, models.CASCADE, related_name="crossed")
+    issuer = models.ForeignKey(CertificateAuthority, models.PROTECT, related_name="+")
+    certificate = models.TextField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["authority", "issuer"], name="one_cross_certificate_of_a_root")]
 
 
 class SecretType(models.TextChoices):

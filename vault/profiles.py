@@ -72,7 +72,7 @@ AGENT_CLIENT = SignerProfile("agent-client", _EC, (ExtendedKeyUsageOID.CLIENT_AU
 TLS_LEAF = SignerProfile(
     "tls-leaf", _EC | {"RSA-3072", "RSA-4096"}, (ExtendedKeyUsageOID.SERVER_AUTH,), timedelta(days=398), _NAMES, (1, 100)
 )
-PROFILES = {
-    profile.name: profile
-    for profile in (PLATFORM_SERVER, PRIMARY_CHANNEL, GATEWAY_CLIENT, GATEWAY_SERVER, AGENT_CLIENT, TLS_LEAF)
-}
+PLATFORM_PROFILES = (PLATFORM_SERVER, PRIMARY_CHANNEL)
+"""What the platform's authority signs. The longest life among them says how early its successor must sign."""
+ENVIRONMENT_PROFILES = (GATEWAY_CLIENT, GATEWAY_SERVER, AGENT_CLIENT, TLS_LEAF)
+PROFILES = {profile.name: profile for profile in PLATFORM_PROFILES + ENVIRONMENT_PROFILES}

@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import EllipsisType
 from typing import Any
@@ -154,6 +154,15 @@ class FakeGateway:
     def renew_lease(self, epoch: int | None = None) -> Any:
         body = messages.RenewLease(epoch=self.epoch if epoch is None else epoch, sent_at=datetime.now(UTC).isoformat())
         return self.call(paths.LEASE_RENEW, body, messages.LeaseAnswer)
+
+    def renew(self) -> Any:
+        """Have new TLS keys certified and call with them from now on."""
+        fresh = Keys.generate()
+        body = messages.Renew(csr=build_csr(fresh.client, self.name), server_csr=build_csr(fresh.server, self.name))
+        answer = self.call(paths.RENEW, body, messages.Renewed)
+        if isinstance(answer, messages.Renewed):
+            self.keys, self.certificate = replace(self.keys, client=fresh.client, server=fresh.server), answer.certificate
+        return answer
 
     def release_lease(self, epoch: int | None = None) -> Any:
         body = messages.ReleaseLease(epoch=self.epoch if epoch is None else epoch)

@@ -19,10 +19,19 @@ from django.db import transaction
 from msgspec import structs
 
 from common.clock import now
-from gateway_runtime.client import TRUST_PAUSE, URGENT, AnswerNotTrusted, Channel, PrimaryUnreachable, SignerUnknown, fetch_trust
+from gateway_runtime.client import (
+    TRUST_PAUSE,
+    URGENT,
+    AnswerNotTrusted,
+    Channel,
+    Known,
+    PrimaryUnreachable,
+    SignerUnknown,
+    fetch_trust,
+)
 from gateway_runtime.state import Sequences
 from gateway_runtime.supervisor import Supervisor
-from gateways import identity
+from gateways import channel_keys, identity
 from gateways.models import PrimaryKeyPair
 from protocol import paths
 from protocol.bootstrap_token import unpack
@@ -30,7 +39,7 @@ from protocol.envelope import encode_public_key, key_id, open_parcel, parse, sea
 from protocol.messages import AskDirective, Directive, LeaseAnswer, RenewLease
 from tests.fakes.gateway import FakeGateway
 from tests.fakes.wire import Wire
-from vault import authorities
+from vault import succession
 from vault.models import CertificateAuthority
 
 ONE, TWO = "https://one.example", "https://two.example"
@@ -75,7 +84,7 @@ def channel_of(gateway: FakeGateway, pin: str = "") -> Channel:
     sequences = Sequences()
     sequences.skip_to(gateway.sequence + 1000)
     made = Channel(
-        urls=(ONE, TWO), pin=pin or unpack(gateway.token).pin, keys=gateway.keys, generation=gateway.generation,
+        urls=(ONE, TWO), known=Known((pin or unpack(gateway.token).pin,)), keys=gateway.keys, generation=gateway.generation,
         sequences=sequences, sender=gateway.id, environment="NPR", identity=None, tls_file=None, master_key=b"0" * 32,
     )  # fmt: skip
     made._thumbprint = gateway.header("").certificate
@@ -137,8 +146,9 @@ def other_primary() -> dict[str, str]:
     """The trust document of a Primary with a root of its own."""
     with transaction.atomic():
         PrimaryKeyPair.objects.all().delete()
+        CertificateAuthority.objects.exclude(scope="root").delete()
         CertificateAuthority.objects.all().delete()
-        authorities.ensure_authorities(())
+        succession.ensure_authorities(())
         identity.ensure_keys()
         document = identity.trust_document()
         transaction.set_rollback(True)
@@ -158,7 +168,7 @@ class TestTrust:
         assert line.wire.sent == []
 
     def test_the_pinned_root_vouches_for_its_own_signing_key_only(self, line: Line) -> None:
-        forged = other_primary() | {"root": identity.trust_document().root}
+        forged = other_primary() | {name: getattr(identity.trust_document(), name) for name in ("root", "roots")}
         line.wire.change_trust = answered_with(forged)
         with pytest.raises(PrimaryUnreachable):
             line.ask()
@@ -188,10 +198,10 @@ class TestTrust:
 
     def test_a_trust_document_without_its_parts_is_no_answer(self, line: Line) -> None:
         whole = identity.trust_document().__dict__
-        for missing in ("root", "intermediates", "channel_certificate", "recipients"):
+        for missing in ("roots", "intermediates", "channel_certificate", "recipients"):
             line.wire.change_trust = answered_with({name: whole[name] for name in whole if name != missing})
             with pytest.raises(PrimaryUnreachable):
-                fetch_trust(ONE, unpack(line.gateway.token).pin, now())
+                fetch_trust(ONE, Known((unpack(line.gateway.token).pin,)), now())
 
     def test_a_primary_of_an_earlier_version_names_no_next_key(self, line: Line) -> None:
         whole = identity.trust_document().__dict__
@@ -255,11 +265,13 @@ class TestSigningKey:
         assert line.wire.fetched_trust() == 2
 
     def test_a_change_that_was_announced_costs_none(self, line: Line) -> None:
-        end_signing_key(timedelta(days=20))
+        end_signing_key(timedelta(days=170))
         identity.ensure_keys()
         line.ask()
         before = encode_public_key(line.channel.primary_key())
-        PrimaryKeyPair.objects.filter(public_key=before).update(not_after=now() + timedelta(minutes=30))
+        with transaction.atomic():
+            identity._promote(now(), "system", "its time has come")
+        channel_keys.forget()
         line.ask()
         assert encode_public_key(line.channel.primary_key()) == encode_public_key(identity.signing_key().public_key()) != before
         line.ask()

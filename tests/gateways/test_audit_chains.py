@@ -744,11 +744,13 @@ def _certify(key: Ed25519PrivateKey) -> None:
     from gateways import identity
     from gateways.models import PrimaryKeyPair
     from vault import authorities
+    from vault.generations import Standing
     from vault.profiles import PRIMARY_CHANNEL
 
     issued = authorities.issue(PRIMARY_CHANNEL, "platform", common_name="primary-channel", sans=(), public_key=key.public_key(),
                                now=now() - timedelta(days=1))  # fmt: skip
-    identity._store(PrimaryKeyPair.SIGNING, key.public_key(), key.private_bytes_raw(), now() - timedelta(hours=1), issued.pem)
+    identity._store(PrimaryKeyPair.SIGNING, key.public_key(), key.private_bytes_raw(), now() - timedelta(days=1),
+                    now() - timedelta(hours=1), Standing.RETIRED, issued.pem)  # fmt: skip
 
 
 def _tamper_with_every_line(file: Path, verdict: Callable[[], Report], *, header: bool) -> None:

@@ -22,7 +22,7 @@ from django.db import connection
 
 from common.clock import now
 from protocol.certificates import new_tls_key, pin_of, spki_fingerprint
-from vault import authorities, profiles
+from vault import authorities, profiles, succession
 from vault.authorities import IssuedCertificate, IssuingRefused, RootKeyAbsent, issue
 from vault.encryption import SealBroken, open_sealed
 from vault.models import CertificateAuthority
@@ -136,12 +136,12 @@ class TestChains:
 
     def test_setting_up_again_changes_nothing(self) -> None:
         before = list(CertificateAuthority.objects.order_by("scope").values_list("scope", "certificate"))
-        authorities.ensure_authorities(["NPR", "PRO"])
+        succession.ensure_authorities(["NPR", "PRO"])
         assert list(CertificateAuthority.objects.order_by("scope").values_list("scope", "certificate")) == before
 
     def test_a_new_environment_gets_its_intermediate_beside_the_old_ones(self) -> None:
         root = authorities.root_certificate()
-        authorities.ensure_authorities(["NPR", "PRO", "TST"])
+        succession.ensure_authorities(["NPR", "PRO", "TST"])
         assert authorities.root_certificate() == root
         is_client(issued(profiles.GATEWAY_CLIENT, "TST"), "TST")
 
@@ -278,7 +278,7 @@ class TestRefusals:
             issued(profiles.GATEWAY_CLIENT, "TST")
 
     def test_a_retired_authority_signs_nothing(self) -> None:
-        CertificateAuthority.objects.filter(scope="NPR").update(retired_at=now())
+        CertificateAuthority.objects.filter(scope="NPR").update(standing="retired")
         with pytest.raises(IssuingRefused):
             issued(profiles.GATEWAY_CLIENT, "NPR")
 
@@ -332,7 +332,7 @@ class TestRootKey:
     def test_once_removed_makes_no_new_intermediate_and_cannot_be_exported(self) -> None:
         authorities.remove_root_key()
         with pytest.raises(RootKeyAbsent, match="root authority was removed"):
-            authorities.ensure_authorities(["TST"])
+            succession.ensure_authorities(["TST"])
         with pytest.raises(RootKeyAbsent):
             authorities.export_root_key(b"correct horse battery")
 

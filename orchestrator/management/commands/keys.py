@@ -1,4 +1,7 @@
-"""`manage.py keys status|rotate`: the keys at rest of this node. Safe to end anywhere and to begin again."""
+"""`manage.py keys`: the keys at rest of this node, and the generations of a Primary's authorities.
+
+Rotating keys at rest is safe to end anywhere and to begin again; a change of an authority is one transaction.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from common.clock import now
+from orchestrator import authority_desk
 from vault import encryption, keys
 from vault.encryption import MasterKeyMismatch, SealBroken
 
@@ -21,20 +25,25 @@ PLATFORM = "platform"
 
 
 class Command(BaseCommand):
-    help = "Show the keys at rest, or rotate them while the node runs."
+    help = "Show or rotate the keys at rest, or the generations of the authorities, while the node runs."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("verb", choices=["status", "rotate"])
+        parser.add_argument("verb", choices=["status", "rotate", "list", "export-root", "remove-root"])
         parser.add_argument("--master", action="store_true", help="wrap all keys under the current MAZEVAULT_MASTER_KEY")
         parser.add_argument("--environment", default="", help="give an environment (or: platform) a new key")
         parser.add_argument("--output", choices=["text", "json"], default="text")
+        authority_desk.add_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             if options["verb"] == "status":
                 self._status(options["output"])
+            elif options["authority"] and (options["master"] or options["environment"]):
+                raise CommandError("rotate one thing at a time: --master, --environment CODE, or --authority NAME")
+            elif options["verb"] != "rotate" or options["authority"]:
+                authority_desk.handle(options, self.stdout.write)
             elif options["master"] == bool(options["environment"]):
-                raise CommandError("say what to rotate: --master, or --environment CODE")
+                raise CommandError("say what to rotate: --master, --environment CODE, or --authority NAME")
             elif options["master"]:
                 self._rotate_master()
             else:

@@ -9,11 +9,10 @@ from django.core.management.base import BaseCommand, CommandError
 
 from accounts.organizations import ensure_default_organization
 from accounts.setup import ensure_admin, ensure_system_roles
-from common.files import write_private
 from failover.transitions import state_of
 from gateways import generation, identity, routes
 from orchestrator.listener import ensure_server_certificate
-from vault import authorities
+from vault import succession
 
 
 class Command(BaseCommand):
@@ -24,14 +23,12 @@ class Command(BaseCommand):
         routes.ensure_environments(node.gateway_environments)
         for code in node.gateway_environments:
             state_of(code)
-        authorities.ensure_authorities(node.gateway_environments)
+        succession.ensure_authorities(node.gateway_environments)
         ensure_system_roles()
         ensure_default_organization()
         generation.look()
         identity.ensure_keys()
         ensure_server_certificate(node.tls_directory)
-        if node.ca_file:
-            write_private(node.ca_file, authorities.root_certificate())
         try:
             created = ensure_admin(node.admin_email, node.admin_password_file)
         except ValueError as error:

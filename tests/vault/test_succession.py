@@ -1,0 +1,238 @@
+"""Generations of authorities in the database: made in time, by one process, under a root that may lie in a safe (DESIGN §6)."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.verification import PolicyBuilder, Store
+from django.db import IntegrityError, connection, transaction
+
+from common.clock import now
+from common.locks import transaction_lock
+from common.models import AuditEntry
+from protocol.certificates import new_tls_key
+from vault import authorities, certificates, generations, profiles, succession
+from vault.authorities import IssuingRefused, RootKeyAbsent
+from vault.generations import ROOT, Standing
+from vault.models import CertificateAuthority, CrossCertificate
+from vault.profiles import San
+from vault.succession import RootRefused
+
+DAY, YEAR = timedelta(days=1), timedelta(days=365)
+URI = San.uri("mzv://default/NPR/gateway/6f1f0f8e-6c1b-4a53-9a55-0d8f5f3f6a01")
+
+
+def standing_of(scope: str) -> list[tuple[int, str]]:
+    rows = CertificateAuthority.objects.filter(scope=scope).order_by("generation")
+    return list(rows.values_list("generation", "standing"))
+
+
+def keep_up(moment: datetime) -> int:
+    with transaction.atomic():
+        transaction_lock(authorities.LOCK)
+        return len(succession.keep_up(moment))
+
+
+def announced(scope: str, moment: datetime, **more: object) -> None:
+    with transaction.atomic():
+        succession.announce(scope, moment, "user:test", "tried", **more)  # type: ignore[arg-type]
+
+
+def promoted(scope: str, moment: datetime) -> None:
+    with transaction.atomic():
+        succession.promote(scope, moment, "user:test", "tried")
+
+
+def end_of(scope: str) -> datetime:
+    return CertificateAuthority.objects.get(scope=scope, standing=Standing.CURRENT).not_after
+
+
+def leaf(moment: datetime) -> str:
+    return authorities.issue(
+        profiles.GATEWAY_CLIENT, "NPR", common_name="x", sans=(URI,), public_key=new_tls_key().public_key(), now=moment
+    ).pem
+
+
+def follows(pem: str, chain: str, root: str, moment: datetime) -> None:
+    judge = PolicyBuilder().store(Store([certificates.read(root)])).time(moment)
+    judge.build_client_verifier().verify(certificates.read(pem), x509.load_pem_x509_certificates(chain.encode()))
+
+
+def foreign(life: timedelta = 10 * YEAR, path_length: int | None = 1, ca: bool = True) -> tuple[str, ec.EllipticCurvePrivateKey]:
+    """A root as a bank's own ceremony makes one."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Bank Root G7")])
+    usage = dict.fromkeys(("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only",
+                           "decipher_only"), False)  # fmt: skip
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(7)
+        .not_valid_before(now() - DAY)
+        .not_valid_after(now() + life)
+        .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length if ca else None), critical=True)
+        .add_extension(x509.KeyUsage(digital_signature=False, key_cert_sign=ca, crl_sign=ca, **usage), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    return certificates.pem(made), key
+
+
+def own_root() -> tuple[str, ec.EllipticCurvePrivateKey]:
+    row = authorities.current(ROOT)
+    assert row is not None
+    return row.certificate, authorities.private_key(row)
+
+
+@pytest.mark.usefixtures("primary")
+class TestKeepingUp:
+    def test_an_environment_gets_its_next_generation_and_all_chains_stay_whole(self) -> None:
+        moment = end_of("NPR") - generations.rules_of("NPR").reserve
+        before = leaf(moment)
+        assert keep_up(moment) >= 1 and standing_of("NPR") == [(1, "current"), (2, "next")]
+        assert keep_up(moment) == 0, "a second pass finds nothing to do"
+        later = moment + generations.ANNOUNCEMENT
+        keep_up(later)
+        assert standing_of("NPR") == [(1, "retired"), (2, "current")]
+        after = leaf(later)
+        for pem in (before, after):
+            follows(pem, authorities.chain_for(pem), authorities.root_certificate(), later)
+        assert authorities.chain_for(before) != authorities.chain_for(after) == authorities.chain("NPR")
+        assert certificates.read(after).not_valid_after_utc == (later + profiles.GATEWAY_CLIENT.life).replace(microsecond=0)
+
+    def test_each_change_is_a_critical_entry_of_the_audit_trail(self) -> None:
+        keep_up(end_of("NPR") - generations.rules_of("NPR").reserve)
+        told = AuditEntry.objects.filter(action="authority.generation.announced", environment="NPR").get()
+        assert (told.severity, told.actor, told.details["authority"], told.details["generation"]) == (
+            "critical",
+            "system",
+            "NPR",
+            2,
+        )
+
+    def test_a_new_root_signs_every_living_intermediate_once_more(self) -> None:
+        announced(ROOT, now())
+        old, new = authorities.trusted_roots()
+        pem = leaf(now())
+        for root in (old, new):
+            follows(pem, authorities.chain_for(pem), root, now())
+        assert CrossCertificate.objects.count() == 3
+        promoted(ROOT, now())
+        announced("NPR", now())
+        promoted("NPR", now())
+        pem = leaf(now())
+        for root in (old, new):
+            follows(pem, authorities.chain_for(pem), root, now())
+
+    def test_a_root_that_is_trusted_no_more_is_in_no_chain(self) -> None:
+        announced(ROOT, now())
+        promoted(ROOT, now())
+        CertificateAuthority.objects.filter(scope=ROOT, generation=1).update(standing=Standing.ENDED)
+        pem, chain = leaf(now()), authorities.chain("NPR")
+        assert chain.count("BEGIN") == 1 and authorities.trusted_clients().count("BEGIN") == 1 + 3
+        follows(pem, chain, authorities.root_certificate(), now())
+
+    @pytest.mark.parametrize(("standing", "other"), [(Standing.CURRENT, Standing.NEXT), (Standing.NEXT, Standing.CURRENT)])
+    def test_the_database_takes_no_second_one_of_a_standing(self, standing: Standing, other: Standing) -> None:
+        announced("NPR", now())
+        with pytest.raises(IntegrityError), transaction.atomic():
+            CertificateAuthority.objects.filter(scope="NPR", standing=other).update(standing=standing)
+
+    def test_a_change_of_what_somebody_else_changed_is_refused(self) -> None:
+        row = authorities.current("NPR")
+        assert row is not None
+        CertificateAuthority.objects.filter(pk=row.pk).update(standing=Standing.RETIRED)
+        with pytest.raises(RuntimeError, match="nothing was changed"), transaction.atomic():
+            succession._move(row, Standing.CURRENT, Standing.RETIRED)
+
+
+@pytest.mark.usefixtures("primary")
+class TestRootInTheSafe:
+    def test_nothing_is_made_without_its_key_and_it_is_said(self) -> None:
+        authorities.remove_root_key()
+        moment = end_of("NPR") - 200 * DAY
+        assert keep_up(moment) == 0
+        for scope in (ROOT, "NPR"):
+            assert "the root's key is not here" in succession.hindrance(scope, end_of("NPR") - DAY)
+        assert succession.hindrance("NPR", now()) == ""
+        with pytest.raises(RootKeyAbsent):
+            announced("NPR", moment)
+        with pytest.raises(RootKeyAbsent):
+            announced(ROOT, moment)
+
+    def test_the_key_from_the_safe_makes_a_generation_and_is_not_kept(self) -> None:
+        exported = authorities.export_root_key(b"correct horse battery")
+        authorities.remove_root_key()
+        key = serialization.load_pem_private_key(exported, b"correct horse battery")
+        announced("NPR", now(), root_key=key)
+        assert standing_of("NPR") == [(1, "current"), (2, "next")]
+        assert not CertificateAuthority.objects.filter(scope=ROOT, sealed_key__isnull=False).exists()
+
+    def test_another_key_makes_none(self) -> None:
+        authorities.remove_root_key()
+        for scope in ("NPR", ROOT):
+            with pytest.raises(RootKeyAbsent, match="not the key of the root"):
+                announced(scope, now(), root_key=ec.generate_private_key(ec.SECP384R1()))
+
+    def test_a_root_made_elsewhere_is_announced_and_signs_the_intermediates(self) -> None:
+        authorities.remove_root_key()
+        pem, key = foreign()
+        announced(ROOT, now(), root=succession.checked_root(pem, key, now()))
+        made = leaf(now())
+        for root in authorities.trusted_roots():
+            follows(made, authorities.chain_for(made), root, now())
+        assert authorities.trusted_roots()[1] == pem
+
+    @pytest.mark.parametrize(
+        ("root", "why"),
+        [
+            (lambda: foreign(life=YEAR), "more days"),
+            (lambda: foreign(path_length=0), "may not sign intermediates"),
+            (lambda: foreign(ca=False), "may not sign intermediates"),
+            (lambda: (foreign()[0], foreign()[1]), "not of this key"),
+            (lambda: ("no certificate", foreign()[1]), "not a self-signed"),
+            (lambda: (authorities.chain("NPR"), foreign()[1]), "not a self-signed"),
+            (lambda: own_root(), "known here already"),
+        ],
+        ids=["too short", "path length", "no authority", "another key", "no certificate", "intermediate", "known"],
+    )
+    def test_what_is_no_root_for_us_is_refused(
+        self, root: Callable[[], tuple[str, ec.EllipticCurvePrivateKey]], why: str
+    ) -> None:
+        with pytest.raises(RootRefused, match=why):
+            succession.checked_root(*root(), now())
+
+    def test_leaves_are_cut_short_and_then_refused_with_the_fix_when_nobody_brings_it(self) -> None:
+        authorities.remove_root_key()
+        end = end_of("NPR")
+        assert certificates.read(leaf(end - DAY)).not_valid_after_utc == end
+        with pytest.raises(IssuingRefused, match="keys rotate --authority NPR"):
+            leaf(end)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_many_processes_that_keep_up_at_once_make_one_generation(committed_primary: None) -> None:
+    moment, barrier = end_of("NPR") - generations.rules_of("NPR").reserve, threading.Barrier(6)
+
+    def look() -> None:
+        barrier.wait()
+        try:
+            keep_up(moment)
+        finally:
+            connection.close()
+
+    racers = [threading.Thread(target=look) for _ in range(6)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(60)
+    for scope in ("NPR", "PRO"):
+        assert standing_of(scope) == [(1, "current"), (2, "next")]

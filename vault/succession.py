@@ -1,0 +1,283 @@
+"""Changing the generations of the authorities: by themselves long before an end, or because a person says so (DESIGN §6).
+
+Everything here runs in a transaction that holds `authorities.LOCK`, and each row is changed only where it stands as it was read.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from django.db import transaction
+
+from common import audit
+from common.clock import now as clock_now
+from common.locks import transaction_lock
+from vault import certificates, generations
+from vault.authorities import LOCK, TABLE, IssuingRefused, RootKeyAbsent, current, living, private_key, seal_scope
+from vault.encryption import seal
+from vault.generations import PLATFORM, ROOT, Change, Generation, Move, Standing
+from vault.models import CertificateAuthority, CrossCertificate
+
+log = logging.getLogger("mazevault.vault.succession")
+
+MOST_CHANGES = 8
+"""Changes of one authority in one pass; the next pass goes on. A Primary that was off for years needs four."""
+
+
+class RootRefused(ValueError):
+    """A root that was brought from elsewhere cannot be ours; the sentence says why."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """One change that was made, for those who must follow it."""
+
+    scope: str
+    move: Move
+    row: CertificateAuthority
+
+
+@dataclass(frozen=True)
+class ForeignRoot:
+    """A root made elsewhere, with its key."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+
+def ensure_authorities(environments: Iterable[str], now: datetime | None = None) -> None:
+    """Create the root and the intermediates that are missing. Safe to repeat and to race."""
+    with transaction.atomic():
+        transaction_lock(LOCK)
+        for scope in (ROOT, PLATFORM, *environments):
+            if current(scope) is None:
+                create(scope, Standing.CURRENT, now or clock_now())
+
+
+def keep_up(now: datetime, actor: str = "system") -> list[Changed]:
+    """Make every change that is due, the root's first. What needs a root's key that is not here is left as it is."""
+    found: dict[str, list[Generation]] = {}
+    for row in CertificateAuthority.objects.exclude(standing=Standing.ENDED).defer("certificate", "sealed_key"):
+        found.setdefault(row.scope, []).append(fact(row))
+    root_end = max((one.not_after for one in found.get(ROOT, ()) if one.standing is Standing.CURRENT), default=None)
+    made: list[Changed] = []
+    for scope in sorted(found, key=_rank):
+        if made or _next_change(scope, found[scope], now, root_end) is not None:  # the root's change may be a reason for another
+            made += _keep_up(scope, now, actor)
+    return made
+
+
+def announce(scope: str, now: datetime, actor: str, reason: str, *, root_key: ec.EllipticCurvePrivateKey | None = None,
+             root: ForeignRoot | None = None) -> Changed | None:  # fmt: skip
+    """Begin a next generation now; None when one waits already. Raises `RootKeyAbsent` where the root's key is needed."""
+    if CertificateAuthority.objects.filter(scope=scope, standing=Standing.NEXT).exists():
+        return None
+    row = create(scope, Standing.NEXT, now, root_key=root_key, root=root)
+    return _told(Changed(scope, Move.ANNOUNCE, row), now, actor, reason)
+
+
+def promote(scope: str, now: datetime, actor: str, reason: str, trust_for: timedelta | None = None) -> Changed:
+    """The next generation signs from now on. `trust_for` ends the trust in the one before so soon, because its key leaked."""
+    old = current(scope)
+    if old is not None:
+        until = generations.trusted_until(generations.rules_of(scope), fact(old), now)
+        until = until if trust_for is None else min(until, now + trust_for)
+        _move(old, Standing.CURRENT, Standing.RETIRED, retired_at=now, trusted_until=until)
+    row = CertificateAuthority.objects.get(scope=scope, standing=Standing.NEXT)
+    _move(row, Standing.NEXT, Standing.CURRENT, current_at=now)
+    return _told(Changed(scope, Move.PROMOTE, row), now, actor, reason)
+
+
+def create(scope: str, standing: Standing, now: datetime, *, root_key: ec.EllipticCurvePrivateKey | None = None,
+           root: ForeignRoot | None = None) -> CertificateAuthority:  # fmt: skip
+    """A new generation of a scope. `root_key` is the signing root's, where it is not kept here."""
+    if scope == ROOT:
+        return _create_root(standing, now, root or _made_root(now, root_key))
+    return _create_intermediate(scope, standing, now, root_key)
+
+
+def facts(scope: str) -> list[Generation]:
+    return [fact(row) for row in CertificateAuthority.objects.filter(scope=scope).order_by("generation")]
+
+
+def fact(row: CertificateAuthority) -> Generation:
+    return Generation(row.generation, Standing(row.standing), row.announced_at, row.not_after, row.trusted_until)
+
+
+def revision() -> int:
+    """Of the set of roots: it grows with each change of them."""
+    return generations.revision([(one.number, one.standing) for one in facts(ROOT)])
+
+
+def hindrance(scope: str, now: datetime) -> str:
+    """Why a generation that is due is not made, as a sentence; empty when nothing is overdue."""
+    if not generations.is_due(generations.rules_of(scope), facts(scope), now):
+        return ""
+    if not _root_key_is_here():
+        how = "--import-root FILE --root-key FILE" if scope == ROOT else "--root-key FILE"
+        return (f"the next generation of {scope} is due and the root's key is not here; "
+                f"run: ./mazevault keys rotate --authority {scope} {how}")  # fmt: skip
+    return f"the next generation of {scope} is due; it is made by itself within minutes, look at the log when it is not"
+
+
+def checked_root(pem: str, key: ec.EllipticCurvePrivateKey, now: datetime) -> ForeignRoot:
+    """A root from elsewhere as one of ours. Raises `RootRefused`."""
+    try:
+        found = certificates.read(pem)
+        found.verify_directly_issued_by(found)
+        basic = found.extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = found.extensions.get_extension_for_class(x509.KeyUsage).value
+        key_id = certificates.key_id_of(found)
+    except Exception as error:  # a parser met what it was not made for; whatever it raises, this is no root
+        raise RootRefused("the certificate is not a self-signed certificate authority in PEM with a key identifier") from error
+    if found.public_key() != key.public_key():
+        raise RootRefused("the certificate is not of this key")
+    if not basic.ca or basic.path_length == 0 or not usage.key_cert_sign:
+        raise RootRefused("the certificate may not sign intermediates: it needs CA:TRUE, a path length of 1 and keyCertSign")
+    if not found.not_valid_before_utc <= now or found.not_valid_after_utc - now < generations.rules_of(ROOT).reserve:
+        days = generations.rules_of(ROOT).reserve.days
+        raise RootRefused(f"the certificate must be valid now and for {days} more days; make it for ten years")
+    if CertificateAuthority.objects.filter(key_id=key_id).exists():
+        raise RootRefused("this root, or its key, is known here already; a new generation needs a new key")
+    return ForeignRoot(found, key)
+
+
+def _keep_up(scope: str, now: datetime, actor: str) -> list[Changed]:
+    made: list[Changed] = []
+    while len(made) < MOST_CHANGES:
+        root = current(ROOT)
+        change = _next_change(scope, facts(scope), now, root.not_after if root else None)
+        if change is None or (change.move is Move.ANNOUNCE and (root is None or root.sealed_key is None)):
+            break
+        made.append(_carry_out(scope, change, now, actor))
+    return made
+
+
+def _next_change(scope: str, found: list[Generation], now: datetime, root_end: datetime | None) -> Change | None:
+    rules = generations.rules_of(scope)
+    end = now + rules.life
+    return generations.next_change(rules, found, now, min(end, root_end) if root_end and scope != ROOT else end)
+
+
+def _carry_out(scope: str, change: Change, now: datetime, actor: str) -> Changed:
+    if change.move is Move.PROMOTE:
+        return promote(scope, now, actor, "its time has come")
+    if change.move is Move.END:
+        row = CertificateAuthority.objects.get(scope=scope, generation=change.number)
+        _move(row, Standing.RETIRED, Standing.ENDED, ended_at=now, sealed_key=None)
+        return _told(Changed(scope, Move.END, row), now, actor, "nothing it signed is valid any more")
+    made = announce(scope, now, actor, "the present one will be too old")
+    assert made is not None  # noqa: S101  the decision saw no next generation, and the lock is held
+    return made
+
+
+def _root_key_is_here() -> bool:
+    return CertificateAuthority.objects.filter(scope=ROOT, standing=Standing.CURRENT, sealed_key__isnull=False).exists()
+
+
+def _rank(scope: str) -> tuple[int, str]:
+    return {ROOT: 0, PLATFORM: 1}.get(scope, 2), scope
+
+
+def _move(row: CertificateAuthority, before: Standing, after: Standing, **values: object) -> None:
+    """A guarded update: it raises where somebody else was first."""
+    changed = CertificateAuthority.objects.filter(pk=row.pk, standing=before).update(standing=after, **values)
+    if changed != 1:
+        raise RuntimeError(f"generation {row.generation} of {row.scope} is not {before.value} any more; nothing was changed")
+    row.refresh_from_db()
+
+
+def _told(changed: Changed, now: datetime, actor: str, reason: str) -> Changed:
+    row = changed.row
+    action = {Move.ANNOUNCE: "announced", Move.PROMOTE: "promoted", Move.END: "ended"}[changed.move]
+    audit.record(
+        actor=actor, action=f"authority.generation.{action}", entity="authority", entity_id=str(row.id),
+        severity=audit.Severity.CRITICAL, environment="" if row.scope in (ROOT, PLATFORM) else row.scope,
+        details={"authority": row.scope, "generation": row.generation, "key": row.key_id, "reason": reason,
+                 "not_after": row.not_after.isoformat()},
+    )  # fmt: skip
+    log.warning("generation %s of the %s authority is %s: %s", row.generation, row.scope, action, reason)
+    return changed
+
+
+def _made_root(now: datetime, present: ec.EllipticCurvePrivateKey | None) -> ForeignRoot:
+    """A root made here. Where the present one's key was taken away on purpose, only who brings it may have that."""
+    root = current(ROOT)
+    if root is not None and (present or private_key(root)).public_key() != certificates.read(root.certificate).public_key():
+        raise RootKeyAbsent("this is not the key of the root that signs now")
+    key = ec.generate_private_key(ec.SECP384R1())
+    return ForeignRoot(certificates.root(key, now, generations.ROOT_LIFE), key)
+
+
+def _create_root(standing: Standing, now: datetime, root: ForeignRoot) -> CertificateAuthority:
+    """A root, and every living intermediate once more under it."""
+    row = _store(ROOT, root.certificate, root.key, standing, now, None)
+    for below in living().exclude(scope=ROOT).filter(not_after__gt=now):
+        _cross(below, row, root.key, now)
+    return row
+
+
+def _create_intermediate(
+    scope: str, standing: Standing, now: datetime, root_key: ec.EllipticCurvePrivateKey | None
+) -> CertificateAuthority:
+    root = current(ROOT)
+    if root is None:
+        raise IssuingRefused("there is no root to sign with; run: manage.py setup")
+    signer, key = root_key or private_key(root), ec.generate_private_key(ec.SECP256R1())
+    issuer = certificates.read(root.certificate)
+    if signer.public_key() != issuer.public_key():
+        raise RootKeyAbsent("this is not the key of the root that signs now")
+    if root.not_after <= now:
+        raise IssuingRefused("the root has ended; run: ./mazevault keys rotate --authority ROOT")
+    number = _next_number(scope)
+    named = f"MazeVault {scope} CA" if number == 1 else f"MazeVault {scope} CA {number}"
+    made = certificates.intermediate(named, key.public_key(), issuer, signer, now, now + generations.INTERMEDIATE_LIFE)
+    row = _store(scope, made, key, standing, now, root)
+    for other in living(ROOT).exclude(pk=root.pk).filter(sealed_key__isnull=False, not_after__gt=now):
+        _cross(row, other, private_key(other), now)
+    return row
+
+
+def _cross(row: CertificateAuthority, root: CertificateAuthority, key: ec.EllipticCurvePrivateKey, now: datetime) -> None:
+    """The same subject and key under another root."""
+    known = certificates.read(row.certificate)
+    public = known.public_key()
+    assert isinstance(public, ec.EllipticCurvePublicKey)  # noqa: S101  only such keys are stored
+    above = certificates.read(root.certificate)
+    made = certificates.intermediate(_common_name(known), public, above, key, now, known.not_valid_after_utc)
+    CrossCertificate.objects.create(authority=row, issuer=root, certificate=certificates.pem(made))
+
+
+def _common_name(certificate: x509.Certificate) -> str:
+    return str(certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value)
+
+
+def _store(scope: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey, standing: Standing, now: datetime,
+           issuer: CertificateAuthority | None) -> CertificateAuthority:  # fmt: skip
+    identifier = uuid.uuid4()
+    private = key.private_bytes(serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return CertificateAuthority.objects.create(
+        id=identifier,
+        scope=scope,
+        generation=_next_number(scope),
+        standing=standing,
+        certificate=certificates.pem(certificate),
+        issuer=issuer,
+        key_id=certificates.key_id_of(certificate),
+        sealed_key=seal(seal_scope(scope), TABLE, str(identifier), 1, private),
+        not_after=certificate.not_valid_after_utc,
+        announced_at=now,
+        current_at=now if standing is Standing.CURRENT else None,
+    )
+
+
+def _next_number(scope: str) -> int:
+    newest = CertificateAuthority.objects.filter(scope=scope).order_by("-generation").first()
+    return newest.generation + 1 if newest else 1
