@@ -1,4 +1,4 @@
-"""`./mazevault doctor`: sign-in with Entra checked step by step, each trouble with one cause, one fix and one owner.
+"""`./mazevault doctor`: sign-in with Entra, and the authorities; each trouble with one cause, one fix and one owner.
 
 Runs as a process of its own beside the launcher, with the settings of the node: those of the environment, or of the stack here.
 """
@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
+from cryptography import x509
 
 from accounts import diagnoses, secret_end
 from accounts.diagnoses import Diagnosis, Owner
@@ -28,6 +29,8 @@ from accounts.entra_settings import EntraSettings
 from cli.stack.layout import StackError, layout_from, read_run_file
 from cli.stack.sandbox import entra_environment, own_tenant
 from orchestrator.environment import EnvironmentMistake, entra_settings, with_vault
+from protocol import paths
+from vault.generations import warn_below
 
 CLOCK_SECONDS = 60.0
 """Tokens are refused beyond two minutes; this leaves time to act."""
@@ -242,6 +245,47 @@ def _answer(answer: httpx.Response) -> dict[str, Any]:
     return body
 
 
+def authorities(primary: Primary) -> Finding:
+    """Whether an authority of the Primary ends without a successor."""
+    return _made("certificate authorities", lambda: _authorities(primary))
+
+
+def _authorities(primary: Primary) -> str:
+    """All of them for who may look at the fleet; else those whose certificates anybody may see."""
+    if not primary.url:
+        raise Skipped("no Primary is known here; name it with --url")
+    try:
+        with primary.client() as http:
+            rows = _told_authorities(http, primary) if primary.token else _shown_authorities(http, primary)
+    except (httpx.HTTPError, OSError, ValueError, KeyError) as error:
+        why = f"the Primary at {primary.url} cannot be asked: {type(error).__name__}"
+        raise Trouble(Diagnosis("PRIMARY", why, "check --url and --ca-file", Owner.OPERATOR)) from error
+    warnings = [row["warning"] for row in rows if row["warning"]]
+    if warnings:
+        fix = "./mazevault keys list, and docs/operations/keys.md"
+        raise Trouble(Diagnosis("CA_ENDS", "; ".join(warnings), fix, Owner.OPERATOR))
+    more = "" if primary.token else "; for those of the environments give a token in MAZEVAULT_TOKEN"
+    return ", ".join(f"{row['authority']} ends in {row['days_left']:.0f} days" for row in rows) + more
+
+
+def _told_authorities(http: httpx.Client, primary: Primary) -> list[dict[str, Any]]:
+    headers = {"Authorization": f"Bearer {primary.token}"}
+    rows: Any = _answer(http.get(f"{primary.url}/api/v1/admin/authorities", headers=headers))
+    return [row for row in rows if row["standing"] == "current"]
+
+
+def _shown_authorities(http: httpx.Client, primary: Primary) -> list[dict[str, Any]]:
+    """From the trust document: of several generations the newest that is valid, since its successor is made long before."""
+    shown, now = _answer(http.get(f"{primary.url}{paths.TRUST}")), datetime.now(UTC)
+    found = []
+    for name, part in (("root", "roots"), ("platform", "intermediates"), ("channel", "channel_certificate")):
+        newest = max(x509.load_pem_x509_certificates(shown[part].encode()), key=lambda one: one.not_valid_after_utc)
+        left, life = newest.not_valid_after_utc - now, newest.not_valid_after_utc - newest.not_valid_before_utc
+        days, low = left.total_seconds() / 86_400, left < warn_below(life)
+        found.append({"authority": name, "days_left": days, "warning": f"{name} ends in {days:.0f} days" if low else ""})
+    return found
+
+
 def _settings(environ: Mapping[str, str]) -> tuple[EntraSettings, Primary]:
     """The node's own settings, or those of the stack that runs here."""
     layout = layout_from(environ)
@@ -256,7 +300,9 @@ def _settings(environ: Mapping[str, str]) -> tuple[EntraSettings, Primary]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="mazevault doctor", description="Check sign-in with Entra.")
+    parser = argparse.ArgumentParser(
+        prog="mazevault doctor", description="Check sign-in with Entra and the certificate authorities."
+    )
     parser.add_argument("-o", "--output", choices=["text", "json"], default="text")
     parser.add_argument("--as", dest="sign_in_as", default="", help="sign in at the sandbox as this user, for the last checks")
     parser.add_argument("--url", default="", help="of the Primary; otherwise MAZEVAULT_BASE_URL or the stack that runs here")
@@ -268,7 +314,7 @@ def main(arguments: Sequence[str]) -> int:
         findings = [Finding("settings", State.FAILED, str(mistake), "set it as it says", Owner.OPERATOR.value, "SETTINGS")]
     else:
         primary = Primary(wish.url or found.url, wish.ca_file or found.ca_file, found.token, wish.sign_in_as)
-        findings = examine(own, primary)
+        findings = [*examine(own, primary), authorities(primary)]
     print(json.dumps([asdict(row) for row in findings], indent=2) if wish.output == "json" else _text(findings))
     return 1 if any(row.state is State.FAILED for row in findings) else 0
 
