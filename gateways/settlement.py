@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import DatabaseError, DataError, IntegrityError, connection, transaction
+from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, connection, transaction
 from django.db.models import Max
 from django.utils.dateparse import parse_datetime
 
@@ -218,6 +218,11 @@ def settle(row: ReceivedWrite, scene: Scene, *, caller_waits: bool = False) -> W
     except (DataError, IntegrityError) as error:
         scene.forget_secret(row)
         finish(row, WriteOutcome.DEAD_LETTER, scene, code="NOT_STORABLE", detail=f"the database refuses it: {_name(error)}")
+    except (OperationalError, InterfaceError) as error:
+        if connection.connection is None or connection.connection.closed:
+            raise  # nothing can be noted either
+        scene.forget_secret(row)
+        _try_again(row, error, scene, gives_up=False)
     except Exception as error:  # a poison item must not stop the others, whatever is wrong with it
         if isinstance(error, DatabaseError) and connection.connection is not None and connection.connection.closed:
             raise
@@ -398,7 +403,8 @@ def _take_refusal(row: ReceivedWrite, refused: MazeVaultError, scene: Scene, cal
 def _try_again(row: ReceivedWrite, error: Exception, scene: Scene, *, gives_up: bool = True) -> None:
     """A failure that may pass: again later, and after the last attempt to a person.
 
-    With `gives_up` False the fault is this Primary's and not the write's (no audit, I17): it is tried until it passes.
+    With `gives_up` False the fault is this Primary's and not the write's (no audit, I17; a deadlock, a statement that was
+    cancelled, a row held for too long): it is tried until it passes.
     """
     row.attempts = min(row.attempts + 1, ATTEMPTS)
     log.error("write %s could not be settled (attempt %s of %s): %s", row.id, row.attempts, ATTEMPTS, _name(error))

@@ -118,7 +118,7 @@ def rows_of(gateway: Gateway, body: AskRows) -> Rows:
 
 @transaction.atomic
 def take_plan(gateway: Gateway, body: PlanPart) -> RunAnswer:
-    """Keep a part of the plan; what it learned by looking is remembered once the plan may be done."""
+    """Keep a part of the plan, once however often it comes. What it learned is remembered once the plan may be done."""
     run = _run(gateway, body)
     if body.first:
         run.steps.filter(state=StepState.PLANNED).delete()
@@ -129,9 +129,7 @@ def take_plan(gateway: Gateway, body: PlanPart) -> RunAnswer:
     _refuse_other_side(run, body.actions)
     _refuse_more_than_was_done(run, body.actions)
     _add_steps(run, body.actions)
-    SyncNote.objects.bulk_create(
-        SyncNote(run=run, key=note.key, name=note.name, reason=note.reason, held_off=note.held_off) for note in body.notes
-    )
+    _add_notes(run, body.notes)
     if body.verdict == Verdict.READY and run.phase == RunPhase.APPLY:
         memory = memories.memory_of(run.rule, gateway.environment_id)
         if body.first:
@@ -342,14 +340,26 @@ def _refuse_unagreed(run: SyncRun, memory: SyncMemory, begin: Iterable[BegunStep
 
 
 def _add_steps(run: SyncRun, actions: Iterable[SyncAction]) -> None:
+    """A part that comes again, because its answer was lost, adds nothing."""
+    told = {action_of(action).fingerprint: action for action in actions}
+    known = set(run.steps.filter(fingerprint__in=told).values_list("fingerprint", flat=True))
     last = run.steps.aggregate(last=Max("position"))["last"]
-    position = -1 if last is None else last
-    rows = []
-    for told in actions:
-        position += 1
-        stored = msgspec.to_builtins(told)
-        rows.append(SyncStep(run=run, position=position, fingerprint=action_of(told).fingerprint, name=told.name, action=stored))
-    SyncStep.objects.bulk_create(rows)
+    fresh = [(mark, action) for mark, action in told.items() if mark not in known]
+    SyncStep.objects.bulk_create(
+        SyncStep(run=run, position=position, fingerprint=mark, name=action.name, action=msgspec.to_builtins(action))
+        for position, (mark, action) in enumerate(fresh, start=0 if last is None else last + 1)
+    )
+
+
+def _add_notes(run: SyncRun, notes: Iterable[sync.SyncNote]) -> None:
+    """The same for what a run left alone."""
+    told = {(note.key, note.name, note.reason, note.held_off): note for note in notes}
+    keys = {key for key, *_ in told}
+    known = set(run.notes.filter(key__in=keys).values_list("key", "name", "reason", "held_off"))
+    SyncNote.objects.bulk_create(
+        SyncNote(run=run, key=key, name=name, reason=reason, held_off=held_off)
+        for key, name, reason, held_off in told if (key, name, reason, held_off) not in known
+    )  # fmt: skip
 
 
 def _begin(action: Action, begun: sync.BegunStep, hand: Hand) -> tuple[StepReport | None, str | None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from django.db import DatabaseError
+from django.db import DatabaseError, connection
 from msgspec import structs
 
 from accounts.models import RoleGrant, User
@@ -514,6 +514,25 @@ class TestPoison:
         assert (row.outcome, row.code, CANARY in row.detail) == ("dead_letter", "ATTEMPTS_EXHAUSTED", False)
         inbox.apply_pending()
         assert row_of(poison).attempts == ATTEMPTS
+
+    @pytest.mark.parametrize("state", ["40P01", "55P03", "57014"], ids=["deadlock", "held row", "cancelled"])
+    def test_what_the_database_took_back_is_tried_until_it_passes(self, desk: Desk, state: str, monkeypatch: Any) -> None:
+        first, later = desk.write(secret := desk.secret()), desk.secret("other")
+
+        def taken_back(*_: Any, **__: Any) -> None:
+            with connection.cursor() as cursor:
+                cursor.execute(f"DO $$ BEGIN RAISE EXCEPTION 'taken back' USING ERRCODE = '{state}'; END $$")
+
+        desk.active.upload(first, desk.write(later, "fine"))
+        with monkeypatch.context() as troubled:
+            troubled.setattr(settlement, "apply_change", taken_back)
+            for _ in range(ATTEMPTS + 2):
+                ReceivedWrite.objects.update(not_before=database_now())
+                inbox.apply_pending()
+        row = row_of(first)
+        assert (row.outcome, row.code) == ("received", "TRYING_AGAIN") and row.not_before > database_now()
+        ReceivedWrite.objects.update(not_before=database_now())
+        assert inbox.apply_pending() == 2 and value_of(secret) == "two"
 
     def test_without_an_audit_a_write_is_neither_refused_nor_given_up(self, desk: Desk, monkeypatch: Any) -> None:
         secret = desk.secret()

@@ -1175,6 +1175,19 @@ class TestGatewaysThatLie:
         assert desk.npr.call(paths.SYNC_PROGRESS, progress, sync.ProgressAnswer).json()["code"] == "STEP_NOT_ALLOWED"
         assert desk.here() == {"A": "one"}
 
+    def test_a_part_of_a_plan_that_comes_again_adds_nothing(self, desk: SyncDesk) -> None:
+        desk.with_rule().put("A", "one")
+        run, claim = self.claimed(desk)
+        for number, key in enumerate("ABC"):
+            actions = [sync.SyncAction("create_there", "new_here", key, key, "0" * 64, 1)]
+            notes = [sync.SyncNote(f"left-{key}", f"left-{key}", "in_sync")]
+            part = sync.PlanPart(run, claim, 1, number == 0, "ready", "d", "s", False, actions, notes)
+            for _ in range(3):
+                assert desk.npr.call(paths.SYNC_PLAN, part, sync.RunAnswer).go_on
+        planned = SyncRun.objects.get(id=run)
+        assert list(planned.steps.order_by("position").values_list("position", "name")) == [(0, "A"), (1, "B"), (2, "C")]
+        assert sorted(planned.notes.values_list("key", flat=True)) == ["left-A", "left-B", "left-C"]
+
     def test_of_a_first_run_only_what_a_person_confirmed_is_begun(self, desk: SyncDesk) -> None:
         desk.with_rule().put("A", "one")
         shown = desk.run("preview")
