@@ -103,8 +103,14 @@ class Node:
         return self._highest_epoch
 
     def obey(self, directive: Directive) -> bool:
-        """Take over a directive. An epoch below one already seen is refused (I4): the Primary's database is older than us."""
+        """Take over a directive. An epoch below one already seen is refused (I4): the Primary's database is older than us.
+
+        One that was overtaken by a later one of its epoch is left alone: it would open again what was closed.
+        """
         with self._facts:
+            if self._is_overtaken(directive):
+                log.info("a directive that came late is left alone: number %s of epoch %s", directive.number, directive.epoch)
+                return False
             if not self._learn_epoch(directive.epoch):
                 log.error("directive of epoch %s refused: epoch %s was seen already", directive.epoch, self._highest_epoch)
                 return False
@@ -261,6 +267,12 @@ class Node:
                 if self._lease and self._lease.epoch < epoch:
                     self._drop_lease(f"epoch {epoch} has begun")
         return epoch >= self._highest_epoch
+
+    def _is_overtaken(self, late: Directive) -> bool:
+        """The numbers count in one epoch of one life of the Primary's database."""
+        known = self._directive
+        same = known is not None and (known.epoch, known.primary_generation) == (late.epoch, late.primary_generation)
+        return same and known is not None and 0 < late.number < known.number
 
     def _commit_assignment(self, role: Assignment, epoch: int) -> bool:
         """False when it is what was committed last."""

@@ -49,7 +49,10 @@ def directive_for(gateway: Gateway) -> Directive:
 
 
 def directive_of(seen: Sighting, row: Mapping[str, Any]) -> Directive:
-    """The order that follows from a row of `sightings.COLUMNS` and `COLUMNS`. Pure."""
+    """The order that follows from a row of `sightings.COLUMNS` and `COLUMNS`. Pure.
+
+    `number` grows with each change of what it follows from: both rows were read at one moment, and each counts its changes.
+    """
     route, active = seen.route, polls_tasks(seen, seen.route)
     plain = Directive(
         revision="",
@@ -66,7 +69,7 @@ def directive_of(seen: Sighting, row: Mapping[str, Any]) -> Directive:
         resync_replica=seen.resync_ordered_at is not None and seen.resync_begun_at is None,
     )
     revision = hashlib.sha256(msgspec.json.encode(plain)).hexdigest()[:32]
-    return msgspec.structs.replace(plain, revision=revision)
+    return msgspec.structs.replace(plain, revision=revision, number=seen.orders + (route.orders if route else 0))
 
 
 def assignment_of(gateway: Gateway | Sighting, route: Route | RouteFacts | None) -> Assignment:

@@ -43,6 +43,8 @@ class Gateway(models.Model):
     decommissioned_at = models.DateTimeField(null=True)
     held_at = models.DateTimeField(null=True)
     held_reason = models.CharField(max_length=200, default="")
+    orders = models.BigIntegerField(db_default=0, editable=False)
+    """How often this row was changed, as for `Route`."""
 
     class Meta:
         constraints = [
@@ -230,6 +232,8 @@ class Route(models.Model):
     drain_oldest_seconds = models.FloatField(null=True)
     switched_at = models.DateTimeField(null=True)
     danger = models.CharField(max_length=300, default="")
+    orders = models.BigIntegerField(db_default=0, editable=False)
+    """How often this row was changed: counted by a trigger, so that directives have an order (`gateways.directives`)."""
 
     class Meta:
         constraints = [

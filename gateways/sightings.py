@@ -20,12 +20,12 @@ TASK_WINDOW = timedelta(minutes=15)
 """Task success is judged over this time (reliability §4.6), in whole minutes."""
 
 _GATEWAY = ("id", "name", "environment_id", "role", "standby_mode", "generation", "version", "enrolled_at", "created_at",
-            "banned_at", "drained_at", "held_at", "held_reason")  # fmt: skip
+            "banned_at", "drained_at", "held_at", "held_reason", "orders")  # fmt: skip
 _STATUS = ("heartbeat_at", "report", "clock_skew_seconds", "score", "label", "label_memory", "stable_since", "good_in_row",
            "consecutive_failures", "highest_epoch", "judged_at", "watched_since", "resync_ordered_at", "resync_begun_at",
            "resync_ended_at")  # fmt: skip
 _ROUTE = ("epoch", "active_gateway_id", "lease_open", "fence_operation", "fence_number", "fence_cancelled", "drain_operation",
-          "danger")  # fmt: skip
+          "danger", "orders")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class RouteFacts:
     fence_cancelled: bool
     drain_operation: uuid.UUID | None
     danger: str
+    orders: int
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Sighting:
     drained_at: datetime | None
     held_at: datetime | None
     held_reason: str
+    orders: int
     heard: bool
     heartbeat_at: datetime | None
     report: dict[str, Any]

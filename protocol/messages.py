@@ -183,6 +183,8 @@ class Directive(Message, frozen=True):
     """Number of the last question whether this gateway is alive; 0 when it was never asked. See `SignOfLife`."""
     resync_replica: bool = False
     """Fetch the whole copy again and drop what is not in it: its digest differs, or an operator accepted an older database."""
+    number: Count = 0
+    """Of two directives of one epoch the one with the higher number was ordered later, however they arrive. 0 is none."""
     checkpoint: SignedCheckpoint | None = None
     """Only in a heartbeat's answer and never part of the revision, so it wakes nobody."""
 

@@ -82,6 +82,17 @@ def test_a_directive_of_a_lower_epoch_is_refused_also_after_a_crash() -> None:
     assert node.obey(directive(epoch=5))
 
 
+def test_a_directive_that_comes_late_opens_nothing_again() -> None:
+    node = Node(SHORT)
+    node.obey(directive(Assignment.ACTIVE, number=3, primary_generation="g"))
+    node.obey(directive(Assignment.DRAINING, number=5, primary_generation="g"))
+    assert not node.obey(directive(Assignment.ACTIVE, number=4, primary_generation="g"))
+    assert NodeState.objects.get().assigned_role == Assignment.DRAINING.value
+    assert node.obey(directive(Assignment.ACTIVE, number=5, primary_generation="g")), "the same moment, read twice"
+    assert node.obey(directive(Assignment.ACTIVE, number=2, primary_generation="of a restored database"))
+    assert node.obey(directive(Assignment.ACTIVE, epoch=2, number=1, primary_generation="of a restored database"))
+
+
 def test_losing_the_role_ends_the_lease_at_once() -> None:
     node = active()
     node.obey(directive(Assignment.STANDBY))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 
 import pytest
 from django.conf import settings
 from django.db.models.functions import Now
 
-from common.clock import database_now
+from common.clock import database_now, now
 from common.errors import PermissionRefused
 from failover import driver
 from gateway_runtime.identity import Keys
 from gateways import enrollment, generation, routes
-from gateways.models import PrimaryNode, Route
+from gateways.models import Gateway, PrimaryNode, Route
 from protocol import messages, paths
 from protocol.certificates import build_csr
 from tests.conftest import Person
@@ -174,3 +175,17 @@ def test_the_two_sided_clock_check_restarts_the_wait(npr: Pair, admin: Person, m
     assert state_of(admin)["state"] == "FENCING"
     monkeypatch.undo()
     assert Route.objects.get(pk="NPR").lease_until > database_now() + timedelta(seconds=30)
+
+
+def test_directives_are_numbered_in_the_order_of_the_changes_they_follow_from(npr: Pair, admin: Person) -> None:
+    first, _ = npr
+    numbers = [first.take_over().number]
+    assert first.take_over().number == numbers[0] > 0, "nothing changed"
+    for change in (
+        lambda: Gateway.objects.filter(id=first.id).update(drained_at=now()),
+        lambda: routes.freeze("NPR", "two truths were seen"),
+        lambda: Route.objects.filter(environment_id="NPR").update(drain_operation=uuid.uuid4(), orders=0),
+    ):
+        change()
+        numbers.append(first.take_over().number)
+    assert numbers == sorted(set(numbers)), "each change counts, whoever writes it and whatever they write over the count"
