@@ -23,6 +23,7 @@ from accounts import diagnoses
 from accounts.diagnoses import Diagnosis
 from accounts.entra_settings import EntraSettings
 from accounts.id_token import Expected, TokenFault, TokenRefused, key_id_of, read_id_token, refuse_of_another, usable_keys
+from common import outside
 from common.errors import MazeVaultError
 
 CONNECT_SECONDS, READ_SECONDS = 3.05, 10.0
@@ -310,6 +311,7 @@ class _Limited(HTTPAdapter):
     def send(self, *args: Any, **kwargs: Any) -> requests.Response:
         if kwargs.get("timeout") is None:
             kwargs["timeout"] = (CONNECT_SECONDS, READ_SECONDS)
+        outside.begins("Entra")
         return super().send(*args, **kwargs)
 
 

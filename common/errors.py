@@ -8,6 +8,8 @@ class MazeVaultError(Exception):
 
     default_code = "INTERNAL_ERROR"
     default_status = 500
+    in_doubt = False
+    """Whether something was sent to the outside and nobody knows if it happened."""
 
     def __init__(
         self,

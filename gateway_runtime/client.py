@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from common import outside
 from common.process_locks import ProcessLock, Rank
 from gateway_runtime.breaker import Breaker
 from gateway_runtime.identity import Identity, Keys, key_password
@@ -120,6 +121,7 @@ def fetch_trust(url: str, known: Known, now: datetime) -> Trust:
     The first connection cannot be verified yet, so nothing secret is sent on it: it only brings public certificates, and
     everything is checked against the pins before use. Raises `PrimaryUnreachable` for whatever else comes.
     """
+    outside.begins("the Primary")
     unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     unverified.minimum_version = ssl.TLSVersion.TLSv1_3
     unverified.check_hostname = False
@@ -292,6 +294,7 @@ class Channel:
         )  # fmt: skip
 
     def _call_once(self, path: str, message: Message, answer_kind: type[Answer], timeout: float) -> Answer:
+        outside.begins("the Primary")
         trust, http, url = self._connected(path)
         recipient = trust.recipients[0]
         header = self._header(path, recipient.kid)

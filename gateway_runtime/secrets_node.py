@@ -5,6 +5,7 @@ The answer says what is true: applied when the Primary has applied it, queued wh
 
 from __future__ import annotations
 
+import logging
 import math
 import uuid
 from collections.abc import Iterable, Mapping
@@ -26,15 +27,20 @@ from gateway_runtime import current, replica, state, write_queue
 from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.models import PendingWrite
 from gateway_runtime.state import standing_of
+from gateway_runtime.storage_ways import GatewayWays
 from gateway_runtime.supervisor import Supervisor
+from integrations.keeping import VaultKeeper
 from protocol import paths
 from protocol.messages import Acknowledged
 from protocol.vocabulary import Assignment, BreakerState, WriteOperation, WriteOutcome
 from protocol.writes import WriteBatch, WriteCheck, WriteReceipt, WriteReceipts
-from vault import rules, secrets
-from vault.elsewhere import denials_told, in_vault_first
-from vault.models import Secret, SecretStatus
+from vault import elsewhere, rules
+from vault.claims import Request
+from vault.elsewhere import Made, change_secret, take_back
+from vault.models import Secret, SecretStatus, VaultClaim
 from vault.ports import Asker, Freshness, PendingCreation, SecretChange, ValueKeeper, Written
+
+log = logging.getLogger("mazevault.gateway.secrets")
 
 APPLY_SECONDS = 5.0
 """How long a caller waits for the Primary to apply a change before it is promised instead."""
@@ -100,65 +106,88 @@ class GatewayNode:
         What a vault has to hear of is done there first, under the lease; without the lease it is refused, not promised.
         """
         rules.refuse_malformed(change)
-        project = _refuse_unless_allowed(change, asker.principal)
-        elsewhere = secrets.in_vault(project, change.operation)
-        accept = _Acceptance(asker, idempotency_key, now, write_queue.request_digest(change))
+        _refuse_unless_allowed(change, asker.principal)
+        desk = Acceptance(Request(asker.actor, asker.address, idempotency_key, write_queue.request_digest(change)), now)
         for tries_left in reversed(range(_AGAIN)):
-            accepted, change = self._in_vault_and_queue(change, accept) if elsewhere else (accept(change), change)
-            write = accepted.write
-            if not accepted.fresh:
-                return _as_it_stands(write, change)
-            if write.previous is not None or _supervisor().node.breaker.state is not BreakerState.CLOSED:
-                return _promised(write, change)
+            made = change_secret(change, asker, self.keeper, desk, desk_of)
+            change, write = made.change, made.result.write
             try:
-                return _apply_now(write, change)
+                written = self._carried_on(made)
             except Conflict as conflict:
                 if change.base_version is not None or conflict.code != "VERSION_CONFLICT" or not tries_left:
+                    self._take_back(change, asker)
                     raise
                 _catch_up(change.secret, write.base_version or 0, at_least_newer=True)
+            except MazeVaultError:
+                self._take_back(change, asker)
+                raise
+            else:
+                if made.trouble is not None:
+                    raise made.trouble
+                return written
         raise AssertionError("the last try returns or raises")
 
-    def _in_vault_and_queue(self, change: SecretChange, accept: _Acceptance) -> tuple[write_queue.Accepted, SecretChange]:
-        """The change in the vault and then in the queue, with nobody else at this secret in between."""
-        with denials_told(change, accept.asker), transaction.atomic():
-            known = accept.known()
-            if known is not None:
-                return known, change
-            done = in_vault_first(change, accept.asker, self.keeper, accept.would_be)
-            return accept(done), done
+    def _carried_on(self, made: Made[write_queue.Accepted]) -> Written:
+        """From the queue to the Primary, while that answers and nothing older waits for the secret."""
+        write = made.result.write
+        if not made.result.fresh:
+            return _as_it_stands(write, made.change)
+        if write.previous is not None or _supervisor().node.breaker.state is not BreakerState.CLOSED:
+            return _promised(write, made.change)
+        return _apply_now(write, made.change)
+
+    def _take_back(self, change: SecretChange, asker: Asker) -> None:
+        """The Primary refused what the vault has already: what is recorded shall count there again."""
+        try:
+            take_back(change, asker.actor, self.keeper, desk_of)
+        except MazeVaultError as trouble:
+            log.warning("a refused change of %s stays in its vault for now: %s", change.secret, trouble)
 
 
 @dataclass(frozen=True)
-class _Acceptance:
-    """How a request of this caller enters the queue. `digest` is of what was asked for, whatever becomes of it on the way."""
+class Acceptance:
+    """`vault.elsewhere.Desk`: how a request enters the queue. Its digest is of what was asked for, whatever becomes of it."""
 
-    asker: Asker
-    key: str
+    request: Request
     now: datetime
-    digest: str
 
-    def __call__(self, change: SecretChange) -> write_queue.Accepted:
-        return write_queue.accept(
-            change, self.asker.actor, _supervisor().known_identity(), now=self.now, address=self.asker.address,
-            idempotency_key=self.key, digest=self.digest,
-        )  # fmt: skip
-
-    def known(self) -> write_queue.Accepted | None:
+    def known(self, change: SecretChange) -> write_queue.Accepted | None:
         """What an earlier request with this key made."""
-        found = write_queue.same_request(self.asker.actor, self.key, self.digest, self.now)
+        request = self.request
+        found = write_queue.same_request(request.actor, request.idempotency_key, request.digest, self.now)
         return write_queue.Accepted(found, fresh=False) if found else None
 
-    def would_be(self, change: SecretChange) -> bool:
-        """Try to enter the queue and take it back, then ask the Primary; raises what either refuses.
-
-        Only while nothing older waits for the secret can the Primary say. While it is away, the lease is right enough.
-        """
+    def goes_on(self, change: SecretChange) -> bool:
+        """Try to enter the queue and take it back; raises what refuses it."""
         with transaction.atomic():
-            write = self(change).write
+            self.record(change)
             transaction.set_rollback(True)
-        if write.previous is None:
-            _ask_whether(change, self.asker.actor, write.epoch)
         return True
+
+    def ask(self, change: SecretChange) -> None:
+        """Ask the Primary; raises what it refuses. While it is away, the lease is right enough.
+
+        Only while nothing older waits for the secret can the Primary say.
+        """
+        if write_queue.newest_open(change.secret, state.this_life().generation) is None:
+            _ask_whether(change, self.request.actor, state.this_life().assigned_epoch)
+
+    def record(self, change: SecretChange, *, whole: bool = True) -> write_queue.Accepted:
+        request = self.request
+        return write_queue.accept(
+            change, request.actor, _supervisor().known_identity(), now=self.now, address=request.address,
+            idempotency_key=request.idempotency_key if whole else "", digest=request.digest,
+        )  # fmt: skip
+
+
+def desk_of(claim: VaultClaim) -> Acceptance:
+    """For who began it. Whether they still may, the Primary decides when the write is applied."""
+    return Acceptance(Request(claim.actor, claim.address, claim.idempotency_key, claim.digest), clock_now())
+
+
+def sweep_claims() -> int:
+    """End the changes of vaults that were begun here by a process that is gone (ADR 30)."""
+    return elsewhere.sweep(VaultKeeper(GatewayWays()), desk_of)
 
 
 def _apply_now(write: PendingWrite, change: SecretChange) -> Written:
@@ -194,6 +223,7 @@ def _ask_whether(change: SecretChange, actor: str, epoch: int) -> None:
         change.base_version, actor, structs.replace(change.body, value=None),
     )  # fmt: skip
     timeout = min(APPLY_SECONDS, settings.MAZEVAULT.timing.round_trip_max)
+    give_connection_back()
     try:
         _supervisor().channel.call(paths.WRITES_CHECK, question, Acknowledged, timeout=timeout)
     except PrimaryUnreachable:
@@ -272,7 +302,7 @@ def _in_words(age: float) -> str:
     return f"{age:.0f} s" if math.isfinite(age) else "nobody knows how"
 
 
-def _refuse_unless_allowed(change: SecretChange, caller: Principal) -> Project:
+def _refuse_unless_allowed(change: SecretChange, caller: Principal) -> None:
     """The same questions, the same sentences as at the Primary, asked of the copy."""
     project = Project.objects.filter(id=change.project, deleted_at=None).first()
     if project is None:
@@ -284,7 +314,6 @@ def _refuse_unless_allowed(change: SecretChange, caller: Principal) -> Project:
         raise ValidationFailed("environment: the project's organization has no such environment here")
     absent = rules.PROJECT_ABSENT if change.operation is WriteOperation.CREATE else rules.ABSENT
     rules.refuse_unless_allowed(caller, change.operation, rules.place_of(project, environment), absent)
-    return project
 
 
 def _raise_refusal(write: PendingWrite) -> NoReturn:

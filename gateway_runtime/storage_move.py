@@ -94,7 +94,7 @@ def _put_in(work: Work, told: MovingSecret) -> list[MovedVersion]:
         for number, one in enumerate(told.versions)
     ]
     if told.deleted:
-        work.delete(for_good=False)
+        work.delete()
     return versions
 
 

@@ -34,14 +34,19 @@ class GatewayWays:
     def guard(self) -> Guard:
         return vaults.guard()
 
-    def connect(self, integration: Integration, asker: Asker) -> tuple[Connection, Credential]:
+    def connect(self, integration: Integration, asker: Asker | None) -> tuple[Connection, Credential]:
         """Raises `PermissionRefused` (VAULT_NOT_ALLOWED) for a vault that is none of this gateway's, whoever asks (I13)."""
         own = vaults.connection_of(vault_access(integration))
         if method_of(integration) is not AuthMethod.ON_BEHALF_OF:
             return own, vaults.credential_of(own)
         way = connection_of(integration)
-        assertion = personal.assertion_of(str(asker.credential), now())
+        assertion = personal.assertion_of(str(asker.credential) if asker else "", now())
         return way, Credentials(way, settings.MAZEVAULT.azure.cloud).of_user(assertion)
+
+    def refuse_unless_writing(self, environment: Environment) -> None:
+        """Raises `Unavailable` (LEASE_NEEDED) without the lease."""
+        with self.effect(environment):
+            return
 
     @contextmanager
     def effect(self, environment: Environment) -> Iterator[int]:

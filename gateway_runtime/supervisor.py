@@ -66,6 +66,8 @@ REFUSED_PAUSE = 10.0
 
 EXPELLED = frozenset({"GATEWAY_BANNED", "GATEWAY_DECOMMISSIONED", "CERTIFICATE_REVOKED"})
 """Refusals that are meant for this gateway itself and not for what it asked."""
+CLAIMS_SECONDS = 5.0
+"""How often changes of vaults are looked for that were begun here and not ended (ADR 30)."""
 BUSY = frozenset({429, 503})
 """Answers that say "not now" and nothing about this gateway: tried again as after no answer."""
 PRUNE_SECONDS = 300.0
@@ -109,6 +111,7 @@ class Supervisor:
         self.threads: list[threading.Thread] = []
         self.vaults = VaultProbes()
         self.renewed: Callable[[Identity], None] = lambda _identity: None
+        self.end_claims: Callable[[], object] = lambda: None
         self._order_lock = ProcessLock("orders", Rank.ORDERS)
         self._process_lock = ProcessLock("the one process", Rank.ONE_PROCESS)
         self.identity: Identity | None = None
@@ -154,6 +157,7 @@ class Supervisor:
             ("renewal", self.renewal_step, None),
             ("old-sign-ins", self.old_sign_ins_step, None),
             ("vaults", self.vault_step, None),
+            ("vault-claims", self.claims_step, None),
             ("replica", self.replica_step, self.wake_replica),
             ("copy-digest", self.copy_digest_step, None),
             ("uploads", self.upload_step, self.wake_uploads),
@@ -234,6 +238,12 @@ class Supervisor:
     def vault_step(self) -> float:
         self.vaults.look()
         return pacing.jittered(self.timing.heartbeat_interval, 0.2, self._random)
+
+    def claims_step(self) -> float:
+        """Only the active gateway looks: a write that is found is one of its stream, and what is put back needs the lease."""
+        if self.node.lease_seconds_left() > self.timing.effect_deadline:
+            self.end_claims()
+        return CLAIMS_SECONDS
 
     def old_sign_ins_step(self) -> float:
         forget_old_failures()

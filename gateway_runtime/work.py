@@ -92,12 +92,13 @@ def retire_versions(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, A
     seconds = min(frame.deadline, CALL_SECONDS)
     with KeyVault(connection, vaults.credential_of(connection), vaults.guard(), seconds=seconds) as vault:
         newest = vault.get(name).entry
-        if newest.version != expected:
+        if newest.stands_for != expected:
             raise TaskImpossible(f"the newest version of {name} is {newest.version}, not the rotated one; nothing was retired")
         if payload["retire"] is not True:
             return {"verified": expected, "retired": []}
         mine = [one for one in vault.versions(name) if one.enabled and one.marks and one.marks.owner == owner]
-        retired = [one for one in mine if one.version != expected and one.created_at <= newest.created_at]
+        kept = (expected, newest.version)
+        retired = [one for one in mine if one.version not in kept and one.created_at <= newest.created_at]
         for entry in retired:
             with frame.effect():
                 vault.switch_off(entry)

@@ -7,26 +7,25 @@ nobody else is tried. Names carry the project and the key as tags, so that two k
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Collection
-from contextlib import AbstractContextManager
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from typing import Protocol
 
 from accounts.models import Environment
 from common.direct import give_connection_back
-from common.errors import Conflict
+from common.errors import Conflict, MazeVaultError
+from integrations import places
 from integrations.azure.cloud import Connection
 from integrations.azure.credentials import Credential
 from integrations.azure.egress import Guard
-from integrations.azure.errors import NameTaken, ObjectMissing
-from integrations.azure.keyvault import KEY, Entry, Held, KeyVault, Marks, SecretStore
+from integrations.azure.errors import NameTaken, ObjectBusy, ObjectDisabled, ObjectMissing, PurgeProtected
+from integrations.azure.keyvault import KEY, Deleted, Entry, KeyVault, Marks, SecretStore
 from integrations.models import Integration
 from integrations.storing import storage_of
 from protocol.vocabulary import WriteOperation
 from vault import rules, secrets, values
-from vault.models import Secret
-from vault.ports import Asker, SecretChange, Shown
-
-Made = TypeVar("Made")
+from vault.models import Secret, SecretStatus
+from vault.ports import Asker, Done, Hold, SecretChange, Shown
 
 
 class Ways(Protocol):
@@ -37,11 +36,14 @@ class Ways(Protocol):
 
     def guard(self) -> Guard: ...
 
-    def connect(self, integration: Integration, asker: Asker) -> tuple[Connection, Credential]:
+    def connect(self, integration: Integration, asker: Asker | None) -> tuple[Connection, Credential]:
         """Whom the vault sees. Raises `Conflict` where this node has no identity for it, and the errors of the token."""
 
+    def refuse_unless_writing(self, environment: Environment) -> None:
+        """Raises what `effect` would raise now; asked before a vault is called."""
+
     def effect(self, environment: Environment) -> AbstractContextManager[int]:
-        """The right to make one change, with its epoch. Raises when this node may not write there now."""
+        """The right to make one change, with its epoch; no transaction is open in it. Raises when this node may not write."""
 
 
 def owner_of(project: uuid.UUID, environment: uuid.UUID) -> str:
@@ -50,65 +52,134 @@ def owner_of(project: uuid.UUID, environment: uuid.UUID) -> str:
 
 
 class VaultKeeper:
-    """Reads and writes values in the vaults of projects."""
+    """Reads and writes values in the vaults of projects, outside of any transaction."""
 
     def __init__(self, ways: Ways) -> None:
         self._ways = ways
 
-    def read(self, secret: Secret, external_version: str, asker: Asker) -> Shown:
-        """Outside of any transaction, since the vault may be slow."""
+    @property
+    def seconds(self) -> float:
+        return self._ways.seconds
+
+    def read(self, secret: Secret, recorded: str, asker: Asker, *, newest: bool) -> Shown:
+        """The newest version counts when a person set it. One of ours that is not recorded is on its way, or never arrived."""
         name = rules.vault_name_of(secret.key)
-        with self._opened(secret, asker, give_back=True) as vault:
-            held = vault.get(name, external_version)
-        _refuse_foreign(held.entry, secret, name)
-        return Shown(held.value, held.entry.version)
-
-    def carry_out(self, change: SecretChange, secret: Secret, asker: Asker) -> str:
-        """In the caller's transaction, which keeps other changes of the secret out."""
         with self._opened(secret, asker) as vault:
-            return Work(vault, secret, self._effect).carry_out(change)
+            held = vault.get(name, "" if newest else recorded)
+            _refuse_foreign(held.entry, secret, name)
+            if newest and held.entry.marks is not None and held.entry.stands_for != recorded:
+                held = vault.get(name, recorded)
+        return Shown(held.value, held.entry.stands_for)
 
-    def _opened(self, secret: Secret, asker: Asker, *, give_back: bool = False) -> KeyVault:
+    def place_to_write(self, secret: Secret) -> str:
+        rules.vault_name_of(secret.key)
+        integration = storage_of(secret.project, secret.environment)
+        self._ways.refuse_unless_writing(secret.environment)
+        return self._ways.guard().vault(str(integration.config.get("vault_url", ""))).origin
+
+    def carry_out(self, change: SecretChange, secret: Secret, asker: Asker | None, hold: Hold) -> Done:
+        with self._opened(secret, asker) as vault:
+            return self._work(vault, secret, hold).carry_out(change)
+
+    def look_into(self, change: SecretChange, secret: Secret, asker: Asker | None, operation: str) -> Done | None:
+        with self._opened(secret, asker) as vault:
+            return Look(vault, secret).found(change, operation)
+
+    def put_back(self, change: SecretChange, secret: Secret, asker: Asker | None, hold: Hold, version: str) -> bool:
+        self._ways.refuse_unless_writing(secret.environment)
+        with self._opened(secret, asker) as vault:
+            return self._work(vault, secret, hold).put_back(change, version)
+
+    def _work(self, vault: SecretStore, secret: Secret, hold: Hold) -> Work:
+        return Work(vault, secret, lambda one: self._effect(one, hold), operation=hold.operation)
+
+    @contextmanager
+    def _opened(self, secret: Secret, asker: Asker | None) -> Iterator[KeyVault]:
         integration = storage_of(secret.project, secret.environment)
         connection, credential = self._ways.connect(integration, asker)
-        if give_back:
+        guard = self._ways.guard()
+        with (
+            places.taken(guard.vault(connection.vault_url).host, str(secret.project_id)),
+            KeyVault(connection, credential, guard, seconds=self._ways.seconds) as vault,
+        ):
+            yield vault
+
+    @contextmanager
+    def _effect(self, secret: Secret, hold: Hold) -> Iterator[int]:
+        """The claim outlives the call, and no connection of the database is held while it lasts."""
+        hold.prolong(self._ways.seconds)
+        with self._ways.effect(secret.environment) as epoch:
             give_connection_back()
-        return KeyVault(connection, credential, self._ways.guard(), seconds=self._ways.seconds)
-
-    def _effect(self, secret: Secret) -> AbstractContextManager[int]:
-        return self._ways.effect(secret.environment)
+            yield epoch
 
 
-class Work:
-    """One change of one secret in its vault."""
+class Look:
+    """What there is in a vault of one secret."""
 
-    def __init__(self, vault: SecretStore, secret: Secret, effect: Callable[[Secret], AbstractContextManager[int]],
-                 takes_over: Collection[str] = ()) -> None:  # fmt: skip
-        self._vault, self._secret, self._effect, self._takes_over = vault, secret, effect, takes_over
+    def __init__(self, vault: SecretStore, secret: Secret) -> None:
+        self._vault, self._secret = vault, secret
         self._name = rules.vault_name_of(secret.key)
 
-    def carry_out(self, change: SecretChange) -> str:
-        """Returns the version that holds the value, empty where none was set."""
-        if change.operation is WriteOperation.CREATE:
-            return self.create(change.body.value or "")
-        if change.operation in (WriteOperation.UPDATE, WriteOperation.ROTATE):
-            return self.update(change.body.value or "")
-        if change.operation is WriteOperation.ROLLBACK:
-            return self.update(self._former(change.body.rollback_to or 0))
+    def found(self, change: SecretChange, operation: str) -> Done | None:
+        """What came of an operation nobody saw the end of; None for nothing, also when somebody changed the name since."""
+        newest = self.newest()
+        marks = newest.marks if newest else None
+        if change.operation in secrets.SEALS:
+            made = newest is not None and marks is not None and marks.operation == operation
+            return Done(newest.version) if made and newest else None
         if change.operation is WriteOperation.RESTORE:
-            return self._restore()
-        if change.operation in (WriteOperation.DELETE, WriteOperation.PURGE):
-            self.delete(for_good=change.operation is WriteOperation.PURGE)
-        return ""
+            set_anew = marks is not None and marks.operation == operation
+            return Done(newest.version if newest and set_anew else "") if newest is not None else None
+        if newest is not None:
+            return None
+        kept = change.operation is WriteOperation.PURGE and self._vault.deleted_one(self._name) is not None
+        if not kept:
+            return Done()
+        return None if self._secret.status == SecretStatus.DELETED else Done(instead=WriteOperation.DELETE)
+
+    def newest(self) -> Entry | None:
+        """The newest version without its value, also a disabled one; None where the name does not live."""
+        try:
+            return self._vault.get(self._name).entry
+        except ObjectMissing:
+            return None
+        except ObjectDisabled:
+            return max(self._vault.versions(self._name), key=lambda one: one.created_at, default=None)
+
+
+class Work(Look):
+    """One change of one secret in its vault. Everything that is set carries `operation`."""
+
+    def __init__(self, vault: SecretStore, secret: Secret, effect: Callable[[Secret], AbstractContextManager[int]],
+                 takes_over: Collection[str] = (), *, operation: str = "") -> None:  # fmt: skip
+        super().__init__(vault, secret)
+        self._effect, self._takes_over, self._operation = effect, takes_over, operation
+
+    def carry_out(self, change: SecretChange) -> Done:
+        if change.operation is WriteOperation.CREATE:
+            return Done(self.create(change.body.value or ""))
+        if change.operation in (WriteOperation.UPDATE, WriteOperation.ROTATE):
+            return Done(self.update(change.body.value or ""))
+        if change.operation is WriteOperation.ROLLBACK:
+            return Done(self.update(self._former(change.body.rollback_to or 0)))
+        if change.operation is WriteOperation.RESTORE:
+            return Done(self._restore())
+        if change.operation is WriteOperation.PURGE:
+            return self._purge()
+        if change.operation is WriteOperation.DELETE:
+            self.delete()
+        return Done()
 
     def create(self, value: str) -> str:
         """Set a name that is free, or that was this very key's before."""
-        held = self._look()
+        held = self.newest()
         if held is not None:
-            self._refuse_others(held.entry)
-            return self._set(value, held.entry)
+            self._refuse_others(held)
+            return self._set(value, held)
         try:
             return self._set(value)
+        except ObjectBusy:
+            raise
         except NameTaken:
             gone = self._vault.deleted_one(self._name)
             if gone is None:
@@ -119,10 +190,30 @@ class Work:
 
     def update(self, value: str) -> str:
         """A new version over whatever is there now, unless the name is somebody else's."""
-        held = self._look()
+        held = self.newest()
         if held is not None:
-            _refuse_foreign(held.entry, self._secret, self._name)
-        return self._set(value, held.entry if held else None)
+            _refuse_foreign(held, self._secret, self._name)
+        return self._set(value, held)
+
+    def put_back(self, change: SecretChange, version: str) -> bool:
+        """Undo what was done and not recorded. `version` is what it set; another newest one is somebody's since, and stays."""
+        newest = self.newest()
+        if change.operation in secrets.SEALS:
+            if newest is None or newest.version != version:
+                return False
+            row = None if change.operation is WriteOperation.CREATE else values.resting(self._secret)
+            if row is None or not row.external_version:
+                self._delete()
+            else:
+                self._set(self._vault.get(self._name, row.external_version).value, newest, restores=row.external_version)
+            return True
+        if change.operation is WriteOperation.DELETE:
+            self._recover()
+            return True
+        if change.operation is WriteOperation.RESTORE and newest is not None:
+            self.delete()
+            return True
+        return False
 
     def _former(self, version: int) -> str:
         row = values.resting(self._secret, version)
@@ -133,55 +224,85 @@ class Work:
             return values.open_value(self._secret, row)
         return self._vault.get(self._name, row.external_version).value
 
-    def _set(self, value: str, before: Entry | None = None) -> str:
+    def _set(self, value: str, before: Entry | None = None, *, restores: str = "") -> str:
         tags = {**(before.tags if before else {}), KEY: self._secret.key}
         kind = before.content_type if before else ""
+        operation = self._operation or str(uuid.uuid4())
         with self._effect(self._secret) as epoch:
-            marks = Marks(epoch, str(uuid.uuid4()), owner_of(self._secret.project_id, self._secret.environment_id))
+            owner = owner_of(self._secret.project_id, self._secret.environment_id)
+            marks = Marks(epoch, operation, owner, restores)
             return self._vault.set(self._name, value, marks, tags=tags, content_type=kind).version
 
-    def delete(self, *, for_good: bool) -> None:
-        """Soft-delete the name, or purge it."""
-        held = self._look()
+    def delete(self) -> None:
+        """Soft-delete the name, if it lives."""
+        held = self.newest()
         if held is not None:
-            _refuse_foreign(held.entry, self._secret, self._name)
-            self._once(lambda: self._vault.delete(self._name))
-        if for_good:
-            self._once(lambda: self._vault.purge(self._name))
+            _refuse_foreign(held, self._secret, self._name)
+            self._delete()
+
+    def _delete(self) -> None:
+        with suppress(ObjectMissing), self._effect(self._secret):
+            self._vault.delete(self._name)
+
+    def _purge(self) -> Done:
+        """End the name for good. What cannot be purged (now, or in this vault) stays deleted, and that is recorded."""
+        held = self.newest()
+        if held is not None:
+            _refuse_foreign(held, self._secret, self._name)
+            self._delete()
+        try:
+            self._end_for_good(just_deleted=held is not None)
+        except MazeVaultError as trouble:
+            if trouble.in_doubt or self._secret.status == SecretStatus.DELETED:
+                raise
+            return Done(instead=WriteOperation.DELETE, trouble=trouble)
+        return Done()
+
+    def _end_for_good(self, *, just_deleted: bool) -> None:
+        """Over only when the vault was seen without it."""
+        gone = self._vault.deleted_one(self._name)
+        if gone is not None:
+            _refuse_foreign(gone.entry, self._secret, self._name)
+            if not gone.entry.purgeable:
+                raise _protected(self._name, gone)
+        try:
+            with self._effect(self._secret):
+                self._vault.purge(self._name)
+        except ObjectMissing:
+            if just_deleted:
+                raise settling(self._name) from None
+            return
+        if self._vault.deleted_one(self._name) is not None:
+            raise settling(self._name)
 
     def _restore(self) -> str:
         """Recover the name. Where a later secret of the same key had it since, this one's own value is set again."""
-        self._recover()
-        row, held = values.resting(self._secret), self._look()
+        recovered = self._recover()
+        row, held = values.resting(self._secret), self.newest()
         if row is None:
             return ""
+        if held is None and recovered:
+            raise settling(self._name)
         if held is None:
             raise Conflict(
-                "the vault has nothing left of this secret, its retention is over; delete it for good and create it again",
+                "the vault has nothing left of this secret: it was purged there, or its retention is over; create a new one",
                 code="VALUE_GONE",
             )
-        if held.entry.version == row.external_version:
+        if held.stands_for == row.external_version:
             return ""
-        _refuse_foreign(held.entry, self._secret, self._name)
-        return self._set(self._vault.get(self._name, row.external_version).value, held.entry)
+        _refuse_foreign(held, self._secret, self._name)
+        return self._set(self._vault.get(self._name, row.external_version).value, held)
 
-    def _recover(self) -> None:
-        if self._look() is None:
-            self._once(lambda: self._vault.recover(self._name))
-
-    def _once(self, change: Callable[[], object]) -> None:
-        """A change that is as good as done when the vault does not know the name."""
+    def _recover(self) -> bool:
+        """Whether there was something to recover."""
+        if self.newest() is not None:
+            return False
         try:
             with self._effect(self._secret):
-                change()
+                self._vault.recover(self._name)
         except ObjectMissing:
-            return
-
-    def _look(self) -> Held | None:
-        try:
-            return self._vault.get(self._name)
-        except ObjectMissing:
-            return None
+            return False
+        return True
 
     def _refuse_others(self, entry: Entry) -> None:
         marks = entry.marks
@@ -208,4 +329,20 @@ def _taken(name: str) -> Conflict:
     return Conflict(
         f"key: the name {name!r} in the vault is used for something else; choose another key, or free the name there",
         code="NAME_TAKEN_IN_VAULT",
+    )
+
+
+def _protected(name: str, gone: Deleted) -> PurgeProtected:
+    """The ordinary state of a production vault."""
+    when = f"on {gone.purged_at:%Y-%m-%d}" if gone.purged_at else "when its retention ends"
+    return PurgeProtected(
+        f"the vault has purge protection: {name} is deleted and cannot be purged before; it ends by itself {when}",
+        "nothing has to be done; its name is free for this key all the same",
+    )
+
+
+def settling(name: str) -> ObjectBusy:
+    """Azure finishes deletions, recoveries and purges some seconds after it has agreed to them."""
+    return ObjectBusy(
+        f"{name} is just being deleted, recovered or purged in the vault", "try again in some seconds", retry_after=5
     )

@@ -31,6 +31,7 @@ from gateways import (
     inbox,
     rotations,
     storage_moves,
+    storage_own,
     surveys,
     sync_runs,
 )
@@ -51,6 +52,7 @@ LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("judge", heartbeats.count_missed, 5.0),
     ("sweep", lambda: dispatch.sweep(now()), 5.0),
     ("sync-runs", lambda: sync_runs.keep_up(now()), 5.0),
+    ("vault-claims", lambda: storage_own.sweep_claims(now()), 5.0),
     ("storage-moves", lambda: storage_moves.sweep(now()), 5.0),
     ("vault-surveys", lambda: surveys.judge(now()), 10.0),
     ("rotations", lambda: rotations.keep_up(now()), 15.0),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
@@ -18,6 +19,7 @@ from accounts.models import Session, User
 from accounts.organizations import ensure_default_organization
 from accounts.sessions import PREFIX, hash_token
 from accounts.setup import ensure_system_roles
+from common import outside
 from common.clock import now
 from failover.transitions import state_of
 from gateways import channel_keys, generation, identity, routes, signs
@@ -38,6 +40,20 @@ def _lively_gateways_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gateways without a process have no waiting call: they answer while a request waits for their signs of life."""
     KNOWN.clear()
     monkeypatch.setattr(signs, "wait_for", all_answer)
+
+
+@pytest.fixture(autouse=True)
+def nothing_outside_in_a_transaction(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A call to the outside inside a database transaction fails the test, also where the product catches what it raises."""
+    found = list[str]()
+
+    def refuse(what: str) -> None:
+        found.append("".join(traceback.format_stack(limit=25)))
+        raise AssertionError(f"{what} is called inside a database transaction")
+
+    monkeypatch.setattr(outside, "on_fault", refuse)
+    yield
+    assert not found, f"called to the outside inside a database transaction:\n{found[0]}"
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from common.clock import now
 from common.errors import NotFound, ValidationFailed
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import WriteBody
-from vault import rules, secrets, selectors, values
+from vault import rules, secrets, selectors
 from vault.forms import (
     ChangeWish,
     CreateWish,
@@ -90,7 +90,10 @@ class SecretOperation(Operation):
         """The secret with its value, once the audit entry of this read is committed (I17)."""
         self.here.freshness(secret.project)  # refuses what is too old before anything is opened
         shown = self.shown(secret, None)
-        return self.tagged({**self.row(secret, shown.value), **_found_in(shown, secret)})
+        seen = shown.secret or secret
+        if seen.status not in selectors.SHOWN:
+            raise NotFound(rules.ABSENT)
+        return self.tagged({**self.row(seen, shown.value), **_found_in(shown, newest=True)})
 
     def shown(self, secret: Secret, version: int | None) -> Shown:
         return secrets.show(secret, version, self.asker, self.here.keeper)
@@ -248,7 +251,7 @@ class SecretVersionOne(SecretOperation):
             raise NotFound("there is no such version of this secret")
         shown = self.shown(secret, row.version)
         told = {"id": str(secret.id), "key": secret.key, **selectors.version_row(row, secret.version), "value": shown.value}
-        return self.tagged({**told, **_found_in(shown, None)})
+        return self.tagged({**told, **_found_in(shown, newest=False)})
 
 
 class SecretRollback(SecretOperation):
@@ -315,13 +318,11 @@ class SecretRestore(_StatusChange):
         return self.make(request, identifier)
 
 
-def _found_in(shown: Shown, secret: Secret | None) -> dict[str, Any]:
-    """What a value from a vault tells beside itself: which version it is there, and whether that one was set through us."""
+def _found_in(shown: Shown, *, newest: bool) -> dict[str, Any]:
+    """What a value from a vault tells beside itself: which version it is there, and whether that one was set past us."""
     if not shown.external_version:
         return {}
-    row = values.resting(secret) if secret else None
-    changed = {"changed_in_vault": row is None or row.external_version != shown.external_version} if secret else {}
-    return {"vault_version": shown.external_version, **changed}
+    return {"vault_version": shown.external_version, **({"changed_in_vault": shown.changed} if newest else {})}
 
 
 def _body(wish: dict[str, Any], value: str | None = None) -> WriteBody:

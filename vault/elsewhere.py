@@ -1,76 +1,307 @@
-"""Changes of secrets whose values rest in a vault: the vault first, then the row that names what was set there.
+"""Changes of secrets whose values rest in a vault: the name is claimed, the vault is called, the change is recorded (ADR 24, 30).
 
-The other way round, a row would promise a value that the vault may refuse. What was set and never recorded, because this node
-died in between, is an unacknowledged version in the vault and nothing more; the vault keeps the ones before it.
+The other way round, a row would promise a value that the vault may refuse. No transaction is open while a vault is called: the
+claim keeps other changes of the name out, and says after a crash what was begun.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Generic, Protocol, TypeVar
 
 from django.db import transaction
 from msgspec import structs
 
 from accounts.models import Environment, Project
+from common.direct import give_connection_back
 from common.errors import Conflict, MazeVaultError
-from common.locks import transaction_lock
+from common.failpoints import reach
 from protocol.vocabulary import WriteOperation
-from vault import rules, secrets, values
-from vault.models import Secret
-from vault.ports import Asker, SecretChange, ValueKeeper
+from vault import claims, rules, secrets, values
+from vault.claims import Request
+from vault.models import Secret, VaultClaim
+from vault.ports import Asker, Done, SecretChange, ValueKeeper
+
+log = logging.getLogger("mazevault.vault")
 
 PENDING = "pending"
 """Stands for the vault's version while a change is only tried."""
+AT_ONCE = 20
+"""Claims one pass of the sweep looks into."""
+
+Result = TypeVar("Result")
+Given = TypeVar("Given", covariant=True)
 
 
-def in_vault_first(
-    change: SecretChange, asker: Asker, keeper: ValueKeeper, goes_on: Callable[[SecretChange], bool]
-) -> SecretChange:
-    """The change as it is to be recorded: when its project keeps values in a vault, made there and without its value.
+@dataclass(frozen=True)
+class Made(Generic[Result]):
+    """A change that was recorded, as it was recorded: without a value that rests in a vault.
 
-    Runs in the caller's transaction and keeps other changes of the secret out until that ends. `goes_on` tries what comes after
-    the vault and raises what it would raise, so that nothing is set in the vault for a change that cannot be recorded; False when
-    there is nothing to do.
+    `trouble` is what kept the rest of it from being made; the caller is told of it.
     """
-    project = Project.objects.filter(id=change.project).first()
-    if project is None or not secrets.in_vault(project, change.operation) or change.body.external_version:
-        return change
-    transaction_lock(f"vault-name:{rules.vault_name_of(change.key).lower()}")
-    secret = _secret_of(change, project)
-    sealing = change.operation in secrets.SEALS
-    if not sealing and (_rests_here(secret) or _name_is_anothers(secret)):
-        return change  # the vault has nothing of it
-    _refuse_while_it_moves(secret)
-    if not goes_on(recorded(change, PENDING) if sealing else change):
-        return change
+
+    result: Result
+    change: SecretChange
+    trouble: MazeVaultError | None = None
+
+
+class Desk(Protocol[Given]):
+    """How a node takes the changes of one request. All but `ask` run in a transaction of the caller."""
+
+    @property
+    def request(self) -> Request: ...
+
+    def known(self, change: SecretChange) -> Given | None:
+        """What the same request was answered before."""
+
+    def goes_on(self, change: SecretChange) -> bool:
+        """Try what comes after the vault and take it back; raises what it would raise. False when there is nothing to do."""
+
+    def ask(self, change: SecretChange) -> None:
+        """Ask whoever else has a say, outside of any transaction; raises what they refuse."""
+
+    def record(self, change: SecretChange, *, whole: bool = True) -> Given:
+        """Keep the change. What is not the whole of what was asked for is not the answer to a repetition."""
+
+
+DeskOf = Callable[[VaultClaim], Desk[object]]
+"""The desk for a change that somebody else began and did not end. Raises what its maker may not do any more."""
+
+
+class Held:
+    """`vault.ports.Hold` by a claim."""
+
+    def __init__(self, claim: VaultClaim) -> None:
+        self.claim, self.operation = claim, str(claim.id)
+
+    def prolong(self, seconds: float) -> None:
+        claims.prolong(self.claim, seconds)
+
+
+def change_secret(
+    change: SecretChange, asker: Asker, keeper: ValueKeeper, desk: Desk[Result], desk_of: DeskOf
+) -> Made[Result]:  # fmt: skip
+    """Make a change where its value belongs and record it.
+
+    Raises what `desk` and the vault refuse, and `Unavailable`: SECRET_BUSY while another change of the secret is being made,
+    CLAIM_LOST when this one took too long.
+    """
+    there = _to_be_changed_there(change)
+    if there is None:
+        return Made(_record_here(change, desk), change)
+    with _denials_told(change, there, asker):
+        place = keeper.place_to_write(there)
+    begun = _begin(change, asker, keeper, desk, desk_of, place)
+    if not isinstance(begun, VaultClaim):
+        return Made(begun, change)
+    with _ending(begun, keeper):
+        desk.ask(_tried(change))
+        with _denials_told(change, there, asker):
+            done = keeper.carry_out(change, there, asker, Held(begun))
+    reach("vault:called:before-record")
+    return _record(begun, change, done, asker, keeper, desk)
+
+
+def take_back(change: SecretChange, actor: str, keeper: ValueKeeper, desk_of: DeskOf) -> None:
+    """A change that is in the vault was refused afterwards: what is recorded shall count there again, now or by the sweep."""
+    secret = _secret_of(change)
+    if secret is None or not change.body.external_version:
+        return
+    place = keeper.place_to_write(secret)
+    with transaction.atomic():
+        claim = claims.take(change, Request(actor), place, seconds=0.0)
+    if claim is not None:
+        settle(claim, keeper, desk_of)
+
+
+def sweep(keeper: ValueKeeper, desk_of: DeskOf) -> int:
+    """Look into the changes that were begun in a vault and never recorded. Returns how many were ended."""
+    return sum(settle(claim, keeper, desk_of) for claim in claims.ended_alone(AT_ONCE))
+
+
+def settle(claim: VaultClaim, keeper: ValueKeeper, desk_of: DeskOf, asker: Asker | None = None) -> bool:
+    """Find out what became of a change whose maker is gone: recorded if the vault has it, else forgotten.
+
+    False while that cannot be found out. `asker` is somebody who may look, where only people can.
+    """
+    if not claims.take_over(claim):
+        return False
+    wish = claims.wish_of(claim)
+    secret = _secret_of(wish)
+    if secret is None:
+        claims.release(claim)
+        return True
     try:
-        version = keeper.carry_out(change, secret, asker)
-    except MazeVaultError as refused:
-        if refused.status == 403:
-            raise _Denied(refused, secret) from refused
-        raise
-    return recorded(change, version) if sealing or version else change
-
-
-class _Denied(Exception):
-    """The vault denies a change; on its way out of the transaction that is taken back with it."""
-
-    def __init__(self, refused: MazeVaultError, secret: Secret) -> None:
-        super().__init__(refused.sentence)
-        self.refused, self.secret = refused, secret
+        outcome = _settled(claim, wish, secret, keeper, desk_of, asker)
+    except MazeVaultError as trouble:
+        return _look_later(claim, secret, wish, trouble)
+    log.info("a change of a vault was begun and not ended: %s, %s", claim.id, outcome)
+    return True
 
 
 @contextmanager
-def denials_told(change: SecretChange, asker: Asker) -> Iterator[None]:
-    """Around the transaction of `in_vault_first`: audits what the vault denied, and raises it as the vault did."""
+def _ending(claim: VaultClaim, keeper: ValueKeeper) -> Iterator[None]:
+    """What a refused call leaves: nothing, or a claim that is looked into once the call cannot arrive any more."""
     try:
         yield
-    except _Denied as denied:
+    except MazeVaultError as refused:
+        if refused.in_doubt:
+            claims.doubt(claim, keeper.seconds)
+        else:
+            claims.release(claim)
+        raise
+
+
+@contextmanager
+def _denials_told(change: SecretChange, secret: Secret, asker: Asker) -> Iterator[None]:
+    """Audits what the vault denied, and raises it as the vault did."""
+    try:
+        yield
+    except MazeVaultError as refused:
+        _tell_denial(refused, secret, asker, change.operation)
+        raise
+
+
+def _begin(
+    change: SecretChange, asker: Asker, keeper: ValueKeeper, desk: Desk[Result], desk_of: DeskOf, place: str
+) -> VaultClaim | Result:  # fmt: skip
+    """The claim; or the answer, where the request was answered before or there is nothing to do."""
+    deadline = time.monotonic() + claims.WAIT_SECONDS
+    while True:
         with transaction.atomic():
-            secrets.tell_denial(denied.secret, asker, denied.refused.code, change.operation)
-        raise denied.refused from None
+            known = desk.known(change)
+            if known is not None:
+                return known
+            other = claims.of_name(place, change.key) or claims.of_request(desk.request)
+            if other is None:
+                if _to_be_changed_there(change) is None or not desk.goes_on(_tried(change)):
+                    return desk.record(change)
+                claim = claims.take(change, desk.request, place)
+                if claim is not None:
+                    return claim
+        if other is not None and not claims.seconds_left(other) and settle(other, keeper, desk_of, asker):
+            continue
+        if time.monotonic() > deadline:
+            raise claims.busy(claims.seconds_left(other) if other is not None else None)
+        give_connection_back()
+        time.sleep(claims.LOOK_SECONDS)
+
+
+def _record_here(change: SecretChange, desk: Desk[Result]) -> Result:
+    """No vault has to hear of it. Where one hears of another change of the same secret, that one comes first."""
+    deadline = time.monotonic() + claims.WAIT_SECONDS
+    while claims.running(change.secret) and not change.body.external_version:
+        if time.monotonic() > deadline:
+            raise claims.busy()
+        give_connection_back()
+        time.sleep(claims.LOOK_SECONDS)
+    with transaction.atomic():
+        known = desk.known(change)
+        return known if known is not None else desk.record(change)
+
+
+def _record(
+    claim: VaultClaim, change: SecretChange, done: Done, asker: Asker, keeper: ValueKeeper, desk: Desk[Result]
+) -> Made[Result]:  # fmt: skip
+    wish = _as_done(change, done)
+    try:
+        with transaction.atomic():
+            claims.end(claim)
+            result = desk.record(wish, whole=done.trouble is None)
+    except MazeVaultError as refused:
+        if refused.code != claims.LOST:
+            _undo_now(claim, wish, keeper, asker)
+        raise
+    secret = _secret_of(change)
+    if done.trouble is not None and secret is not None:
+        _tell_denial(done.trouble, secret, asker, change.operation)
+    return Made(result, wish, done.trouble)
+
+
+def _undo_now(claim: VaultClaim, wish: SecretChange, keeper: ValueKeeper, asker: Asker) -> None:
+    """What the vault has could not be recorded. Where it cannot be put back now either, the claim stays and says so."""
+    secret = _secret_of(wish)
+    try:
+        if secret is not None:
+            _put_back(claim, wish, secret, keeper, asker)
+    except MazeVaultError as trouble:
+        log.warning("a change of a vault that was not recorded is undone later: %s, %s", claim.id, trouble)
+        claims.put_off(claim)
+
+
+def _put_back(claim: VaultClaim, wish: SecretChange, secret: Secret, keeper: ValueKeeper, asker: Asker | None) -> str:
+    there = keeper.put_back(wish, secret, asker, Held(claim), wish.body.external_version or "")
+    outcome = "put back" if there else "changed since"
+    with transaction.atomic():
+        claims.end(claim)
+        secrets.tell_ended(secret, claim.actor, wish.operation, outcome)
+    return outcome
+
+
+def _settled(
+    claim: VaultClaim, wish: SecretChange, secret: Secret, keeper: ValueKeeper, desk_of: DeskOf, asker: Asker | None
+) -> str:  # fmt: skip
+    if wish.body.external_version:
+        return _put_back(claim, wish, secret, keeper, asker)
+    done = keeper.look_into(wish, secret, asker, str(claim.id))
+    if done is None:
+        claims.release(claim)
+        return "not made"
+    made = _as_done(wish, done)
+    try:
+        with transaction.atomic():
+            claims.end(claim)
+            desk_of(claim).record(made, whole=done.instead is None)
+            secrets.tell_ended(secret, claim.actor, made.operation, "recorded")
+        return "recorded"
+    except MazeVaultError as refused:
+        if refused.status >= 500:
+            raise
+        return _put_back(claim, made, secret, keeper, asker)
+
+
+def _look_later(claim: VaultClaim, secret: Secret, wish: SecretChange, trouble: MazeVaultError) -> bool:
+    if claims.too_old(claim):
+        with transaction.atomic():
+            claims.release(claim)
+            secrets.tell_ended(secret, claim.actor, wish.operation, f"nobody could find out: {trouble.code}")
+        return True
+    claims.put_off(claim)
+    return False
+
+
+def _tell_denial(refused: MazeVaultError, secret: Secret, asker: Asker, operation: WriteOperation) -> None:
+    if refused.status == 403:
+        with transaction.atomic():
+            secrets.tell_denial(secret, asker, refused.code, operation)
+
+
+def _to_be_changed_there(change: SecretChange) -> Secret | None:
+    """The secret, when a vault has to hear of the change. Raises `Conflict` (STORAGE_MOVING)."""
+    project = Project.objects.filter(id=change.project).first()
+    if project is None or not secrets.in_vault(project, change.operation) or change.body.external_version:
+        return None
+    secret = _secret_of(change)
+    if secret is None:
+        return None
+    if change.operation not in secrets.SEALS and (_rests_here(secret) or _name_is_anothers(secret)):
+        return None  # the vault has nothing of it
+    _refuse_while_it_moves(secret)
+    return secret
+
+
+def _tried(change: SecretChange) -> SecretChange:
+    return recorded(change, PENDING) if change.operation in secrets.SEALS else change
+
+
+def _as_done(change: SecretChange, done: Done) -> SecretChange:
+    if done.instead is not None:
+        change = replace(change, operation=done.instead)
+    return recorded(change, done.version) if change.operation in secrets.SEALS or done.version else change
 
 
 def recorded(change: SecretChange, external_version: str) -> SecretChange:
@@ -100,9 +331,13 @@ def _name_is_anothers(secret: Secret) -> bool:
     return rules.folded_vault_name(secret.key) in map(rules.folded_vault_name, keys)
 
 
-def _secret_of(change: SecretChange, project: Project) -> Secret:
+def _secret_of(change: SecretChange) -> Secret | None:
+    """The secret of a change; for a creation one that is not saved. None where its place is gone."""
     found = Secret.objects.select_related("project", "environment").filter(id=change.secret).first()
     if found is not None and change.operation is not WriteOperation.CREATE:
         return found
-    environment = Environment.objects.get(id=change.environment)
+    project = Project.objects.filter(id=change.project).first()
+    environment = Environment.objects.filter(id=change.environment).first()
+    if project is None or environment is None:
+        return None
     return Secret(id=change.secret, project=project, environment=environment, key=change.key)

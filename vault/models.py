@@ -165,3 +165,42 @@ class AnsweredRequest(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["actor", "key"], name="one_answer_to_a_repeated_request")]
+
+
+class VaultClaim(models.Model):
+    """A change of one name in a vault that was begun and is not recorded yet; nobody else touches the name meanwhile (ADR 30).
+
+    The id is the operation that what is set in the vault is tagged with. `body` is the wish without its value, which rests
+    nowhere here. `until` is when the claim ends by itself: a call that was begun under it cannot arrive later. `turn` counts who
+    has had it, so that one who slept too long finds it is not theirs any more.
+    """
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    place = models.CharField(max_length=300)
+    name = models.CharField(max_length=127)
+    secret = models.UUIDField()
+    project = models.UUIDField()
+    environment = models.UUIDField()
+    key = models.CharField(max_length=255)
+    operation = models.CharField(max_length=16)
+    base_version = models.IntegerField(null=True)
+    body = models.TextField()
+    actor = models.CharField(max_length=64)
+    address = models.CharField(max_length=64, default="")
+    idempotency_key = models.CharField(max_length=200, default="")
+    digest = models.CharField(max_length=64, default="")
+    turn = models.IntegerField(default=0)
+    looks = models.IntegerField(default=0)
+    """How often it was looked for what became of it, in vain."""
+    look_at = models.DateTimeField(db_default=Now())
+    begun_at = models.DateTimeField(db_default=Now())
+    until = models.DateTimeField(db_index=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["place", "name"], name="one_claim_of_a_name_in_a_vault"),
+            models.UniqueConstraint(
+                fields=["actor", "idempotency_key"], condition=~Q(idempotency_key=""), name="one_claim_of_an_idempotency_key"
+            ),
+        ]
+        indexes = [models.Index(fields=["secret"], name="claims_of_a_secret")]

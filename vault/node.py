@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import transaction
 from django.utils.crypto import salted_hmac
 
+from accounts.access import Principal
 from accounts.models import Project
-from common.errors import Conflict
+from accounts.principals import principal_named
+from common.errors import Conflict, PermissionRefused
 from common.locks import transaction_lock
 from protocol.vocabulary import WriteOutcome
 from vault import rules
-from vault.elsewhere import denials_told, in_vault_first
-from vault.models import AnsweredRequest, Secret
+from vault.claims import Request
+from vault.elsewhere import change_secret
+from vault.models import AnsweredRequest, Secret, VaultClaim
 from vault.ports import Applied, Asker, Freshness, Origin, PendingCreation, SecretChange, ValueKeeper, Written
 from vault.secrets import apply_change, check_change
 
@@ -47,41 +50,64 @@ class PrimaryNode:
 
     def write(self, change: SecretChange, asker: Asker, *, idempotency_key: str, now: datetime) -> Written:
         """With an idempotency key the same request is made once; another one under that key is IDEMPOTENCY_MISMATCH."""
-        with denials_told(change, asker), transaction.atomic():
-            if idempotency_key:
-                applied = self._once(change, asker, idempotency_key, now)
-            else:
-                applied = self._apply(change, asker, now)
+        request = Request(asker.actor, asker.address, idempotency_key, _digest(change))
+        desk = PrimaryDesk(request, asker.principal, now)
+        made = change_secret(change, asker, self.keeper, desk, lambda claim: desk_of(claim, now))
+        if made.trouble is not None:
+            raise made.trouble
+        applied = made.result
         return Written(WriteOutcome.APPLIED, None, applied.secret, applied.version)
 
-    def _apply(self, change: SecretChange, asker: Asker, now: datetime) -> Applied:
-        origin = Origin(asker.actor, asker.address)
-        done = in_vault_first(
-            change, asker, self.keeper, lambda tried: check_change(tried, origin, asker.principal, now)
-        )  # fmt: skip
-        return apply_change(done, origin, asker.principal, now)
 
-    def _once(self, change: SecretChange, asker: Asker, key: str, now: datetime) -> Applied:
+@dataclass(frozen=True)
+class PrimaryDesk:
+    """`vault.elsewhere.Desk`: the Primary applies."""
+
+    request: Request
+    caller: Principal
+    now: datetime
+
+    def known(self, change: SecretChange) -> Applied | None:
         """Twins wait for each other, so the second one finds the answer of the first."""
-        transaction_lock(f"idempotency:{asker.actor}:{key}")
-        digest = _digest(change)
-        known = AnsweredRequest.objects.filter(actor=asker.actor, key=key).first()
-        if known is not None and known.at >= now - REMEMBERED:
-            if known.digest != digest:
-                raise Conflict(
-                    "Idempotency-Key: this key was used for another request; use a new one", code="IDEMPOTENCY_MISMATCH"
-                )
-            secret = Secret.objects.select_related("project", "environment").get(id=known.secret_id)
-            place = rules.place_of(secret.project, secret.environment)
-            rules.refuse_unless_allowed(asker.principal, change.operation, place)
-            return Applied(secret, known.version, changed=False)
-        applied = self._apply(change, asker, now)
-        AnsweredRequest.objects.update_or_create(
-            actor=asker.actor,
-            key=key,
-            defaults={"digest": digest, "secret": applied.secret, "version": applied.version, "at": now},
-        )
+        request = self.request
+        if not request.idempotency_key:
+            return None
+        transaction_lock(f"idempotency:{request.actor}:{request.idempotency_key}")
+        found = AnsweredRequest.objects.filter(actor=request.actor, key=request.idempotency_key).first()
+        if found is None or found.at < self.now - REMEMBERED:
+            return None
+        if found.digest != request.digest:
+            raise Conflict("Idempotency-Key: this key was used for another request; use a new one", code="IDEMPOTENCY_MISMATCH")
+        secret = Secret.objects.select_related("project", "environment").get(id=found.secret_id)
+        rules.refuse_unless_allowed(self.caller, change.operation, rules.place_of(secret.project, secret.environment))
+        return Applied(secret, found.version, changed=False)
+
+    def goes_on(self, change: SecretChange) -> bool:
+        return check_change(change, self._origin, self.caller, self.now)
+
+    def ask(self, change: SecretChange) -> None:
+        """The Primary has the last word itself."""
+
+    def record(self, change: SecretChange, *, whole: bool = True) -> Applied:
+        applied = apply_change(change, self._origin, self.caller, self.now)
+        if whole and self.request.idempotency_key:
+            AnsweredRequest.objects.update_or_create(
+                actor=self.request.actor, key=self.request.idempotency_key,
+                defaults={"digest": self.request.digest, "secret": applied.secret, "version": applied.version, "at": self.now},
+            )  # fmt: skip
         return applied
+
+    @property
+    def _origin(self) -> Origin:
+        return Origin(self.request.actor, self.request.address)
+
+
+def desk_of(claim: VaultClaim, now: datetime) -> PrimaryDesk:
+    """In the name of who began it, with what they may do now. Raises `PermissionRefused`."""
+    caller = principal_named(claim.actor, now)
+    if caller is None:
+        raise PermissionRefused("who made this change may not make it any more", code="ACTOR_NOT_ALLOWED")
+    return PrimaryDesk(Request(claim.actor, claim.address, claim.idempotency_key, claim.digest), caller, now)
 
 
 def _digest(change: SecretChange) -> str:

@@ -15,7 +15,7 @@ from msgspec import structs
 
 from accounts.access import Principal
 from accounts.models import Project
-from common.errors import Conflict
+from common.errors import Conflict, MazeVaultError
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import WriteBody, body_text
 from vault.models import Secret
@@ -121,20 +121,62 @@ class VersionConflict(Conflict):
 
 @dataclass(frozen=True)
 class Shown:
-    """A value as it was found. `external_version` is the vault's name of the version it came from, empty for our own store."""
+    """A value as it was found. `external_version` is the vault's name of the version it came from, empty for our own store.
+
+    `secret` is the one it belongs to as it was read together with it; `changed` says that somebody set it past us.
+    """
 
     value: str = field(repr=False)
     external_version: str = ""
+    secret: Secret | None = None
+    changed: bool = False
+
+
+class Hold(Protocol):
+    """The right to touch one name in a vault. `operation` is the tag of what is set under it."""
+
+    operation: str
+
+    def prolong(self, seconds: float) -> None:
+        """Before a call that ends within these seconds. Raises `Unavailable` when the right was lost."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What was done in a vault. `version` holds the value then, empty where none was set.
+
+    `instead`: only this came about, and `trouble` says why the rest did not; it is recorded all the same.
+    """
+
+    version: str = ""
+    instead: WriteOperation | None = None
+    trouble: MazeVaultError | None = None
 
 
 class ValueKeeper(Protocol):
-    """The vault of a project whose values rest there. Raises the errors of the vault: a denial is final (DESIGN §10)."""
+    """The vault of a project whose values rest there. Raises the errors of the vault: a denial is final (DESIGN §10).
 
-    def read(self, secret: Secret, external_version: str, asker: Asker) -> Shown:
-        """The value there now, or the one of a named version."""
+    All of it outside of any transaction, since a vault may be slow. `asker` None is the system itself.
+    """
 
-    def carry_out(self, change: SecretChange, secret: Secret, asker: Asker) -> str:
-        """Do in the vault what the change means for it; returns the version that holds the value then, empty for none."""
+    @property
+    def seconds(self) -> float:
+        """The longest call."""
+
+    def read(self, secret: Secret, recorded: str, asker: Asker, *, newest: bool) -> Shown:
+        """The value of the recorded version; of the newest one when that was set by somebody else than us (ADR 24, 30)."""
+
+    def place_to_write(self, secret: Secret) -> str:
+        """Which vault a change of the secret goes to. Raises when this node may not write there now, before any call."""
+
+    def carry_out(self, change: SecretChange, secret: Secret, asker: Asker | None, hold: Hold) -> Done:
+        """Do in the vault what the change means for it."""
+
+    def look_into(self, change: SecretChange, secret: Secret, asker: Asker | None, operation: str) -> Done | None:
+        """Whether what an operation wanted is what the vault has now; None when it is not."""
+
+    def put_back(self, change: SecretChange, secret: Secret, asker: Asker | None, hold: Hold, version: str) -> bool:
+        """Make the recorded state count again after a change that was not recorded. False when somebody changed it since."""
 
 
 class SecretNode(Protocol):

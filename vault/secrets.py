@@ -6,6 +6,7 @@ Each function runs in its caller's transaction; the audit entry commits with wha
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -88,29 +89,40 @@ def reveal(secret: Secret, version: int | None, *, actor: str, address: str) -> 
 def show(secret: Secret, version: int | None, asker: Asker, keeper: ValueKeeper) -> Shown:
     """`reveal`, wherever the value rests, in transactions of its own; a vault is asked outside of any.
 
-    What the vault refuses is refused, whoever else might be let in.
+    With `version` None it is the value of this instant, with the secret it belongs to. What the vault refuses is refused, whoever
+    else might be let in.
     """
-    row = values.resting(secret, version)
+    row = values.resting_now(secret.id) if version is None else values.resting(secret, version)
     _refuse_retired(row)
-    if row is None or row.sealed_value is not None:
+    if row is None:
+        raise Conflict("the value of this version is not held on this node; ask the Primary for it", code="VALUE_NOT_HELD")
+    seen = row.secret if version is None else secret
+    if row.sealed_value is not None:
+        text = values.open_value(seen, row)
         with transaction.atomic():
-            return Shown(reveal(secret, version, actor=asker.actor, address=asker.address))
+            _audit_read(seen, version, asker.actor, asker.address)
+        return Shown(text, secret=seen)
     try:
-        shown = keeper.read(secret, "" if version is None else row.external_version, asker)
+        shown = keeper.read(seen, row.external_version, asker, newest=version is None)
     except MazeVaultError as refused:
         if refused.status == 403:
             with transaction.atomic():
-                tell_denial(secret, asker, refused.code)
+                tell_denial(seen, asker, refused.code)
         raise
     with transaction.atomic():
-        _audit_read(secret, version, asker.actor, asker.address, external_version=shown.external_version)
-    return shown
+        _audit_read(seen, version, asker.actor, asker.address, external_version=shown.external_version)
+    return replace(shown, secret=seen, changed=shown.external_version != row.external_version)
 
 
 def tell_denial(secret: Secret, asker: Asker, code: str, operation: WriteOperation | None = None) -> None:
     """The audit entry of what the vault denied; `operation` None for a read."""
     details = {"code": code, "operation": operation.value if operation else "read", **_where(secret)}
     _audit("secret.denied_by_vault", secret, asker.actor, asker.address, details)
+
+
+def tell_ended(secret: Secret, actor: str, operation: WriteOperation, outcome: str) -> None:
+    """The audit entry of a change in a vault whose maker never came back to record it, or could not."""
+    _audit("secret.vault_change_ended", secret, actor, "", {"operation": operation.value, "outcome": outcome, **_where(secret)})
 
 
 def in_vault(project: Project, operation: WriteOperation) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 
-from django.db.models import QuerySet
+from django.db.models import F, QuerySet
 
 from common.errors import Conflict
 from vault import encryption
@@ -48,6 +48,13 @@ def resting(secret: Secret, version: int | None = None) -> SecretVersion | None:
     """The version that holds that value here or names the place in the vault where it rests."""
     newest = secret.version if version is None else version
     return valued(secret.versions.filter(version__lte=newest)).order_by("-version").first()
+
+
+def resting_now(secret: uuid.UUID) -> SecretVersion | None:
+    """`resting` of a secret as it is at this instant, with the secret itself: read in one statement, so that both belong together
+    however fast it is changed. None when it has no value, here or in a vault."""
+    rows = SecretVersion.objects.filter(secret=secret, version__lte=F("secret__version"))
+    return valued(rows).select_related("secret__project", "secret__environment").order_by("-version").first()
 
 
 def newest_of(secrets: Iterable[Secret]) -> Mapping[uuid.UUID, SecretVersion]:

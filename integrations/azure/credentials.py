@@ -18,6 +18,7 @@ from azure.core.credentials import AccessToken
 from azure.core.exceptions import ClientAuthenticationError
 from requests.adapters import HTTPAdapter
 
+from common import outside
 from integrations.azure.cloud import AuthMethod, Cloud, Connection
 from integrations.azure.entra_answers import diagnose
 from integrations.azure.errors import Owner, TokenTrouble
@@ -183,6 +184,7 @@ class _Limited(HTTPAdapter):
     """No request without a time limit. Passing troubles end here, since msal takes them for a wrong configuration."""
 
     def send(self, *args: Any, **more: Any) -> requests.Response:
+        outside.begins("Entra, or this machine's metadata service,")
         answer = super().send(*args, **{**more, "timeout": (CONNECT_SECONDS, READ_SECONDS)})
         if answer.status_code == 429 or answer.status_code >= 500:
             raise TokenRefused(_passing(answer))

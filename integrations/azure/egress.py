@@ -24,6 +24,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPSConnectionPool
 
+from common import outside
 from integrations.azure.cloud import Cloud
 from integrations.azure.errors import AddressRefused, ServiceTrouble, Unreachable
 
@@ -80,6 +81,7 @@ class Guard:
 
     def addresses(self, target: Target) -> list[str]:
         """Resolve a name and check every address it has. Raises `Unreachable` or `AddressRefused`."""
+        outside.begins(target.host)
         if target.local:
             return [LOOPBACK]
         found = list(dict.fromkeys(_in_time(lambda: self._resolve(target.host, target.port), target.host)))
@@ -96,6 +98,7 @@ class Guard:
 
     def open_socket(self, target: Target, addresses: Sequence[str], seconds: float = CONNECT_SECONDS) -> socket.socket:
         """A connection to the first of the checked addresses that answers. Raises `Unreachable`."""
+        outside.begins(target.host)
         for address in addresses:
             try:
                 return self._connect((address, target.port), seconds)
@@ -215,6 +218,7 @@ class Session(requests.Session):
         if self.deadline is None:
             with self.within(CALL_SECONDS):
                 return self.send(request, **more)
+        outside.begins(self.target.host)
         answer = super().send(request, **{**more, "allow_redirects": False})
         self.cookies.clear()
         if 300 <= answer.status_code < 400:

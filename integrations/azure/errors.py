@@ -14,6 +14,7 @@ AzureTrouble
     PurgeProtected      the vault keeps deleted objects
   ObjectMissing         nothing of this name
   NameTaken             the name belongs to a deleted object that can be recovered
+    ObjectBusy          it is just being deleted, recovered or purged
   ObjectConflict        something else holds the name
   ValueRefused          the vault does not take this name, value or tag
   Throttled             too many calls; `retry_after` says when
@@ -125,6 +126,13 @@ class NameTaken(AzureTrouble):
     default_code, default_status = "KEY_VAULT_NAME_DELETED", 409
 
 
+class ObjectBusy(NameTaken):
+    """Not there yet: Azure is still deleting, recovering or purging it."""
+
+    default_code, default_status = "KEY_VAULT_OBJECT_BUSY", 503
+    owner, retrying_helps = Owner.MICROSOFT, True
+
+
 class ObjectConflict(AzureTrouble):
     default_code, default_status = "KEY_VAULT_CONFLICT", 409
 
@@ -140,6 +148,7 @@ class Throttled(AzureTrouble):
 
 class OutcomeUnknown(AzureTrouble):
     default_code, default_status = "KEY_VAULT_OUTCOME_UNKNOWN", 503
+    in_doubt = True
     owner = Owner.NETWORK
 
 

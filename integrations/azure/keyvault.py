@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ from integrations.azure.guarded import GuardedClient, settings
 from integrations.azure.translation import one_call
 
 EPOCH, OPERATION, OWNER = "mazevault-epoch", "mazevault-operation", "mazevault-owner"
+RESTORES = "mazevault-restores"
+"""Tag of a version that repeats a recorded one, because what had come between them was taken back: the version it stands for."""
 KEY = "mazevault-key"
 """Tag that says which key of a project a name in the vault belongs to."""
 LONGEST_MARK = 256
@@ -37,6 +40,7 @@ class Marks:
     epoch: int
     operation: str
     owner: str
+    restores: str = ""
 
     def __post_init__(self) -> None:
         for name in ("operation", "owner"):
@@ -44,14 +48,15 @@ class Marks:
                 raise ValidationFailed(f"{name}: must have 1 to {LONGEST_MARK} characters")
 
     def tags(self) -> dict[str, str]:
-        return {EPOCH: str(self.epoch), OPERATION: self.operation, OWNER: self.owner}
+        restores = {RESTORES: self.restores} if self.restores else {}
+        return {EPOCH: str(self.epoch), OPERATION: self.operation, OWNER: self.owner, **restores}
 
 
 def marks_of(tags: Mapping[str, str]) -> Marks | None:
     """The marks among the tags of a secret; None when they are not all there, so when somebody else wrote it."""
     epoch, operation, owner = (tags.get(name, "") for name in (EPOCH, OPERATION, OWNER))
     whole = epoch.isascii() and epoch.isdecimal() and len(epoch) < 19 and operation and owner
-    return Marks(int(epoch), operation, owner) if whole else None
+    return Marks(int(epoch), operation, owner, tags.get(RESTORES, "")) if whole else None
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,14 @@ class Entry:
     updated_at: datetime
     expires_at: datetime | None
     of_certificate: bool
+    purgeable: bool = True
+    """False where the vault keeps what is deleted until its retention ends."""
+
+    @property
+    def stands_for(self) -> str:
+        """The version our rows know it by: its own, unless it repeats one that was recorded before."""
+        marks = self.marks
+        return (marks.restores if marks else "") or self.version
 
     @property
     def marks(self) -> Marks | None:
@@ -158,9 +171,10 @@ class KeyVault(GuardedClient):
         enabled: bool = True, expires_at: datetime | None = None,
     ) -> Entry:  # fmt: skip
         """Write a new version. Marks win over tags of the same names."""
+        tags = {name: text for name, text in (tags or {}).items() if name != RESTORES}
         with one_call(self._session, self._seconds, f"the secret {name}", effect=True):
             made = self._client.set_secret(
-                name, value, tags={**(tags or {}), **marks.tags()}, content_type=content_type or None, enabled=enabled,
+                name, value, tags={**tags, **marks.tags()}, content_type=content_type or None, enabled=enabled,
                 expires_on=expires_at,
             )  # fmt: skip
             return _entry(made.properties)
@@ -186,9 +200,14 @@ class KeyVault(GuardedClient):
         self._wait_for(self._client.get_secret, name, left)
 
     def purge(self, name: str) -> None:
-        """End a deleted secret for good."""
-        with one_call(self._session, self._seconds, f"the secret {name}", effect=True):
+        """End a deleted secret for good, and wait within the deadline until it is gone."""
+        with one_call(self._session, self._seconds, f"the secret {name}", effect=True) as deadline:
             self._client.purge_deleted_secret(name)
+            left = deadline.left
+        end = time.monotonic() + left
+        with suppress(AzureTrouble):  # it is agreed to; whether it is over, the caller looks
+            while self.deleted_one(name) is not None and time.monotonic() < end:
+                time.sleep(min(SETTLE_SECONDS, max(0.0, end - time.monotonic())))
 
     def _wait_for(self, look: Callable[[str], object], name: str, seconds: float) -> None:
         """Azure finishes a deletion or recovery some seconds later. Not seeing that in time is no error: it comes."""
@@ -226,6 +245,7 @@ def _entry(found: SecretProperties) -> Entry:
         updated_at=found.updated_on or epoch,
         expires_at=found.expires_on,
         of_certificate=bool(found.managed) and found.content_type in CERTIFICATE_TYPES,
+        purgeable="Purgeable" in (found.recovery_level or "Purgeable"),
     )
 
 

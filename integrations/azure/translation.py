@@ -18,6 +18,7 @@ from integrations.azure.errors import (
     AzureTrouble,
     NameTaken,
     NetworkClosed,
+    ObjectBusy,
     ObjectConflict,
     ObjectDisabled,
     ObjectMissing,
@@ -128,9 +129,7 @@ def _conflict(inner: str, what: str) -> AzureTrouble:
     if inner == "ObjectIsDeletedButRecoverable":
         return NameTaken(f"{what} was deleted and its name is taken until it is recovered or purged", "recover it first")
     if inner in ("ObjectIsBeingDeleted", "ObjectIsBeingRecovered"):
-        busy = NameTaken(f"{what} is just being deleted or recovered", "try again in some seconds", retry_after=RETRY_SECONDS)
-        busy.retrying_helps = True
-        return busy
+        return ObjectBusy(f"{what} is just being deleted or recovered", "try again in some seconds", retry_after=RETRY_SECONDS)
     return ObjectConflict(f"something else holds the name of {what}", "rename one; a certificate also takes a secret's name")
 
 

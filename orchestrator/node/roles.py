@@ -70,6 +70,7 @@ def _core(socket: Path, lifeline: Lifeline) -> None:
     from gateway_runtime import current
     from gateway_runtime.enroll import EnrolmentImpossible
     from gateway_runtime.identity import StateFileBroken
+    from gateway_runtime.secrets_node import sweep_claims
     from gateway_runtime.supervisor import Supervisor
 
     node = settings.MAZEVAULT
@@ -82,6 +83,7 @@ def _core(socket: Path, lifeline: Lifeline) -> None:
     except (EnrolmentImpossible, StateFileBroken) as error:
         raise CannotServe(str(error)) from error
     current.supervisor = supervisor
+    supervisor.end_claims = sweep_claims
     supervisor.start()
     _serve(socket, lifeline, listener=_gateway_listener, on_stop=supervisor.shut_down)
 

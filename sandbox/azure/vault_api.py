@@ -81,6 +81,7 @@ def admitted(world: World, request: Request, action: str) -> Call:
 def found(call: Call, kind: str, *, deleted: bool = False) -> Item:
     """The object of the path. Raises 404 in Key Vault's words."""
     name = call.request.parts["name"]
+    refuse_settling(call, kind, name, reading=call.request.method == "GET")
     item = call.vault.item(kind, name, deleted=deleted)
     if item is None or item.settles_at > call.world.now():
         state = "deleted " if deleted else ""
@@ -90,6 +91,16 @@ def found(call: Call, kind: str, *, deleted: bool = False) -> Item:
             f"{ONE[kind]} you may be able to recover it using the correct recovery command.",
         )
     return item
+
+
+def refuse_settling(call: Call, kind: str, name: str, *, reading: bool = False) -> None:
+    """A change of what is just being deleted or recovered is 409; a read does not find it."""
+    item = call.vault.items.get((kind, name.lower()))
+    if item is None or reading or item.settles_at <= call.world.now():
+        return
+    ending, code = ("deleted", "Deleted") if item.deleted_at is not None else ("recovered", "Recovered")
+    message = f"{ONE[kind].capitalize()} {name} is currently being {ending}; retry later."
+    raise VaultRefusal(409, "Conflict", message, f"ObjectIsBeing{code}")
 
 
 def found_version(call: Call, kind: str) -> tuple[Item, Version]:
@@ -106,10 +117,7 @@ def refuse_taken_name(call: Call, kind: str, name: str) -> None:
     if not NAME.fullmatch(name):
         raise bad_parameter(f"The request URI contains an invalid name: {name}")
     one, item = ONE[kind], call.vault.items.get((kind, name.lower()))
-    if item and item.settles_at > call.world.now():
-        ending, code = ("deleted", "Deleted") if item.deleted_at is not None else ("recovered", "Recovered")
-        message = f"{one.capitalize()} {name} is currently being {ending} and cannot be re-created; retry later."
-        raise VaultRefusal(409, "Conflict", message, f"ObjectIsBeing{code}")
+    refuse_settling(call, kind, name)
     if item and item.deleted_at is not None:
         raise VaultRefusal(
             409,

@@ -182,7 +182,7 @@ def test_a_sign_in_without_an_assertion_is_remembered_but_cannot_go_further(
     """With a scope of another API in ENTRA_SCOPES the token is that API's, and Entra says so."""
     with with_entra(replace(entra_settings, scopes=("openid", "profile", "https://graph.microsoft.com/User.Read"))):
         assert Node().sign_in(browser, "paul.project").status_code == 200
-        with pytest.raises(EntraError) as refused, transaction.atomic():
+        with pytest.raises(EntraError) as refused:
             obo.token_for(sso.entra(), Session.objects.get(), KEY_VAULT, now())
         assert refused.value.code == "ENTRA_ASSERTION_AUDIENCE"
 

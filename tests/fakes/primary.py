@@ -13,6 +13,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from common import outside
 from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable
 from protocol import paths
 from protocol.messages import Acknowledged, Message, decode, encode
@@ -59,6 +60,7 @@ class FakePrimary:
     """The last position of the feed."""
 
     def call(self, path: str, message: Message, kind: type[Message], *, timeout: float) -> Any:
+        outside.begins("the Primary")
         if self.down:
             raise PrimaryUnreachable("no answer")
         if self.no_changes and path == paths.CHANGES:

@@ -122,7 +122,9 @@ def test_reading_goes_on_while_the_primary_is_away_and_writing_as_long_as_the_le
     status, refused = keeping.pair.ann.put(f"secrets/{row['id']}", {"value": "three"})
     assert (status, refused["code"]) == (503, "LEASE_NEEDED")
     assert PendingWrite.objects.count() == before and keeping.there() == {"DB-PASSWORD": "two"}
-    assert keeping.pair.ann.get(f"secrets/{row['id']}")[1]["value"] == "two", "the vault says what counts"
+    read = keeping.pair.ann.get(f"secrets/{row['id']}")[1]
+    assert (read["value"], read["version"], read["changed_in_vault"]) == (CANARY, 1, False), "what waits is not in effect yet"
+    assert read["pending_write"] == queued["id"]
 
 
 def test_what_cannot_be_recorded_is_not_set_in_the_vault(keeping: Keeping) -> None:
@@ -206,10 +208,61 @@ def test_a_name_that_is_somebody_elses_is_left_alone(keeping: Keeping) -> None:
     assert keeping.there() == {"A-B": CANARY}
 
 
+def vault_of(keeping: Keeping) -> Any:
+    return keeping.sandbox.world.vaults.named(VAULT)
+
+
 def portal(keeping: Keeping) -> Any:
     """The vendor's client, as a person with the portal uses the vault."""
     way = vaults.connection_of(VaultAccess(str(uuid.uuid4()), sandbox_vault(keeping.sandbox, VAULT), "managed_identity"))
     return KeyVault(way, vaults.credential_of(way), vaults.guard())._client
+
+
+def test_a_protected_vault_keeps_what_is_destroyed_and_both_sides_say_so(keeping: Keeping) -> None:
+    ann, row = keeping.pair.ann, keeping.create()[1]
+    path = f"secrets/{row['id']}"
+    assert ann.post(f"{path}/archive")[0] == 200
+    vault_of(keeping).purge_protection = True
+    try:
+        for _ in range(2):
+            status, body = ann.delete(f"{path}/permanent")
+            assert (status, body["code"]) == (403, "KEY_VAULT_PURGE_PROTECTED") and "ends by itself" in body["error"], body
+        assert Secret.objects.get(id=row["id"]).status == "deleted" and keeping.there() == {}
+        assert AuditEntry.objects.filter(action="secret.deleted", entity_id=row["id"]).count() == 1
+        assert ann.post(f"{path}/restore")[0] == 200 and ann.get(path)[1]["value"] == CANARY
+    finally:
+        vault_of(keeping).purge_protection = False
+
+
+def test_destroying_is_done_when_the_vault_was_seen_without_it(keeping: Keeping, control: httpx.Client) -> None:
+    ann, row = keeping.pair.ann, keeping.create()[1]
+    path = f"secrets/{row['id']}"
+    assert ann.post(f"{path}/archive")[0] == 200
+    control.post("/faults", json={"vault_settle_seconds": 25.0})
+    answer = ann.response("delete", f"{path}/permanent")
+    assert (answer.status_code, answer.json()["code"]) == (503, "KEY_VAULT_OBJECT_BUSY") and answer["Retry-After"]
+    assert Secret.objects.get(id=row["id"]).status == "deleted", "what did happen is recorded"
+    status, body = ann.post(f"{path}/restore")
+    assert status == 503 and "create" not in body["error"], body
+    control.post("/faults", json={"vault_settle_seconds": 0.0})
+    settled(keeping)
+    assert ann.delete(f"{path}/permanent")[0] == 204
+    assert Secret.objects.get(id=row["id"]).status == "purged" and not vault_of(keeping).items
+
+
+def settled(keeping: Keeping) -> None:
+    for item in vault_of(keeping).items.values():
+        item.settles_at = 0.0
+
+
+def test_a_disabled_secret_is_not_read_and_can_be_replaced_and_deleted(keeping: Keeping) -> None:
+    ann, row = keeping.pair.ann, keeping.create(value="leaked")[1]
+    path = f"secrets/{row['id']}"
+    portal(keeping).update_secret_properties("DB-PASSWORD", enabled=False)
+    assert ann.get(path)[1]["code"] == "KEY_VAULT_OBJECT_DISABLED"
+    assert ann.post(f"{path}/rotate", {"value": "fresh"})[0] == 200 and ann.get(path)[1]["value"] == "fresh"
+    portal(keeping).update_secret_properties("DB-PASSWORD", enabled=False)
+    assert ann.delete(path)[0] == 204 and keeping.there() == {}
 
 
 def test_a_value_that_was_set_in_the_portal_counts_and_is_told(keeping: Keeping) -> None:

@@ -1,0 +1,45 @@
+"""Calls to the outside: none is made while a database transaction of the calling thread is open.
+
+Whoever waits for a vault, for Entra or for the Primary inside of one keeps a connection of the pool and its row locks for as long
+as the other side likes. Every adapter says `begins` before it sends; the test suite raises where the product only tells.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from django.conf import settings
+from django.db import connections
+
+from common.direct import give_connection_back
+
+log = logging.getLogger("mazevault.outside")
+
+
+def begins(what: str) -> None:
+    """A call to the outside begins here; the thread's database connection goes back to the pool, since the call may last.
+
+    In a transaction that is a fault of this program, told to `on_fault`.
+    """
+    if in_transaction():
+        on_fault(what)
+    if settings.configured:
+        give_connection_back()
+
+
+def in_transaction() -> bool:
+    """Whether this thread has a transaction open; the one a test wraps itself in does not count. False before settings are."""
+    return settings.configured and any(
+        not getattr(block, "_from_testcase", False)
+        for one in connections.all(initialized_only=True)
+        for block in one.atomic_blocks
+    )
+
+
+def _tell(what: str) -> None:
+    log.error("%s is called inside a database transaction; please report this", what, stack_info=True)
+
+
+on_fault: Callable[[str], None] = _tell
+"""What is done about a call in a transaction. Replaced by the test suite."""
