@@ -6,7 +6,6 @@ then told which vault it is.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from django.conf import settings
 from common import outside
 from common.direct import give_connection_back
 from common.errors import Unavailable
+from common.process_locks import Condition
 
 OF_A_VAULT = 6
 """Calls to one vault at once; Azure throttles one at some hundred a second, so a healthy one needs no more."""
@@ -32,7 +32,7 @@ class Places:
     """Counted places, each taken for a vault and a project together."""
 
     def __init__(self) -> None:
-        self._freed = threading.Condition()
+        self._freed = Condition("places at vaults")
         self._taken: Counter[str] = Counter()
 
     @contextmanager

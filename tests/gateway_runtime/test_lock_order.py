@@ -27,7 +27,7 @@ from tests import factories
 from tests.gateway_runtime.conftest import Site
 from tests.lock_watch import findings
 from vault.models import Secret, SecretVersion
-from vault.ports import Asker, SecretChange
+from vault.ports import Asker, Done, SecretChange
 
 ROUND_SECONDS = 2.0
 PATIENCE = 10.0
@@ -40,15 +40,25 @@ class Vault:
 
     node: Node
     sets: int = 0
+    seconds: float = 1.0
 
-    def read(self, secret: Secret, external_version: str, asker: Asker) -> Any:
-        raise NotImplementedError
+    def place_to_write(self, secret: Secret) -> str:
+        return "https://a-vault"
 
-    def carry_out(self, change: SecretChange, secret: Secret, asker: Asker) -> str:
+    def carry_out(self, change: SecretChange, secret: Secret, asker: Asker | None, hold: Any) -> Done:
         with self.node.effect():
             time.sleep(0.005)
         self.sets += 1
-        return f"version-{self.sets}"
+        return Done(f"version-{self.sets}")
+
+    def look_into(self, change: SecretChange, secret: Secret, asker: Asker | None, operation: str) -> Done | None:
+        return None
+
+    def put_back(self, change: SecretChange, secret: Secret, asker: Asker | None, hold: Any, version: str) -> bool:
+        return True
+
+    def read(self, secret: Secret, recorded: str, asker: Asker, *, newest: bool) -> Any:
+        raise NotImplementedError
 
 
 @dataclass
