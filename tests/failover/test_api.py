@@ -550,21 +550,3 @@ def test_a_drain_that_takes_too_long_goes_back_to_dr(npr: Pair, admin: Person) -
     body = state_of(admin)
     assert (body["state"], body["last_operation"]["outcome"]) == ("DR_ACTIVE", "aborted")
     assert second.renew_lease().verdict == "granted"
-
-
-def test_one_environment_in_whatever_trouble_stops_no_other(npr: Pair, admin: Person, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, _ = fleet_of("PRO")
-    for code in ("NPR", "PRO"):
-        assert admin.post(f"admin/failover/{code}/activate-dr")[0] == 202
-    fence = first.take_over().fence
-    first.acknowledge_fence(fence.operation, fence.epoch)
-    take = driver.step
-
-    def broken(code: str) -> bool:
-        if code == "NPR":
-            raise AttributeError("nobody thought of this")
-        return take(code)
-
-    monkeypatch.setattr(driver, "step", broken)
-    assert driver.drive_all() > 0
-    assert (state_of(admin, "NPR")["state"], state_of(admin, "PRO")["state"]) == ("FENCING", "DR_ACTIVE")
