@@ -19,7 +19,7 @@ DROP FUNCTION gateways_count_orders();
 class Migration(migrations.Migration):
     """Whatever changes a route or a gateway counts, also what is written past the models: directives follow from both rows."""
 
-    dependencies = [("gateways", "0008_signs_of_life")]
+    dependencies = [("gateways", "0010_one_channel_key_signs")]
 
     operations = [
         migrations.AddField("gateway", "orders", models.BigIntegerField(db_default=0, editable=False)),

@@ -8,7 +8,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("vault", "0004_retired_versions"),
+        ("vault", "0006_one_generation_signs"),
     ]
 
     operations = [
