@@ -17,8 +17,8 @@ from common.errors import Conflict
 from failover.facts import living_gateway, told_of_drain, told_of_silence
 from failover.machine import FENCING, Action, Event, Move, State, fence_ends_at
 from failover.models import EnvironmentState, Operation, Transition
-from gateways import dispatch, losses, replicas, routes, surveys
-from gateways.models import Gateway, GatewayStatus, Route
+from gateways import dispatch, doubts, losses, replicas, routes, surveys
+from gateways.models import Gateway, Route
 from protocol.vocabulary import Role
 
 log = logging.getLogger("mazevault.failover")
@@ -165,8 +165,7 @@ def _promote(step: Step, role: Role) -> None:
 
 def _lift_hold(step: Step) -> None:
     code = step.route.environment_id
-    seen = GatewayStatus.objects.filter(gateway__environment_id=code).values_list("highest_epoch", flat=True)
-    routes.lift_freeze(step.route, max([step.route.epoch, *seen]))
+    routes.lift_freeze(step.route, doubts.epoch_floor(code, step.route.epoch))
     step.state.hold_reason = ""
     replicas.order_resync_of_all(code, step.moment, "an operator resumed the environment")
 

@@ -21,7 +21,8 @@ class NodeState(models.Model):
 
     `life` counts the generations of this database. `assigned_*` is the last directive, so that a restart without the Primary
     goes on where it was. The `replica_*` fields are the cursor of the copy and since when it is known to be complete. `process`
-    is the one that acts, until it has said that all it began has ended.
+    is the one that acts, until it has said that all it began has ended. `mark` is the furthest one the Primary gave
+    (`protocol.marks`), packed, with what it says.
     """
 
     id = models.SmallIntegerField(primary_key=True, default=1)
@@ -40,6 +41,9 @@ class NodeState(models.Model):
     replica_round = models.BigIntegerField(default=0)
     replica_resyncing = models.BooleanField(default=False)
     process = models.UUIDField(null=True)
+    mark = models.TextField(default="")
+    mark_epoch = models.BigIntegerField(default=-1)
+    mark_position = models.BigIntegerField(default=-1)
     created_at = models.DateTimeField(db_default=Now())
 
 

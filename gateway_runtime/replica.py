@@ -20,7 +20,7 @@ from accounts.models import Environment, Organization, Project
 from common import audit
 from common.clock import now as clock_now
 from common.process_locks import ProcessLock, Rank
-from gateway_runtime import copy_digest, copying, state
+from gateway_runtime import copy_digest, copying, marks, state
 from gateway_runtime.client import Channel
 from gateway_runtime.models import NodeState, ReplicaPrincipal, ReplicaRow
 from protocol import paths
@@ -91,6 +91,7 @@ def apply_page(page: Changes, cursor: NodeState, environment: str, asked_at: dat
         if not _move_cursor(page, cursor, asked_at):
             transaction.set_rollback(True)
             return Pulled.OUTDATED
+        marks.keep(page.mark)
     return Pulled.MORE if page.more else Pulled.COMPLETE
 
 

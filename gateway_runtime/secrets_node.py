@@ -23,7 +23,7 @@ from common import errors
 from common.clock import now as clock_now
 from common.direct import give_connection_back
 from common.errors import Conflict, MazeVaultError, NotFound, Unavailable, ValidationFailed
-from gateway_runtime import current, replica, state, write_queue
+from gateway_runtime import current, marks, replica, state, write_queue
 from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.models import PendingWrite
 from gateway_runtime.state import standing_of
@@ -203,7 +203,7 @@ def _apply_now(write: PendingWrite, change: SecretChange) -> Written:
 
 
 def _ask_to_apply(write: PendingWrite) -> WriteReceipt | None:
-    batch = WriteBatch(writes=[write_queue.on_the_wire(write, promised=False)], apply_now=True)
+    batch = WriteBatch(writes=[write_queue.on_the_wire(write, promised=False)], apply_now=True, mark=marks.kept())
     give_connection_back()
     timeout = min(APPLY_SECONDS, settings.MAZEVAULT.timing.round_trip_max)
     try:

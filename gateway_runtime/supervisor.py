@@ -25,7 +25,19 @@ from common.clock import now as clock_now
 from common.process_locks import ProcessLock, Rank
 from common.progress import loops
 from common.retained import GATEWAY
-from gateway_runtime import audit_retention, audit_upload, copy_digest, enroll, pacing, probes, replica, state, work, write_queue
+from gateway_runtime import (
+    audit_retention,
+    audit_upload,
+    copy_digest,
+    enroll,
+    marks,
+    pacing,
+    probes,
+    replica,
+    state,
+    work,
+    write_queue,
+)
 from gateway_runtime import identity as identities
 from gateway_runtime.client import CallsPaused, Channel, Known, PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.identity import Identity
@@ -354,6 +366,7 @@ class Supervisor:
 
     def _obey(self, directive: Directive) -> None:
         """Take over a directive and act on its orders. Orders come by heartbeat and by directive call; one at a time."""
+        marks.keep(directive.mark)  # before its epoch counts, so that no epoch is told without its proof
         with self._order_lock:
             if not self.node.obey(directive):
                 return
@@ -481,6 +494,7 @@ class Supervisor:
             audit_position=audit_position,
             audit_head=audit_head,
             countersigned=self.witness.pending,
+            mark=marks.kept(),
             version=settings.MAZEVAULT.version,
             reported_role=standing.role,
             epoch=standing.epoch,

@@ -10,7 +10,7 @@ from itertools import islice
 import msgspec
 
 from common.clock import now as clock_now
-from gateway_runtime import write_queue
+from gateway_runtime import marks, write_queue
 from gateway_runtime.client import Channel, PrimaryRefused
 from gateway_runtime.models import OPEN, PendingWrite
 from protocol import paths
@@ -54,7 +54,7 @@ class Uploader:
     def _send(self, channel: Channel, rows: list[PendingWrite], writes: list[QueuedWrite], asked: list[str]) -> float:
         try:
             receipts = channel.call(
-                paths.WRITES, WriteBatch(writes=writes, ask=asked), WriteReceipts, timeout=UPLOAD_SECONDS
+                paths.WRITES, WriteBatch(writes=writes, ask=asked, mark=marks.kept()), WriteReceipts, timeout=UPLOAD_SECONDS
             )  # fmt: skip
         except PrimaryRefused as refused:
             if refused.status not in UNTAKEABLE or not rows:

@@ -15,7 +15,7 @@ from django.db import transaction
 
 from common import audit, feed
 from common.models import Change
-from gateways import replicas
+from gateways import marks, replicas
 from gateways.models import Gateway, PrimaryNode, ToldPrincipal
 from gateways.replica_records import Record, Records, Thing, load
 from protocol.messages import encode
@@ -68,7 +68,7 @@ def take_changes(gateway: Gateway, ask: AskChanges, now: datetime) -> Changes:
     return Changes(
         generation=generation, position=position, head=head, more=position < head, organizations=page.of(ReplicaOrganization),
         environments=page.of(ReplicaEnvironment), projects=page.of(ReplicaProject), secrets=page.of(ReplicaSecret),
-        principals=page.of(ReplicaPrincipal),
+        principals=page.of(ReplicaPrincipal), mark=marks.mark_at(gateway.environment_id, position) if page.records else None,
     )  # fmt: skip
 
 

@@ -87,6 +87,7 @@ def channel(kind: type[Message]) -> Callable[[Callable], Callable[[HttpRequest],
             answer = handle(call, _decoded(payload, kind))
             return _sealed(answer, call, wire)
 
+        vars(view)["kind"] = kind  # what may be said there, for whoever looks at the routes
         return view
 
     return decorate

@@ -11,14 +11,12 @@ from typing import Any
 
 import msgspec
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 from django.utils.dateparse import parse_datetime
 
-from common import audit
-from common.clock import database_now
 from common.errors import Unavailable, ValidationFailed
-from gateways import audit_chains, directives, health, losses, replicas, routes, sightings
-from gateways.models import Gateway, GatewayStatus, Route
+from gateways import audit_chains, directives, doubts, health, losses, replicas, sightings
+from gateways.models import Gateway, GatewayStatus
 from gateways.sightings import Sighting
 from protocol.messages import Heartbeat
 from protocol.vocabulary import Assignment, HealthLabel
@@ -29,16 +27,13 @@ JUDGE_SECONDS = 3.0
 """Shortest time between two looks at a silent gateway, whatever number of processes look."""
 UNWATCHED_SECONDS = 8.0
 """When nobody judged a gateway for longer than this, no Primary was running, so it was not the gateway that was silent."""
-HIGHEST_BELIEVED = 2**40
-"""An environment that moves each second gets there in thirty thousand years. A report beyond it is no sign of an older database,
-and counting on from it would lead to numbers that no message can carry."""
 TRIES = 5
 """A heartbeat is judged by what was read; when others changed it in between, it is read again so often."""
 JUDGED_AT_ONCE = 2000
 """Most gateways judged in one look of the loop; those not judged for longest come first."""
 
 _LOOK = f"""
-SELECT {sightings.COLUMNS}, {replicas.COLUMNS}, {directives.COLUMNS}, {losses.COLUMNS}, {audit_chains.COLUMNS}
+SELECT {sightings.COLUMNS}, {replicas.COLUMNS}, {directives.COLUMNS}, {losses.COLUMNS}, {audit_chains.COLUMNS}, {doubts.COLUMNS}
   FROM {sightings.SOURCES} WHERE g.id = %(gateway)s
 """  # noqa: S608  constants of these modules
 _STORE = f"""
@@ -95,15 +90,12 @@ class Heard:
 
 
 def take_heartbeat(gateway: Gateway, beat: Heartbeat) -> Heard:
-    """Store a heartbeat and what follows from it. A higher epoch than ours freezes the environment (I4).
+    """Store a heartbeat and what follows from it. What is not believed is refused, and nothing of it is stored.
 
     Read, judged and stored in one statement each, whatever is stored here; all times are the database's. What follows in rare
     cases (a freeze, an order to read again, the end of a loss) is done after that, and by the next heartbeat if this process
     ends before.
     """
-    if beat.epoch > HIGHEST_BELIEVED:
-        _hold_for_its_epoch(gateway, beat.epoch, database_now())
-        raise ValidationFailed(f"epoch: no environment has come to {beat.epoch}; this gateway is held until somebody looks at it")
     sent = parse_moment("sent_at", beat.sent_at)
     parse_moment("certificate_expires_at", beat.certificate_expires_at)
     heard = _stored(gateway, beat, sent)
@@ -118,6 +110,8 @@ def _stored(gateway: Gateway, beat: Heartbeat, sent: datetime) -> Heard:
         if not heard.seen.heard:
             GatewayStatus.objects.get_or_create(gateway=gateway)
             continue
+        if doubts.heed_heartbeat(gateway, beat, doubts.known_in(heard.seen, heard.row)):
+            heard = _look(gateway, beat)
         after = _after(heard, beat, sent)
         if _store(heard, beat, after):
             return replace(heard, seen=after)
@@ -135,7 +129,7 @@ def _after(heard: Heard, beat: Heartbeat, sent: datetime) -> Sighting:
     seen, feed = heard.seen, replicas.FeedFacts.of(heard.row)
     told = replace(
         seen, heartbeat_at=seen.moment, report=msgspec.to_builtins(beat), clock_skew_seconds=(sent - seen.moment).total_seconds(),
-        consecutive_failures=0, highest_epoch=max(seen.highest_epoch, beat.epoch),
+        consecutive_failures=0, highest_epoch=max(seen.highest_epoch, min(beat.epoch, seen.route.epoch if seen.route else 0)),
     )  # fmt: skip
     if replicas.has_begun_anew(seen, feed, beat):
         told = replace(told, resync_ordered_at=None, resync_begun_at=None, resync_ended_at=seen.moment)
@@ -160,38 +154,12 @@ def _store(heard: Heard, beat: Heartbeat, after: Sighting) -> bool:
 def _follow(gateway: Gateway, beat: Heartbeat, heard: Heard) -> bool:
     """What rarely follows from a heartbeat. True when the facts it was judged by may have changed by it."""
     feed, before = replicas.FeedFacts.of(heard.row), heard.seen
-    ahead, route = replicas.is_ahead(before, feed, beat), before.route
-    if ahead:
-        replicas.freeze_for(gateway, feed, beat.replica_position)
-    further = route is not None and beat.epoch > route.epoch
-    if further:
-        refuse_a_higher_epoch(gateway, beat.epoch)
     differs = replicas.needs_resync(before, feed, beat)
     if differs:
         replicas.order_resync(gateway, before.moment, "its digest differs from the Primary's")
     if losses.may_be_complete(heard.row, beat):
         losses.close_finished(gateway.environment_id)
-    return ahead or further or differs
-
-
-def _hold_for_its_epoch(gateway: Gateway, epoch: int, moment: datetime) -> None:
-    """It proves nothing about our database, and what it says next may be as wrong: an administrator releases it."""
-    with transaction.atomic():
-        why = f"it reported the epoch {epoch}, which no environment has come to"
-        if Gateway.objects.filter(pk=gateway.pk, held_at=None).update(held_at=moment, held_reason=why):
-            audit.record(
-                actor=f"gateway:{gateway.id}", action="gateway.held", entity="gateway", entity_id=str(gateway.id),
-                severity=audit.Severity.CRITICAL, environment=gateway.environment_id, details={"reported_epoch": epoch},
-            )  # fmt: skip
-            routes.wake(gateway.environment_id)
-
-
-def refuse_a_higher_epoch(gateway: Gateway, epoch: int) -> None:
-    """A gateway that has seen a later epoch than ours proves that this database is older than the world: freeze (I4)."""
-    route = Route.objects.filter(environment_id=gateway.environment_id).first()
-    if route is not None and epoch > route.epoch:
-        sentence = f"{gateway.name} has seen epoch {epoch}, but this Primary knows only {route.epoch}: its database is older"
-        routes.freeze_because(gateway, sentence, {"reported_epoch": epoch, "known_epoch": route.epoch})
+    return differs
 
 
 def judge(seen: Sighting) -> Judged:

@@ -23,7 +23,8 @@ from common.clock import database_now
 from common.errors import TooLarge
 from common.failpoints import reach
 from common.locks import try_transaction_lock
-from gateways import heartbeats, losses, routes
+from gateways import beliefs, doubts, losses, routes
+from gateways.beliefs import Doubt, Known
 from gateways.models import Gateway, GatewayLife, ReceivedWrite, Route, WriteStream
 from gateways.settlement import Scene, finish, settle, tell
 from gateways.write_bodies import seal_body
@@ -71,6 +72,17 @@ class _Desk:
     forgotten: dict[tuple[uuid.UUID, uuid.UUID], int]
     new: list[ReceivedWrite] = field(default_factory=list)
     duplicates: int = 0
+    _believed: dict[tuple[uuid.UUID, uuid.UUID], Known] = field(default_factory=dict)
+    _holders: dict[int, str | None] = field(default_factory=dict)
+
+    def doubt_of(self, head: WriteHead) -> Doubt | None:
+        """What is not believed of the numbers in a genuine head."""
+        life = uuid.UUID(head.gateway), uuid.UUID(head.generation)
+        if life not in self._believed:
+            self._believed[life] = doubts.known_of_life(self.gateway, *life)
+        if head.epoch not in self._holders:
+            self._holders[head.epoch] = doubts.holder_of(self.gateway.environment_id, head.epoch)
+        return beliefs.of_write(head.epoch, head.sequence, head.gateway, self._holders[head.epoch], self._believed[life])
 
 
 def take_batch(gateway: Gateway, batch: WriteBatch, now: datetime) -> WriteReceipts:
@@ -81,6 +93,7 @@ def take_batch(gateway: Gateway, batch: WriteBatch, now: datetime) -> WriteRecei
     if len(batch.writes) > 1 and sum(len(write.body.encode()) for write in batch.writes) > LARGEST_BATCH:
         raise TooLarge(f"writes: the bodies of a batch have at most {LARGEST_BATCH} bytes; send fewer at a time")
     with transaction.atomic():
+        doubts.heed_mark(gateway, batch.mark, doubts.known_of(gateway))
         desk = _desk_for(gateway, batch.writes, now)
         taken = [(_claimed(write), _take(desk, write, waits=batch.apply_now and not write.promised)) for write in batch.writes]
         _tell_of_new(desk)
@@ -164,7 +177,7 @@ def _take(desk: _Desk, write: QueuedWrite, *, waits: bool) -> ReceivedWrite:
     if found is None and _is_forgotten(desk, head):
         sentence = "what came with this number was settled and forgotten long ago; nobody can say whether this is the same"
         return _keep_contradiction(desk, write, head, "SETTLED_LONG_AGO", sentence, head.id)
-    known = found or _insert(desk, write, head, wrong, waits)
+    known = found or _take_new(desk, write, head, wrong, waits)
     if known.head != write.head or known.environment_id != desk.gateway.environment_id:
         return _keep_contradiction(desk, write, head, "ID_REUSED", "another write came with this id before", str(known.id))
     if known.id in desk.known:
@@ -182,6 +195,11 @@ def _is_forgotten(desk: _Desk, head: WriteHead) -> bool:
     gateway, generation = life
     rows = ReceivedWrite.objects.filter(gateway_id=gateway, generation=generation, sequence=head.sequence, in_stream=True)
     return not rows.exists()
+
+
+def _take_new(desk: _Desk, write: QueuedWrite, head: WriteHead, wrong: _Wrong | None, waits: bool) -> ReceivedWrite:
+    doubt = desk.doubt_of(head)
+    return _keep_doubted(desk, write, head, doubt) if doubt else _insert(desk, write, head, wrong, waits)
 
 
 def _insert(desk: _Desk, write: QueuedWrite, head: WriteHead, wrong: _Wrong | None, waits: bool) -> ReceivedWrite:
@@ -314,6 +332,15 @@ def _keep_unknown(desk: _Desk, write: QueuedWrite, head: WriteHead) -> ReceivedW
     return _keep(desk, row, WriteOutcome.QUARANTINED, "WRITER_UNKNOWN", sentence)
 
 
+def _keep_doubted(desk: _Desk, write: QueuedWrite, head: WriteHead, doubt: Doubt) -> ReceivedWrite:
+    """No honest gateway signs this: kept with its content for a person, beside the stream, and its gateway is set aside."""
+    row = _row_of(desk, write, head, waits=False)
+    row.in_stream = False
+    kept = _keep(desk, row, WriteOutcome.QUARANTINED, "WRITE_NOT_BELIEVED", str(doubt))
+    doubts.set_aside(Gateway.objects.get(id=row.gateway_id), doubt)
+    return kept
+
+
 def _keep_contradiction(desk: _Desk, write: QueuedWrite, head: WriteHead, code: str, sentence: str, other: str) -> ReceivedWrite:
     """A genuine write that says otherwise than an earlier one: kept with its content for a person, beside the stream."""
     row = _row_of(desk, write, head, waits=False)
@@ -358,8 +385,6 @@ def _tell_of_new(desk: _Desk) -> None:
     if not desk.new:
         return
     _count_arrivals(row for row in desk.new if row.in_stream)
-    highest = max(desk.new, key=lambda row: row.epoch)
-    heartbeats.refuse_a_higher_epoch(highest.gateway, highest.epoch)
     audit.record(
         actor=_actor(desk.gateway), action="gateway.writes.received", entity="gateway", entity_id=str(desk.gateway.id),
         environment=desk.gateway.environment_id,

@@ -19,9 +19,11 @@ from gateways import (
     channel_keys,
     directives,
     dispatch,
+    doubts,
     enrollment,
     heartbeats,
     inbox,
+    marks,
     routes,
     sign_ins,
     signs,
@@ -31,6 +33,7 @@ from gateways import (
     write_checks,
 )
 from gateways.channel import Call, channel, open_registration, sealed_answer
+from gateways.models import Gateway
 from protocol.messages import (
     Acknowledged,
     AskDirective,
@@ -93,14 +96,19 @@ def heartbeat(call: Call, body: Heartbeat) -> Directive:
     heard = heartbeats.take_heartbeat(call.gateway, body)
     if body.countersigned:
         audit_chains.take_countersignature(call.gateway, body.countersigned, heard.row)
-    directive = directives.directive_of(heard.seen, heard.row)
+    directive = _marked(call.gateway, directives.directive_of(heard.seen, heard.row))
     return structs.replace(directive, checkpoint=audit_chains.offered_checkpoint(heard.row))
 
 
 @channel(AskDirective)
 def directive(call: Call, body: AskDirective) -> Directive:
     wait = min(body.wait, settings.MAZEVAULT.timing.directive_wait)
-    return directives.room.wait_for_change(call.gateway, body.after, wait)
+    return _marked(call.gateway, directives.room.wait_for_change(call.gateway, body.after, wait))
+
+
+def _marked(gateway: Gateway, answer: Directive) -> Directive:
+    """With what proves its epoch, should this database be put back (I4)."""
+    return structs.replace(answer, mark=marks.mark_of(gateway.environment_id, answer.epoch))
 
 
 @channel(RenewLease)
@@ -118,12 +126,14 @@ def release(call: Call, body: ReleaseLease) -> Acknowledged:
 
 @channel(FenceAcknowledged)
 def fence(call: Call, body: FenceAcknowledged) -> Acknowledged:
+    doubts.heed_report(call.gateway, body)
     stored = routes.record_fence(call.gateway, uuid.UUID(body.operation), body.epoch, body.write_queue_last_sequence)
     return Acknowledged(detail="stored" if stored else "no such order")
 
 
 @channel(DrainReport)
 def drain(call: Call, body: DrainReport) -> Acknowledged:
+    doubts.heed_report(call.gateway, body)
     stored = routes.record_drain(
         call.gateway,
         uuid.UUID(body.operation),
@@ -137,6 +147,7 @@ def drain(call: Call, body: DrainReport) -> Acknowledged:
 
 @channel(SignOfLife)
 def sign_of_life(call: Call, body: SignOfLife) -> Acknowledged:
+    doubts.heed_report(call.gateway, body)
     return Acknowledged(detail="taken" if signs.take(call.gateway, body) else "not asked")
 
 
@@ -147,6 +158,7 @@ def claim_tasks(call: Call, body: ClaimTasks) -> TaskOffers:
 
 @channel(TaskResults)
 def task_results(call: Call, body: TaskResults) -> TaskVerdicts:
+    doubts.heed_results(call.gateway, body.results)
     return TaskVerdicts(verdicts=dispatch.take_results(call.gateway, body.results))
 
 

@@ -50,20 +50,9 @@ class FeedFacts:
         return at_head and comparable(beat.replica_digest) and beat.replica_digest != self.digest
 
 
-def is_ahead(seen: Sighting, feed: FeedFacts, beat: Heartbeat) -> bool:
-    """A copy that is ahead of this database proves that the database is older than the world, unless it is to begin anew."""
-    return beat.replica_position > feed.head and seen.resync_ordered_at is None
-
-
 def has_begun_anew(seen: Sighting, feed: FeedFacts, beat: Heartbeat) -> bool:
     """Whether an ordered re-read is under way, so that the order is fulfilled."""
     return seen.resync_ordered_at is not None and seen.resync_begun_at is not None and beat.replica_position <= feed.head
-
-
-def freeze_for(gateway: Gateway, feed: FeedFacts, position: int) -> None:
-    """Stop the environment of a gateway whose copy is ahead of this database."""
-    sentence = f"{gateway.name} holds changes up to {position}, but this Primary's database ends at {feed.head}"
-    routes.freeze_because(gateway, sentence, {"reported_position": position, "known_position": feed.head})
 
 
 def needs_resync(seen: Sighting, feed: FeedFacts, beat: Heartbeat) -> bool:

@@ -98,6 +98,14 @@ class SignedCheckpoint(Message, frozen=True):
     key: Annotated[str, Meta(max_length=64)]
 
 
+class SignedMark(Message, frozen=True):
+    """How far an environment had come when the Primary signed this with its channel key (`protocol.marks`)."""
+
+    text: Annotated[str, Meta(max_length=300)]
+    signature: Annotated[str, Meta(max_length=88)]
+    key: Annotated[str, Meta(max_length=64)]
+
+
 class Countersigned(Message, frozen=True):
     """A gateway's answer to a checkpoint: its own signature under the text, or why it refuses to sign."""
 
@@ -144,6 +152,8 @@ class Heartbeat(Message, frozen=True):
     audit_head: Annotated[str, Meta(max_length=64)] = ""
     countersigned: Countersigned | None = None
     """Said once for each checkpoint of an earlier answer."""
+    mark: SignedMark | None = None
+    """The furthest one the Primary ever gave: proof, if its database knows less by now."""
 
 
 class FenceOrder(Message, frozen=True):
@@ -187,6 +197,8 @@ class Directive(Message, frozen=True):
     """Of two directives of one epoch the one with the higher number was ordered later, however they arrive. 0 is none."""
     checkpoint: SignedCheckpoint | None = None
     """Only in a heartbeat's answer and never part of the revision, so it wakes nobody."""
+    mark: SignedMark | None = None
+    """To be kept and shown with every heartbeat; never part of the revision."""
 
 
 class AskDirective(Message, frozen=True):

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import replace
 
-from protocol.messages import Count, Identifier, Message
+from protocol.messages import Count, Identifier, Message, SignedMark
 from protocol.vault_access import VaultAccess
 
 
@@ -159,6 +159,8 @@ class Changes(Message, frozen=True):
     projects: list[ReplicaProject] = []
     secrets: list[ReplicaSecret] = []
     principals: list[ReplicaPrincipal] = []
+    mark: SignedMark | None = None
+    """That the feed had come to `position`; only with something new."""
 
 
 Compared = ReplicaOrganization | ReplicaEnvironment | ReplicaProject | ReplicaSecret

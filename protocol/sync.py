@@ -22,6 +22,8 @@ BATCH = 10
 LARGEST_VALUE_THERE = 25 * 1024
 """Bytes of a value in Key Vault."""
 NO_NUL = r"^[^\x00]*\Z"
+LONGEST_PAUSE = 7 * 86400
+"""Seconds that a run may be put off at most, whatever a vault asks for."""
 Name = Annotated[str, Meta(max_length=127, pattern=NO_NUL)]
 Key = Annotated[str, Meta(max_length=255, pattern=NO_NUL)]
 Word = Annotated[str, Meta(max_length=64, pattern=NO_NUL)]
@@ -285,5 +287,5 @@ class EndRun(Message, frozen=True):
     end: RunEnd
     code: Word = ""
     detail: Sentence = ""
-    retry_after: Count = 0
-    numbers: dict[Word, Count] = {}
+    retry_after: Annotated[int, Meta(ge=0, le=LONGEST_PAUSE)] = 0
+    numbers: Annotated[dict[Word, Count], Meta(max_length=50)] = {}

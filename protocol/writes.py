@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from msgspec import Meta
 
 from protocol.decoding import decode_json
-from protocol.messages import Count, Identifier, Message, Seconds, Text, decode, encode
+from protocol.messages import Count, Identifier, Message, Seconds, SignedMark, Text, decode, encode
 from protocol.vocabulary import WriteOperation, WriteOutcome
 
 LARGEST_VALUE = 64 * 1024
@@ -52,6 +52,8 @@ class WriteBatch(Message, frozen=True):
     ask: Annotated[list[Identifier], Meta(max_length=500)] = []
     apply_now: bool = False
     """Apply before answering, because a caller waits."""
+    mark: SignedMark | None = None
+    """As in a heartbeat: a write of an epoch that the Primary's database does not know comes with the proof that it did."""
 
 
 class WriteReceipt(Message, frozen=True):

@@ -10,12 +10,14 @@ import pytest
 from django.conf import settings
 from django.db.models import F
 from django.db.models.functions import Now
+from msgspec import structs
 
 from common.models import AuditEntry
 from failover import driver
 from failover.models import Operation
-from gateways import routes
+from gateways import marks, routes
 from gateways.models import EpochGrant, Gateway, GatewayStatus, Route
+from protocol.marks import Mark, sign_mark
 from protocol.vocabulary import Assignment
 from tests.conftest import Person, fleet_of
 from tests.fakes.gateway import FakeGateway
@@ -347,6 +349,8 @@ class TestHold:
     """Two truths: a gateway has seen an epoch that this database does not know (a restored Primary, I4)."""
 
     def hold(self, npr: Pair) -> None:
+        """The backup is of epoch 1; in what was lost the environment had come to epoch 7."""
+        npr[1].keep(marks.mark_of("NPR", 7))
         npr[1].heartbeat(epoch=7)
         driver.drive_all()
 
@@ -395,19 +399,52 @@ class TestHold:
         Route.objects.filter(pk="NPR").update(lease_blocked_until=Now() - timedelta(seconds=1))
         assert second.renew_lease().verdict == "granted"
 
-    def test_an_epoch_that_nobody_can_have_seen_holds_the_gateway_and_not_the_environment(self, npr: Pair, admin: Person) -> None:
-        _, second = npr
-        assert second.heartbeat(epoch=2**53).status_code == 400
+    @pytest.mark.parametrize("said", [2, 7, 1001, 2**31, 2**40, 2**53])
+    def test_an_epoch_without_proof_holds_the_gateway_and_not_the_environment(self, npr: Pair, admin: Person, said: int) -> None:
+        first, second = npr
+        refused = second.heartbeat(epoch=said)
+        assert refused.status_code == 400 and refused.json()["error"].startswith(f"epoch: {said} is not believed")
         driver.drive_all()
-        assert state_of(admin)["state"] == "PRIMARY_ACTIVE" and "2" in second.row.held_reason
+        assert state_of(admin)["state"] == "PRIMARY_ACTIVE" and "epoch" in second.row.held_reason
         assert GatewayStatus.objects.get(gateway=second.row).highest_epoch <= 1
         assert AuditEntry.objects.filter(action="gateway.held", severity="critical").count() == 1
-        second.heartbeat(epoch=2**40)
-        driver.drive_all()
-        Gateway.objects.update(held_at=None)
+        assert admin.post(f"gateways/{second.id}/release", {"reason": "its disk was bad"})[0] == 200
+        assert [one.heartbeat().epoch for one in (first, second, second)] == [1, 1, 1], "a release lasts"
+        assert second.row.held_at is None and first.renew_lease().verdict == "granted"
+
+    def test_a_mark_of_another_environment_or_signed_by_somebody_else_proves_nothing(self, npr: Pair, admin: Person) -> None:
+        first, second = npr
+        forged = sign_mark(Mark("NPR", 7), second.keys.signing)
+        for shown in (forged, marks.mark_of("PRO", 7), structs.replace(marks.mark_of("NPR", 7), signature="x" * 88),
+                      structs.replace(forged, key=marks.mark_of("NPR", 1).key)):  # fmt: skip
+            assert second.heartbeat(epoch=7, mark=shown).status_code == 400
+            driver.drive_all()
+            assert state_of(admin)["state"] == "PRIMARY_ACTIVE"
+        assert first.renew_lease().verdict == "granted"
+
+    def test_what_an_earlier_version_stored_of_a_liar_raises_no_epoch(self, npr: Pair, admin: Person) -> None:
+        self.hold(npr)
+        GatewayStatus.objects.filter(gateway=npr[0].row).update(highest_epoch=2**40)
         wish = {"gateway": npr[0].name, "confirm": "NPR", "reason": "looked at it"}
-        assert admin.post("admin/failover/NPR/resume", wish)[1]["epoch"] == 2**40 + 1
-        assert npr[0].heartbeat().epoch == 2**40 + 1
+        assert admin.post("admin/failover/NPR/resume", wish)[1]["epoch"] == 8
+        assert [one.heartbeat().epoch for one in npr] == [8, 8]
+
+    def test_an_environment_that_was_driven_far_up_works_on_where_it_is(self, npr: Pair, admin: Person) -> None:
+        """An earlier version believed more: the epoch cannot go back, and nobody is refused for it."""
+        Route.objects.filter(pk="NPR").update(epoch=2**40 + 1)
+        for gateway in npr:
+            assert gateway.take_over().epoch == 2**40 + 1
+            assert gateway.heartbeat().epoch == 2**40 + 1 and gateway.row.held_at is None
+        assert npr[0].renew_lease().verdict == "granted"
+        activate(admin, npr[0])
+        assert state_of(admin)["epoch"] == 2**40 + 2
+
+    def test_a_restore_to_before_such_an_epoch_is_resumed_above_it_on_proof(self, npr: Pair, admin: Person) -> None:
+        npr[1].keep(marks.mark_of("NPR", 2**40 + 1))
+        npr[1].heartbeat(epoch=2**40 + 1)
+        driver.drive_all()
+        wish = {"gateway": npr[1].name, "confirm": "NPR", "reason": "the backup is old"}
+        assert admin.post("admin/failover/NPR/resume", wish)[1]["epoch"] == 2**40 + 2
 
     def test_resume_wants_a_gateway_that_is_not_held(self, npr: Pair, admin: Person) -> None:
         self.hold(npr)

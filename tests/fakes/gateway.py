@@ -42,6 +42,7 @@ from protocol.envelope import (
     seal,
     verify,
 )
+from protocol.marks import read_mark
 from protocol.replica import AskChanges, Changes
 from protocol.vocabulary import Assignment, WriteOperation
 from protocol.writes import (
@@ -101,6 +102,8 @@ class FakeGateway:
     """Whether it gives a sign of life when it is asked; a frozen or killed one does not."""
     said: dict[str, Any] = field(default_factory=dict)
     """What its last heartbeat said beside the ordinary."""
+    mark: messages.SignedMark | None = None
+    """The furthest one the Primary gave, as a gateway keeps it."""
     _numbers: threading.Lock = field(default_factory=threading.Lock)
 
     def enrol(self, **wish: Any) -> FakeGateway:
@@ -144,7 +147,7 @@ class FakeGateway:
             "started_at": (moment - timedelta(minutes=5)).isoformat(), "sent_at": moment.isoformat(),
             "certificate_expires_at": self.certificate_ends().isoformat(), "database": messages.Probe(ok=True, latency_ms=1),
             "cache": messages.Probe(ok=True, latency_ms=1), "primary_latency_p95_ms": 5.0,
-            "replica_complete": True,
+            "replica_complete": True, "mark": self.mark,
         }  # fmt: skip
         return messages.Heartbeat(**{**facts, **other})
 
@@ -226,7 +229,7 @@ class FakeGateway:
 
     def upload(self, *writes: QueuedWrite, apply_now: bool = False, ask: tuple[str, ...] = ()) -> Any:
         """Send writes; the receipts in their order."""
-        batch = WriteBatch(writes=list(writes), ask=list(ask), apply_now=apply_now)
+        batch = WriteBatch(writes=list(writes), ask=list(ask), apply_now=apply_now, mark=self.mark)
         answer = self.call(paths.WRITES, batch, WriteReceipts)
         return answer.receipts if isinstance(answer, WriteReceipts) else answer
 
@@ -261,10 +264,14 @@ class FakeGateway:
         return self.post(path, self.wire(body, header), peer)
 
     def wire(self, body: messages.Message, header: Header) -> bytes:
+        return self.sealed(messages.encode(body), header)
+
+    def sealed(self, payload: bytes, header: Header) -> bytes:
+        """Seal and sign any bytes."""
         document = identity.trust_document()
         recipient = open_recipients(document.recipients, identity.signing_key().public_key(), datetime.now(UTC))[0]
         header = structs.replace(header, recipient=header.recipient or recipient.kid)
-        return seal(header, messages.encode(body), decode_encryption_key(recipient.public_key), self.keys.signing)
+        return seal(header, payload, decode_encryption_key(recipient.public_key), self.keys.signing)
 
     def post(self, path: str, wire: bytes, peer: bytes | EllipsisType | None = ..., **headers: Any) -> Any:
         """Put these bytes on the wire under this client certificate (DER; None for none)."""
@@ -286,7 +293,15 @@ class FakeGateway:
     def open(self, answer: HttpResponse, kind: type[messages.Message]) -> Any:
         parcel = parse(answer.content)
         verify(parcel, identity.signing_key().public_key())
-        return messages.decode(open_parcel(parcel, self.keys.encryption), kind)
+        said = messages.decode(open_parcel(parcel, self.keys.encryption), kind)
+        self.keep(getattr(said, "mark", None))
+        return said
+
+    def keep(self, given: messages.SignedMark | None) -> None:
+        """Keep a mark that says more than the one before."""
+        told, before = (read_mark(one) if one else None for one in (given, self.mark))
+        if told and (before is None or told.reach > before.reach):
+            self.mark = given
 
     def der(self) -> bytes:
         return x509.load_pem_x509_certificate(self.certificate.encode()).public_bytes(Encoding.DER)

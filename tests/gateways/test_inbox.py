@@ -16,7 +16,7 @@ from accounts.models import RoleGrant, User
 from common.clock import database_now
 from common.errors import Unavailable
 from common.models import AuditEntry
-from gateways import inbox, settlement, write_resolution
+from gateways import inbox, marks, settlement, write_resolution
 from gateways.models import Gateway, ReceivedWrite, Route, WriteTally
 from gateways.settlement import ATTEMPTS
 from gateways.write_bodies import open_body
@@ -428,11 +428,38 @@ class TestTime:
         receipt = reborn.upload_one(write)
         assert (receipt.outcome, receipt.code) == (WriteOutcome.QUARANTINED, "STALE_EPOCH")
 
-    def test_a_higher_epoch_than_ours_freezes_the_environment_and_waits(self, desk: Desk) -> None:
+    def test_a_higher_epoch_than_ours_with_its_proof_freezes_the_environment_and_waits(self, desk: Desk) -> None:
         write = desk.write(desk.secret(), epoch=99)
+        desk.active.keep(marks.mark_of("NPR", 99))
         assert desk.active.upload_one(write).outcome is WriteOutcome.RECEIVED
         assert Route.objects.get(pk="NPR").danger
         assert row_of(write).code == "ENVIRONMENT_HELD"
+
+    @pytest.mark.parametrize("said", [{"epoch": 2}, {"epoch": 2**53}, {"sequence": 2**31}, {"sequence": 2**62}])
+    def test_numbers_nobody_believes_set_the_write_and_its_gateway_aside_and_nothing_else(
+        self, desk: Desk, said: dict[str, int]
+    ) -> None:
+        secret = desk.secret()
+        lie, fine = desk.write(secret, "lie", **said), desk.write(desk.secret("other"))
+        receipt = desk.active.upload_one(lie)
+        assert (receipt.outcome, receipt.code) == (WriteOutcome.QUARANTINED, "WRITE_NOT_BELIEVED")
+        assert row_of(lie).in_stream is False and row_of(lie).sealed_body is not None
+        route, active = Route.objects.get(pk="NPR"), desk.active.row
+        assert (route.danger, route.epoch) == ("", 1) and next(iter(said)) in active.held_reason
+        assert AuditEntry.objects.filter(action="gateway.held", severity="critical").count() == 1
+        Gateway.objects.filter(id=active.id).update(held_at=None)
+        assert desk.active.upload_one(fine, apply_now=True).outcome is WriteOutcome.APPLIED
+
+    def test_a_standby_that_signs_a_write_of_an_epoch_it_never_was_active_in_is_set_aside(self, desk: Desk) -> None:
+        desk.policy(stale_epoch_policy="replay_as_new")
+        secret = desk.secret()
+        lie = desk.standby.write(secret, "lie", actor=desk.actor, epoch=1)
+        receipt = desk.standby.upload_one(lie)
+        assert (receipt.outcome, receipt.code) == (WriteOutcome.QUARANTINED, "WRITE_NOT_BELIEVED")
+        assert "another gateway was active" in desk.standby.row.held_reason
+        assert desk.active.row.held_at is None and value_of(secret) == "one"
+        inbox.apply_pending()
+        assert row_of(lie).outcome == "quarantined"
 
     def test_a_held_gateways_writes_wait_for_its_release(self, desk: Desk) -> None:
         secret = desk.secret()

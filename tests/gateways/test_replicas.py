@@ -85,13 +85,25 @@ def test_a_copy_behind_the_head_is_not_compared(desk: Desk) -> None:
     assert beat(desk.active, position, OTHER).resync_replica is False
 
 
-def test_a_copy_ahead_of_the_database_freezes_the_environment(desk: Desk, admin: Person) -> None:
+def test_a_copy_ahead_of_the_database_freezes_the_environment_on_proof(desk: Desk, admin: Person) -> None:
     desk.secret()
     position, _ = copy_of(desk.active)
-    beat(desk.active, position + 1)
-    assert "holds changes up to" in Route.objects.get(pk="NPR").danger
+    Change.objects.filter(position=position).delete()
+    beat(desk.active, position)
+    assert f"position {position}" in Route.objects.get(pk="NPR").danger
     assert AuditEntry.objects.filter(action="failover.frozen", severity="critical").count() == 1
     assert Route.objects.get(pk="PRO").danger == ""
+
+
+@pytest.mark.parametrize("ahead", [1, 2**40, 2**53 - 10_000])
+def test_a_position_that_was_never_given_holds_the_gateway_only(desk: Desk, admin: Person, ahead: int) -> None:
+    desk.secret()
+    position, _ = copy_of(desk.standby)
+    refused = desk.standby.heartbeat(replica_position=position + ahead)
+    assert refused.status_code == 400 and refused.json()["error"].startswith("replica_position: ")
+    assert Route.objects.get(pk="NPR").danger == "" and desk.standby.row.held_at is not None
+    admin.post(f"gateways/{desk.standby.id}/release", {"reason": "looked"})
+    assert beat(desk.standby, position) and desk.standby.row.held_at is None
 
 
 def test_after_a_resume_the_copies_begin_anew_and_freeze_nothing(desk: Desk, admin: Person) -> None:

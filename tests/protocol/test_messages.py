@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import protocol
-from protocol import messages, replica, sign_in, storage, sync, vault_access, writes
+from protocol import marks, messages, replica, sign_in, storage, sync, vault_access, writes
 from protocol.messages import Message, MessageError, decode, encode
 from protocol.vocabulary import (
     Assignment,
@@ -97,6 +97,8 @@ SAMPLES: tuple[Message, ...] = (
     messages.AuditTaken(3, "ab" * 32),
     WRITE,
     writes.WriteBatch([WRITE], [ID], True),
+    messages.SignedMark("{}", "c2ln", "a2V5"),
+    marks.Mark("NPR", 3, 17),
     writes.WriteCheck(3, WriteOperation.UPDATE, ID, ID, ID, "db", 3, f"user:{ID}", writes.WriteBody(external_version="pending")),
     RECEIPT,
     writes.WriteReceipts([RECEIPT], 2.0),
