@@ -151,7 +151,7 @@ def patterns_in(where: str, tree: ast.Module) -> Iterator[Found]:
     names = {id(node.value): node.targets[0] for node in ast.walk(tree) if isinstance(node, ast.Assign)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and is_pattern_call(node):
-            method = node.func.attr  # type: ignore[attr-defined]
+            method = node.func.attr
             target = names.get(id(node))
             name = target.id if isinstance(target, ast.Name) else ""
             used = {method} if method != "compile" else methods().get(name, {"search"})

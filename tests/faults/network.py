@@ -95,7 +95,7 @@ class Wire:
             while not self._ended.is_set():
                 for key, _ in ready.select(LOOK_SECONDS):
                     other, lost_by = key.data
-                    data = key.fileobj.recv(CHUNK)  # type: ignore[union-attr]
+                    data = key.fileobj.recv(CHUNK)
                     if not data:
                         return
                     if self._cut in (lost_by, Cut.BOTH):

@@ -44,12 +44,12 @@ def channel(primary: None, settings: Any) -> Channel:
     chain_step(chain)
     made, uploads = Channel(gateway), Uploads()
     for _ in range(3):
-        uploads.step(made, chain, 5)  # type: ignore[arg-type]
+        uploads.step(made, chain, 5)
     return made
 
 
 def apply(channel: Channel, later: timedelta = LATER) -> int:
-    return audit_retention.apply(channel, chain_of(channel), now() + later, 5)  # type: ignore[arg-type]
+    return audit_retention.apply(channel, chain_of(channel), now() + later, 5)
 
 
 def chain_of(channel: Channel) -> str:

@@ -53,9 +53,9 @@ class TestInPeace:
         with pytest.raises(Conflict, match="waits already"):
             rotated("NPR")
         authority_changes.keep_up(now() + generations.ANNOUNCEMENT - HOUR)
-        assert authorities.current("NPR").generation == 1  # type: ignore[union-attr]
+        assert authorities.current("NPR").generation == 1
         authority_changes.keep_up(now() + generations.ANNOUNCEMENT)
-        assert authorities.current("NPR").generation == 2  # type: ignore[union-attr]
+        assert authorities.current("NPR").generation == 2
         assert renew_orders(npr) == [False, False] and npr[0].heartbeat().epoch == 1, "nobody notices"
 
     def test_the_next_signing_key_too(self, npr: Pair) -> None:
@@ -71,7 +71,7 @@ class TestInPeace:
     def test_one_process_keeps_up_at_a_time(self, committed_primary: None) -> None:
         from common.direct import open_connection
 
-        end = authorities.current("NPR").not_after  # type: ignore[union-attr]
+        end = authorities.current("NPR").not_after
         with open_connection() as other:
             other.execute("SELECT pg_advisory_lock(%s)", [lock_number(authorities.LOCK)])
             assert authority_changes.keep_up(end - 300 * DAY) == 0
@@ -160,7 +160,7 @@ class TestShown:
 
     def test_what_a_person_must_do_is_a_warning(self, primary: None) -> None:
         authorities.remove_root_key()
-        late = authorities.current("NPR").not_after - 100 * DAY  # type: ignore[union-attr]
+        late = authorities.current("NPR").not_after - 100 * DAY
         warnings = {row.authority: row.warning for row in authority_report.overview(late) if row.standing == Standing.CURRENT}
         assert "--authority NPR --root-key" in warnings["NPR"] and "--import-root" in warnings[ROOT]
 
@@ -184,9 +184,9 @@ class TestCommand:
         for confirm in ("", "NPR"):
             with pytest.raises(CommandError, match="add --confirm PRO"):
                 call_command("keys", "rotate", "--authority", "PRO", "--now", "--confirm", confirm)
-        assert "breaks: " in capsys.readouterr().out and authorities.current("PRO").generation == 1  # type: ignore[union-attr]
+        assert "breaks: " in capsys.readouterr().out and authorities.current("PRO").generation == 1
         call_command("keys", "rotate", "--authority", "PRO", "--now", "--confirm", "pro", "--reason", "stolen laptop")
-        assert authorities.current("PRO").generation == 2  # type: ignore[union-attr]
+        assert authorities.current("PRO").generation == 2
         told = AuditEntry.objects.filter(action="authority.generation.promoted").get()
         assert (told.actor, told.details["reason"]) == ("operator:keys", "stolen laptop")
 

@@ -105,4 +105,4 @@ def test_a_root_from_a_ceremony_takes_the_place_of_a_leaked_one(folder: Path, tm
     )
     with pytest.raises(ssl.SSLCertVerificationError):
         talk(context_of(primary_files()), client_of(old_copy, gateway, folder, chain))
-    assert authorities.current(ROOT).generation == 2  # type: ignore[union-attr]
+    assert authorities.current(ROOT).generation == 2

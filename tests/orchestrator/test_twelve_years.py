@@ -50,7 +50,7 @@ def enrolled(name: str, role: str, now: datetime) -> Walker:
     return walker
 
 
-def roots_of(document: dict[str, str]) -> list:  # type: ignore[type-arg]
+def roots_of(document: dict[str, str]) -> list:
     return read(document["roots"])
 
 

@@ -41,7 +41,7 @@ def keep_up(moment: datetime) -> int:
 
 def announced(scope: str, moment: datetime, **more: object) -> None:
     with transaction.atomic():
-        succession.announce(scope, moment, "user:test", "tried", **more)  # type: ignore[arg-type]
+        succession.announce(scope, moment, "user:test", "tried", **more)
 
 
 def promoted(scope: str, moment: datetime) -> None:

@@ -66,7 +66,7 @@ class Node:
             [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
         )  # fmt: skip
-        os.set_blocking(self.process.stdout.fileno(), False)  # type: ignore[union-attr]
+        os.set_blocking(self.process.stdout.fileno(), False)
         self._said = ""
 
     @property
