@@ -9,11 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 
-from benchmarks import channel, front, reconcile, stack, sync
+from benchmarks import channel, front, growth, reconcile, stack, sync
 
 BENCHMARKS: dict[str, Callable[[], dict[str, object]]] = {
     "envelope": channel.envelope,
     "front": front.front,
+    "growth": growth.growth,
     "reconcile": reconcile.reconcile,
     "stack": stack.stack,
     "sync": sync.sync,

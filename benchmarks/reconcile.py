@@ -9,6 +9,7 @@ import os
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,18 @@ WRITES, SECRETS, BATCH, READS = 2000, 400, 100, 400
 
 def reconcile() -> dict[str, object]:
     """Writes a second taken and applied, milliseconds of a read, and the same on bare tables."""
+    return on_a_database(_measure)
+
+
+def on_a_database(measure: Callable[[], dict[str, object]]) -> dict[str, object]:
+    """Measure on a PostgreSQL of its own, with fsync on."""
     with tempfile.TemporaryDirectory(prefix="mazevault-bench-") as folder:
         own = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
         servers = databases.start(Layout(var=Path(folder)), own)
         os.environ |= {"DATABASE_URL": servers.admin_url, "REDIS_URL": servers.redis_for(0)}
         try:
             _prepare_database()
-            return _measure()
+            return measure()
         finally:
             from django.db import connection
 
@@ -46,10 +52,10 @@ def _prepare_database() -> None:
 
 
 def _measure() -> dict[str, object]:
-    cast = _cast()
-    taken, applied = _reconciled(cast)
+    made = cast()
+    taken, applied = _reconciled(made)
     upsert = _upserted()
-    reads, selects = _reads(cast), _selects(cast)
+    reads, selects = _reads(made), _selects(made)
     return {
         "writes_taken_per_second": taken,
         "writes_applied_per_second": applied,
@@ -61,7 +67,7 @@ def _measure() -> dict[str, object]:
     }
 
 
-def _cast() -> dict[str, Any]:
+def cast() -> dict[str, Any]:
     """A Primary, its active gateway, a writer, and secrets in version 1."""
     import logging
 

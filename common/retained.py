@@ -183,6 +183,7 @@ BOUNDED: Mapping[str, str] = {
     "gateway_runtime_copysum": "one row",
     "gateway_runtime_replicaprincipal": "one a person known here",
     "gateway_runtime_replicatoken": "living credentials of those",
+    "gateway_runtime_backlog": "one row",
     "gateway_runtime_writetally": "counters",
 }
 """Tables that are as large as the configuration or the fleet is, with the reason."""

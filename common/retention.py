@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F
 
+from common.locks import try_transaction_lock
 from common.models import RemovedTally
 from common.retained import RULES, Rule
 
@@ -23,8 +24,9 @@ BATCHES = 20
 _FIND = """
 SELECT t.{key} FROM {table} t {joins}
  WHERE t.{age} < statement_timestamp() - %s * interval '1 day' AND ({guard})
- ORDER BY t.{age} LIMIT %s FOR UPDATE OF t SKIP LOCKED
+ ORDER BY t.{age} LIMIT %s
 """
+_DELETE = "DELETE FROM {table} t WHERE t.{key} = ANY(%s) AND ({guard}) RETURNING t.{key}"
 _ROWS = """
 SELECT c.relname, greatest(c.reltuples, 0)::bigint FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  WHERE n.nspname = current_schema() AND c.relname = ANY(%s)
@@ -77,17 +79,22 @@ def _clear(rule: Rule) -> int:
 
 
 def _remove(rule: Rule, days: float) -> int:
-    text = _FIND.format(table=rule.table, key=rule.key, joins=rule.joins, age=rule.age, guard=rule.guard)
+    """One batch. The guard is asked again by the statement that removes: a row may have changed since it was found."""
     present = {model._meta.db_table for model in apps.get_models()}
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(text, [days, BATCH])
-        keys = [row[0] for row in cursor.fetchall()]
-        if not keys:
+    names = {"table": rule.table, "key": rule.key, "joins": rule.joins, "age": rule.age, "guard": rule.guard}
+    with transaction.atomic():
+        if not try_transaction_lock(f"retention:{rule.table}"):
             return 0
-        for table, column in rule.children:
-            if table in present:
-                cursor.execute(f"DELETE FROM {table} WHERE {column} = ANY(%s)", [keys])  # noqa: S608  names of a constant table
-                note_removed(table, cursor.rowcount)
-        cursor.execute(f"DELETE FROM {rule.table} WHERE {rule.key} = ANY(%s)", [keys])  # noqa: S608
-        note_removed(rule.table, cursor.rowcount)
-    return len(keys)
+        with connection.cursor() as cursor:
+            cursor.execute(_FIND.format(**names), [days, BATCH])
+            found = [row[0] for row in cursor.fetchall()]
+            if not found:
+                return 0
+            cursor.execute(_DELETE.format(**names), [found])
+            gone = [row[0] for row in cursor.fetchall()]
+            note_removed(rule.table, len(gone))
+            for table, column in rule.children:  # references are looked at when the transaction ends
+                if table in present:
+                    cursor.execute(f"DELETE FROM {table} WHERE {column} = ANY(%s)", [gone])  # noqa: S608  a constant table
+                    note_removed(table, cursor.rowcount)
+    return len(found)

@@ -190,6 +190,14 @@ class PendingWrite(models.Model):
         return self.outcome in OPEN_OUTCOMES
 
 
+class Backlog(models.Model):
+    """One row: how many writes are open here and how many bytes they have. Moved with each that comes or ends."""
+
+    id = models.SmallIntegerField(primary_key=True, default=1)
+    writes = models.BigIntegerField(default=0)
+    size = models.BigIntegerField(default=0)
+
+
 class WriteTally(models.Model):
     """How many writes met each outcome here; it only grows."""
 

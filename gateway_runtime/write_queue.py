@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import connection, transaction
-from django.db.models import Count, Max, Min, Q, QuerySet, Sum
+from django.db.models import Max, Q, QuerySet
 from django.utils.crypto import salted_hmac
 
 from common import audit
@@ -21,7 +21,7 @@ from common.api import rfc3339
 from common.errors import Conflict, Unavailable
 from common.failpoints import reach
 from gateway_runtime.identity import Identity
-from gateway_runtime.models import OPEN, NodeState, PendingWrite
+from gateway_runtime.models import OPEN, Backlog, NodeState, PendingWrite
 from gateway_runtime.queued_bodies import open_body, seal_body
 from gateway_runtime.state import standing_of
 from protocol.vocabulary import Assignment, WriteOperation, WriteOutcome
@@ -44,6 +44,11 @@ LONGEST_PAUSE = timedelta(minutes=5)
 _TALLY = """
 INSERT INTO gateway_runtime_writetally (outcome, total) VALUES (%s, %s)
 ON CONFLICT (outcome) DO UPDATE SET total = gateway_runtime_writetally.total + excluded.total
+"""
+_BACKLOG = """
+INSERT INTO gateway_runtime_backlog (id, writes, size) VALUES (1, %s, %s)
+ON CONFLICT (id) DO UPDATE SET writes = gateway_runtime_backlog.writes + excluded.writes,
+                               size = gateway_runtime_backlog.size + excluded.size
 """
 
 
@@ -90,6 +95,7 @@ def accept(
         write.save(force_insert=True)
         NodeState.objects.filter(id=1).update(write_sequence=write.sequence)
         _audit(write, "gateway.write.accepted", actor=actor, address=address)
+        _move_backlog(1, write.size)
         reach("queue:accepted:before-commit")
     reach("queue:accepted:after-commit")
     return Accepted(write)
@@ -132,6 +138,7 @@ def settle(receipts: Iterable[WriteReceipt], now: datetime) -> int:
     A row that has ended keeps its first end, whatever comes later.
     """
     ended: list[WriteOutcome] = []
+    freed = 0
     with transaction.atomic():
         for receipt in receipts:
             row = PendingWrite.objects.select_for_update().filter(OPEN, id=receipt.id).first()
@@ -143,18 +150,23 @@ def settle(receipts: Iterable[WriteReceipt], now: datetime) -> int:
             elif receipt.outcome.terminal:
                 _end(row, receipt, now)
                 ended.append(receipt.outcome)
+                freed += row.size
             else:
                 _wait(row, receipt, now)
         _count(ended)
+        _move_backlog(-len(ended), -freed)
         reach("queue:settled:before-commit")
     reach("queue:settled:after-commit")
     return len(ended)
 
 
 def depth() -> Depth:
-    """Everything that is open, of this life of the database and of earlier ones."""
-    found = PendingWrite.objects.filter(OPEN).aggregate(writes=Count("*"), size=Sum("size"), oldest=Min("accepted_at"))
-    return Depth(found["writes"], found["size"] or 0, found["oldest"])
+    """Everything that is open, of this life of the database and of earlier ones: counted as it comes and ends, not here."""
+    waiting = Backlog.objects.filter(id=1).first() or Backlog()
+    if not waiting.writes:
+        return Depth(0, 0, None)
+    oldest = PendingWrite.objects.filter(OPEN).order_by("life", "sequence").values_list("accepted_at", flat=True).first()
+    return Depth(waiting.writes, waiting.size, oldest)
 
 
 def newest_open(secret: uuid.UUID, generation: uuid.UUID | None = None) -> PendingWrite | None:
@@ -310,6 +322,13 @@ def _count(outcomes: Iterable[WriteOutcome]) -> None:
     with connection.cursor() as cursor:
         for outcome, count in sorted(Counter(one.value for one in outcomes).items()):
             cursor.execute(_TALLY, [outcome, count])
+
+
+def _move_backlog(writes: int, size: int) -> None:
+    """Last in its transaction, like the counters."""
+    if writes:
+        with connection.cursor() as cursor:
+            cursor.execute(_BACKLOG, [writes, size])
 
 
 def _audit(row: PendingWrite, action: str, *, actor: str, address: str = "") -> None:

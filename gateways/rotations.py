@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from django.conf import settings
-from django.db import transaction
+from django.db import OperationalError, transaction
 from django.db.models import F, OuterRef, Subquery
 
 from accounts.changes import By
@@ -46,7 +48,21 @@ RETRY = timedelta(minutes=10)
 """So long after a run that failed, or that somebody stopped, a rotation asks for another."""
 AT_ONCE = 500
 """Open rotations looked at in one pass."""
+LOOKED_AT = 500
+"""Secrets with a rotation looked at in one pass."""
+NOTICED = timedelta(days=30)
+"""A rotated version is noticed within seconds; one that is older than this was made while no Primary ran for a month."""
 OPEN = (RotationState.WAITING, RotationState.VERIFYING, RotationState.RETIRING)
+
+
+@dataclass
+class _Place:
+    """Where the next pass of this process goes on; from the beginning without one."""
+
+    after: uuid.UUID | None = None
+
+
+_place = _Place()
 
 
 @dataclass(frozen=True)
@@ -62,18 +78,40 @@ class Target:
 
 def keep_up(now: datetime) -> int:
     """Rotate what is due, notice what was rotated, and go on with open rotations. Returns how many moved."""
-    return rotate_due(now) + _notice(now) + sum(_advance(identifier, now) for identifier in _open())
+    return rotate_due(now) + _notice(now) + sum(_alone(_advance, identifier, now) for identifier in _open())
 
 
 def rotate_due(now: datetime) -> int:
     """Secrets with a rotation that is due get a value nobody chose. Those in a vault are rotated by people or programs."""
-    enabled = Secret.objects.filter(rotation__enabled=True, rotation__rotation_interval_days__gt=0, status=SecretStatus.ACTIVE)
-    here = enabled.filter(project__storage=Storage.MAZEVAULT, project__deleted_at=None, environment__deleted_at=None)
+    return sum(_alone(_rotate, secret, now) for secret in _due(now))
+
+
+def _due(now: datetime) -> list[Secret]:
+    """Those that are due among the next ones with a rotation: a bounded number a pass, and all of them one pass after the other.
+
+    An interval is at least a day, so a secret that is looked at some minutes late is rotated in time.
+    """
+    enabled = Secret.objects.filter(rotation__enabled=True, status=SecretStatus.ACTIVE).order_by("id")
+    ids = list((enabled.filter(id__gt=_place.after) if _place.after else enabled).values_list("id", flat=True)[:LOOKED_AT])
+    _place.after = ids[-1] if len(ids) == LOOKED_AT else None
+    here = Secret.objects.filter(id__in=ids, rotation__rotation_interval_days__gt=0, type__in=generating.GENERATED)
+    here = here.filter(project__storage=Storage.MAZEVAULT, project__deleted_at=None, environment__deleted_at=None)
     newest = values.valued(SecretVersion.objects.filter(secret=OuterRef("id"))).order_by("-version")
-    found = here.filter(type__in=generating.GENERATED).annotate(
+    found = here.annotate(
         set_at=Subquery(newest.values("created_at")[:1]), rests_in=Subquery(newest.values("external_version")[:1])
     ).filter(rests_in="")  # fmt: skip
-    return sum(_rotate(secret, now) for secret in found.select_related("project", "environment") if _is_due(secret, now))
+    return [secret for secret in found.select_related("project", "environment") if _is_due(secret, now)]
+
+
+def _alone(work: Callable[[Any, datetime], bool], item: Any, now: datetime) -> bool:
+    """One that fails in a way nobody foresaw stops no other; the traceback is kept."""
+    try:
+        return work(item, now)
+    except OperationalError:
+        raise
+    except Exception:
+        log.exception("rotation of %s failed", getattr(item, "id", item))
+        return False
 
 
 def _is_due(secret: Secret, now: datetime) -> bool:
@@ -105,7 +143,8 @@ def _rotate(secret: Secret, now: datetime) -> bool:
 def _notice(now: datetime) -> int:
     """Each version that a rotation made begins its way here, whichever node it was made at."""
     grace = now + timedelta(hours=settings.MAZEVAULT.rotation_grace_hours)
-    fresh = values.valued(SecretVersion.objects.filter(operation=WriteOperation.ROTATE.value, rotation=None))
+    rotated = SecretVersion.objects.filter(operation=WriteOperation.ROTATE.value, created_at__gte=now - NOTICED)
+    fresh = values.valued(rotated.filter(rotation=None))
     rows = [Rotation(version=version, grace_until=grace) for version in fresh.defer("sealed_value")[:500]]
     return len(Rotation.objects.bulk_create(rows, ignore_conflicts=True))
 

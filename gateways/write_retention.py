@@ -12,6 +12,7 @@ from django.db import connection, transaction
 from django.db.models import F
 
 from common import retention
+from common.locks import try_transaction_lock
 from common.retained import PRIMARY, Rule
 from gateways.models import WriteStream
 
@@ -35,9 +36,10 @@ WITH old AS (
                AND n.secret = t.secret AND n.outcome = 'applied' AND n.sequence > t.sequence))
        AND NOT EXISTS (SELECT 1 FROM gateways_receivedwrite w WHERE w.previous = t.id AND w.outcome = 'received')
        AND NOT EXISTS (SELECT 1 FROM gateways_lossmanifest m WHERE m.gateway_id = t.gateway_id AND m.closed_at IS NULL)
-     ORDER BY t.settled_at LIMIT %(limit)s FOR UPDATE OF t SKIP LOCKED
+     ORDER BY t.settled_at LIMIT %(limit)s
 ), gone AS (
-    DELETE FROM gateways_receivedwrite WHERE id IN (SELECT id FROM old) RETURNING gateway_id, generation, sequence, in_stream
+    DELETE FROM gateways_receivedwrite WHERE id IN (SELECT id FROM old) AND settled_at IS NOT NULL AND outcome <> 'received'
+    RETURNING gateway_id, generation, sequence, in_stream
 ), noted AS (
     UPDATE gateways_writestream st SET forgotten = GREATEST(st.forgotten, f.last)
       FROM (SELECT gateway_id, generation, max(sequence) AS last FROM gone WHERE in_stream GROUP BY 1, 2) f
@@ -45,6 +47,7 @@ WITH old AS (
 )
 SELECT count(*) FROM gone
 """
+"""What was found is asked again by the statement that removes it: a refused write begins anew when it was promised after all."""
 
 
 def apply() -> int:
@@ -76,6 +79,8 @@ def raise_floor(stream: WriteStream) -> int:
 
 def _forget(rule: Rule, days: float) -> int:
     with transaction.atomic(), connection.cursor() as cursor:
+        if not try_transaction_lock("retention:gateways_receivedwrite"):
+            return 0
         cursor.execute(_FORGET, {"days": days, "limit": retention.BATCH})
         gone: int = cursor.fetchone()[0]
         retention.note_removed(rule.table, gone)

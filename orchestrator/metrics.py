@@ -24,13 +24,18 @@ from integrations.metrics import SyncCollector
 def primary_metrics(request: HttpRequest) -> HttpResponse:
     """Prometheus text for a bearer with `metrics:read` or the token of METRICS_TOKEN_FILE (DESIGN §5)."""
     _require_reader(request)
+    return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)
+
+
+def exposition() -> bytes:
+    """The text itself: a constant number of statements, however many gateways there are."""
     registry = CollectorRegistry()
     registry.register(FleetCollector())
     registry.register(AuthorityCollector())
     registry.register(EntraCollector())
     registry.register(SyncCollector())
     registry.register(RetentionCollector(PRIMARY))
-    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    return generate_latest(registry)
 
 
 def _require_reader(request: HttpRequest) -> None:

@@ -117,6 +117,7 @@ class Secret(Timed):
                 fields=["project", "environment", "key"], condition=Q(deleted_at__isnull=True), name="one_living_secret_of_a_key"
             )
         ]
+        indexes = [models.Index(fields=["id"], condition=Q(rotation__enabled=True), name="secrets_that_rotate")]
 
 
 class SecretVersion(models.Model):
@@ -147,6 +148,7 @@ class SecretVersion(models.Model):
             models.UniqueConstraint(fields=["secret", "version"], name="one_row_of_a_version"),
             models.UniqueConstraint(fields=["write"], condition=Q(write__isnull=False), name="one_version_of_a_write"),
         ]
+        indexes = [models.Index(fields=["created_at"], condition=Q(operation="rotate"), name="versions_rotated")]
 
 
 class AnsweredRequest(models.Model):

@@ -52,7 +52,7 @@ def test_old_rows_of_a_large_table_are_found_by_an_index(table: str) -> None:
         cursor.execute("SET LOCAL enable_seqscan = off")
         cursor.execute("EXPLAIN " + text, [rule.days, 1000])
         plan = "\n".join(row[0] for row in cursor.fetchall())
-    assert f"Index Cond: (({rule.age} < (statement_timestamp()" in plan.replace("Cond: (received", "Cond: ((received"), plan
+    assert f"({rule.age} < (statement_timestamp()" in plan.split("Index Cond: ")[-1], plan
 
 
 def test_every_process_and_celery_do_it() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from common import retention
 from common.clock import now
@@ -326,3 +327,18 @@ def test_twins_of_one_request_are_one_write(site: Site) -> None:
     for thread in threads:
         thread.join(30)
     assert len(found) == 6 and len(set(found)) == 1 and PendingWrite.objects.count() == 1
+
+
+def test_what_waits_is_counted_as_it_comes_and_ends_and_never_by_looking_at_the_queue(site: Site) -> None:
+    writes = [queue(site, site.secret(f"k/{number}"), "x" * number) for number in range(4)]
+    sizes = {write.id: write.size for write in writes}
+    depth = write_queue.depth()
+    assert (depth.writes, depth.size, depth.oldest_at) == (4, sum(sizes.values()), writes[0].accepted_at)
+    for _ in range(2):  # the second time it has ended already
+        write_queue.settle([WriteReceipt(str(writes[0].id), WriteOutcome.APPLIED, 2)], now())
+    write_queue.settle([WriteReceipt(str(writes[1].id), WriteOutcome.RECEIVED, 0)], now())
+    depth = write_queue.depth()
+    assert (depth.writes, depth.size, depth.oldest_at) == (3, sum(sizes.values()) - sizes[writes[0].id], writes[1].accepted_at)
+    with CaptureQueriesContext(connection) as seen:
+        write_queue.depth()
+    assert len(seen) == 2 and not any("count(" in one["sql"].lower() or "sum(" in one["sql"].lower() for one in seen)

@@ -18,6 +18,7 @@ from integrations.azure.keyvault import KeyVault
 from integrations.models import Integration
 from protocol.vault_access import VaultAccess
 from sandbox.azure.server import Sandbox
+from tests import factories
 from tests.conftest import Person
 from tests.gateways.sync_desk import VAULT, SyncDesk
 from tests.gateways.vault_desk import be_on, cloud_of, sandbox_vault
@@ -256,3 +257,38 @@ def test_a_certificate_is_not_made_up(desk: SyncDesk) -> None:
 def test_generated_values_have_every_kind_of_character_and_are_never_the_same() -> None:
     made = {new_value("password", 16) for _ in range(200)}
     assert len(made) == 200 and all(any(c in kind for c in value) for value in made for kind in KINDS)
+
+
+def test_one_secret_that_cannot_be_rotated_stops_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(item: str, _: Any) -> bool:
+        if item == "bad":
+            raise ValueError("nobody foresaw this")
+        return True
+
+    assert [rotations._alone(breaks, item, now()) for item in ("bad", "good")] == [False, True]
+
+
+@pytest.mark.django_db
+def test_a_pass_looks_at_a_bounded_number_of_secrets_and_all_come_in_turn(primary: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = factories.project()
+    environment = factories.environment_of(project, "dev")
+    made = [
+        Secret.objects.create(project=project, environment=environment, key=f"k/{number}", rotation={"enabled": True})
+        for number in range(5)
+    ]
+    seen = list[Any]()
+    monkeypatch.setattr(rotations, "LOOKED_AT", 2)
+    monkeypatch.setattr(rotations._place, "after", None)
+    real = Secret.objects.filter
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        if "id__in" in kwargs and "type__in" in kwargs:
+            seen.append(list(kwargs["id__in"]))
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(rotations.Secret.objects, "filter", noting)
+    for _ in range(4):
+        rotations.rotate_due(now())
+    assert [len(one) for one in seen[:3]] == [2, 2, 1]
+    assert {one for page in seen[:3] for one in page} == {one.id for one in made}
+    assert seen[3] == seen[0], "and then from the beginning"
