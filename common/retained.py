@@ -167,6 +167,7 @@ BOUNDED: Mapping[str, str] = {
     "gateways_primarynode": "one row",
     "gateways_gatewaystatus": "one a gateway",
     "gateways_route": "one an environment",
+    "gateways_signoflife": "one a gateway",
     "gateways_epochgrant": "one an epoch: who was active when is proven for ever (I1)",
     "gateways_tasktally": "counters",
     "gateways_durationtally": "counters",

@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ("accounts", "0007_client_secret_watch"),
-        ("vault", "0004_retired_versions"),
+        ("vault", "0006_one_generation_signs"),
     ]
 
     operations = [
