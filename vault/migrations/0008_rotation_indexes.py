@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ("accounts", "0007_client_secret_watch"),
-        ("vault", "0006_one_generation_signs"),
+        ("vault", "0007_claims"),
     ]
 
     operations = [
