@@ -10,7 +10,7 @@ SELECT 1, count(*), coalesce(sum(size), 0) FROM gateway_runtime_pendingwrite WHE
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("gateway_runtime", "0008_retention"),
+        ("gateway_runtime", "0009_kept_mark"),
     ]
 
     operations = [
