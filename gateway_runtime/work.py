@@ -21,8 +21,8 @@ from gateway_runtime.models import Effect
 from gateway_runtime.node import MayNotAct, Node, boottime
 from integrations.azure.connection_test import PROBE_OWNER, test_connection
 from integrations.azure.egress import CALL_SECONDS
-from integrations.azure.errors import AzureTrouble
-from integrations.azure.keyvault import KeyVault, Marks
+from integrations.azure.errors import AzureTrouble, ObjectMissing
+from integrations.azure.keyvault import KEY, Entry, KeyVault, Marks
 from integrations.azure.rbac import RoleAssignments
 from protocol import paths
 from protocol.messages import (
@@ -105,6 +105,40 @@ def retire_versions(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, A
     return {"verified": expected, "retired": [entry.version for entry in retired]}
 
 
+def put_back(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """`vault.put_back`: undo a discarded change, unless somebody changed the name since. Repeating it changes nothing more."""
+    ask = AskAccess(integration=str(payload["integration"]), epoch=frame.epoch)
+    connection = vaults.connection_of(frame.ask(paths.VAULT_ACCESS, ask, VaultAccess))
+    does, name, version, recorded = (str(payload[field]) for field in ("does", "name", "version", "recorded"))
+    with KeyVault(
+        connection, vaults.credential_of(connection), vaults.guard(), seconds=min(frame.deadline, CALL_SECONDS)
+    ) as vault:
+        newest = _newest(vault, name)
+        if does == "recover":
+            if newest is None:
+                with frame.effect():
+                    vault.recover(name)
+            return {"put_back": newest is None}
+        if newest is None or (version and newest.version != version):
+            return {"put_back": False, "newest": newest.version if newest else ""}
+        if does == "delete":
+            with frame.effect():
+                vault.delete(name)
+            return {"put_back": True}
+        value, tags = vault.get(name, recorded).value, {**newest.tags, KEY: str(payload["key"])}
+        with frame.effect() as epoch:
+            marks = Marks(epoch, str(payload["operation"]), str(payload["owner"]), recorded)
+            made = vault.set(name, value, marks, tags=tags, content_type=newest.content_type)
+        return {"put_back": True, "version": made.version}
+
+
+def _newest(vault: KeyVault, name: str) -> Entry | None:
+    try:
+        return vault.get(name).entry
+    except ObjectMissing:
+        return None
+
+
 def survey_vault(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
     """`vault.survey`: which names were last written under an earlier epoch although that had ended by then."""
     ask = AskAccess(integration=str(payload["integration"]), epoch=frame.epoch)
@@ -131,6 +165,7 @@ EXECUTORS: Mapping[str, Executor] = {
     "integration.access": Executor(list_access, steps=True),
     "vault.survey": Executor(survey_vault, steps=True),
     "vault.retire": Executor(retire_versions, steps=True),
+    "vault.put_back": Executor(put_back, steps=True),
     "storage.move": Executor(storage_move.work_on, steps=True),
     "sync.run": Executor(sync_run.work_on, steps=True),
 }

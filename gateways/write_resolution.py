@@ -6,7 +6,7 @@ Who decides answers for it: an applied write is a change of theirs, in the curre
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -21,7 +21,7 @@ from common import audit
 from common.api import rfc3339
 from common.clock import database_now
 from common.errors import Conflict, MazeVaultError, NotFound, PermissionRefused, ValidationFailed
-from gateways import losses
+from gateways import losses, put_back
 from gateways.models import ReceivedWrite
 from gateways.settlement import KEPT, Scene, change_of, finish, tell
 from gateways.write_bodies import BodyUnusable, open_body
@@ -51,16 +51,21 @@ class Resolved:
 
     write: ReceivedWrite
     refused: MazeVaultError | None = None
+    vault: Mapping[str, Any] | None = None
+    """What becomes of the vault that has the change of a discarded write."""
 
 
 def resolve(
-    identifier: uuid.UUID, resolution: str, caller: Principal, *, address: str, now: datetime, base_version: int | None = None
-) -> ReceivedWrite:
-    """Decide on one write. `base_version`: apply only if the secret is still in this version.
+    identifier: uuid.UUID, resolution: str, caller: Principal, *, address: str, now: datetime, base_version: int | None = None,
+    vault: str = "",
+) -> Resolved:  # fmt: skip
+    """Decide on one write. `base_version`: apply only if the secret is still in this version. `vault`: what becomes of the vault
+    that has the change of a discarded write; the recorded state is put back unless told otherwise.
 
-    Raises `NotFound`, `PermissionRefused`, `Conflict` (SYNC_CONFLICT when it is decided already) and what applying raises.
+    Raises `NotFound`, `PermissionRefused`, `Conflict` (SYNC_CONFLICT when it is decided already, VAULT_STILL_HOLDS) and what
+    applying raises.
     """
-    wanted = _resolution(resolution)
+    wanted, wish, left = _resolution(resolution), _wish(vault), None
     with transaction.atomic():
         row = _locked(identifier, now)
         _refuse_unless_allowed(row, caller)
@@ -71,27 +76,27 @@ def resolve(
             finish(row, WriteOutcome.APPLIED, scene, version=applied.version, by=caller.actor, resolution=wanted.value)
             scene.close()
         elif wanted is Resolution.DISCARD:
+            left = put_back.carry_out(row, wish, actor=caller.actor, address=address)
             _discard(row, caller, now)
         else:
             _retry(row, now)
         tell(
             row, "gateway.write.resolved", actor=caller.actor, severity=audit.Severity.WARNING, address=address,
-            resolution=wanted.value, before=before,
+            resolution=wanted.value, before=before, **({"vault": left["wish"]} if left else {}),
         )  # fmt: skip
     losses.close_finished(row.environment_id)
-    return row
+    return Resolved(row, vault=left)
 
 
 def resolve_many(
-    identifiers: Iterable[uuid.UUID], resolution: str, caller: Principal, *, address: str, now: datetime
+    identifiers: Iterable[uuid.UUID], resolution: str, caller: Principal, *, address: str, now: datetime, vault: str = ""
 ) -> list[Resolved]:
     """Decide on many, each for itself, in the order in which their gateways made them."""
     _resolution(resolution)
     wanted = list(dict.fromkeys(identifiers))
     found = ReceivedWrite.objects.filter(id__in=wanted).defer("sealed_body", "head")
-    return [
-        _resolved(row, resolution, caller, address, now) for row in found.order_by("gateway_id", "generation", "sequence", "id")
-    ]
+    rows = found.order_by("gateway_id", "generation", "sequence", "id")
+    return [_resolved(row, resolution, caller, address, now, vault) for row in rows]
 
 
 def preview(identifier: uuid.UUID, caller: Principal) -> dict[str, Any]:
@@ -104,6 +109,7 @@ def preview(identifier: uuid.UUID, caller: Principal) -> dict[str, Any]:
         "current": _current_row(current) if current else None,
         "values": _compared(row, current, caller),
         "applying": _tried(row, caller),
+        "vault": put_back.shown(row),
     }
 
 
@@ -111,6 +117,12 @@ def _resolution(text: str) -> Resolution:
     if text not in {one.value for one in Resolution}:
         raise ValidationFailed(f"resolution: must be one of {', '.join(one.value for one in Resolution)}")
     return Resolution(text)
+
+
+def _wish(text: str) -> put_back.Wish:
+    if text and text not in {one.value for one in put_back.Wish}:
+        raise ValidationFailed(f"vault: must be one of {', '.join(one.value for one in put_back.Wish)}")
+    return put_back.Wish(text or put_back.Wish.RESTORE_RECORDED)
 
 
 def _locked(identifier: uuid.UUID, now: datetime) -> ReceivedWrite:
@@ -173,9 +185,11 @@ def _retry(row: ReceivedWrite, now: datetime) -> None:
     row.save()
 
 
-def _resolved(row: ReceivedWrite, resolution: str, caller: Principal, address: str, now: datetime) -> Resolved:
+def _resolved(
+    row: ReceivedWrite, resolution: str, caller: Principal, address: str, now: datetime, vault: str
+) -> Resolved:  # fmt: skip
     try:
-        return Resolved(resolve(row.id, resolution, caller, address=address, now=now))
+        return resolve(row.id, resolution, caller, address=address, now=now, vault=vault)
     except MazeVaultError as refused:
         return Resolved(row, refused)
 

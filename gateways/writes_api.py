@@ -26,6 +26,7 @@ class ResolveWish(serializers.Serializer):
     base_version = serializers.IntegerField(
         required=False, min_value=0, help_text="apply only if the secret is still in this version"
     )
+    vault = Text(required=False, max_length=32, help_text="restore_recorded or accept_vault_value, for discard")
 
 
 class FilterWish(serializers.Serializer):
@@ -37,6 +38,7 @@ class FilterWish(serializers.Serializer):
 
 class ResolveManyWish(serializers.Serializer):
     resolution = Text(max_length=16)
+    vault = Text(required=False, max_length=32, help_text="restore_recorded or accept_vault_value, for discard")
     ids = serializers.ListField(child=serializers.UUIDField(), required=False, min_length=1, max_length=MOST_AT_ONCE)
     filter = FilterWish(required=False)
 
@@ -78,6 +80,7 @@ class PreviewRow(serializers.Serializer):
     current = serializers.DictField(allow_null=True)
     values = serializers.CharField(help_text="equal, different, none or hidden")
     applying = serializers.DictField()
+    vault = serializers.DictField(allow_null=True, help_text="that the vault has the change already, and what can be chosen")
 
 
 class ResolvedRow(serializers.Serializer):
@@ -87,6 +90,11 @@ class ResolvedRow(serializers.Serializer):
     version = serializers.IntegerField()
     code = serializers.CharField(allow_null=True)
     error = serializers.CharField(allow_null=True)
+    vault = serializers.DictField(allow_null=True)
+
+
+class DecidedRow(WriteRow):
+    vault = serializers.DictField(allow_null=True, help_text="what becomes of a vault that has a discarded change")
 
 
 class Writes(Operation):
@@ -126,14 +134,15 @@ class WriteResolve(Operation):
 
     permissions = {"POST": GATEWAY_ADMIN}
 
-    @extend_schema(operation_id="resolveReceivedWrite", request=ResolveWish, responses=WriteRow)
+    @extend_schema(operation_id="resolveReceivedWrite", request=ResolveWish, responses=DecidedRow)
     def post(self, request: Request, identifier: str) -> Response:
         wish = checked(ResolveWish, request.data)
-        row = write_resolution.resolve(
+        decided = write_resolution.resolve(
             _uuid(identifier), wish["resolution"], principal_in(request), address=self.address, now=database_now(),
-            base_version=wish.get("base_version"),
+            base_version=wish.get("base_version"), vault=wish.get("vault", ""),
         )  # fmt: skip
-        return Response(write_selectors.write_row(write_selectors.write_of(row.id)))
+        row = write_selectors.write_row(write_selectors.write_of(decided.write.id))
+        return Response({**row, "vault": decided.vault})
 
 
 class WritesResolve(Operation):
@@ -148,7 +157,12 @@ class WritesResolve(Operation):
             raise ValidationFailed("ids: name either ids or a filter")
         identifiers = wish.get("ids") or write_selectors.unresolved_ids(wish.get("filter", {}), MOST_AT_ONCE)
         resolved = write_resolution.resolve_many(
-            identifiers, wish["resolution"], principal_in(request), address=self.address, now=database_now()
+            identifiers,
+            wish["resolution"],
+            principal_in(request),
+            address=self.address,
+            now=database_now(),
+            vault=wish.get("vault", ""),
         )
         return Response([_resolved_row(one) for one in resolved])
 
@@ -176,6 +190,7 @@ def _resolved_row(one: write_resolution.Resolved) -> dict[str, Any]:
         "version": one.write.version,
         "code": refused.code if refused else None,
         "error": refused.sentence if refused else None,
+        "vault": one.vault,
     }
 
 

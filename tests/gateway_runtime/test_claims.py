@@ -65,7 +65,7 @@ def test_what_the_vault_took_before_a_crash_is_recorded_once_afterwards(
     assert secrets_node.sweep_claims() == 0, "the call could still be under way"
     run_out()
     assert (secrets_node.sweep_claims(), secrets_node.sweep_claims()) == (1, 0)
-    PendingWrite.objects.update(not_before=database_now())
+    PendingWrite.objects.update(not_before=database_now() - timedelta(seconds=1))
     keeping.pair.site.upload()
     keeping.pair.pull()
     inbox.apply_pending()

@@ -1,0 +1,96 @@
+"""A write that its vault has, set aside and then decided on: what readers get before, and what the vault has afterwards."""
+# ruff: noqa: F811 - fixtures are imported
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+
+from common.clock import database_now
+from common.errors import ValidationFailed
+from common.models import AuditEntry
+from gateway_runtime import work
+from gateway_runtime.frames import TaskFrame
+from gateways import write_resolution
+from gateways.models import ReceivedWrite, Route, Task
+from tests import factories
+from tests.gateway_runtime.test_storage import CANARY, Keeping, keeping, portal  # noqa: F401  the fixture
+from tests.gateway_runtime.test_with_the_primary import pair  # noqa: F401  the fixture
+
+
+@pytest.fixture
+def path(keeping: Keeping) -> str:
+    return f"secrets/{keeping.create()[1]['id']}"
+
+
+def late(keeping: Keeping, change: Any) -> uuid.UUID:
+    """A promised change that reaches the Primary after the environment was moved; then the gateway is active again."""
+    gateway = keeping.pair.gateway
+    keeping.pair.site.primary.down = True
+    assert change()[0] == 202
+    Route.objects.filter(pk="NPR").update(epoch=gateway.epoch + 1)
+    keeping.pair.site.primary.down = False
+    keeping.pair.site.upload()
+    Route.objects.filter(pk="NPR").update(epoch=gateway.epoch)
+    write = ReceivedWrite.objects.exclude(outcome="applied").get()
+    assert write.outcome == "quarantined"
+    return write.id
+
+
+def decide(write: uuid.UUID, resolution: str = "discard", vault: str = "") -> Any:
+    caller = factories.principal("admin")
+    return write_resolution.resolve(write, resolution, caller, address="", now=database_now(), vault=vault).vault
+
+
+def do_task(keeping: Keeping) -> dict[str, Any]:
+    site = keeping.pair.site
+    frame = TaskFrame(site.primary, site.supervisor.node, keeping.pair.gateway.epoch, 10.0)
+    return work.put_back(frame, Task.objects.get(kind="vault.put_back").payload)
+
+
+def test_a_discarded_write_is_in_effect_nowhere_afterwards(keeping: Keeping, path: str) -> None:
+    ann = keeping.pair.ann
+    write = late(keeping, lambda: ann.put(path, {"value": "queued"}))
+    assert keeping.there() == {"DB-PASSWORD": "queued"} and ann.get(path)[1]["value"] == CANARY
+    seen = write_resolution.preview(write, factories.principal("admin"))["vault"]
+    assert seen["holds_it"] and seen["choices"] == ["restore_recorded", "accept_vault_value"]
+    assert decide(write)["wish"] == "restore_recorded"
+    assert do_task(keeping)["put_back"] is True
+    assert keeping.there() == {"DB-PASSWORD": CANARY}
+    read = ann.get(path)[1]
+    assert (read["value"], read["version"], read["changed_in_vault"]) == (CANARY, 1, False)
+    assert AuditEntry.objects.get(action="gateway.write.resolved").details["vault"] == "restore_recorded"
+    sets = keeping.sets()
+    assert do_task(keeping)["put_back"] is False and keeping.sets() == sets, "done twice it changes nothing more"
+
+
+def test_what_somebody_set_since_is_not_overwritten(keeping: Keeping, path: str) -> None:
+    write = late(keeping, lambda: keeping.pair.ann.put(path, {"value": "queued"}))
+    portal(keeping).set_secret("DB-PASSWORD", "from the portal")
+    decide(write)
+    assert do_task(keeping)["put_back"] is False and keeping.there() == {"DB-PASSWORD": "from the portal"}
+
+
+def test_a_person_may_leave_it_in_the_vault(keeping: Keeping, path: str) -> None:
+    write = late(keeping, lambda: keeping.pair.ann.put(path, {"value": "queued"}))
+    with pytest.raises(ValidationFailed, match="vault: "):
+        decide(write, vault="both")
+    assert decide(write, vault="accept_vault_value")["task"] is None
+    assert not Task.objects.filter(kind="vault.put_back").exists()
+    assert AuditEntry.objects.get(action="gateway.write.resolved").details["vault"] == "accept_vault_value"
+
+
+def test_a_discarded_deletion_brings_the_secret_back(keeping: Keeping, path: str) -> None:
+    write = late(keeping, lambda: keeping.pair.ann.delete(path))
+    assert keeping.there() == {}
+    decide(write)
+    assert do_task(keeping)["put_back"] is True and keeping.there() == {"DB-PASSWORD": CANARY}
+
+
+def test_a_discarded_creation_leaves_nothing(keeping: Keeping) -> None:
+    write = late(keeping, lambda: keeping.create(key="NEW", value="new"))
+    caller = factories.principal("admin")
+    write_resolution.resolve_many([write], "discard", caller, address="", now=database_now())
+    assert do_task(keeping)["put_back"] is True and keeping.there() == {}
