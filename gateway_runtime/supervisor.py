@@ -20,8 +20,9 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from accounts.jobs import forget_old_failures
-from common import audit, retention
+from common import audit, lanes, retention
 from common.clock import now as clock_now
+from common.lanes import Lane
 from common.process_locks import ProcessLock, Rank
 from common.progress import loops
 from common.retained import GATEWAY
@@ -78,6 +79,8 @@ REFUSED_PAUSE = 10.0
 
 EXPELLED = frozenset({"GATEWAY_BANNED", "GATEWAY_DECOMMISSIONED", "CERTIFICATE_REVOKED"})
 """Refusals that are meant for this gateway itself and not for what it asked."""
+CORE = frozenset({"heartbeat", "directive", "lease"})
+"""Loops whose commits nothing else may hold up: fence, assignment, lease."""
 CLAIMS_SECONDS = 5.0
 """How often changes of vaults are looked for that were begun here and not ended (ADR 30)."""
 BUSY = frozenset({429, 503})
@@ -523,6 +526,7 @@ class Supervisor:
         )
 
     def _loop(self, name: str, step: Step, wake: threading.Event | None) -> None:
+        lanes.enter(Lane.CORE if name in CORE else Lane.LOOPS)
         attempt = 0
         self.stop.wait(self._random.uniform(0, START_JITTER))
         pause, longest = 0.0, LONGEST_STEPS.get(name, LONGEST_STEP)

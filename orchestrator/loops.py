@@ -17,8 +17,9 @@ from django.db import connection
 
 from accounts import secret_watch
 from accounts.jobs import forget_old_failures
-from common import audit, feed, progress
+from common import audit, feed, lanes, progress
 from common.clock import now
+from common.lanes import Lane
 from failover import driver
 from gateways import (
     audit_chains,
@@ -86,7 +87,12 @@ def _waits(name: str, pause: float, stop: threading.Event) -> bool:
     return ended
 
 
+CORE = frozenset({"failover", "judge"})
+"""Loops that keep environments served; nothing else uses up their connections."""
+
+
 def _run(name: str, use_case: Callable[[], object], pause: float, stop: threading.Event) -> None:
+    lanes.enter(Lane.CORE if name in CORE else Lane.LOOPS)
     while not _waits(name, pause, stop):
         try:
             use_case()

@@ -13,6 +13,8 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import CommandError
 
+from common import lanes
+from common.lanes import Lane
 from orchestrator.node.inner import Inner
 from orchestrator.node.lifeline import Lifeline, set_process_name
 from orchestrator.node.preparing import CannotServe, prepare
@@ -50,6 +52,7 @@ def _prepare(socket: Path, lifeline: Lifeline) -> None:
 def _machine(socket: Path, lifeline: Lifeline) -> None:
     from gateways.directives import room
 
+    lanes.process_is(Lane.MACHINES)
     _serve(socket, lifeline, listener=_primary_listener, on_stop=room.close)
 
 

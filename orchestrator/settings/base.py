@@ -61,10 +61,9 @@ def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, 
 def _database(node: Settings) -> dict[str, Any]:
     database = dict(node.database)
     options = dict(database.pop("OPTIONS"))  # type: ignore[call-overload]
-    # Threads that wait for a directive give their connection back, so a small pool serves many of them.
-    options["pool"] = {"min_size": 1, "max_size": 24, "timeout": 8}
+    options["pool"] = {"threads": node.threads}
     options.setdefault("application_name", f"mazevault-{node.mode}")
-    return {**database, "ENGINE": "django.db.backends.postgresql", "OPTIONS": with_limits(options), "CONN_HEALTH_CHECKS": True}
+    return {**database, "ENGINE": "common.postgresql", "OPTIONS": with_limits(options), "CONN_HEALTH_CHECKS": True}
 
 
 def _logging(node: Settings) -> dict[str, Any]:

@@ -22,5 +22,4 @@ globals().update(
     )
 )
 DATABASES = globals()["DATABASES"]
-DATABASES["default"]["OPTIONS"].pop("pool")  # tests open and close databases; a pool would hold them
 DATABASES["default"]["TEST"] = {"NAME": os.environ.get("MAZEVAULT_TEST_DB", "test_mazevault")}

@@ -1,0 +1,41 @@
+"""The backend that `DATABASES["default"]["ENGINE"]` names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from django.db.backends.base.base import NO_DB_ALIAS
+from django.db.backends.postgresql import base
+from psycopg_pool import ConnectionPool
+
+from common import lanes
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    """`OPTIONS["pool"]` holds `threads`, those that serve people in this process; the lanes say the rest."""
+
+    _lane_pools: ClassVar[dict[str, ConnectionPool]] = {}
+
+    @property
+    def pool(self) -> ConnectionPool | None:
+        wanted = self.settings_dict["OPTIONS"].get("pool")
+        if self.alias == NO_DB_ALIAS or not wanted:
+            return None
+        name = f"{self.alias} {lanes.lane()}"
+        if name not in self._lane_pools:
+            self._lane_pools.setdefault(name, self._new_pool(wanted))  # of two that were made the unopened one is dropped
+        return self._lane_pools[name]
+
+    def close_pool(self) -> None:
+        """Close the pools of all lanes."""
+        for name in [one for one in self._lane_pools if one.split(" ")[0] == self.alias]:
+            self._lane_pools.pop(name).close()
+
+    def _new_pool(self, wanted: Mapping[str, Any]) -> ConnectionPool:
+        check = ConnectionPool.check_connection if self.settings_dict["CONN_HEALTH_CHECKS"] else None
+        return ConnectionPool(
+            kwargs={**self.get_connection_params(), "autocommit": True}, open=False, configure=self._configure_connection,  # type: ignore[attr-defined]
+            check=check, min_size=1, max_size=lanes.connections_of(lanes.lane(), wanted["threads"]),
+            timeout=lanes.WAIT_SECONDS, name=str(lanes.lane()),
+        )  # fmt: skip
