@@ -91,6 +91,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule("integrations_rotation", "each rotated value", 400, "ended_at", "ended; goes with its version", ON_PRIMARY,
          "MAZEVAULT_RETENTION_VERSION_DAYS", least=0, guard="false", key="version_id"),
+    Rule("vault_vaultclaim", "each change of a vault, until it is recorded", 7, "begun_at",
+         "nobody could find out what became of it", BOTH, done_by="vault.elsewhere"),
     Rule("vault_answeredrequest", "each request with an Idempotency-Key", 1, "at", "", BOTH),
     Rule("failover_plan", "each plan of a move, and each move", 30, "expires_at", "no move was made by it", ON_PRIMARY,
          guard="NOT EXISTS (SELECT 1 FROM failover_operation o WHERE o.plan_id = t.id)"),
