@@ -18,7 +18,8 @@ ROUNDS = 40
 def take_next_version(secret: Secret) -> None:
     """What a page of the copy does: the new version comes with its value, the former one loses it."""
     with transaction.atomic():
-        row = Secret.objects.select_for_update(of=("self",)).select_related("project", "environment").get(id=secret.id)
+        Secret.objects.select_for_update().get(id=secret.id)
+        row = Secret.objects.select_related("project", "environment").get(id=secret.id)
         number = row.version + 1
         SecretVersion.objects.create(
             secret=row, version=number, sealed_value=values.seal_value(row, number, f"value {number}"), operation="update",
