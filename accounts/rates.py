@@ -25,6 +25,8 @@ ACCOUNTS_PER_NETWORK = 10
 """An office behind one address signs in with ten times the limit of one account; each try costs a slow hash."""
 SERVICES_PER_NETWORK = 60
 """Software asks more often, and its secrets are checked quickly."""
+GUESSES_PER_NETWORK = 30
+"""Wrong secrets in a minute; nobody types so many, and none of them can be guessed anyway."""
 ANONYMOUS = "anonymous"
 _ADD = """
 INSERT INTO accounts_ratecount (key, minute, count) VALUES (%s, %s, %s)
@@ -58,6 +60,13 @@ def count_service_sign_in(client_id: str, address: str, now: datetime) -> None:
     limit, network = settings.MAZEVAULT.sign_ins_per_minute * SERVICES_PER_NETWORK, network_of(address)
     _count_one(f"clients|{network}", limit, "too many requests for tokens from here; wait a moment", now)
     count_call(f"client|{client_id}|{network}", now)
+
+
+def count_guess(what: str, address: str, now: datetime) -> None:
+    """Count one wrong secret of a kind from this network; raises `TooManyRequests` when there were too many in this minute."""
+    _count_one(
+        f"guesses|{what}|{network_of(address)}", GUESSES_PER_NETWORK, "too many wrong secrets from here; wait a moment", now
+    )
 
 
 def count_call(credential: str, now: datetime) -> int:

@@ -51,6 +51,7 @@ from protocol.envelope import (
     verify,
 )
 from protocol.messages import Message, MessageError, Register, decode, encode
+from protocol.plain import plain_message
 
 log = logging.getLogger("mazevault.gateways.channel")
 
@@ -215,8 +216,9 @@ def _take_receipt(gateway: Gateway, header: Header) -> None:
 
 
 def _decoded(payload: bytes, kind: type[Message]):  # type: ignore[no-untyped-def]
+    """Strictly, and with every text in it made plain: it is shown in logs and answers from here on."""
     try:
-        return decode(payload, kind)
+        return plain_message(decode(payload, kind))
     except MessageError as error:
         raise MalformedBody(f"the sealed body does not fit {kind.__name__}: {error}") from error
 

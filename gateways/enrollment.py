@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from django.db import IntegrityError, transaction
 
+from accounts import rates, refusals
 from common import audit
 from common.errors import Conflict, MazeVaultError, PermissionRefused, ValidationFailed
 from gateways import fleet, routes
@@ -57,7 +58,7 @@ class _Wish:
 
 def register(body: Register, *, address: str, now: datetime) -> Enrolled:
     """Redeem a token. Every refusal leaves the token as it was, except a foreign key on a used one, which raises an alarm."""
-    row = _token_row(body, now)
+    row = _token_row(body, address, now)
     wish = _Wish(
         row=row,
         body=body,
@@ -102,13 +103,17 @@ def renew(gateway: Gateway, body: Renew, *, now: datetime) -> GatewayCertificate
     return certificate
 
 
-def _token_row(body: Register, now: datetime) -> BootstrapTokenRow:
+def _token_row(body: Register, address: str, now: datetime) -> BootstrapTokenRow:
     try:
         token: BootstrapToken = unpack(body.token)
     except BootstrapTokenError as error:
         raise ValidationFailed(f"token: {error}", code="TOKEN_INVALID") from error
     row = BootstrapTokenRow.objects.select_related("environment").filter(id=token.id).first()
     if row is None or not hmac.compare_digest(row.secret_hash, hash_secret(token.secret)):
+        log.warning("an unknown bootstrap token was sent from %s", address)
+        refusals.note("gateway.bootstrap.refused", rates.ANONYMOUS, "bootstrap-token", str(token.id), address=address, now=now,
+                      details={"code": "TOKEN_UNKNOWN"})  # fmt: skip
+        rates.count_guess("bootstrap", address, now)
         raise PermissionRefused("this bootstrap token is not known here", code="TOKEN_UNKNOWN")
     if row.revoked_at:
         raise PermissionRefused("this bootstrap token was revoked; ask for a new one", code="TOKEN_REVOKED")

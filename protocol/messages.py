@@ -15,7 +15,8 @@ from protocol.decoding import decode_json
 from protocol.vocabulary import Assignment, BreakerState, LeaseVerdict, ResultVerdict, Role, TaskOutcome
 
 Identifier = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
-Version = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]*\Z")]
+Version = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~]+( [!-~]+)*\Z")]
+"""Printable ASCII: it is shown wherever gateways are listed."""
 Text = Annotated[str, Meta(max_length=2000, pattern=r"^[^\x00]*\Z")]
 """No database column takes a NUL."""
 Count = Annotated[int, Meta(ge=0, le=2**53)]

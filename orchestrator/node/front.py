@@ -25,6 +25,7 @@ from typing import Any
 
 import msgspec
 
+from common.logs import log_to_standard_error
 from orchestrator.node import limits
 from orchestrator.node.heads import error_answer, json_answer
 from orchestrator.node.http import Answer, Connection, Handler
@@ -324,7 +325,7 @@ def main() -> None:
     plan = decode_json(sys.argv[1], FrontPlan)
     end_with_parent()
     set_process_name("mv-front")
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z", level="WARNING")
+    log_to_standard_error()
     logging.getLogger("mazevault").setLevel(plan.log_level)
     lifeline = Lifeline(int(sys.argv[2]))
     read_little()

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import msgspec
 
+from common.logs import log_to_standard_error
 from orchestrator.node.lifeline import DUMP_SIGNAL, set_process_name
 from orchestrator.node.shape import FrontPlan, NodeShape, node_shape
 from orchestrator.variables import EnvironmentMistake
@@ -361,7 +362,7 @@ def _forget_dead_ones() -> None:
 
 def main() -> int:
     """Run this node until TERM or INT; returns the exit status."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", datefmt="%Y-%m-%dT%H:%M:%S%z", level="WARNING")
+    log_to_standard_error()
     set_process_name("mv-parent")
     try:
         shape = node_shape(os.environ)

@@ -70,7 +70,7 @@ def _logging(node: Settings) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s", "datefmt": "%Y-%m-%dT%H:%M:%S%z"}},
+        "formatters": {"line": {"()": "common.logs.OneLine"}},
         "handlers": {"stream": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["stream"], "level": "WARNING"},
         "loggers": {"mazevault": {"handlers": ["stream"], "level": node.log_level, "propagate": False}},

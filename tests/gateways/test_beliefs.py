@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -10,13 +11,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from common.logs import OneLine
 from common.models import AuditEntry
 from failover import driver
 from failover.models import EnvironmentState
 from gateways import beliefs, dispatch
 from gateways.models import EpochGrant, Gateway, GatewayStatus, Route
 from protocol import paths
-from protocol.messages import DrainReport, FenceAcknowledged, Heartbeat, SignOfLife
+from protocol.messages import Countersigned, DrainReport, FenceAcknowledged, Heartbeat, Probe, SignOfLife
 from protocol.writes import WriteHead
 from tests.conftest import Person, fleet_of
 from tests.fakes.gateway import FakeGateway
@@ -195,3 +197,32 @@ def test_floors_count_what_is_plausible_or_proven() -> None:
     assert beliefs.epoch_floor(1, [7, 2**40], []) == 7
     assert beliefs.epoch_floor(1, [1 + beliefs.EPOCH_STEP], []) == 1 + beliefs.EPOCH_STEP
     assert beliefs.epoch_floor(1, [2 + beliefs.EPOCH_STEP], [2**40]) == 2**40
+
+
+NASTY = "x\n2026 FORGED\x1b[32m\x9b\u202e"
+TEXTS = [(path, place) for path, kind in sorted(KINDS.items()) for place in places(kind, (str,)) if place.path[0] != "mark"]
+
+
+def test_no_text_of_any_message_comes_raw_into_a_log_or_an_answer(fleet: Fleet, caplog: Any) -> None:
+    task = dispatch.create_task("NPR", "gateway.probe", {}, actor="user:test", address="")
+    offer = fleet.desk.active.claim().tasks[0]
+    result = {"task": str(task.id), "claim": offer.claim, "epoch": 1, "outcome": "failed", "duration_seconds": 1.0,
+              "retry": False, "detail": NASTY, "result": {"why": NASTY}}  # fmt: skip
+    assert fleet.hears(fleet.desk.active, paths.TASK_RESULTS, msgspec.json.encode({"results": [result]})) == 200
+    checkpoint = Countersigned(1, "d", refusal=NASTY)
+    fleet.desk.active.heartbeat(database=Probe(ok=False, detail=NASTY), countersigned=checkpoint)
+    for path, place in TEXTS:
+        assert say(fleet, fleet.desk.standby, path, place, NASTY) < 500, (path, place.path)
+    formatter = OneLine()
+    assert all("\n2026" not in formatter.format(record).split("\n    ")[0] for record in caplog.records)
+    for answer in ("gateways", "admin/gateway-health", "admin/tasks", f"admin/tasks/{task.id}", "admin/writes", "audit-logs"):
+        status, body = fleet.admin.get(answer)
+        assert status == 200
+        assert all(text.isprintable() for text in texts_in(body)), answer
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for inner in [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []:
+        yield from texts_in(inner)

@@ -20,6 +20,7 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 from msgspec import structs
 
+from accounts import rates
 from common.models import AuditEntry
 from gateway_runtime.identity import Keys
 from gateways.models import BootstrapTokenRow, CertifiedKey, Gateway, GatewayCertificate
@@ -330,3 +331,15 @@ class TestActingOnTheNextRequest:
         gateway.certificate = answer.certificate
         assert gateway.heartbeat().assigned_role
         assert GatewayCertificate.objects.filter(revoked_at=None).count() == 2
+
+
+def test_guesses_are_seen_and_slowed_and_keep_no_gateway_out(primary: None, caplog: Any) -> None:
+    guesser = FakeGateway("gw-1")
+    token = guesser.new_token()
+    BootstrapTokenRow.objects.filter(id=unpack(token).id).update(secret_hash="0" * 64)
+    answers = [guesser.register(token).status_code for _ in range(rates.GUESSES_PER_NETWORK + 2)]
+    assert set(answers[:-2]) == {403} and answers[-1] == 429
+    entry = AuditEntry.objects.get(action="gateway.bootstrap.refused")
+    assert (entry.severity, entry.details["code"], entry.address) == ("warning", "TOKEN_UNKNOWN", "127.0.0.1")
+    assert "an unknown bootstrap token was sent from 127.0.0.1" in caplog.text
+    assert FakeGateway("gw-2").enrol().id, "who has a token is not slowed by who guesses one"
