@@ -17,7 +17,7 @@ from django.conf import settings
 from common.clock import now
 from gateway_runtime import enroll, state
 from gateway_runtime.breaker import Breaker
-from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable, fetch_trust
+from gateway_runtime.client import Known, PrimaryRefused, PrimaryUnreachable, fetch_trust
 from gateway_runtime.enroll import EnrolmentImpossible
 from gateway_runtime.identity import Identity
 from gateway_runtime.models import NodeState
@@ -247,5 +247,5 @@ class TestAddressOfThePrimary:
     def test_of_another_authority_is_not_believed(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         """The pin of the token goes on protecting: an address is no identity."""
         registered = self.follow(place, monkeypatch)
-        with pytest.raises(PrimaryUnreachable, match="not the one the bootstrap token names"):
-            fetch_trust(enroll.primary_urls(registered.urls)[0], "0" * 64, now())
+        with pytest.raises(PrimaryUnreachable, match="none that this gateway trusts"):
+            fetch_trust(enroll.primary_urls(registered.urls)[0], Known(("sha256:" + "0" * 64,)), now())
