@@ -15,6 +15,7 @@ from django.db import transaction
 
 from common import audit, feed
 from common.models import Change
+from common.snapshot import snapshot
 from gateways import marks, replicas
 from gateways.models import Gateway, PrimaryNode, ToldPrincipal
 from gateways.replica_records import Record, Records, Thing, load
@@ -62,7 +63,8 @@ def take_changes(gateway: Gateway, ask: AskChanges, now: datetime) -> Changes:
     feed.place_pending()
     generation = str(PrimaryNode.objects.get(id=1).generation)
     replicas.note_reading(gateway, ask, generation, now)
-    page, position = _fill(gateway.environment_id, ask, now)
+    with snapshot():  # a secret, its history and its value belong together, however fast they are changed
+        page, position = _fill(gateway.environment_id, ask, now)
     _answer_for(gateway, page, ask.after, position)
     head = max(feed.head(gateway.environment_id), position if page.records else 0)
     return Changes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -15,10 +16,10 @@ from accounts.models import Environment, Organization, Project, Role, RoleGrant,
 from common import feed
 from common.clock import database_now, now
 from common.models import AuditEntry, Change
-from gateways import changes
+from gateways import changes, replica_records
 from orchestrator import loops
 from protocol.messages import encode
-from protocol.replica import Changes, ReplicaKind
+from protocol.replica import AskChanges, Changes, ReplicaKind
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody
 from tests import factories
@@ -288,3 +289,36 @@ class TestPages:
         gateway.client.raise_request_exception = False
         answer = gateway.changes()
         assert answer.status_code == 500 and CANARY.encode() not in answer.content
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_secret_that_is_changed_while_the_page_is_made_is_whole_in_it(
+    committed_primary: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = fleet_of("NPR")[0]
+    secret = make_secret(factories.project(), value="value 1")
+    read, changed = replica_records._versions_of, list[bool]()
+
+    def meanwhile() -> None:
+        with transaction.atomic():
+            wish = SecretChange(
+                WriteOperation.UPDATE, secret.id, secret.project_id, secret.environment_id, secret.key, None,
+                WriteBody(value="value 2"),
+            )  # fmt: skip
+            apply_change(wish, Origin("user:x"), None, now())
+        connection.close()
+
+    def versions_of(rows: Any) -> Any:
+        if not changed:
+            changed.append(True)
+            writer = threading.Thread(target=meanwhile)
+            writer.start()
+            writer.join()
+        return read(rows)
+
+    monkeypatch.setattr(replica_records, "_versions_of", versions_of)
+    for number in (1, 2):
+        ask = AskChanges(after=0, limit=100)
+        page = changes.take_changes(gateway.row, ask, now())
+        told = next(one for one in page.secrets if one.id == str(secret.id))
+        assert (told.version, told.versions[0].version, told.value) == (number, number, f"value {number}")
