@@ -340,9 +340,11 @@ def _refuse_unagreed(run: SyncRun, memory: SyncMemory, begin: Iterable[BegunStep
 
 
 def _add_steps(run: SyncRun, actions: Iterable[SyncAction]) -> None:
-    """A part that comes again, because its answer was lost, adds nothing."""
+    """A part that comes again, because its answer was lost, adds nothing. A step that has begun does not count: where nobody saw
+    its end, a later plan names it again."""
     told = {action_of(action).fingerprint: action for action in actions}
-    known = set(run.steps.filter(fingerprint__in=told).values_list("fingerprint", flat=True))
+    planned = run.steps.filter(state=StepState.PLANNED, fingerprint__in=told)
+    known = set(planned.values_list("fingerprint", flat=True))
     last = run.steps.aggregate(last=Max("position"))["last"]
     fresh = [(mark, action) for mark, action in told.items() if mark not in known]
     SyncStep.objects.bulk_create(
