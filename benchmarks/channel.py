@@ -27,7 +27,8 @@ def envelope() -> dict[str, object]:
     )  # fmt: skip
     header = Header(
         suite=SUITE, direction="up", sender=str(uuid.uuid4()), certificate="A" * 43, recipient=key_id(recipient.public_key()),
-        environment="NPR", epoch=1, generation=str(uuid.uuid4()), message_id=str(uuid.uuid4()), sequence=1, method="POST",
+        environment="NPR", epoch=1, generation=str(uuid.uuid4()), instance=str(uuid.uuid4()),
+        message_id=str(uuid.uuid4()), sequence=1, method="POST",
         path=paths.HEARTBEAT, request_hash="", issued_at=int(time.time()),
     )  # fmt: skip
     payload = messages.encode(beat)

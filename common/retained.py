@@ -49,7 +49,8 @@ RULES: tuple[Rule, ...] = (
          ON_PRIMARY, "MAZEVAULT_RETENTION_TASK_DAYS"),
     Rule("gateways_taskminute", "a minute in which tasks ended at a gateway", HOURS, "minute", "", ON_PRIMARY),
     Rule("gateways_messagereceipt", "each message of a gateway", HOURS / 4, "received_at",
-         "older messages are refused by their time", ON_PRIMARY, key="message_id"),
+         "older messages are refused by their time, and their numbers stay used", ON_PRIMARY, key="message_id",
+         done_by="gateways.instances"),
     Rule(
         "gateways_receivedwrite", "each write that waited at a gateway", 90, "settled_at",
         "settled; everything before it in its stream has arrived; a later write to the same secret was applied; no open loss "
@@ -138,6 +139,8 @@ BOUNDED: Mapping[str, str] = {
     "common_auditpending": "only what has no place in the chain yet",
     "common_removedtally": "counters, one a table",
     "common_change": "one row of a thing in an environment: older ones go when a newer one gets its position",
+    "gateways_gatewaypresence": "one a gateway",
+    "gateways_gatewayinstance": "the last five of a gateway",
     "accounts_organization": "configuration",
     "accounts_environment": "configuration",
     "accounts_project": "configuration",

@@ -9,6 +9,7 @@ import ssl
 import time
 import uuid
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -60,6 +61,8 @@ KEEPALIVE_SECONDS = 120.0
 """Longer than a heartbeat interval: what is urgent finds its connection warm. The Primary keeps it a little longer."""
 URGENT = frozenset({paths.LEASE_RENEW, paths.LEASE_RELEASE, paths.HEARTBEAT, paths.FENCE_ACKNOWLEDGE, paths.DRAIN_REPORT})
 LATENCIES_KEPT = 100
+HIGHEST_SKIP = 2**61
+"""A refusal is not signed. Whoever makes a gateway use up its message numbers silences it; beyond this all its life has room."""
 TRUST_PAUSE = 60.0
 """Seconds between two looks at the trust document because of an unknown signature, so that forged answers cause no flood."""
 
@@ -196,15 +199,21 @@ class Clients:
 
 
 class Channel:
-    """Sealed calls to the Primary. Safe to share between threads."""
+    """Sealed calls to the Primary. Safe to share between threads.
+
+    `instance` names this process in each call. `put_back` is called when the Primary says that numbers of this gateway's messages
+    were used before, which means that its database was put back or that another machine uses its identity.
+    """
 
     def __init__(self, *, urls: tuple[str, ...], known: Known, keys: Keys, generation: uuid.UUID, sequences: Sequences,
-                 sender: str, environment: str, identity: Identity | None, tls_file: Path | None,
-                 master_key: bytes, breaker: Breaker | None = None) -> None:  # fmt: skip
+                 sender: str, environment: str, identity: Identity | None, tls_file: Path | None, instance: uuid.UUID,
+                 master_key: bytes, breaker: Breaker | None = None,
+                 put_back: Callable[[], None] = lambda: None) -> None:  # fmt: skip
         self._breaker = breaker or Breaker()
         self._urls, self._known, self._keys = urls, known, keys
         self._generation, self._sequences = generation, sequences
         self._sender, self._environment = sender, environment
+        self._instance, self._put_back = str(instance), put_back
         self._thumbprint, self._ends = _thumbprint(identity), _end_of(identity)
         self._tls_file, self._password = tls_file, key_password(master_key)
         self._lock = ProcessLock("channel")
@@ -225,12 +234,16 @@ class Channel:
         try:
             return self._call_watched(path, message, answer_kind, timeout)
         except PrimaryRefused as refused:
-            if refused.code != "RECIPIENT_UNKNOWN":
+            if refused.code == "NUMBER_USED":
+                self._skip(refused)
+            elif refused.code == "RECIPIENT_UNKNOWN":
+                self.forget_trust()
+            else:
                 raise
         except SignerUnknown:
             if not self._may_doubt(time.monotonic()):
                 raise
-        self.forget_trust()
+            self.forget_trust()
         return self._call_watched(path, message, answer_kind, timeout)
 
     def forget_trust(self) -> None:
@@ -258,6 +271,18 @@ class Channel:
         """95th percentile of the last answers in milliseconds; None before the first."""
         measured = sorted(self.latencies)
         return round(measured[int(len(measured) * 0.95)] * 1000, 1) if measured else None
+
+    def _skip(self, refused: PrimaryRefused) -> None:
+        """Go on beyond the numbers the Primary has seen. Raises the refusal when it names no number."""
+        named = refused.details
+        if not (named.isdecimal() and len(named) < 20 and int(named) <= HIGHEST_SKIP):
+            raise refused
+        self._sequences.skip_to(int(named))
+        log.error(
+            "message numbers of this gateway were used before: its database was put back to an earlier state, or another machine "
+            "uses its identity; going on from number %s", refused.details,
+        )  # fmt: skip
+        self._put_back()
 
     def _may_doubt(self, now: float) -> bool:
         """Whether an unknown signature is a reason to look at the trust document again; once in a while it is."""
@@ -328,6 +353,7 @@ class Channel:
             environment=self._environment,
             epoch=self.epoch,
             generation=str(self._generation),
+            instance=self._instance,
             message_id=str(uuid.uuid4()),
             sequence=self._sequences.take(),
             method="POST",
@@ -351,6 +377,7 @@ class Channel:
                     recipient=key_id(self._keys.encryption.public_key()),
                     environment=parcel.header.environment if not self._environment else self._environment,
                     generation=request.generation,
+                    instance=request.instance,
                     method=request.method,
                     path=request.path,
                     request_hash=request_hash(request_wire),

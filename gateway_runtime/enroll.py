@@ -77,7 +77,7 @@ def _tell_of_other_url(stored: Identity) -> None:
         log.info("PRIMARY_BACKEND_URL is %s: it counts before %s of the state file", given, ", ".join(stored.urls))
 
 
-def register(sequences: Sequences) -> Identity:
+def register(sequences: Sequences, instance: uuid.UUID) -> Identity:
     """Redeem the token. Raises `EnrolmentImpossible` for a final answer and `PrimaryUnreachable` when trying again helps.
 
     Keys and generation are stored before the first try, so that a lost answer or a crash repeats with the same key. They count
@@ -90,18 +90,18 @@ def register(sequences: Sequences) -> Identity:
             "create a bootstrap token on the Primary: POST /api/v1/gateways/bootstrap"
         )
     try:
-        return _redeem(_token(gateway.bootstrap_token), sequences)
+        return _redeem(_token(gateway.bootstrap_token), sequences, instance)
     except (EnrolmentImpossible, PrimaryRefused) as refused:
         return _go_on_without(refused)
 
 
-def _redeem(token: BootstrapToken, sequences: Sequences) -> Identity:
+def _redeem(token: BootstrapToken, sequences: Sequences, instance: uuid.UUID) -> Identity:
     node, gateway = settings.MAZEVAULT, settings.MAZEVAULT.own_gateway
     draft = _draft(token)
     urls = primary_urls(token.urls)
     channel = Channel(
         urls=urls, known=Known((token.pin,)), keys=draft.keys, generation=draft.generation, sequences=sequences,
-        sender=f"token:{token.id}", environment="", identity=None, tls_file=None, master_key=node.master_key,
+        sender=f"token:{token.id}", environment="", identity=None, tls_file=None, instance=instance, master_key=node.master_key,
     )  # fmt: skip
     try:
         answer = channel.call(paths.REGISTER, _registration(draft), Registered, timeout=REGISTER_SECONDS)

@@ -14,7 +14,7 @@ from protocol.messages import Message
 
 ASK_SECONDS = 30.0
 """Longest wait for an answer: a page of a project's secrets is opened and digested within this."""
-NO_RIGHT = ("NOT_ACTIVE", "STALE_EPOCH", "GATEWAY_HELD")
+NO_RIGHT = ("NOT_ACTIVE", "STALE_EPOCH", "GATEWAY_HELD", "ANOTHER_INSTANCE", "GATEWAY_QUARANTINED")
 """Refusals that end this gateway's right to work; the task goes to whoever has it."""
 
 Answer = TypeVar("Answer", bound=Message)

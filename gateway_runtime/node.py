@@ -114,7 +114,7 @@ class Node:
             if not self._learn_epoch(directive.epoch):
                 log.error("directive of epoch %s refused: epoch %s was seen already", directive.epoch, self._highest_epoch)
                 return False
-            why = "" if directive.assigned_role in ACTING else f"the Primary assigns the role {directive.assigned_role.value}"
+            why = directive.waits if directive.assigned_role in ACTING else f"the Primary assigns {directive.assigned_role.value}"
             if why:
                 self.drop_lease(why)
             self._commit_assignment(directive.assigned_role, directive.epoch)
@@ -136,7 +136,7 @@ class Node:
             if directive is None or self._stopping:
                 return False
             fenced = self._fenced is not None and self._fenced.epoch >= directive.epoch
-            return directive.assigned_role in ACTING and not fenced
+            return directive.assigned_role in ACTING and not directive.waits and not fenced
 
     def take_lease(self, *, epoch: int, ttl: float, sent_boot: float, sent_wall: float) -> bool:
         """Accept a grant, counted from the moment its request was sent. Grants of a fenced or outdated epoch are discarded."""

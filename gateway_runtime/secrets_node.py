@@ -51,6 +51,7 @@ STATUS_OF_CODE = {
     "VALIDATION_ERROR": 400, "RESOURCE_NOT_FOUND": 404, "PROJECT_NOT_FOUND": 404, "PERMISSION_DENIED": 403,
     "ACTOR_NOT_ALLOWED": 403, "PREVIOUS_NOT_APPLIED": 409, "BASE_FROM_FUTURE": 409, "NOT_ACTIVE": 503,
     "STALE_EPOCH": 503, "GATEWAY_HELD": 503, "ENVIRONMENT_HELD": 503, "AUDIT_UNAVAILABLE": 503,
+    "ANOTHER_INSTANCE": 503, "GATEWAY_QUARANTINED": 503,
 }  # fmt: skip
 """How a refusal of the Primary is answered; any other code is a conflict. 503 is for what passes by itself or with a failover."""
 _AGAIN = 2

@@ -89,6 +89,11 @@ def begin_new_life(generation: uuid.UUID) -> None:
     )  # fmt: skip
 
 
+def skip_writes_to(number: int) -> bool:
+    """Give no number of a write up to this one again. False when they are beyond it already."""
+    return bool(NodeState.objects.filter(id=1, write_sequence__lt=number).update(write_sequence=number))
+
+
 def age_of_copy(row: NodeState, now: datetime) -> float | None:
     """Seconds since the copy was known to be complete; None while it never was.
 

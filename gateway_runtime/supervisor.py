@@ -9,6 +9,7 @@ import logging
 import random
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -97,6 +98,8 @@ RETENTION_SECONDS, AUDIT_RETENTION_SECONDS = 60.0, 600.0
 COPY_DIGEST_PAUSE, COPY_DIGEST_ROUND = 1.0, 3600.0
 """Pauses in seconds while the copy's digest is summed up again, and between two such rounds."""
 
+FIRST_WORD_SECONDS = 3.0
+"""A starting gateway waits no longer for the Primary's first word."""
 UNSETTLED_PAUSE = 0.2
 """Pause in seconds before an order that is not carried out yet is looked at again."""
 
@@ -109,6 +112,8 @@ class Supervisor:
 
     def __init__(self) -> None:
         self.timing = settings.MAZEVAULT.timing
+        self.instance = uuid.uuid4()
+        """This process, for as long as it lives and kept nowhere: a copy of the machine that is started is another one."""
         self.sequences = Sequences()
         self.one_process = OneProcess()
         self.started_at = datetime.now(UTC)
@@ -131,7 +136,7 @@ class Supervisor:
         self._process_lock = ProcessLock("the one process", Rank.ONE_PROCESS)
         self.identity: Identity | None = None
         self._acknowledged = ""
-        self._assignment: tuple[Assignment, int] | None = None
+        self._assignment: tuple[Assignment, int, str] | None = None
         self._last_sign = 0
         self._settled = ""
         """Revision of the last directive whose orders were all carried out; until then the Primary repeats it at once."""
@@ -146,7 +151,7 @@ class Supervisor:
         attempt = 0
         while found is None:
             try:
-                found = enroll.register(self.sequences)
+                found = enroll.register(self.sequences, self.instance)
             except (PrimaryUnreachable, PrimaryRefused) as error:
                 pause = pacing.backoff(attempt, RETRY_BASE, RETRY_CAP, self._random)
                 log.warning("registration did not succeed, next try in %.1f s: %s", pause, error)
@@ -187,6 +192,16 @@ class Supervisor:
             thread.start()
         log.info("Heartbeat loop started (%gs interval)", self.timing.heartbeat_interval)
 
+    def hear_first(self) -> None:
+        """One word with the Primary before anybody is served, so that a copy of a gateway, or one whose database was put back,
+        knows it before it promises anything. A Primary that is away keeps nobody waiting for long."""
+        try:
+            self._obey(self.channel.call(paths.DIRECTIVE, AskDirective(), Directive, timeout=FIRST_WORD_SECONDS))
+        except PrimaryRefused as refused:
+            self.take_refusal(refused)
+        except (PrimaryUnreachable, DatabaseError, psycopg.Error) as error:
+            log.warning("nothing was heard of the Primary yet, going by what is stored: %s", error)
+
     def shut_down(self) -> None:
         """Stop acting, give the lease back, end the loops. The next gateway need not wait for the lease to run out."""
         deadline = time.monotonic() + STOP_SECONDS
@@ -194,8 +209,8 @@ class Supervisor:
         for event in (self.wake_heartbeat, self.wake_lease, self.wake_tasks, self.wake_replica, self.wake_uploads):
             event.set()
         epoch, ended = self.node.stop_acting(min(self.timing.effect_deadline, STOP_SECONDS / 2))
-        if epoch and ended and self.one_process.still_held():
-            self._release(epoch, max(0.5, deadline - time.monotonic()))
+        if ended and self.one_process.still_held():
+            self._say_goodbye(epoch, max(0.5, deadline - time.monotonic()))
         if ended:
             self._end_in_order()
         log.info("gateway stopped")
@@ -211,6 +226,7 @@ class Supervisor:
             self.node.heartbeats.failed(time.monotonic())
             raise
         self.node.heartbeats.arrived(time.monotonic())
+        self._go_beyond(directive.writes_seen)
         self._obey(directive)
         self.witness.said(report.countersigned)
         self.witness.take(directive.checkpoint, self.channel.primary_key(), self.known_identity().keys.signing)
@@ -218,6 +234,8 @@ class Supervisor:
 
     def directive_step(self) -> float:
         # The call that tries whether the Primary is back must not wait there: every other loop waits for its end.
+        if not self._still_the_only_process():
+            return 1.0  # the next process may be running: to go on speaking would look like a second life
         wait = self.timing.directive_wait if self.node.breaker.state is BreakerState.CLOSED else 0.0
         ask = AskDirective(after=self._settled, wait=wait)
         directive = self.channel.call(paths.DIRECTIVE, ask, Directive, timeout=wait + self.timing.round_trip_max)
@@ -229,8 +247,9 @@ class Supervisor:
             return 1.0
         if not self.node.wants_lease():
             return self.timing.lease_renew
-        self._renew_lease()
-        return pacing.jittered(self.timing.lease_renew, 0.1, self._random)
+        ask_again = self._renew_lease()
+        usual = pacing.jittered(self.timing.lease_renew, 0.1, self._random)
+        return min(ask_again, usual) if ask_again else usual
 
     def task_step(self) -> float:
         self.reports.send(self.channel)
@@ -352,7 +371,7 @@ class Supervisor:
             breaker=self.node.breaker, urls=enroll.primary_urls(identity.urls), keys=identity.keys,
             known=Known(identity.pins, identity.roots_revision), generation=identity.generation, sequences=self.sequences,
             sender=identity.gateway_id, environment=identity.environment, identity=identity, tls_file=client_file,
-            master_key=node.master_key,
+            instance=self.instance, master_key=node.master_key, put_back=self.wake_heartbeat.set,
         )  # fmt: skip
         self.channel.epoch = self.node.highest_epoch
         self.renewed(identity)
@@ -379,13 +398,14 @@ class Supervisor:
             self._settled = directive.revision if fenced and drained else ""
         self._give_sign(directive.sign)
         self._tell_a_change(directive)
-        self.wake_lease.set()
+        if not directive.waits:
+            self.wake_lease.set()
         if directive.tasks_waiting:
             self.wake_tasks.set()
 
     def _give_sign(self, number: int) -> None:
         """Answer the question whether this gateway is alive, once for each number, with what a move wants to know of now."""
-        if number == self._last_sign:
+        if number in (0, self._last_sign):  # 0: nobody asks, or nobody asks this instance
             return
         queue, row, moment = write_queue.depth(), state.this_life(), clock_now()
         age = state.age_of_copy(row, moment)
@@ -403,10 +423,18 @@ class Supervisor:
 
     def _tell_a_change(self, directive: Directive) -> None:
         """A new assignment shows in the fleet's table at once, not a heartbeat later."""
-        assignment = (directive.assigned_role, directive.epoch)
+        assignment = (directive.assigned_role, directive.epoch, directive.waits)
         if self._assignment not in (None, assignment):
             self.wake_heartbeat.set()
+        if directive.waits and (self._assignment is None or self._assignment[2] != directive.waits):
+            log.warning("this process takes no work yet: %s", directive.waits)
         self._assignment = assignment
+
+    def _go_beyond(self, writes_seen: int) -> None:
+        """The database was put back: numbers of writes up to this one are in use for others."""
+        if writes_seen and state.skip_writes_to(writes_seen):
+            log.error("this gateway's database was put back to an earlier state: its writes go on after number %s", writes_seen)
+            self.wake_heartbeat.set()
 
     def _follow_fence(self, order: FenceOrder) -> bool:
         """Fence, then acknowledge; or lift the fence of a cancelled operation. False when effects still run."""
@@ -451,7 +479,8 @@ class Supervisor:
         )
         return running == 0 and waiting.writes == 0
 
-    def _renew_lease(self) -> None:
+    def _renew_lease(self) -> float:
+        """Ask once. Returns when to ask again where the Primary named a time, 0 otherwise."""
         epoch = self.node.standing().epoch
         sent_boot, sent_wall = boottime(), time.time()
         answer = self.channel.call(
@@ -462,23 +491,28 @@ class Supervisor:
         )
         if answer.verdict is LeaseVerdict.GRANTED:
             if not self._still_the_only_process():  # who takes the lock from now on waits for the end of this grant
-                return
+                return 0.0
             held_before = self.node.lease_seconds_left() > 0
             ttl = min(answer.ttl_seconds, self.timing.lease_ttl)
             taken = self.node.take_lease(epoch=answer.epoch, ttl=ttl, sent_boot=sent_boot, sent_wall=sent_wall)
             if taken and not held_before:
                 self.wake_tasks.set()
                 self.wake_heartbeat.set()
-            return
+            return 0.0
         self.node.learn_epoch(answer.epoch)
         self.node.drop_lease(f"the Primary refused to renew it: {answer.verdict.value}")
+        return answer.retry_after_seconds
 
-    def _release(self, epoch: int, timeout: float) -> None:
+    def _say_goodbye(self, epoch: int, timeout: float) -> None:
+        """Nothing that this process began can still arrive anywhere: the next one need not wait. `epoch` is 0 without a lease."""
         try:
             self.channel.call(paths.LEASE_RELEASE, ReleaseLease(epoch=epoch), Acknowledged, timeout=timeout)
-            log.info("lease of epoch %s given back", epoch)
+            log.info(
+                "lease of epoch %s given back" if epoch else "the Primary knows that this process ends",
+                *([epoch] if epoch else []),
+            )
         except (PrimaryUnreachable, PrimaryRefused) as error:
-            log.warning("the lease could not be given back and runs out by itself: %s", error)
+            log.warning("the Primary does not hear of this end, and the next process waits for a while: %s", error)
 
     def _end_in_order(self) -> None:
         try:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
 
-from django.db import connection
 from django.http import HttpRequest, HttpResponse
 
 from common.api import client_address, guarded
@@ -28,7 +27,8 @@ from common.errors import (
     TooLarge,
 )
 from common.parsing import is_longer
-from gateways import channel_keys
+from gateways import channel_keys, instances, quarantine
+from gateways.instances import Seat
 from gateways.models import Gateway, GatewayCertificate
 from gateways.peer import peer_fingerprint
 from protocol.envelope import (
@@ -55,28 +55,30 @@ from protocol.plain import plain_message
 
 log = logging.getLogger("mazevault.gateways.channel")
 
-_TAKE_RECEIPT = """
-INSERT INTO gateways_messagereceipt (message_id, gateway_id, generation, sequence)
-VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING
-"""
-
 
 @dataclass(frozen=True)
 class Call:
-    """One authenticated message of a gateway."""
+    """One authenticated message of a gateway. `seat` says whether the instance that sent it is the one that counts."""
 
     gateway: Gateway
     certificate: GatewayCertificate
     header: Header
     address: str
     now: datetime
+    seat: Seat
 
 
 Handler = Callable[[Call, Message], Message]
 
 
-def channel(kind: type[Message]) -> Callable[[Callable], Callable[[HttpRequest], HttpResponse]]:
-    """Make a view of a function `(call, body) -> message`; the body is decoded as `kind`."""
+def channel(
+    kind: type[Message], *, waiting: bool = False, quarantined: bool = False
+) -> Callable[[Callable], Callable[[HttpRequest], HttpResponse]]:
+    """Make a view of a function `(call, body) -> message`; the body is decoded as `kind`.
+
+    Only the current instance of a gateway is answered, and only while its identity is in one hand. `waiting`: so is an instance
+    that may not act yet; the function looks at `call.seat`. `quarantined`: so is a gateway whose identity two machines use.
+    """
 
     def decorate(handle: Callable) -> Callable[[HttpRequest], HttpResponse]:
         @wraps(handle)
@@ -85,6 +87,7 @@ def channel(kind: type[Message]) -> Callable[[Callable], Callable[[HttpRequest],
             wire = _wire(request)
             certificate = _caller(request)
             call, payload = _opened(request, wire, certificate)
+            _refuse_who_may_not_act(call, waiting=waiting, quarantined=quarantined)
             answer = handle(call, _decoded(payload, kind))
             return _sealed(answer, call, wire)
 
@@ -173,11 +176,22 @@ def _opened(request: HttpRequest, wire: bytes, certificate: GatewayCertificate) 
             environment=gateway.environment_id,
             generation=str(gateway.generation),
         )
-        _take_receipt(gateway, parcel.header)
+        address = client_address(request)
+        seat = instances.hear(gateway, parcel.header, address)  # after the signature: a forgery proves nothing about anybody
         payload = open_parcel(parcel, _recipient(parcel))
     except EnvelopeRefused as refused:
         raise _refusal(refused) from refused
-    return Call(gateway, certificate, parcel.header, client_address(request), clock_now()), payload
+    return Call(gateway, certificate, parcel.header, address, clock_now(), seat), payload
+
+
+def _refuse_who_may_not_act(call: Call, *, waiting: bool, quarantined: bool) -> None:
+    """Whatever is refused here stays where it is: the gateway keeps it and asks again."""
+    if not call.seat.current and not waiting:
+        raise Conflict(f"{instances.MAY_STILL_ACT}; this one waits", code="ANOTHER_INSTANCE", retry_after=call.seat.retry)
+    if quarantine.has_two_lives(call.gateway) and not quarantined:
+        raise PermissionRefused(
+            "this gateway is quarantined: two machines use its identity; an administrator must look", code="GATEWAY_QUARANTINED"
+        )
 
 
 def _bind(request: HttpRequest, parcel: Parcel, *, sender: str, certificate: str, environment: str, generation: str) -> None:
@@ -191,6 +205,7 @@ def _bind(request: HttpRequest, parcel: Parcel, *, sender: str, certificate: str
             recipient=parcel.header.recipient,  # an unknown recipient fails at the lookup of its key
             environment=environment,
             generation=generation,
+            instance=parcel.header.instance,  # which one it is decides `gateways.instances`
             method=request.method or "",
             path=request.path.rstrip("/"),
             request_hash="",
@@ -205,14 +220,6 @@ def _recipient(parcel: Parcel):  # type: ignore[no-untyped-def]
         raise Conflict("the message is sealed to a key this Primary no longer has; fetch the trust document again",
                        code="RECIPIENT_UNKNOWN")  # fmt: skip
     return key
-
-
-def _take_receipt(gateway: Gateway, header: Header) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(_TAKE_RECEIPT, [header.message_id, gateway.id, header.generation, header.sequence])
-        if cursor.rowcount != 1:
-            log.warning("replayed message %s of %s refused", header.message_id, gateway.name)
-            raise Conflict("this message was taken before", code="REPLAYED")
 
 
 def _decoded(payload: bytes, kind: type[Message]):  # type: ignore[no-untyped-def]

@@ -19,6 +19,7 @@ from django.db import connection
 from common.direct import open_connection
 from common.process_locks import Condition, ProcessLock
 from gateways import sightings
+from gateways.instances import MAY_STILL_ACT, Seat, seat_of
 from gateways.models import Gateway, Route
 from gateways.routes import DIRECTIVE_CHANNEL
 from gateways.sightings import RouteFacts, Sighting
@@ -42,21 +43,25 @@ is the last question whether it is alive."""
 _ORDERED = f"SELECT {sightings.COLUMNS}, {COLUMNS} FROM {sightings.SOURCES} WHERE g.id = %(gateway)s"  # noqa: S608
 
 
-def directive_for(gateway: Gateway) -> Directive:
+def directive_for(gateway: Gateway, seat: Seat) -> Directive:
     """The order of the moment, in one statement. `revision` changes exactly when something a gateway must react to changes."""
     rows = sightings.read(_ORDERED, {"gateway": gateway.id})
-    return directive_of(sightings.sighting(rows[0]), rows[0])
+    return directive_of(sightings.sighting(rows[0]), rows[0], seat)
 
 
-def directive_of(seen: Sighting, row: Mapping[str, Any]) -> Directive:
+def directive_of(seen: Sighting, row: Mapping[str, Any], seat: Seat) -> Directive:
     """The order that follows from a row of `sightings.COLUMNS` and `COLUMNS`. Pure.
 
     `number` grows with each change of what it follows from: both rows were read at one moment, and each counts its changes.
     """
-    route, active = seen.route, polls_tasks(seen, seen.route)
+    route = seen.route
+    assigned = assignment_of(seen, route)
+    if not seat.current:
+        return _to_wait(seen, row, seat)
+    active = assigned is Assignment.ACTIVE and not seat.put_back
     plain = Directive(
         revision="",
-        assigned_role=assignment_of(seen, route),
+        assigned_role=assigned if active else _taking_nothing_new(assigned),
         epoch=route.epoch if route else 0,
         poll_tasks=active,
         next_heartbeat_seconds=settings.MAZEVAULT.timing.heartbeat_interval,
@@ -68,8 +73,36 @@ def directive_of(seen: Sighting, row: Mapping[str, Any]) -> Directive:
         sign=row["sign_asked"] or 0,
         resync_replica=seen.resync_ordered_at is not None and seen.resync_begun_at is None,
     )
-    revision = hashlib.sha256(msgspec.json.encode(plain)).hexdigest()[:32]
-    return msgspec.structs.replace(plain, revision=revision, number=seen.orders + (route.orders if route else 0))
+    return msgspec.structs.replace(plain, revision=_revision(plain), number=_number(seen))
+
+
+def _to_wait(seen: Sighting, row: Mapping[str, Any], seat: Seat) -> Directive:
+    """For an instance that is not the current one: no order and no work. Where its gateway is active it may give out what it has,
+    since after a crash this is the same machine (ADR 28)."""
+    plain = Directive(
+        revision="",
+        assigned_role=_taking_nothing_new(assignment_of(seen, seen.route)),
+        epoch=seen.route.epoch if seen.route else 0,
+        poll_tasks=False,
+        next_heartbeat_seconds=min(seat.retry, settings.MAZEVAULT.timing.heartbeat_interval),
+        primary_generation=str(row["primary_generation"] or ""),
+        waits=MAY_STILL_ACT,
+    )
+    return msgspec.structs.replace(
+        plain, revision=_revision(plain), number=_number(seen), retry_after_seconds=seat.retry
+    )  # fmt: skip
+
+
+def _number(seen: Sighting) -> int:
+    return seen.orders + (seen.route.orders if seen.route else 0)
+
+
+def _taking_nothing_new(assigned: Assignment) -> Assignment:
+    return Assignment.DRAINING if assigned is Assignment.ACTIVE else assigned
+
+
+def _revision(plain: Directive) -> str:
+    return hashlib.sha256(msgspec.json.encode(plain)).hexdigest()[:32]
 
 
 def assignment_of(gateway: Gateway | Sighting, route: Route | RouteFacts | None) -> Assignment:
@@ -131,24 +164,24 @@ class WaitingRoom:
         self._closed = False
         self._listener: threading.Thread | None = None
 
-    def wait_for_change(self, gateway: Gateway, after: str, seconds: float) -> Directive:
+    def wait_for_change(self, gateway: Gateway, instance: str, after: str, seconds: float) -> Directive:
         """Return the directive once its revision differs from `after`, or when the time is over.
 
         Beyond the cap the answer comes at once with a retry time of 5 to 15 s, so that heartbeats never starve.
         """
         self._ensure_listener()
         turn = self._turn_of(gateway.environment_id)
-        directive = directive_for(gateway)
+        directive = directive_for(gateway, seat_of(gateway, instance))
         if directive.revision != after or seconds <= 0:
             return directive
         if not self._take_seat():
             return msgspec.structs.replace(directive, retry_after_seconds=random.uniform(5, 15))  # noqa: S311  jitter
         try:
-            return self._sit(gateway, after, seconds, turn)
+            return self._sit(gateway, instance, after, seconds, turn)
         finally:
             self._leave_seat()
 
-    def _sit(self, gateway: Gateway, after: str, seconds: float, turn: int) -> Directive:
+    def _sit(self, gateway: Gateway, instance: str, after: str, seconds: float, turn: int) -> Directive:
         deadline, code = time.monotonic() + seconds, gateway.environment_id
         while True:
             connection.close()  # a waiting thread holds no database connection
@@ -158,7 +191,7 @@ class WaitingRoom:
                 if self._turns.get(code, 0) == turn and left > 0 and not self._closed:
                     door.wait(min(left, RECHECK_SECONDS))
                 turn = self._turns.get(code, 0)
-            directive = directive_for(gateway)
+            directive = directive_for(gateway, seat_of(gateway, instance))
             if directive.revision != after or time.monotonic() >= deadline or self._closed:
                 return directive
 

@@ -25,6 +25,7 @@ from gateways.models import (
     GatewayStatus,
     Route,
 )
+from gateways.quarantine import has_two_lives
 from protocol.bootstrap_token import BootstrapToken, BootstrapTokenError, hash_secret, unpack
 from protocol.certificates import CsrFacts, CsrRefused, inspect_csr
 from protocol.envelope import EnvelopeRefused, decode_encryption_key, decode_signing_key
@@ -237,6 +238,8 @@ def _gateway_row(wish: _Wish, now: datetime) -> tuple[Gateway, bool]:
         revoked_at=now, revoked_reason="enrolled again"
     )
     routes.block_lease_after_rebirth(existing)
+    if has_two_lives(existing):  # the copy is left behind with the keys of the former life
+        facts |= {"held_at": None, "held_reason": "", "held_code": ""}
     for name, value in facts.items():
         setattr(existing, name, value)
     existing.save()

@@ -10,6 +10,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from common import audit
+from common.clock import database_now
 from common.errors import Conflict, NotFound
 from gateways import routes
 from gateways.models import Gateway, GatewayCertificate, Route
@@ -42,7 +43,8 @@ def release(identifier: uuid.UUID, *, reason: str, actor: str, address: str, now
     """Take back a hold after somebody looked into its cause."""
 
     def apply(gateway: Gateway) -> None:
-        gateway.held_at, gateway.held_reason = None, ""
+        gateway.held_at, gateway.held_reason, gateway.held_code = None, "", ""
+        gateway.released_at = database_now()  # what was heard of its instances before proves nothing any more
 
     return _change(identifier, "gateway.released", apply, reason=reason, actor=actor, address=address)
 

@@ -26,6 +26,7 @@ from common.locks import try_transaction_lock
 from gateways import beliefs, doubts, losses, routes
 from gateways.beliefs import Doubt, Known
 from gateways.models import Gateway, GatewayLife, ReceivedWrite, Route, WriteStream
+from gateways.quarantine import Reason
 from gateways.settlement import Scene, finish, settle, tell
 from gateways.write_bodies import seal_body
 from protocol.decoding import decode_json
@@ -233,8 +234,9 @@ def _hold_restored(desk: _Desk, row: ReceivedWrite, other: ReceivedWrite) -> Non
         return
     Scene.open(desk.gateway.environment_id, desk.now)  # the route comes before the gateway in the order of locks
     held = Gateway.objects.filter(id=row.gateway_id, held_at=None).update(
-        held_at=desk.now, held_reason="it used a sequence number twice: its database was restored to an earlier state"
-    )
+        held_at=desk.now, held_code=Reason.PUT_BACK.value,
+        held_reason=f"its database was put back to an earlier state: it used the number {row.sequence} of its writes twice",
+    )  # fmt: skip
     if not held:
         return
     audit.record(

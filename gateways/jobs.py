@@ -12,6 +12,7 @@ from gateways import (
     dispatch,
     heartbeats,
     inbox,
+    instances,
     rotations,
     storage_moves,
     surveys,
@@ -65,7 +66,7 @@ def keep_up_authorities() -> int:
 @shared_task
 def apply_retention() -> int:
     """Remove what was kept long enough, some thousand rows at a time; the same runs in every Primary process."""
-    return retention.apply(PRIMARY) + write_retention.apply()
+    return retention.apply(PRIMARY) + write_retention.apply() + instances.drop_receipts()
 
 
 @shared_task

@@ -23,6 +23,7 @@ from gateways import (
     enrollment,
     heartbeats,
     inbox,
+    instances,
     marks,
     routes,
     sign_ins,
@@ -60,7 +61,7 @@ from protocol.sign_in import EndSession, EntraProof, SessionOpened
 from protocol.storage import EndMove, MoveAnswer, MoveProgress
 from protocol.sync import AskRows, EndRun, OpenRun, PlanPart, Progress, ProgressAnswer, Rows, RunAnswer, RunOrder
 from protocol.vault_access import AskAccess, VaultAccess
-from protocol.vocabulary import Role
+from protocol.vocabulary import LeaseVerdict, Role
 from protocol.writes import WriteBatch, WriteCheck, WriteReceipts
 from vault import authorities
 
@@ -91,19 +92,25 @@ def register(request: HttpRequest) -> HttpResponse:
     return sealed_answer(message, header, gateway, wire)
 
 
-@channel(Heartbeat)
+@channel(Heartbeat, waiting=True, quarantined=True)
 def heartbeat(call: Call, body: Heartbeat) -> Directive:
+    if not call.seat.current:
+        return directives.directive_for(call.gateway, call.seat)
     heard = heartbeats.take_heartbeat(call.gateway, body)
+    seen = instances.look_at_writes(call.gateway, call.seat, body.write_queue_last_sequence, call.header.sequence)
     if body.countersigned:
         audit_chains.take_countersignature(call.gateway, body.countersigned, heard.row)
-    directive = _marked(call.gateway, directives.directive_of(heard.seen, heard.row))
-    return structs.replace(directive, checkpoint=audit_chains.offered_checkpoint(heard.row))
+    directive = directives.directive_of(heard.seen, heard.row, instances.after_writes(call.seat, seen))
+    checkpoint = audit_chains.offered_checkpoint(heard.row)
+    return structs.replace(_marked(call.gateway, directive), checkpoint=checkpoint, writes_seen=seen)
 
 
-@channel(AskDirective)
+@channel(AskDirective, waiting=True, quarantined=True)
 def directive(call: Call, body: AskDirective) -> Directive:
+    if not call.seat.current:
+        return directives.directive_for(call.gateway, call.seat)
     wait = min(body.wait, settings.MAZEVAULT.timing.directive_wait)
-    return _marked(call.gateway, directives.room.wait_for_change(call.gateway, body.after, wait))
+    return _marked(call.gateway, directives.room.wait_for_change(call.gateway, call.header.instance, body.after, wait))
 
 
 def _marked(gateway: Gateway, answer: Directive) -> Directive:
@@ -111,23 +118,31 @@ def _marked(gateway: Gateway, answer: Directive) -> Directive:
     return structs.replace(answer, mark=marks.mark_of(gateway.environment_id, answer.epoch))
 
 
-@channel(RenewLease)
+@channel(RenewLease, waiting=True, quarantined=True)
 def lease(call: Call, body: RenewLease) -> LeaseAnswer:
+    if not call.seat.current:
+        return LeaseAnswer(verdict=LeaseVerdict.ANOTHER_INSTANCE, epoch=body.epoch, retry_after_seconds=call.seat.retry)
     skew = (heartbeats.parse_moment("sent_at", body.sent_at) - call.now).total_seconds()
-    grant = routes.renew_lease(call.gateway, epoch=body.epoch, sequence=call.header.sequence, skew_seconds=skew)
+    grant = routes.renew_lease(
+        call.gateway, instance=call.header.instance, epoch=body.epoch, sequence=call.header.sequence, skew_seconds=skew
+    )
     return LeaseAnswer(verdict=grant.verdict, epoch=grant.epoch, ttl_seconds=grant.ttl)
 
 
-@channel(ReleaseLease)
+@channel(ReleaseLease, waiting=True, quarantined=True)
 def release(call: Call, body: ReleaseLease) -> Acknowledged:
-    released = routes.release_lease(call.gateway, epoch=body.epoch, sequence=call.header.sequence)
+    instance = call.header.instance
+    released = routes.release_lease(call.gateway, instance=instance, epoch=body.epoch, sequence=call.header.sequence)
+    instances.say_goodbye(call.gateway, instance, call.header.sequence)
     return Acknowledged(detail="released" if released else "nothing to release")
 
 
 @channel(FenceAcknowledged)
 def fence(call: Call, body: FenceAcknowledged) -> Acknowledged:
     doubts.heed_report(call.gateway, body)
-    stored = routes.record_fence(call.gateway, uuid.UUID(body.operation), body.epoch, body.write_queue_last_sequence)
+    stored = routes.record_fence(
+        call.gateway, call.header.instance, uuid.UUID(body.operation), body.epoch, body.write_queue_last_sequence
+    )
     return Acknowledged(detail="stored" if stored else "no such order")
 
 
@@ -136,6 +151,7 @@ def drain(call: Call, body: DrainReport) -> Acknowledged:
     doubts.heed_report(call.gateway, body)
     stored = routes.record_drain(
         call.gateway,
+        call.header.instance,
         uuid.UUID(body.operation),
         body.epoch,
         queue_depth=body.write_queue_depth,
@@ -162,7 +178,7 @@ def task_results(call: Call, body: TaskResults) -> TaskVerdicts:
     return TaskVerdicts(verdicts=dispatch.take_results(call.gateway, body.results))
 
 
-@channel(AuditUpload)
+@channel(AuditUpload, quarantined=True)
 def audit_upload(call: Call, body: AuditUpload) -> AuditTaken:
     return audit_chains.take_upload(call.gateway, body.records, call.now, cut_at=body.cut_at)
 
@@ -177,7 +193,7 @@ def renew(call: Call, body: Renew) -> Renewed:
     )
 
 
-@channel(WriteBatch)
+@channel(WriteBatch, quarantined=True)
 def take_writes(call: Call, body: WriteBatch) -> WriteReceipts:
     return inbox.take_batch(call.gateway, body, database_now())
 
@@ -188,7 +204,7 @@ def check_write(call: Call, body: WriteCheck) -> Acknowledged:
     return Acknowledged(detail="it would be made")
 
 
-@channel(AskChanges)
+@channel(AskChanges, waiting=True)
 def give_changes(call: Call, body: AskChanges) -> Changes:
     return changes.take_changes(call.gateway, body, call.now)
 
@@ -240,7 +256,7 @@ def sign_in(call: Call, body: EntraProof) -> SessionOpened:
     return sign_ins.open_session(call.gateway, body, call.now)
 
 
-@channel(EndSession)
+@channel(EndSession, waiting=True, quarantined=True)
 def sign_out(call: Call, body: EndSession) -> Acknowledged:
     sign_ins.end_session(call.gateway, body, call.now)
     return Acknowledged(detail="ended")

@@ -42,7 +42,9 @@ class Gateway(models.Model):
     drained_at = models.DateTimeField(null=True)
     decommissioned_at = models.DateTimeField(null=True)
     held_at = models.DateTimeField(null=True)
-    held_reason = models.CharField(max_length=200, default="")
+    held_reason = models.CharField(max_length=400, default="")
+    held_code = models.CharField(max_length=16, default="", db_default="")
+    released_at = models.DateTimeField(null=True)
     orders = models.BigIntegerField(db_default=0, editable=False)
     """How often this row was changed, as for `Route`."""
 
@@ -121,16 +123,57 @@ class BootstrapTokenRow(models.Model):
 
 
 class MessageReceipt(models.Model):
-    """Proof that a sealed message was taken once; a second arrival is a replay (reliability §6)."""
+    """Proof that a sealed message was taken once; a second arrival is a replay (reliability §6). `instance` is who sent it."""
 
     message_id = models.UUIDField(primary_key=True)
     gateway = models.ForeignKey(Gateway, models.CASCADE)
     generation = models.UUIDField()
     sequence = models.BigIntegerField()
+    instance = models.UUIDField(null=True)
     received_at = models.DateTimeField(db_default=Now(), db_index=True)
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["gateway", "generation", "sequence"], name="one_message_of_a_sequence")]
+
+
+class GatewayPresence(models.Model):
+    """Which running instance of a gateway is the current one, in its present generation (`gateways.presence`).
+
+    `until`: before this moment what it was given may still be in use. `sequence` is the highest message number taken, `floor` the
+    highest whose receipt is gone. `write_sequence` is the highest number of its writes it told of, in the message `told_in`;
+    `put_back`: its database went back, and it has not yet gone beyond that number.
+    """
+
+    gateway = models.OneToOneField(Gateway, models.CASCADE, primary_key=True, related_name="presence")
+    generation = models.UUIDField()
+    instance = models.UUIDField(null=True)
+    ended = models.BooleanField(default=False)
+    until = models.DateTimeField(null=True)
+    sequence = models.BigIntegerField(default=0)
+    floor = models.BigIntegerField(default=0)
+    write_sequence = models.BigIntegerField(default=0)
+    told_in = models.BigIntegerField(default=0)
+    put_back = models.BooleanField(default=False)
+
+
+class GatewayInstance(models.Model):
+    """One of the last instances of a gateway that were heard: where from and when. Times are the database's.
+
+    `lag_seconds` is the shortest way of a message by both clocks; one that took much longer proves nothing about now.
+    """
+
+    gateway = models.ForeignKey(Gateway, models.CASCADE, related_name="instances")
+    instance = models.UUIDField()
+    address = models.CharField(max_length=64, default="")
+    first_heard_at = models.DateTimeField()
+    heard_at = models.DateTimeField()
+    lag_seconds = models.FloatField()
+    ended = models.BooleanField(default=False)
+    shared = models.BooleanField(default=False)
+    waiting_since = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["gateway", "instance"], name="one_row_of_an_instance")]
 
 
 class PrimaryKeyPair(models.Model):

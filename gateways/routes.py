@@ -15,40 +15,56 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection
-from django.db.models import F, Value
+from django.db.models import Exists, F, Value
 from django.db.models.functions import Coalesce, Greatest, Now
 
 from common import audit
 from common.clock import database_now
 from common.errors import NotFound
-from gateways.models import EpochGrant, Gateway, GatewayEnvironment, Route
+from gateways.models import EpochGrant, Gateway, GatewayEnvironment, GatewayPresence, Route
 from protocol.vocabulary import LeaseVerdict
 
 log = logging.getLogger("mazevault.gateways.routes")
 
 DIRECTIVE_CHANNEL = "mazevault_directive"
 """NOTIFY channel that wakes waiting directive calls; the payload is the environment's code."""
+TWO_LIVES = "two_lives"
+"""`Gateway.held_code` of one whose identity two machines use: it gets no lease and nothing it says of one counts."""
 MAXIMUM_SKEW_SECONDS = 300.0
 """A gateway whose wall clock is further off gets no lease (reliability §4.3)."""
 
 _RENEW = """
+WITH granted AS (
 UPDATE gateways_route
    SET lease_until = clock_timestamp() + %(ttl)s * interval '1 second',
        lease_sequence = GREATEST(lease_sequence, %(sequence)s)
  WHERE environment_id = %(environment)s AND active_gateway_id = %(gateway)s AND epoch = %(epoch)s
    AND lease_open AND danger = '' AND (lease_blocked_until IS NULL OR lease_blocked_until < clock_timestamp())
    AND EXISTS (SELECT 1 FROM gateways_gateway WHERE id = %(gateway)s AND generation = %(generation)s
-                  AND banned_at IS NULL AND decommissioned_at IS NULL)
+                  AND banned_at IS NULL AND decommissioned_at IS NULL AND held_code <> 'two_lives')
+   AND EXISTS (SELECT 1 FROM gateways_gatewaypresence
+                WHERE gateway_id = %(gateway)s AND generation = %(generation)s AND instance = %(instance)s AND NOT ended)
    AND NOT EXISTS (SELECT 1 FROM gateways_primarynode
                     WHERE timeline <> ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int)
-RETURNING epoch
+RETURNING lease_until
+)
+UPDATE gateways_gatewaypresence
+   SET until = GREATEST(until, granted.lease_until + %(drift)s * interval '1 second')
+  FROM granted
+ WHERE gateway_id = %(gateway)s AND generation = %(generation)s AND instance = %(instance)s AND NOT ended
+RETURNING until
 """
-"""The gateway is looked at in the same statement, and so is the database: one that was promoted a moment ago grants nothing."""
+"""The gateway is looked at in the same statement, and so is the database: one that was promoted a moment ago grants nothing.
+
+It is granted only if the instance that asks is still the current one when its row is changed, and that row then keeps every
+other instance waiting until the lease must have ended. The route is locked before the presence, and nobody does it otherwise.
+"""
 _RELEASE = """
 UPDATE gateways_route
    SET lease_until = clock_timestamp()
  WHERE environment_id = %(environment)s AND active_gateway_id = %(gateway)s AND epoch = %(epoch)s
    AND lease_until > clock_timestamp() AND lease_sequence < %(sequence)s
+   AND EXISTS (SELECT 1 FROM gateways_gatewaypresence WHERE gateway_id = %(gateway)s AND instance = %(instance)s AND NOT ended)
 RETURNING epoch
 """
 
@@ -83,22 +99,30 @@ def lock_route(code: str) -> Route:
     return Route.objects.select_for_update().get(environment_id=code)
 
 
-def renew_lease(gateway: Gateway, *, epoch: int, sequence: int, skew_seconds: float) -> LeaseGrant:
-    """One conditional UPDATE: the lease is prolonged only for the active gateway, in its epoch, while renewal is open."""
+def renew_lease(gateway: Gateway, *, instance: str, epoch: int, sequence: int, skew_seconds: float) -> LeaseGrant:
+    """One conditional UPDATE: the lease is prolonged only for the current instance of the active gateway, in its epoch, while
+    renewal is open."""
     if abs(skew_seconds) > MAXIMUM_SKEW_SECONDS:
         return LeaseGrant(LeaseVerdict.CLOCK_SKEW, epoch)
-    ttl = settings.MAZEVAULT.timing.lease_ttl
-    values: dict[str, Any] = {"environment": gateway.environment_id, "gateway": gateway.id, "generation": gateway.generation}
+    timing = settings.MAZEVAULT.timing
+    ttl = timing.lease_ttl
+    values: dict[str, Any] = {
+        "environment": gateway.environment_id, "gateway": gateway.id, "generation": gateway.generation, "instance": instance,
+        "ttl": ttl, "drift": timing.drift, "epoch": epoch, "sequence": sequence,
+    }  # fmt: skip
     with connection.cursor() as cursor:
-        cursor.execute(_RENEW, {**values, "ttl": ttl, "epoch": epoch, "sequence": sequence})
+        cursor.execute(_RENEW, values)
         if cursor.fetchone():
             return LeaseGrant(LeaseVerdict.GRANTED, epoch, ttl)
-    return _why_not(gateway, epoch)
+    return _why_not(gateway, instance, epoch)
 
 
-def release_lease(gateway: Gateway, *, epoch: int, sequence: int) -> bool:
-    """End the lease now, at the wish of its holder. A release older than the last renewal changes nothing."""
-    values: dict[str, Any] = {"environment": gateway.environment_id, "gateway": gateway.id, "epoch": epoch, "sequence": sequence}
+def release_lease(gateway: Gateway, *, instance: str, epoch: int, sequence: int) -> bool:
+    """End the lease now, at the wish of its holder. A release older than the last renewal changes nothing, nor does one of an
+    instance that is not the current one: it never held this lease."""
+    values: dict[str, Any] = {
+        "environment": gateway.environment_id, "gateway": gateway.id, "instance": instance, "epoch": epoch, "sequence": sequence,
+    }  # fmt: skip
     with connection.cursor() as cursor:
         cursor.execute(_RELEASE, values)
         released = cursor.fetchone() is not None
@@ -131,9 +155,11 @@ def restart_lease_wait(route: Route) -> None:
     Route.objects.filter(pk=route.pk).update(lease_until=Greatest(F("lease_until"), Now() + ttl))
 
 
-def record_fence(gateway: Gateway, operation: uuid.UUID, epoch: int, last_sequence: int) -> bool:
-    """Store the acknowledgement of a fence order. False when no such order is open (cancelled, other operation or epoch)."""
+def record_fence(gateway: Gateway, instance: str, operation: uuid.UUID, epoch: int, last_sequence: int) -> bool:
+    """Store the acknowledgement of a fence order. False when no such order is open (cancelled, other operation or epoch), or when
+    the instance cannot speak for all that live of this gateway."""
     changed = Route.objects.filter(
+        _speaks_for(gateway, instance),
         environment_id=gateway.environment_id,
         active_gateway=gateway,
         epoch=epoch,
@@ -162,11 +188,19 @@ def undo_drain(route: Route) -> None:
 
 
 def record_drain(
-    gateway: Gateway, operation: uuid.UUID, epoch: int, *, queue_depth: int, running_tasks: int, oldest_seconds: float
+    gateway: Gateway,
+    instance: str,
+    operation: uuid.UUID,
+    epoch: int,
+    *,
+    queue_depth: int,
+    running_tasks: int,
+    oldest_seconds: float,
 ) -> bool:
     """Store what a draining gateway still holds. False when no such drain is ordered."""
     changed = Route.objects.filter(
-        environment_id=gateway.environment_id, active_gateway=gateway, epoch=epoch, drain_operation=operation
+        _speaks_for(gateway, instance),
+        environment_id=gateway.environment_id, active_gateway=gateway, epoch=epoch, drain_operation=operation,
     ).update(
         drain_reported_at=database_now(), drain_queue_depth=queue_depth, drain_running_tasks=running_tasks,
         drain_oldest_seconds=oldest_seconds,
@@ -266,8 +300,21 @@ def wake(code: str) -> None:
         cursor.execute("SELECT pg_notify(%s, %s)", [DIRECTIVE_CHANNEL, code])
 
 
-def _why_not(gateway: Gateway, epoch: int) -> LeaseGrant:
+def _speaks_for(gateway: Gateway, instance: str) -> Exists:
+    """A condition: this instance is the current one, and the gateway is not known to live twice."""
+    return Exists(
+        GatewayPresence.objects.filter(
+            gateway=gateway.pk, generation=gateway.generation, instance=instance, ended=False
+        ).exclude(gateway__held_code=TWO_LIVES)
+    )  # fmt: skip
+
+
+def _why_not(gateway: Gateway, instance: str, epoch: int) -> LeaseGrant:
     route = Route.objects.get(environment_id=gateway.environment_id)
+    if not GatewayPresence.objects.filter(gateway=gateway, instance=instance, ended=False).exists():
+        return LeaseGrant(LeaseVerdict.ANOTHER_INSTANCE, route.epoch)
+    if Gateway.objects.filter(pk=gateway.pk, held_code=TWO_LIVES).exists():
+        return LeaseGrant(LeaseVerdict.QUARANTINED, route.epoch)
     if route.active_gateway_id != gateway.id:
         return LeaseGrant(LeaseVerdict.NOT_ACTIVE, route.epoch)
     if route.epoch != epoch:

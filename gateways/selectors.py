@@ -8,7 +8,7 @@ from typing import Any
 
 from common.api import rfc3339
 from common.errors import NotFound
-from gateways import sightings
+from gateways import instances, sightings
 from gateways.directives import assignment_of
 from gateways.heartbeats import judge
 from gateways.models import BootstrapTokenRow, GatewayCertificate, Task
@@ -24,8 +24,9 @@ CERTIFICATES_SHOWN = 50
 
 
 def gateway_health() -> list[dict[str, Any]]:
-    """The rows of `GET admin/gateway-health`, one a gateway, from one statement."""
-    return [_health_row(seen) for seen in sightings.of_all()]
+    """The rows of `GET admin/gateway-health`, one a gateway, from two statements."""
+    gateways, told = sightings.of_all(), instances.complaints_of_all()
+    return [_health_row(seen, told.get(seen.id, [])) for seen in gateways]
 
 
 def gateway_rows() -> list[dict[str, Any]]:
@@ -118,9 +119,10 @@ def activation_status(gateway: Sighting, label: HealthLabel) -> ActivationStatus
     return ActivationStatus(assigned.value)
 
 
-def _health_row(gateway: Sighting) -> dict[str, Any]:
+def _health_row(gateway: Sighting, of_instances: list[str]) -> dict[str, Any]:
     judged, report, days = judge(gateway), gateway.report, gateway.certificate_days_left
-    why = list(judged.health.why) + ([f"held: {gateway.held_reason}"] if gateway.held_at else [])
+    set_aside = [f"{'quarantined' if gateway.held_code else 'held'}: {gateway.held_reason}"] if gateway.held_at else []
+    why = [*judged.health.why, *set_aside, *of_instances]
     return {
         "id": str(gateway.id),
         "name": gateway.name,

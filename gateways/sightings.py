@@ -20,7 +20,7 @@ TASK_WINDOW = timedelta(minutes=15)
 """Task success is judged over this time (reliability §4.6), in whole minutes."""
 
 _GATEWAY = ("id", "name", "environment_id", "role", "standby_mode", "generation", "version", "enrolled_at", "created_at",
-            "banned_at", "drained_at", "held_at", "held_reason", "orders")  # fmt: skip
+            "banned_at", "drained_at", "held_at", "held_reason", "held_code", "orders")  # fmt: skip
 _STATUS = ("heartbeat_at", "report", "clock_skew_seconds", "score", "label", "label_memory", "stable_since", "good_in_row",
            "consecutive_failures", "highest_epoch", "judged_at", "watched_since", "resync_ordered_at", "resync_begun_at",
            "resync_ended_at")  # fmt: skip
@@ -61,6 +61,7 @@ class Sighting:
     drained_at: datetime | None
     held_at: datetime | None
     held_reason: str
+    held_code: str
     orders: int
     heard: bool
     heartbeat_at: datetime | None

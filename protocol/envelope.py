@@ -26,7 +26,8 @@ from protocol.decoding import decode_json
 from protocol.sizes import MAX_WIRE_BYTES as MAX_WIRE_BYTES
 
 CONTENT_TYPE = "application/mzv-envelope+json"
-VERSION = "mzv-e2ee/1"
+VERSION = "mzv-e2ee/2"
+"""The first version named no instance; a message without one cannot be told from a copy's and is refused."""
 SUITE = "X25519/HKDF-SHA256/AES-256-GCM"
 SUITES = {SUITE: Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)}
 """The suite is named in the header, so that a post-quantum hybrid can be one more line here."""
@@ -37,6 +38,7 @@ _RECIPIENTS_CONTEXT = b"mazevault recipients v1\0"
 
 ShortText = Annotated[str, Meta(max_length=200)]
 Number = Annotated[int, Meta(ge=0, le=2**62)]
+Identifier = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
 
 
 class EnvelopeRefusal(StrEnum):
@@ -50,6 +52,7 @@ class EnvelopeRefusal(StrEnum):
     WRONG_RECIPIENT = "wrong_recipient"
     WRONG_ENVIRONMENT = "wrong_environment"
     WRONG_GENERATION = "wrong_generation"
+    WRONG_INSTANCE = "wrong_instance"
     WRONG_DIRECTION = "wrong_direction"
     WRONG_REQUEST = "wrong_request"
     OUTSIDE_WINDOW = "outside_window"
@@ -66,7 +69,11 @@ class EnvelopeRefused(Exception):
 
 
 class Header(Struct, frozen=True, forbid_unknown_fields=True):
-    """Authenticated, readable facts about a message. `issued_at` is in unix seconds."""
+    """Authenticated, readable facts about a message. `issued_at` is in unix seconds.
+
+    `instance` names the running process that speaks: made at its start and kept nowhere, so a copy of a machine that is started
+    is another one. An answer repeats the instance that asked.
+    """
 
     suite: ShortText
     direction: ShortText
@@ -76,7 +83,8 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True):
     environment: ShortText
     epoch: Number
     generation: ShortText
-    message_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
+    instance: Identifier
+    message_id: Identifier
     sequence: Number
     method: ShortText
     path: ShortText
@@ -111,6 +119,7 @@ class Expectation:
     recipient: str
     environment: str
     generation: str
+    instance: str
     method: str
     path: str
     request_hash: str
@@ -162,6 +171,7 @@ def check_binding(header: Header, expected: Expectation) -> None:
         (header.recipient == expected.recipient, EnvelopeRefusal.WRONG_RECIPIENT),
         (header.environment == expected.environment, EnvelopeRefusal.WRONG_ENVIRONMENT),
         (header.generation == expected.generation, EnvelopeRefusal.WRONG_GENERATION),
+        (header.instance == expected.instance, EnvelopeRefusal.WRONG_INSTANCE),
         (header.method == expected.method and header.path == expected.path, EnvelopeRefusal.WRONG_REQUEST),
         (header.request_hash == expected.request_hash, EnvelopeRefusal.WRONG_REQUEST),
         (abs(header.issued_at - expected.now) <= expected.window, EnvelopeRefusal.OUTSIDE_WINDOW),
@@ -194,6 +204,7 @@ def answer_header(
         environment=environment,
         epoch=epoch,
         generation=request.generation,
+        instance=request.instance,
         message_id=message_id,
         sequence=request.sequence,
         method=request.method,

@@ -200,6 +200,11 @@ class Directive(Message, frozen=True):
     """Only in a heartbeat's answer and never part of the revision, so it wakes nobody."""
     mark: SignedMark | None = None
     """To be kept and shown with every heartbeat; never part of the revision."""
+    writes_seen: Count = 0
+    """Only in a heartbeat's answer to a gateway whose database was put back: the highest number of its writes that is known to
+    have been used. It goes on beyond; 0 says nothing."""
+    waits: Text = ""
+    """Why this running instance may not act although its gateway may: another one may still do so. Empty otherwise."""
 
 
 class AskDirective(Message, frozen=True):
@@ -218,10 +223,12 @@ class LeaseAnswer(Message, frozen=True):
     verdict: LeaseVerdict
     epoch: Count
     ttl_seconds: Seconds = 0
+    retry_after_seconds: Seconds = 0
+    """When to ask again, where that is known; 0 leaves it to the gateway."""
 
 
 class ReleaseLease(Message, frozen=True):
-    """The gateway stopped acting and gives the rest of its lease back."""
+    """The instance that speaks stopped acting: it gives the rest of its lease back, if it has one, and says goodbye."""
 
     epoch: Count
 

@@ -100,6 +100,8 @@ class LeaseVerdict(StrEnum):
     FENCING = "fencing"
     CLOCK_SKEW = "clock_skew"
     HELD = "held"  # the Primary's database was restored; no lease until the gateways have reported
+    ANOTHER_INSTANCE = "another_instance"  # another running copy of this gateway may still hold the lease
+    QUARANTINED = "quarantined"  # two machines use this identity; no lease until an administrator has looked
 
 
 class WriteOperation(StrEnum):

@@ -85,6 +85,7 @@ def _core(socket: Path, lifeline: Lifeline) -> None:
         supervisor.enrol()
     except (EnrolmentImpossible, StateFileBroken) as error:
         raise CannotServe(str(error)) from error
+    supervisor.hear_first()
     current.supervisor = supervisor
     supervisor.end_claims = sweep_claims
     supervisor.start()

@@ -42,9 +42,7 @@ def test_each_rule_can_be_carried_out(rule: Rule) -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize(
-    "table", ["gateways_task", "gateways_messagereceipt", "gateway_runtime_effect", "gateway_runtime_pendingwrite"]
-)
+@pytest.mark.parametrize("table", ["gateways_task", "gateway_runtime_effect", "gateway_runtime_pendingwrite"])
 def test_old_rows_of_a_large_table_are_found_by_an_index(table: str) -> None:
     rule = next(one for one in PLAIN if one.table == table)
     text = retention._FIND.format(table=table, key=rule.key, joins=rule.joins, age=rule.age, guard=rule.guard)

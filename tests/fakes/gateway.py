@@ -91,8 +91,11 @@ class FakeGateway:
     role: str = "primary"
     keys: Keys = field(default_factory=Keys.generate)
     generation: uuid.UUID = field(default_factory=uuid.uuid4)
+    instance: str = field(default_factory=lambda: str(uuid.uuid4()))
     sequence: int = 0
     write_sequence: int = 0
+    told_writes: int = 0
+    """The number of its writes it told last; a later report says no lower one unless a test wants that."""
     epoch: int = 0
     certificate: str = ""
     id: str = ""
@@ -105,6 +108,14 @@ class FakeGateway:
     mark: messages.SignedMark | None = None
     """The furthest one the Primary gave, as a gateway keeps it."""
     _numbers: threading.Lock = field(default_factory=threading.Lock)
+
+    def copied(self) -> FakeGateway:
+        """Its disk and its database were copied and the copy was started: the same in everything but the process."""
+        return replace(self, instance=str(uuid.uuid4()), client=Client())
+
+    def restarted(self) -> FakeGateway:
+        """The next process on the same database: it begins with the next block of message numbers."""
+        return replace(self, instance=str(uuid.uuid4()), sequence=(self.sequence // 1000 + 1) * 1000, client=Client())
 
     def enrol(self, **wish: Any) -> FakeGateway:
         """Get a token and redeem it; asserts success."""
@@ -147,9 +158,11 @@ class FakeGateway:
             "started_at": (moment - timedelta(minutes=5)).isoformat(), "sent_at": moment.isoformat(),
             "certificate_expires_at": self.certificate_ends().isoformat(), "database": messages.Probe(ok=True, latency_ms=1),
             "cache": messages.Probe(ok=True, latency_ms=1), "primary_latency_p95_ms": 5.0,
-            "replica_complete": True, "mark": self.mark,
+            "replica_complete": True, "mark": self.mark, "write_queue_last_sequence": self.told_writes,
         }  # fmt: skip
-        return messages.Heartbeat(**{**facts, **other})
+        report = messages.Heartbeat(**{**facts, **other})
+        self.told_writes = report.write_queue_last_sequence
+        return report
 
     def directive(self, after: str = "", wait: float = 0) -> Any:
         return self.call(paths.DIRECTIVE, messages.AskDirective(after=after, wait=wait), messages.Directive)
@@ -286,7 +299,7 @@ class FakeGateway:
         return Header(
             suite=SUITE, direction="up", sender=self.id, certificate=x5t_s256(self.der()) if self.certificate else "",
             recipient="", environment=self.environment, epoch=self.epoch, generation=str(self.generation),
-            message_id=str(uuid.uuid4()), sequence=sequence, method="POST", path=path, request_hash="",
+            instance=self.instance, message_id=str(uuid.uuid4()), sequence=sequence, method="POST", path=path, request_hash="",
             issued_at=int(time.time()),
         )  # fmt: skip
 

@@ -86,6 +86,7 @@ def channel_of(gateway: FakeGateway, pin: str = "") -> Channel:
     made = Channel(
         urls=(ONE, TWO), known=Known((pin or unpack(gateway.token).pin,)), keys=gateway.keys, generation=gateway.generation,
         sequences=sequences, sender=gateway.id, environment="NPR", identity=None, tls_file=None, master_key=b"0" * 32,
+        instance=uuid.UUID(gateway.instance),
     )  # fmt: skip
     made._thumbprint = gateway.header("").certificate
     return made
@@ -243,7 +244,7 @@ class TestAddresses:
         monkeypatch.setattr(made, "_use", lambda _identity: None)
         monkeypatch.setattr("gateway_runtime.enroll.stored_identity", lambda: None)
 
-        def register(_sequences: Sequences) -> Any:
+        def register(_sequences: Sequences, _instance: uuid.UUID) -> Any:
             line.ask()
             return wanted
 

@@ -44,7 +44,7 @@ class Place:
 
     def start(self) -> Identity:
         """What a process does to become somebody."""
-        return enroll.stored_identity() or enroll.register(Sequences())
+        return enroll.stored_identity() or enroll.register(Sequences(), uuid.uuid4())
 
     def facts(self) -> NodeState:
         return NodeState.objects.get()
@@ -206,7 +206,7 @@ def test_no_message_number_comes_twice_over_a_new_enrolment(place: Place) -> Non
     place.give_token(new_token())
     sequences = Sequences()
     assert enroll.stored_identity() is None
-    enroll.register(sequences)
+    enroll.register(sequences, uuid.uuid4())
     taken = [parse(wire).header.sequence for wire in place.wire.sent]
     taken += [numbers.take() for numbers in (sequences, Sequences(), Sequences()) for _ in range(state.SEQUENCE_BLOCK)]
     assert len(taken) == len(set(taken))

@@ -65,7 +65,7 @@ def test_a_used_sequence_number_in_a_fresh_message_is_refused(npr: Pair) -> None
     header = gateway.header(paths.HEARTBEAT)
     assert gateway.send(paths.HEARTBEAT, gateway.report(), header=header).status_code == 200
     again = structs.replace(header, message_id=str(uuid.uuid4()))
-    assert refusal(gateway.send(paths.HEARTBEAT, gateway.report(), header=again)) == (409, "REPLAYED")
+    assert refusal(gateway.send(paths.HEARTBEAT, gateway.report(), header=again)) == (409, "NUMBER_USED")
 
 
 def test_any_changed_byte_is_refused(npr: Pair) -> None:

@@ -17,6 +17,7 @@ from django.test.utils import CaptureQueriesContext
 from common import audit
 from common.clock import now
 from gateways import audit_chains, copy_digests, directives, heartbeats, selectors, sightings
+from gateways.instances import Seat
 from gateways.models import AuditCountersignature, CopiedThing, CopyDigest, Gateway, GatewayStatus, LossManifest, TaskMinute
 from gateways.replica_records import VERSIONS_SHOWN
 from protocol import messages, paths
@@ -161,7 +162,7 @@ class TestAHeartbeat:
 
     def test_what_the_directive_says_is_what_a_directive_call_says(self, desk: Desk) -> None:
         for gateway in (desk.active, desk.standby):
-            assert gateway.heartbeat().revision == directives.directive_for(gateway.row).revision
+            assert gateway.heartbeat().revision == directives.directive_for(gateway.row, Seat(True)).revision
 
 
 def rows_read(call: Callable[[], Any]) -> int:
@@ -208,7 +209,7 @@ class TestTheFleet:
     def test_a_directive_call_looks_once(self, desk: Desk) -> None:
         row = desk.active.row
         with statements(1):
-            directives.directive_for(row)
+            directives.directive_for(row, Seat(True))
 
     def test_a_notice_of_one_environment_wakes_its_own_calls_only(self, desk: Desk) -> None:
         room = directives.WaitingRoom()

@@ -220,7 +220,7 @@ class TestRepetition:
         assert [receipt.code for receipt in receipts] == ["", "SEQUENCE_REUSED"]
         assert row_of(again).sealed_body is not None, "somebody was promised this write"
         held = Gateway.objects.get(id=desk.active.id)
-        assert held.held_at and "restored" in held.held_reason, "its database is older than what it said"
+        assert held.held_at and "put back to an earlier state" in held.held_reason, "its database is older than what it said"
         assert AuditEntry.objects.get(action="gateway.held").severity == "critical"
         directive = desk.active.heartbeat()
         assert (directive.assigned_role, directive.poll_tasks) == (Assignment.DRAINING, False)

@@ -13,6 +13,7 @@ from common import feed
 from common.clock import now
 from common.models import AuditEntry, Change
 from gateways import copy_digests, directives, replica_records
+from gateways.instances import Seat
 from gateways.models import GatewayStatus, PrimaryNode, Route
 from protocol.replica import ReplicaKind, digest, fingerprint
 from protocol.vocabulary import WriteOperation
@@ -63,7 +64,7 @@ def test_a_different_copy_is_to_be_read_again_until_it_begins(desk: Desk) -> Non
     assert beat(desk.active, position, OTHER).resync_replica is True, "the order stands until it begins"
     assert AuditEntry.objects.filter(action="gateway.replica.resync_ordered").count() == 1
     desk.active.changes(0)
-    assert directives.directive_for(desk.active.row).resync_replica is False
+    assert directives.directive_for(desk.active.row, Seat(True)).resync_replica is False
     beat(desk.active, position, found)
     status = GatewayStatus.objects.get(gateway_id=desk.active.id)
     assert (status.resync_ordered_at, status.resync_begun_at, status.resync_ended_at is None) == (None, None, False)
@@ -123,7 +124,7 @@ def test_after_a_resume_the_copies_begin_anew_and_freeze_nothing(desk: Desk, adm
     assert admin.post("admin/failover/NPR/resume", wish)[0] == 200
     for gateway in (desk.active, desk.standby):
         gateway.take_over()
-        assert directives.directive_for(gateway.row).resync_replica is True
+        assert directives.directive_for(gateway.row, Seat(True)).resync_replica is True
     assert beat(desk.active, position).resync_replica is True
     assert Route.objects.get(pk="NPR").danger == "", "it was told to begin anew and has not yet"
     position, found = copy_of(desk.active)
@@ -138,7 +139,7 @@ def test_a_cursor_of_another_life_of_the_database_must_begin_anew(desk: Desk) ->
     page = desk.active.changes()
     PrimaryNode.objects.update(generation=uuid.uuid4())
     desk.active.changes(page.position, page.generation)
-    directive = directives.directive_for(desk.active.row)
+    directive = directives.directive_for(desk.active.row, Seat(True))
     assert directive.resync_replica is True
     assert directive.primary_generation == str(PrimaryNode.objects.get(id=1).generation) != page.generation
 

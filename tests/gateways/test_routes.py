@@ -50,7 +50,7 @@ def test_what_was_checked_before_the_statement_is_checked_in_it(npr: Pair, admin
     seen, keys = first.row, Keys.generate()
     assert admin.post(f"gateways/{first.id}/ban")[0] == 200
     Route.objects.filter(pk="NPR").update(lease_open=True, danger="")
-    assert routes.renew_lease(seen, epoch=1, sequence=999, skew_seconds=0).verdict != "granted"
+    assert routes.renew_lease(seen, instance=first.instance, epoch=1, sequence=999, skew_seconds=0).verdict != "granted"
     wish = messages.Renew(csr=build_csr(keys.client, "x"), server_csr=build_csr(keys.server, "x"))
     with pytest.raises(PermissionRefused):
         enrollment.renew(seen, wish, now=database_now())
@@ -62,7 +62,7 @@ def test_two_lives_of_a_gateway_that_never_had_a_lease_do_not_both_get_one(npr: 
     second.take_over()
     former = second.row
     reborn = FakeGateway(second.name, role="dr-standby").enrol()
-    assert routes.renew_lease(former, epoch=2, sequence=99, skew_seconds=0).verdict != "granted"
+    assert routes.renew_lease(former, instance=second.instance, epoch=2, sequence=99, skew_seconds=0).verdict != "granted"
     reborn.take_over()
     assert reborn.renew_lease().verdict == "held"
     end_of_block()

@@ -16,6 +16,8 @@ Decisions of the model, all on the hostile side:
 - A fenced gateway acknowledges without hearing the order again; a refused renewal is not heard of. Requests of an epoch that is
   over are refused in any order, so they are left out.
 - A call lands at any moment up to its hard deadline, whether or not its process lives. One call of a gateway at a time.
+- A copy of the first gateway's machine knows what was stored when it was taken and is started at any later time. The control
+  plane tells processes apart, and they share nothing. Who is heard first when nobody counts is the one that counts.
 """
 
 from __future__ import annotations
@@ -126,6 +128,13 @@ class Rules:
     renewal_keeps_highest_sequence: bool = True
     """A late renewal never lowers the stored sequence."""
     promotion_raises_epoch: bool = True
+    renewal_names_instance: bool = True
+    """A lease is granted only to the process of a gateway that counts."""
+    ack_names_instance: bool = True
+    release_names_instance: bool = True
+    takeover_waits: bool = True
+    """Another process of the gateway counts only when no lease of the former one can live, or after its goodbye."""
+    takeover_covers_drift: bool = True
     force_records_risk: bool = True
     fence_needs_sign: bool = True
     """Nobody is fenced for a target that has given no sign of life of now."""
@@ -154,6 +163,10 @@ class Bounds:
     """Times that a gateway stands still for a while. Without them everybody gives his sign of life whenever it is asked for."""
     sign: int = 1
     """Ticks for which a sign of life is one of now."""
+    clones: int = 0
+    """Copies of the first gateway's machine: none or one."""
+    copied_early: bool = False
+    """The copy was taken before anything happened, and not at any moment."""
     requests: int = 1
     """Renewals of one gateway on the wire at a time."""
     directives: int = 0
@@ -192,6 +205,8 @@ class Renewal(NamedTuple):
 class Release(NamedTuple):
     sequence: int
     epoch: int
+    counted: bool = True
+    """Whether the process that said it was the one that counts when it ended."""
 
 
 class Directive(NamedTuple):
@@ -233,6 +248,10 @@ class Control(NamedTuple):
     """Ticks for which the last sign of life of the target counts, -1 when none does."""
     sworn: tuple[int, int]
     """For each gateway the highest epoch of a stored acknowledgement. Not a row; what the property refers to."""
+    counts: int = 0
+    """The place of the process of the first gateway that counts, or `GONE` when that one is not there any more."""
+    held_left: int = -1
+    """Ticks until another process of the first gateway may count, -1 when it may."""
 
 
 class Side(NamedTuple):
@@ -257,7 +276,8 @@ class Side(NamedTuple):
 
 class World(NamedTuple):
     control: Control
-    sides: tuple[Side, Side]
+    sides: tuple[Side, ...]
+    """Both gateways, and the copy of the first one once it was taken."""
     landed: int
     """Highest epoch of a landed effect."""
     operations: int
@@ -271,7 +291,13 @@ class World(NamedTuple):
 
 
 Step = tuple[str, World]
-NAMES = ("gateway A", "gateway B")
+NAMES = ("gateway A", "gateway B", "the copy of A")
+COPY, GONE = 2, -1
+
+
+def gateway_of(index: int) -> int:
+    """The gateway whose identity a process has."""
+    return 0 if index == COPY else index
 
 
 class Model:
@@ -289,14 +315,18 @@ class Model:
             cancelled=False, acknowledged=False, risk_left=-1, blocked_left=-1, sign_left=-1,
             sworn=(0, 0),
         )  # fmt: skip
-        return World(control, (Side(told_active=True), Side()), landed=0, operations=0, crashes=0, stops=0, mishaps=0, naps=0)
+        sides = (Side(told_active=True), Side(), *((Side(up=False),) if self.bounds.copied_early else ()))
+        return World(control, sides, landed=0, operations=0, crashes=0, stops=0, mishaps=0, naps=0)
 
     def steps(self, world: World) -> Iterator[Step]:
         """Everything that can happen next, each with a sentence."""
         yield from self._time(world)
         yield from self._people(world)
         yield from self._driver(world)
-        for index in (0, 1):
+        if len(world.sides) < 2 + self.bounds.clones:
+            copy = Side(up=False, epoch=world.sides[0].epoch, fence=world.sides[0].fence)
+            yield "the machine of gateway A is copied", world._replace(sides=(*world.sides, copy))
+        for index in range(len(world.sides)):
             yield from self._gateway(world, index)
             yield from self._arrivals_at_control(world, index)
             yield from self._arrivals_at_gateway(world, index)
@@ -305,10 +335,11 @@ class Model:
         """The property that is broken here, or an empty text."""
         if world.fault:
             return world.fault
-        control, (first, second) = world.control, world.sides
-        if control.risk_left < 0 and self._acts(first) and self._acts(second):
-            return "two gateways act at the same instant and no risk is recorded"
-        for name, side, sworn in zip(NAMES, world.sides, control.sworn, strict=True):
+        control, sides = world.control, world.sides
+        if control.risk_left < 0 and sum(map(self._acts, sides)) > 1:
+            return "two act at the same instant and no risk is recorded"
+        for index, side in enumerate(sides):
+            name, sworn = NAMES[index], control.sworn[gateway_of(index)]
             if sworn and self._acts_in(side) <= sworn and self._acts(side):
                 return f"{name} acts in an epoch for which its acknowledgement is stored"
         return "the active gateway is fenced for good" if self._is_stuck(world) else ""
@@ -353,6 +384,8 @@ class Model:
     def _is_stuck(self, world: World) -> bool:
         control = world.control
         side = world.sides[control.active]
+        if self.bounds.clones and control.active == 0 and control.counts != 0:
+            return False  # what another process of it promised binds that one
         if control.stage not in ACTIVE or side.fence is None or side.fence.epoch < control.epoch:
             return False
         on_the_way = (self._directive(control, control.active), *side.directives)
@@ -363,14 +396,15 @@ class Model:
     def _time(self, world: World) -> Iterator[Step]:
         if any(side.call and side.call.left == 0 for side in world.sides):
             return  # the hard deadline: the call ends before time goes on
-        control, first, second = world.control, world.sides[0], world.sides[1]
+        control = world.control
         later = control._replace(
+            held_left=max(control.held_left - 1, -1),
             lease_left=max(control.lease_left - 1, self.bounds.over),
             risk_left=max(control.risk_left - 1, -1),
             blocked_left=max(control.blocked_left - 1, -1),
             sign_left=max(control.sign_left - 1, -1),
         )
-        sides = (self._sleeps_on(_older(first)), self._sleeps_on(_older(second)))
+        sides = tuple(self._sleeps_on(_older(side)) for side in world.sides)
         yield "a tick passes", world._replace(control=later, sides=sides)
 
     def _sleeps_on(self, side: Side) -> Side:
@@ -482,11 +516,20 @@ class Model:
         )  # fmt: skip
         fault = "" if epoch > control.epoch else f"epoch {epoch} is given to a second gateway"
         # What was sent to the control plane in an epoch that is over is refused whenever it arrives; so it may be lost now.
-        first, second = (side._replace(renewals=(), release=None, ack=None) for side in world.sides)
-        return world._replace(control=promoted, sides=(first, second), fault=fault)
+        sides = tuple(side._replace(renewals=(), release=None, ack=None) for side in world.sides)
+        return world._replace(control=promoted, sides=sides, fault=fault)
+
+    def _heard(self, world: World, index: int, *, gone: bool = False) -> tuple[World, bool]:
+        """A process speaks: whether it counts. It does from here on when the one before it can have nothing any more."""
+        control = world.control
+        if not self.bounds.clones or index == 1 or control.counts == (GONE if gone else index):
+            return world, True
+        if gone or (control.held_left >= 0 and self.rules.takeover_waits):
+            return world, False
+        return world._replace(control=control._replace(counts=index, sequence=0, held_left=-1)), True
 
     def _directive(self, control: Control, index: int) -> Directive:
-        if control.active != index:
+        if control.active != gateway_of(index):
             return Directive(control.epoch, active=False, operation=0, cancelled=False)
         return Directive(control.epoch, control.lease_open, control.operation, control.cancelled)
 
@@ -515,9 +558,10 @@ class Model:
         if side.fence and side.ack != side.fence and side.fence.epoch == world.control.epoch and self._may_acknowledge(side):
             yield f"{name} sends its acknowledgement", _with(world, index, side._replace(ack=side.fence))
         if world.crashes < self.bounds.crashes:
-            yield f"{name} crashes", _with(world, index, self._crashed(side))._replace(crashes=world.crashes + 1)
-        if world.stops < self.bounds.stops and side.lease and self._may_release(side):
-            yield f"{name} stops and gives its lease back", self._stopped(world, index, side.lease)
+            yield f"{name} crashes", _gone(_with(world, index, self._crashed(side)), index)._replace(crashes=world.crashes + 1)
+        if world.stops < self.bounds.stops and (side.lease or self.bounds.clones) and self._may_release(side):
+            epoch = side.lease.epoch if side.lease else side.epoch
+            yield f"{name} stops and gives back what it has", self._stopped(world, index, epoch)
 
     def _is_asked(self, world: World, index: int) -> bool:
         control = world.control
@@ -545,12 +589,12 @@ class Model:
             directives=(),
         )
 
-    def _stopped(self, world: World, index: int, lease: Lease) -> World:
+    def _stopped(self, world: World, index: int, epoch: int) -> World:
         side = world.sides[index]
-        release = Release(_next_sequence(world, index), lease.epoch)
+        release = Release(_next_sequence(world, index), epoch, counted=world.control.counts == index)
         renewals = tuple(renewal._replace(awaited=False) for renewal in side.renewals)
         stopped = self._crashed(side)._replace(release=release, renewals=renewals, grant=None)
-        return _renumbered(_with(world, index, stopped)._replace(stops=world.stops + 1), index)
+        return _renumbered(_gone(_with(world, index, stopped), index)._replace(stops=world.stops + 1), index)
 
     def _landed(self, world: World, index: int, call: Call) -> World:
         after = _with(world, index, world.sides[index]._replace(call=None))
@@ -575,31 +619,49 @@ class Model:
                 yield f"the acknowledgement of {name} for operation {side.ack.operation} is stored", stored
 
     def _renewed(self, world: World, index: int, renewal: Renewal) -> World:
+        world, counts = self._heard(world, index, gone=not renewal.awaited)
         control, side = world.control, world.sides[index]
         open_now = control.lease_open or not self.rules.fencing_stops_renewal
-        if control.active != index or control.epoch != renewal.epoch or not open_now or control.blocked_left >= 0:
+        if not counts and self.rules.renewal_names_instance:
+            return _renumbered(world, index)
+        if control.active != gateway_of(index) or control.epoch != renewal.epoch or not open_now or control.blocked_left >= 0:
             return _renumbered(world, index)
         keeps = self.rules.renewal_keeps_highest_sequence
         sequence = max(control.sequence, renewal.sequence) if keeps else renewal.sequence
         grant = Lease(renewal.epoch, renewal.left) if renewal.awaited else side.grant
-        stored = control._replace(lease_left=self.bounds.lease, sequence=sequence)
+        held = self.bounds.lease + (self.bounds.drift if self.rules.takeover_covers_drift else 0)
+        stored = control._replace(lease_left=self.bounds.lease, sequence=sequence, held_left=held if self.bounds.clones else -1)
         return _renumbered(_with(world._replace(control=stored), index, side._replace(grant=grant)), index)
 
     def _released(self, world: World, index: int, release: Release) -> World:
         control = world.control
-        newer = control.sequence < release.sequence or not self.rules.release_checks_sequence
-        if control.active == index and control.epoch == release.epoch and control.lease_left > 0 and newer:
+        its_own = not self.bounds.clones or index == 1 or (release.counted and control.counts == GONE)
+        newer = control.sequence < release.sequence or not self.rules.release_checks_sequence or not its_own
+        if not its_own and self.rules.release_names_instance:
+            return _renumbered(world, index)
+        if self.bounds.clones and its_own and newer:
+            control = control._replace(held_left=-1)
+            world = world._replace(control=control)
+        if control.active == gateway_of(index) and control.epoch == release.epoch and control.lease_left > 0 and newer:
             world = world._replace(control=control._replace(lease_left=0))
         return _renumbered(world, index)
 
     def _acknowledged(self, world: World, index: int, ack: Fence) -> World:
         control = world.control
         meant = control.operation == ack.operation or (control.operation and not self.rules.ack_names_operation)
-        if control.active != index or control.epoch != ack.epoch or not meant or control.cancelled or control.lease_open:
+        if self.bounds.clones and index != 1 and control.counts != index and self.rules.ack_names_instance:
+            return world
+        if (
+            control.active != gateway_of(index)
+            or control.epoch != ack.epoch
+            or not meant
+            or control.cancelled
+            or control.lease_open
+        ):
             return world
         if control.acknowledged:
             return world
-        sworn = (ack.epoch, control.sworn[1]) if index == 0 else (control.sworn[0], ack.epoch)
+        sworn = (control.sworn[0], ack.epoch) if index == 1 else (ack.epoch, control.sworn[1])
         return world._replace(control=control._replace(acknowledged=True, sworn=sworn))
 
     # Messages to a gateway
@@ -608,7 +670,10 @@ class Model:
         side, name = world.sides[index], NAMES[index]
         if not side.up or side.asleep:
             return
+        world, counts = self._heard(world, index)
         fresh = self._directive(world.control, index)
+        if not counts:
+            fresh = Directive(fresh.epoch, active=False, operation=0, cancelled=False)
         heard = self._obeyed(side, fresh)
         if heard is not side and heard != side:
             yield self._what_is_heard(name, fresh), _with(world, index, heard)
@@ -669,7 +734,12 @@ _ACTIONS: Mapping[str, Callable[[Model, World], World]] = {
 
 
 def _with(world: World, index: int, side: Side) -> World:
-    return world._replace(sides=(side, world.sides[1]) if index == 0 else (world.sides[0], side))
+    return world._replace(sides=(*world.sides[:index], side, *world.sides[index + 1 :]))
+
+
+def _gone(world: World, index: int) -> World:
+    """A process ended; the next one on the same machine is another."""
+    return world._replace(control=world.control._replace(counts=GONE)) if world.control.counts == index else world
 
 
 def _older(side: Side) -> Side:
@@ -695,9 +765,14 @@ def _sequences(world: World, index: int) -> set[int]:
     known = {0, *(renewal.sequence for renewal in side.renewals)}
     if side.release:
         known.add(side.release.sequence)
-    if control.active == index:
+    if _is_compared(control, index):
         known.add(control.sequence)
     return known
+
+
+def _is_compared(control: Control, index: int) -> bool:
+    """Whether the row's sequence number is of this process."""
+    return control.active == gateway_of(index) and (index == 1 or control.counts in (index, GONE))
 
 
 def _next_sequence(world: World, index: int) -> int:
@@ -713,7 +788,7 @@ def _renumbered(world: World, index: int) -> World:
     side, control = world.sides[index], world.control
     release = side.release._replace(sequence=rank[side.release.sequence]) if side.release else None
     renewals = tuple(item._replace(sequence=rank[item.sequence]) for item in side.renewals)
-    if control.active == index:
+    if _is_compared(control, index):
         world = world._replace(control=control._replace(sequence=rank[control.sequence]))
     return _with(world, index, side._replace(renewals=renewals, release=release))
 

@@ -1,6 +1,6 @@
 """The sealed envelope: nobody but the recipient reads it, nobody but the sender made it, and it fits one place only.
 
-Proven here: the frozen wire format of `mzv-e2ee/1` (vectors made once, opened for ever, and re-opened by the bare library after
+Proven here: the frozen wire format of `mzv-e2ee/2` (vectors made once, opened for ever, and re-opened by the bare library after
 the written rules), that no bit of a message and no field of its header can be changed, and that each wrong place is refused
 with its named reason. I13 (environments stay apart), I20 (every doubt denies), reliability §2 rows 13 and §6.
 """
@@ -85,6 +85,7 @@ def expectation_of(header: Header, **other: Any) -> Expectation:
     known = {
         "direction": header.direction, "sender": header.sender, "certificate": header.certificate,
         "recipient": header.recipient, "environment": header.environment, "generation": header.generation,
+        "instance": header.instance,
         "method": header.method, "path": header.path, "request_hash": header.request_hash, "now": header.issued_at,
     }  # fmt: skip
     return Expectation(**{**known, **other})
@@ -109,7 +110,7 @@ class TestFrozenVectors:
         [(REQUEST, GATEWAY_SIGNS, PRIMARY_READS), (ANSWER, PRIMARY_SIGNS, GATEWAY_READS)],
         ids=["request", "answer"],
     )
-    def test_a_message_sealed_by_the_first_version_still_opens(
+    def test_a_message_sealed_when_the_format_was_made_still_opens(
         self, frozen: dict[str, Any], signer: Ed25519PrivateKey, reader: X25519PrivateKey
     ) -> None:
         wire = bytes.fromhex(frozen["wire"])
@@ -134,7 +135,7 @@ class TestFrozenVectors:
         digest = hashlib.sha256(PRIMARY_READS.public_key().public_bytes_raw()).digest()
         assert key_id(PRIMARY_READS.public_key()) == REQUEST["header"]["recipient"] == text(digest[:16])
 
-    def test_a_list_of_recipient_keys_signed_by_the_first_version_is_still_believed(self) -> None:
+    def test_a_list_of_recipient_keys_signed_long_ago_is_still_believed(self) -> None:
         keys = open_recipients(RECIPIENTS["text"], PRIMARY_SIGNS.public_key(), datetime(2026, 11, 25, tzinfo=UTC))
         assert [msgspec.to_builtins(key) for key in keys] == RECIPIENTS["keys"]
 
@@ -167,6 +168,7 @@ class TestTampering:
     OTHER_VALUES = {
         "direction": "down", "sender": "6f1f0f8e-6c1b-4a53-9a55-0d8f5f3f6aff", "certificate": "b3RoZXI", "recipient": "b3RoZXI",
         "environment": "PRO", "epoch": 8, "generation": "00000000-0000-4000-8000-000000000000",
+        "instance": "00000000-0000-4000-8000-000000000000",
         "message_id": "c0a80101-0000-4000-8000-0000000000ff", "sequence": 42, "method": "PUT",
         "path": "/api/v1/gateways/channel/heartbeat", "request_hash": "b3RoZXI", "issued_at": 1795600002,
     }  # fmt: skip
@@ -283,6 +285,7 @@ class TestBinding:
             ({"environment": "PRO"}, EnvelopeRefusal.WRONG_ENVIRONMENT),
             ({"environment": "npr"}, EnvelopeRefusal.WRONG_ENVIRONMENT),
             ({"generation": "00000000-0000-4000-8000-000000000000"}, EnvelopeRefusal.WRONG_GENERATION),
+            ({"instance": "00000000-0000-4000-8000-000000000000"}, EnvelopeRefusal.WRONG_INSTANCE),
             ({"method": "PUT"}, EnvelopeRefusal.WRONG_REQUEST),
             ({"path": "/api/v1/gateways/channel/heartbeat"}, EnvelopeRefusal.WRONG_REQUEST),
             ({"request_hash": "b3RoZXI"}, EnvelopeRefusal.WRONG_REQUEST),
@@ -326,7 +329,8 @@ class TestAnswers:
         """What a gateway that sent these bytes expects of the answer."""
         known = {
             "direction": "down", "sender": "primary", "certificate": "", "recipient": key_id(GATEWAY_READS.public_key()),
-            "environment": "NPR", "generation": HEADER.generation, "method": HEADER.method, "path": HEADER.path,
+            "environment": "NPR", "generation": HEADER.generation, "instance": HEADER.instance, "method": HEADER.method,
+            "path": HEADER.path,
             "request_hash": request_hash(wire), "now": 1795600001,
         }  # fmt: skip
         return Expectation(**{**known, **other})
@@ -353,6 +357,15 @@ class TestAnswers:
         answer = self.answer_to(HEADER, REQUEST_WIRE)
         expected = self.waiting_for(REQUEST_WIRE, generation="00000000-0000-4000-8000-000000000000")
         assert refusal_of(check_binding, answer, expected) is EnvelopeRefusal.WRONG_GENERATION
+
+    def test_the_answer_to_another_instance_is_refused(self) -> None:
+        answer = self.answer_to(HEADER, REQUEST_WIRE)
+        expected = self.waiting_for(REQUEST_WIRE, instance="00000000-0000-4000-8000-000000000000")
+        assert refusal_of(check_binding, answer, expected) is EnvelopeRefusal.WRONG_INSTANCE
+
+    def test_a_message_that_names_no_instance_is_refused(self) -> None:
+        nameless = {name: value for name, value in REQUEST["header"].items() if name != "instance"}
+        assert refusal_of(parse, wire_of(header=text(msgspec.json.encode(nameless)))) is EnvelopeRefusal.MALFORMED
 
 
 class TestRecipientKeys:
@@ -424,6 +437,6 @@ class TestRawKeys:
         assert thumbprint_of_fingerprint(hashlib.sha256(b"der").hexdigest()) == text(hashlib.sha256(b"der").digest())
 
 
-def test_the_format_is_still_version_one() -> None:
+def test_the_format_is_still_version_two() -> None:
     """Whoever changes it adds a suite or a version beside these, and vectors for it."""
-    assert (VERSION, SUITE) == ("mzv-e2ee/1", "X25519/HKDF-SHA256/AES-256-GCM")
+    assert (VERSION, SUITE) == ("mzv-e2ee/2", "X25519/HKDF-SHA256/AES-256-GCM")

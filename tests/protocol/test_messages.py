@@ -286,7 +286,10 @@ class TestVocabulary:
             (Role, ["primary", "dr-standby"]),
             (Assignment, ["active", "standby", "fenced", "draining"]),
             (BreakerState, ["closed", "half-open", "open"]),
-            (LeaseVerdict, ["granted", "not_active", "stale_epoch", "fencing", "clock_skew", "held"]),
+            (
+                LeaseVerdict,
+                ["granted", "not_active", "stale_epoch", "fencing", "clock_skew", "held", "another_instance", "quarantined"],
+            ),
             (TaskOutcome, ["succeeded", "failed", "refused"]),
             (ResultVerdict, ["accepted", "duplicate", "rejected_stale_epoch", "rejected_stale_claim", "unknown_task"]),
         ],

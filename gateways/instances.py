@@ -1,0 +1,346 @@
+"""Each verified message is noted under the instance that sent it: whether that one counts, waits, or proves two lives.
+
+The usual message, the next one of the current instance, costs one statement. Everything else is judged by `gateways.presence`
+under the lock of the gateway's presence row, which is never held together with another lock but by the renewal of a lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import DateTimeField, Exists, F, Func, Q
+
+from common import audit, retention
+from common.clock import database_now
+from common.errors import Conflict
+from common.retained import PRIMARY
+from gateways import presence, quarantine, routes
+from gateways.models import Gateway, GatewayInstance, GatewayPresence, MessageReceipt, Route, WriteStream
+from gateways.presence import Instance, Known, Pair, Ruling, Spans, Standing, Word
+from gateways.quarantine import Reason
+from protocol.envelope import Header
+
+log = logging.getLogger("mazevault.gateways.instances")
+
+KEPT = 5
+"""Instances of a gateway that are remembered; the longest silent one goes first."""
+SHOWN = timedelta(minutes=10)
+"""For so long people are shown an instance that waits, after it was last heard."""
+PUT_BACK_SHOWN = timedelta(days=1)
+LONGEST_RETRY = 15.0
+"""Seconds after which an instance that waits asks again at the latest."""
+MAY_STILL_ACT = "another instance of this gateway may still act"
+
+_HEAR = """
+WITH taken AS (
+    INSERT INTO gateways_messagereceipt (message_id, gateway_id, generation, sequence, instance)
+    VALUES (%(message)s, %(gateway)s, %(generation)s, %(sequence)s, %(instance)s) ON CONFLICT DO NOTHING RETURNING 1
+), mine AS (
+    UPDATE gateways_gatewaypresence
+       SET sequence = GREATEST(sequence, %(sequence)s),
+           until = GREATEST(until, clock_timestamp() + %(quiet)s * interval '1 second')
+     WHERE gateway_id = %(gateway)s AND generation = %(generation)s AND instance = %(instance)s AND NOT ended
+       AND floor < %(sequence)s AND EXISTS (SELECT 1 FROM taken)
+    RETURNING put_back, write_sequence, told_in
+), heard AS (
+    UPDATE gateways_gatewayinstance
+       SET address = %(address)s,
+           lag_seconds = LEAST(lag_seconds, extract(epoch FROM clock_timestamp()) - %(issued)s),
+           heard_at = CASE WHEN extract(epoch FROM clock_timestamp()) - %(issued)s <= lag_seconds + %(late)s
+                           THEN clock_timestamp() ELSE heard_at END
+     WHERE gateway_id = %(gateway)s AND instance = %(instance)s AND EXISTS (SELECT 1 FROM mine)
+    RETURNING 1
+)
+SELECT EXISTS (SELECT 1 FROM taken), mine.* FROM (SELECT 1) one LEFT JOIN mine ON true
+"""
+_DROP_RECEIPTS = """
+WITH dropped AS (
+    DELETE FROM gateways_messagereceipt WHERE message_id IN (
+        SELECT message_id FROM gateways_messagereceipt WHERE received_at < statement_timestamp() - %s * interval '1 day'
+         ORDER BY received_at LIMIT %s FOR UPDATE SKIP LOCKED)
+    RETURNING gateway_id, generation, sequence
+), top AS (
+    SELECT gateway_id, generation, max(sequence) AS sequence FROM dropped GROUP BY gateway_id, generation
+), raised AS (
+    UPDATE gateways_gatewaypresence known SET floor = GREATEST(known.floor, top.sequence)
+      FROM top WHERE known.gateway_id = top.gateway_id AND known.generation = top.generation
+)
+SELECT count(*) FROM dropped
+"""
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where the instance that speaks stands. `wait`: seconds until another one may become current, for one that is not."""
+
+    current: bool
+    wait: float = 0.0
+    put_back: bool = False
+    write_sequence: int = 0
+    told_in: int = 0
+
+    @property
+    def retry(self) -> float:
+        return min(max(self.wait, 0.5), LONGEST_RETRY)
+
+
+def hear(gateway: Gateway, header: Header, address: str) -> Seat:
+    """Take a verified message once and say whether its sender counts.
+
+    Raises `Conflict`: REPLAYED for the same message again, NUMBER_USED for another message under a number that was used before,
+    with the next number that is free in `details`.
+    """
+    timing = settings.MAZEVAULT.timing
+    spans = Spans.of(timing)
+    values: dict[str, Any] = {
+        "message": header.message_id, "gateway": gateway.id, "generation": header.generation, "sequence": header.sequence,
+        "instance": header.instance, "address": address[:64], "issued": header.issued_at, "quiet": spans.quiet.total_seconds(),
+        "late": spans.late.total_seconds(),
+    }  # fmt: skip
+    with connection.cursor() as cursor:
+        cursor.execute(_HEAR, values)
+        taken, put_back, write_sequence, told_in = cursor.fetchone()
+    if put_back is not None:
+        return Seat(True, 0.0, put_back, write_sequence, told_in)
+    if not taken and MessageReceipt.objects.filter(message_id=header.message_id).exists():
+        log.warning("replayed message %s of %s refused", header.message_id, gateway.name)
+        raise Conflict("this message was taken before", code="REPLAYED")
+    return _judged(gateway, header, address, spans, fresh=taken)
+
+
+def seat_of(gateway: Gateway, instance: str) -> Seat:
+    """Where an instance stands now, without a word of it."""
+    row = GatewayPresence.objects.filter(gateway=gateway, generation=gateway.generation, instance=instance, ended=False).first()
+    return Seat(True, 0.0, row.put_back, row.write_sequence, row.told_in) if row else Seat(False)
+
+
+def say_goodbye(gateway: Gateway, instance: str, number: int) -> None:
+    """This instance will do nothing more: the next one need not wait for it, and nothing it still says counts.
+
+    `number` is that of the message: a lease that was asked for later goes on.
+    """
+    with transaction.atomic():
+        renewed = Route.objects.filter(active_gateway=gateway, lease_sequence__gte=number)
+        if _presence_of(gateway).filter(~Exists(renewed), instance=instance).update(ended=True):
+            GatewayInstance.objects.filter(gateway=gateway, instance=instance).update(ended=True)
+
+
+def look_at_writes(gateway: Gateway, seat: Seat, said: int, number: int) -> int:
+    """What the current instance says of its stream of writes, in a message of this number. Returns the number it must go beyond
+    because its database was put back, or 0.
+
+    Numbers that were used for other writes must not come again. What it had acknowledged and nobody holds any more is lost: that
+    is told, and a person decides.
+    """
+    if not seat.put_back and (said >= seat.write_sequence or number < seat.told_in):
+        if said > seat.write_sequence:
+            _presence_of(gateway).filter(write_sequence__lt=said).update(write_sequence=said, told_in=number)
+        return 0
+    stream = WriteStream.objects.filter(gateway=gateway, generation=gateway.generation).first()
+    arrived = stream.highest if stream else 0
+    target = max(arrived, seat.write_sequence)
+    _presence_of(gateway).update(put_back=said < target, write_sequence=max(target, said), told_in=number)
+    if said >= target:
+        routes.wake(gateway.environment_id)
+        return 0
+    if seat.write_sequence > max(arrived, said):
+        first = max(arrived, said) + 1
+        quarantine.set_aside(
+            gateway, Reason.PUT_BACK,
+            "its database was put back to an earlier state: of the writes it had acknowledged, those with the numbers "
+            f"{first} to {seat.write_sequence} have not arrived here and are not in its database any more",
+            {"first_lost": first, "last_lost": seat.write_sequence}, address="", now=database_now(),
+        )  # fmt: skip
+    return target
+
+
+def after_writes(seat: Seat, beyond: int) -> Seat:
+    """The seat once its stream of writes was looked at."""
+    return replace(seat, put_back=beyond > 0)
+
+
+def complaints_of_all() -> dict[uuid.UUID, list[str]]:
+    """By gateway: what people should know of its instances. A gateway with one life has nothing here."""
+    rows: dict[uuid.UUID, list[GatewayInstance]] = {}
+    found = GatewayInstance.objects.filter(gateway__decommissioned_at=None, gateway__presence__isnull=False)
+    for row in found.annotate(current=F("gateway__presence__instance"), seen_at=_now()).order_by("-heard_at"):
+        rows.setdefault(row.gateway_id, []).append(row)
+    return {identifier: list(_complaints(of_gateway)) for identifier, of_gateway in rows.items()}
+
+
+def drop_receipts() -> int:
+    """Forget messages whose repetition is refused by its time alone. Their numbers stay used: the floor rises with them."""
+    rule = next(one for one in retention.rules_of(PRIMARY) if one.table == MessageReceipt._meta.db_table)
+    total = 0
+    for _ in range(retention.BATCHES):
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(_DROP_RECEIPTS, [retention.days_of(rule), retention.BATCH])
+            gone: int = cursor.fetchone()[0]
+            retention.note_removed(rule.table, gone)
+        total += gone
+        if gone < retention.BATCH:
+            break
+    return total
+
+
+def _now() -> Func:
+    return Func(function="clock_timestamp", output_field=DateTimeField())
+
+
+def _complaints(rows: Sequence[Any]) -> Iterator[str]:
+    """Of rows of one gateway with `current` and `seen_at`."""
+    counted = next((row for row in rows if row.instance == row.current), None)
+    if counted is None:
+        return
+    its = _told(_instance(counted), counted.address)
+    if counted.shared and counted.seen_at - counted.first_heard_at < PUT_BACK_SHOWN:
+        yield f"its database was put back to an earlier state, and it went on with new message numbers: {its}"
+    for row in rows:
+        if row.waiting_since and not row.ended and row.seen_at - row.heard_at < SHOWN:
+            yield f"a second instance waits and gets nothing: {_told(_instance(row), row.address)}; the one that counts: {its}"
+
+
+def _told(one: Instance, address: str) -> str:
+    return f"instance {one.id} at {address or 'an unknown address'}, last heard {_time(one.heard_at)}"
+
+
+def _time(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _presence_of(gateway: Gateway):  # type: ignore[no-untyped-def]
+    return GatewayPresence.objects.filter(gateway=gateway, generation=gateway.generation)
+
+
+def _judged(gateway: Gateway, header: Header, address: str, spans: Spans, *, fresh: bool) -> Seat:
+    with transaction.atomic():
+        row = _locked(gateway)
+        now = database_now()
+        rows = {one.instance: one for one in GatewayInstance.objects.filter(gateway=gateway)}
+        lag = now.timestamp() - header.issued_at
+        word = _word(gateway, header, rows, now, lag, spans, fresh=fresh)
+        known = _known(gateway, row, rows)
+        speaker = rows.get(word.instance)
+        ruling = presence.judge(known, _instance(speaker) if speaker else None, word, spans)
+        _store(gateway, row, ruling, word, address, lag, spans)
+    if ruling.two_lives and not quarantine.has_two_lives(gateway):
+        _set_aside(gateway, ruling.two_lives, {one.instance: one.address for one in rows.values()}, address, now)
+    elif ruling.standing is Standing.TAKES_OVER:
+        _tell_of_a_new_instance(gateway, ruling, address)
+    if ruling.used:
+        raise _number_used(gateway, header, row.sequence + 1)
+    wait = (ruling.until - now).total_seconds()
+    return Seat(ruling.standing is not Standing.WAITS, max(wait, 0.0), row.put_back, row.write_sequence, row.told_in)
+
+
+def _locked(gateway: Gateway) -> GatewayPresence:
+    """The row of this generation. With a new one everything begins afresh: the former certificate is revoked."""
+    GatewayPresence.objects.get_or_create(gateway=gateway, defaults={"generation": gateway.generation})
+    row = GatewayPresence.objects.select_for_update().get(gateway=gateway)
+    if row.generation != gateway.generation:
+        GatewayInstance.objects.filter(gateway=gateway).delete()
+        row = GatewayPresence(gateway=gateway, generation=gateway.generation)
+        row.save(force_update=True)
+    return row
+
+
+def _known(gateway: Gateway, row: GatewayPresence, rows: dict[uuid.UUID, GatewayInstance]) -> Known:
+    current = rows.get(row.instance) if row.instance else None
+    return Known(
+        current=_instance(current) if current else None, until=row.until, sequence=row.sequence, floor=row.floor,
+        evidence_from=gateway.released_at,
+    )  # fmt: skip
+
+
+def _instance(row: GatewayInstance) -> Instance:
+    return Instance(row.instance, row.first_heard_at, row.heard_at, row.ended, row.shared, row.waiting_since)
+
+
+def _word(gateway: Gateway, header: Header, rows: dict[uuid.UUID, GatewayInstance], now: datetime, lag: float, spans: Spans,
+          *, fresh: bool) -> Word:  # fmt: skip
+    instance, owner = uuid.UUID(header.instance), None
+    if not fresh:
+        receipt = MessageReceipt.objects.filter(gateway=gateway, generation=header.generation, sequence=header.sequence).first()
+        owner = _owner(receipt, rows) if receipt else None
+    speaker = rows.get(instance)
+    punctual = speaker is None or lag <= speaker.lag_seconds + spans.late.total_seconds()
+    return Word(instance, header.sequence, now, fresh, punctual, owner)
+
+
+def _owner(receipt: MessageReceipt, rows: dict[uuid.UUID, GatewayInstance]) -> Instance | None:
+    if receipt.instance is None:
+        return None
+    row = rows.get(receipt.instance)
+    return _instance(row) if row else Instance(receipt.instance, receipt.received_at, receipt.received_at)
+
+
+def _store(gateway: Gateway, row: GatewayPresence, ruling: Ruling, word: Word, address: str, lag: float, spans: Spans) -> None:
+    speaker = ruling.speaker
+    known = GatewayInstance.objects.filter(gateway=gateway, instance=speaker.id).first()
+    facts = {
+        "address": address[:64], "heard_at": speaker.heard_at, "shared": speaker.shared, "waiting_since": speaker.waiting_since,
+        "lag_seconds": min(lag, known.lag_seconds) if known else lag,
+    }  # fmt: skip
+    GatewayInstance.objects.update_or_create(
+        gateway=gateway, instance=speaker.id, defaults=facts, create_defaults={**facts, "first_heard_at": speaker.first_heard_at}
+    )
+    if word.fresh:
+        row.sequence = max(row.sequence, word.number)
+    row.until = ruling.until
+    if ruling.standing is Standing.TAKES_OVER:
+        row.instance, row.ended, row.until = speaker.id, False, word.now + spans.quiet
+        row.put_back = row.put_back or speaker.shared
+    row.save()
+    if known is None:
+        _forget_the_oldest(gateway, row.instance)
+
+
+def _forget_the_oldest(gateway: Gateway, current: uuid.UUID | None) -> None:
+    others = GatewayInstance.objects.filter(gateway=gateway).exclude(Q(instance=current) if current else Q(pk=None))
+    surplus = list(others.order_by("-heard_at").values_list("pk", flat=True)[KEPT - 1 :])
+    GatewayInstance.objects.filter(pk__in=surplus).delete()
+
+
+def _set_aside(gateway: Gateway, pair: Pair, known: Mapping[uuid.UUID, str], address: str, now: datetime) -> None:
+    """`known` are the addresses from before this message, which came from `address`."""
+    speaker, other = pair
+    lives = f"{_told(speaker, address)}, and {_told(other, known.get(other.id, ''))}"
+    how = "two machines use this identity, one with a copy of the other's memory" if speaker.id == other.id else (
+        "two machines use this identity"
+    )  # fmt: skip
+    quarantine.set_aside(
+        gateway, Reason.TWO_LIVES, f"{how}: {lives}",
+        {
+            "speaker": str(speaker.id), "speaker_address": address, "other": str(other.id),
+            "other_address": known.get(other.id, ""), "same_memory": speaker.id == other.id,
+        },
+        address=address, now=now,
+    )  # fmt: skip
+
+
+def _tell_of_a_new_instance(gateway: Gateway, ruling: Ruling, address: str) -> None:
+    log.info("instance %s of %s at %s is the current one now", ruling.speaker.id, gateway.name, address)
+    if not ruling.speaker.shared:
+        return
+    with transaction.atomic():
+        audit.record(
+            actor=f"gateway:{gateway.id}", action="gateway.put_back", entity="gateway", entity_id=str(gateway.id),
+            severity=audit.Severity.WARNING, environment=gateway.environment_id, address=address,
+            details={"name": gateway.name, "instance": str(ruling.speaker.id)},
+        )  # fmt: skip
+
+
+def _number_used(gateway: Gateway, header: Header, following: int) -> Conflict:
+    log.warning("message number %s of %s (instance %s) was used before", header.sequence, gateway.name, header.instance)
+    return Conflict(
+        f"the message number {header.sequence} was used before: the database was put back to an earlier state, or another "
+        f"machine uses its identity; the next free number is {following}",
+        code="NUMBER_USED", details=str(following),
+    )  # fmt: skip
