@@ -22,7 +22,7 @@ class Rank(IntEnum):
     """
 
     ORDERS = 10
-    """One directive after the other."""
+    """One directive after the other. The end of running effects is waited for under it, bounded; no effect ever takes it."""
     ONE_PROCESS = 20
     """Whether this process is still the one that acts, and what it takes over when it is again."""
     FACTS = 30
@@ -90,7 +90,7 @@ class ProcessLock:
 
 
 class Condition(threading.Condition):
-    """Over a short lock. Waiting gives the lock back and may be long: never in a transaction, nor under another lock."""
+    """Over a short lock. Waiting gives it back and may be long: never in a transaction, nor under a lock other than ORDERS."""
 
     def __init__(self, name: str) -> None:
         super().__init__(ProcessLock(name))  # type: ignore[arg-type]  # any lock will do

@@ -51,7 +51,7 @@ class LockWatch:
             held.remove(lock)
 
     def waits(self) -> None:
-        others = self._held()[:-1]
+        others = [one for one in self._held()[:-1] if one.rank is not Rank.ORDERS]
         if others:
             self._note(f"somebody else is waited for under {', '.join(map(_told, others))}")
         if in_a_transaction():

@@ -19,7 +19,7 @@ PLAIN = {"trust", "register", "heartbeat", "directive", "lease-renew", "lease-re
          "channel-sync-end", "channel-writes-check", "channel-storage-move", "channel-storage-end",
          "audit-upload", "root", "metrics", "openapi", "docs", "docs-asset"}  # fmt: skip
 """Paths that are not for people: the machine channel authenticates by certificate, the others are named in the design."""
-OPEN = {"login", "health", "service-token", "oauth-token", "entra-login", "entra-callback"}
+OPEN = {"login", "health", "health-live", "health-ready", "service-token", "oauth-token", "entra-login", "entra-callback"}
 """Operations that answer without any credential."""
 METHODS = ("get", "post", "put", "patch", "delete")
 SHAPE = {"error", "code", "details"}
