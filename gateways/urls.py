@@ -50,6 +50,7 @@ urlpatterns = [
     *routes("projects/sync-runs/<uuid:identifier>/stop", sync_api.SyncStop.as_view(), "sync-run-stop"),
     *routes("projects/sync-runs/<uuid:identifier>/undo", sync_api.SyncUndo.as_view(), "sync-run-undo"),
     *routes("projects/integrations/<uuid:identifier>/test", vault_api.IntegrationTest.as_view(), "integration-test"),
+    *routes("projects/integrations/<uuid:identifier>/tests/<uuid:test>", vault_api.IntegrationTestOne.as_view(), "trial"),
     *routes("projects/integrations/<uuid:identifier>/access", vault_api.IntegrationAccess.as_view(), "integration-access"),
     *routes("gateways", api.Gateways.as_view(), "gateways"),
     *routes("gateways/<str:identifier>", api.GatewayOne.as_view(), "gateway"),

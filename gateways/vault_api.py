@@ -17,9 +17,9 @@ from accounts.roles import GATEWAY_ADMIN, GATEWAY_READ, PROJECTS_READ, PROJECTS_
 from accounts.scoping import place_of, require
 from common.api import Operation, Text, checked, rfc3339
 from common.clock import now
-from gateways import vault_grants, vault_ways
-from gateways.vault_ways import Trial
+from gateways import vault_grants, vault_questions, vault_ways
 from integrations import connections, vaults
+from integrations.models import Integration, VaultQuestion
 
 
 class TrialWish(serializers.Serializer):
@@ -39,30 +39,53 @@ class StageRow(serializers.Serializer):
 
 
 class TrialRow(serializers.Serializer):
-    ok = serializers.BooleanField(allow_null=True, help_text="null while a gateway has not answered yet")
-    ran_at = serializers.CharField(help_text="`primary`, or the name of the gateway")
+    id = serializers.UUIDField()
+    state = serializers.ChoiceField(["running", "ended"])
+    status_url = serializers.CharField(help_text="where this row is looked up until it has ended")
+    ok = serializers.BooleanField(allow_null=True, help_text="null while it is running")
+    ran_at = serializers.CharField(help_text="`primary`, or the name of the gateway; empty until one answered")
     auth_method = serializers.CharField()
     stages = StageRow(many=True)
     task = serializers.UUIDField(allow_null=True, help_text="the gateway's task, see admin/tasks")
     detail = serializers.CharField()
+    asked_at = serializers.DateTimeField()
+    ended_at = serializers.DateTimeField(allow_null=True)
 
 
 class IntegrationTest(Signed):
-    """Try the way to an integration's vault: address, DNS, TCP, TLS, token, consent, list, get; on wish also set and recover."""
+    """Try the way to an integration's vault: address, DNS, TCP, TLS, token, consent, list, get; on wish also set and recover.
+
+    The answer comes at once and says where to look; one test of an integration runs at a time, four of a project.
+    """
 
     permissions = {"POST": PROJECTS_WRITE}
 
-    @extend_schema(operation_id="testIntegration", request=TrialWish, responses={200: TrialRow, 202: TrialRow})
+    @extend_schema(operation_id="testIntegration", request=TrialWish, responses={202: TrialRow})
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         wish = checked(TrialWish, request.data)
-        integration = connections.integration_seen(self.by.principal, identifier)
-        require(
-            self.by.principal, PROJECTS_WRITE, place_of(integration.project), readable=PROJECTS_READ, what="integration"
-        )  # fmt: skip
+        integration = _tried_by(self, identifier)
         credential = credential_in(request)
         session = credential if isinstance(credential, Session) else None
-        trial = vault_ways.try_integration(integration, session, self.by, write=wish["write"], now=now())
-        return Response(test_row(trial), status=202 if trial.ok is None and not trial.detail else 200)
+        return Response(test_row(vault_ways.try_integration(integration, session, self.by, write=wish["write"])), status=202)
+
+
+class IntegrationTestOne(Signed):
+    """How a test stands. One in a person's own name is shown to that person only."""
+
+    permissions = {"GET": PROJECTS_WRITE}
+
+    @extend_schema(operation_id="getIntegrationTest", responses=TrialRow)
+    def get(self, request: Request, identifier: uuid.UUID, test: uuid.UUID) -> Response:
+        integration = _tried_by(self, identifier)
+        return Response(test_row(vault_questions.seen(integration, test, VaultQuestion.TEST, self.by)))
+
+
+def _tried_by(operation: Signed, identifier: uuid.UUID) -> Integration:
+    integration = connections.integration_seen(operation.by.principal, identifier)
+    require(
+        operation.by.principal, PROJECTS_WRITE, place_of(integration.project), readable=PROJECTS_READ, what="integration"
+    )  # fmt: skip
+    return integration
 
 
 class VaultGrantRow(serializers.Serializer):
@@ -77,18 +100,25 @@ class VaultGrantRow(serializers.Serializer):
 
 
 class AccessRow(serializers.Serializer):
-    at = serializers.DateTimeField(help_text="when Azure said so; deny assignments and eligible roles are not in it")
+    at = serializers.DateTimeField(
+        allow_null=True,
+        help_text="when Azure said so, null while it is asked; deny assignments and eligible roles are not in it",
+    )
     vault_id = serializers.CharField()
     grants = VaultGrantRow(many=True)
 
 
 class IntegrationAccess(Signed):
-    """Who has a role on the vault of an integration. Kept for ten minutes; `refresh=true` asks Azure anew."""
+    """Who has a role on the vault of an integration. Kept for ten minutes; `refresh=true` asks Azure anew.
+
+    While the gateway is asked the answer is 202 without a list; ask again after `Retry-After`.
+    """
 
     permissions = {"GET": PROJECTS_READ}
 
     @extend_schema(
-        operation_id="listIntegrationAccess", parameters=[OpenApiParameter("refresh", bool)], responses=AccessRow
+        operation_id="listIntegrationAccess", parameters=[OpenApiParameter("refresh", bool)],
+        responses={200: AccessRow, 202: AccessRow},
     )  # fmt: skip
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         integration = connections.integration_seen(self.by.principal, identifier)
@@ -96,6 +126,10 @@ class IntegrationAccess(Signed):
         session = credential if isinstance(credential, Session) else None
         fresh = request.query_params.get("refresh", "").lower() == "true"
         found = vault_grants.access_of(integration, session, self.by, fresh=fresh, now=now())
+        if found is None:
+            vault_id = str(integration.config.get("vault_id", ""))
+            waiting: dict[str, Any] = {"at": None, "vault_id": vault_id, "grants": []}
+            return Response(waiting, status=202, headers={"Retry-After": str(vault_questions.RETRY_SECONDS)})
         return Response({"at": rfc3339(found.at), "vault_id": found.vault_id, "grants": found.grants})
 
 
@@ -175,15 +209,18 @@ class VaultsClose(Signed):
         return Response(status=204)
 
 
-def test_row(trial: Trial) -> dict[str, Any]:
+def test_row(question: VaultQuestion) -> dict[str, Any]:
+    names = ("stage", "outcome", "milliseconds", "cause", "fix", "owner", "code")
     return {
-        "ok": trial.ok if trial.stages or not trial.detail else False,
-        "ran_at": trial.ran_at,
-        "auth_method": trial.method.value,
-        "stages": [
-            {name: stage[name] for name in ("stage", "outcome", "milliseconds", "cause", "fix", "owner", "code")}
-            for stage in trial.stages
-        ],
-        "task": str(trial.task) if trial.task else None,
-        "detail": trial.detail,
+        "id": str(question.id),
+        "state": "ended" if question.ended_at else "running",
+        "status_url": f"/api/v1/projects/integrations/{question.integration_id}/tests/{question.id}",
+        "ok": vault_questions.went_well(question),
+        "ran_at": question.ran_at,
+        "auth_method": question.method,
+        "stages": [{name: stage[name] for name in names} for stage in question.answer.get("stages", [])],
+        "task": str(question.task) if question.task else None,
+        "detail": question.detail,
+        "asked_at": rfc3339(question.begun_at),
+        "ended_at": rfc3339(question.ended_at),
     }

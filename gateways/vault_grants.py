@@ -18,21 +18,24 @@ from accounts.changes import By
 from accounts.models import Session
 from common.direct import give_connection_back
 from common.errors import Conflict, MazeVaultError, Unavailable, ValidationFailed
-from gateways import vault_ways
+from gateways import vault_questions, vault_ways
 from integrations.access import connection_of, method_of, vault_access
 from integrations.azure.cloud import AuthMethod
 from integrations.azure.credentials import Credentials
 from integrations.azure.egress import Guard
 from integrations.azure.rbac import RoleAssignments
-from integrations.models import AccessSnapshot, Integration
+from integrations.models import AccessSnapshot, Integration, VaultQuestion
 
 KEPT = timedelta(minutes=10)
 """A new role assignment takes as long to reach a vault, so nothing fresher would be true."""
 
 
-def access_of(integration: Integration, session: Session | None, by: By, *, fresh: bool, now: datetime) -> AccessSnapshot:
-    """The list as it was asked for at most `KEPT` ago, or anew. Raises `ValidationFailed`, `AzureTrouble`, `Unavailable`, and
-    `Conflict` (INTEGRATION_CHANGED) when the integration was pointed elsewhere while Azure was asked."""
+def access_of(integration: Integration, session: Session | None, by: By, *, fresh: bool, now: datetime) -> AccessSnapshot | None:
+    """The list as it was asked for at most `KEPT` ago, or anew; None while a gateway is being asked.
+
+    Raises `ValidationFailed`, `AzureTrouble`, `Unavailable`, and `Conflict` (INTEGRATION_CHANGED) when the integration was
+    pointed elsewhere while Azure was asked.
+    """
     vault_id = vault_access(integration).vault_id
     if not vault_id:
         raise ValidationFailed("config.vault_id: name the resource id of the vault; Resource Manager knows it by that only")
@@ -41,7 +44,15 @@ def access_of(integration: Integration, session: Session | None, by: By, *, fres
     kept = AccessSnapshot.objects.filter(integration=integration, seen_by=seen_by, vault_id=vault_id, at__gt=now - KEPT)
     if not fresh and (found := kept.first()):
         return found
-    at, grants = _here(integration, session, now) if method in _AT_THE_PRIMARY else _at_the_gateway(integration, by)
+    if method in _AT_THE_PRIMARY:
+        return _keep(integration, by, vault_id, seen_by, *_here(integration, session, now))
+    answered = _at_the_gateway(integration, method, by, now)
+    return _keep(integration, by, answered[0], seen_by, *answered[1:]) if answered else None
+
+
+def _keep(
+    integration: Integration, by: By, vault_id: str, seen_by: str, at: datetime, grants: list[dict[str, Any]]
+) -> AccessSnapshot:
     with transaction.atomic():
         _refuse_elsewhere(integration, vault_id)
         changes.record(by, "integration.access_listed", "integration", integration.id, {"grants": len(grants)})
@@ -73,13 +84,22 @@ def _here(integration: Integration, session: Session | None, now: datetime) -> t
     return found.at, [asdict(grant) for grant in found.grants]
 
 
-def _at_the_gateway(integration: Integration, by: By) -> tuple[datetime, list[dict[str, Any]]]:
-    task = vault_ways.ask_gateway(integration, "integration.access", by)
-    trouble = task.result.get("trouble")
+def _at_the_gateway(
+    integration: Integration, method: AuthMethod, by: By, now: datetime
+) -> tuple[str, datetime, list[dict[str, Any]]] | None:
+    """What a gateway has answered since it was asked last, with the vault it was asked of; else it is asked, and None."""
+    question = vault_questions.newest(integration, VaultQuestion.ACCESS, method)
+    if question is not None and question.ended_at is None:
+        return None
+    late = question is not None and question.ended_at is not None and question.ended_at < now - KEPT
+    if question is None or not vault_questions.taken(question) or late:
+        vault_questions.ask_gateway(integration, VaultQuestion.ACCESS, method, by)
+        return None
+    trouble = question.answer.get("trouble")
     if trouble:
         details = f"Fix: {trouble['fix']}. Owner: {trouble['owner']}."
         raise MazeVaultError(trouble["cause"], code=trouble["code"], status=502, details=details)
-    if "grants" not in task.result:
-        said = task.detail or "it has not answered yet"
+    if "grants" not in question.answer or "at" not in question.answer:
+        said = question.detail or "it has not answered"
         raise Unavailable(f"the gateway could not say who has access: {said}", code="GATEWAY_SILENT", retry_after=5)
-    return datetime.fromisoformat(task.result["at"]), list(task.result["grants"])
+    return question.vault_id, datetime.fromisoformat(question.answer["at"]), list(question.answer["grants"])

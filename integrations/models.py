@@ -80,6 +80,39 @@ class AccessSnapshot(models.Model):
         constraints = [models.UniqueConstraint(fields=["integration", "seen_by"], name="one_access_list_of_an_integration")]
 
 
+class VaultQuestion(models.Model):
+    """What somebody asked of an integration's vault, to be answered while nobody's request waits: a test, or who has access.
+
+    `task` is the gateway's when it is asked there. `answer` is what came back: `stages`, or `at` and `grants`, or `trouble`.
+    """
+
+    TEST, ACCESS = "test", "access"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    integration = models.ForeignKey(Integration, models.CASCADE, related_name="questions")
+    kind = models.CharField(max_length=8)
+    asked_by = models.CharField(max_length=64)
+    method = models.CharField(max_length=32)
+    vault_id = models.CharField(max_length=500, default="")
+    task = models.UUIDField(null=True)
+    ran_at = models.CharField(max_length=100, default="")
+    begun_at = models.DateTimeField(db_default=Now())
+    ended_at = models.DateTimeField(null=True)
+    answer = models.JSONField(default=dict)
+    detail = models.CharField(max_length=2000, default="")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["integration", "kind"], condition=Q(ended_at__isnull=True), name="one_open_question_of_a_kind"
+            )
+        ]
+        indexes = [
+            models.Index(fields=["begun_at"], condition=Q(ended_at__isnull=True), name="questions_open"),
+            models.Index(fields=["integration", "kind", "-begun_at"], name="questions_by_age"),
+        ]
+
+
 class SyncDirection(models.TextChoices):
     PULL = "pull"
     PUSH = "push"

@@ -21,7 +21,7 @@ from accounts.models import EntraSession, OboToken, Session, User
 from common.clock import now
 from common.errors import AuthenticationInvalid, PermissionRefused
 from common.models import AuditEntry
-from gateways import vault_grants, vault_ways
+from gateways import vault_grants, vault_questions, vault_ways
 from integrations.azure.cloud import Cloud
 from integrations.azure.errors import AccessDenied
 from integrations.azure.node_cloud import AzureNode
@@ -211,14 +211,15 @@ def integration(node: Node, sandbox: Sandbox, secret: str) -> Iterator[Integrati
 
 
 def test_an_integration_of_our_application_is_tried_in_the_name_of_whoever_asks(
-    session_of: Callable[..., Session], integration: Integration
+    session_of: Callable[..., Session], integration: Integration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Paul's group may read the NPR vault and nothing more; Stella has no role there, and nobody else's is used for her."""
+    monkeypatch.setattr(vault_questions, "in_a_thread", vault_questions.find_out)
     by = By(factories.principal())
     for user, failed in (("paul.project", []), ("stella.stranger", ["KEY_VAULT_ROLE_MISSING"] * 2)):
-        trial = vault_ways.try_integration(integration, session_of(user), by, write=False, now=now())
-        assert [stage["code"] for stage in trial.stages if stage["outcome"] == "failed"] == failed, trial
-        assert trial.ok is not bool(failed) and trial.ran_at == "primary"
+        trial = vault_ways.try_integration(integration, session_of(user), by, write=False)
+        assert [stage["code"] for stage in trial.answer["stages"] if stage["outcome"] == "failed"] == failed, trial.answer
+        assert vault_questions.went_well(trial) is not bool(failed) and trial.ran_at == "primary"
 
 
 def test_who_has_access_is_asked_in_a_persons_own_name_and_shown_to_nobody_else(

@@ -15,8 +15,10 @@ import httpx
 import pytest
 from django.apps import apps
 from django.conf import settings
+from django.db.models import F
 from msgspec import structs
 
+from accounts.changes import By
 from accounts.models import Project
 from common.clock import now
 from common.errors import PermissionRefused
@@ -26,12 +28,12 @@ from gateway_runtime import work
 from gateway_runtime.frames import TaskFrame
 from gateway_runtime.node import MayNotAct
 from gateway_runtime.vault_probes import VaultProbes
-from gateways import vault_grants, vault_ways
+from gateways import vault_grants, vault_questions
 from gateways.models import Task
 from integrations.azure import denials
 from integrations.azure.cloud import AuthMethod, Cloud
 from integrations.azure.node_cloud import AzureNode
-from integrations.models import AccessSnapshot, Integration, Vault, VaultUse
+from integrations.models import AccessSnapshot, Integration, Vault, VaultQuestion, VaultUse
 from protocol import messages, paths
 from protocol.vault_access import AskAccess, VaultAccess
 from sandbox.azure.directory import CLIENT_ID, TENANT_ID
@@ -242,27 +244,70 @@ class TestTrial:
         assert {one["code"] for one in failed} == {"KEY_VAULT_ROLE_MISSING"} and "assign" in failed[0]["fix"]
         assert denials.totals()["KEY_VAULT_ROLE_MISSING"] >= before + len(failed), "each denied call is counted"
 
-    def test_the_answer_of_the_gateway_comes_back_with_the_request(
+    def test_the_answer_of_the_gateway_is_found_where_the_request_was_told_to_look(
         self, admin: Person, integration: dict[str, Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         npr, _ = fleet_of("NPR")
         stage = {"stage": "dns", "outcome": "failed", "milliseconds": 3, "cause": "no such name", "fix": "correct it",
                  "owner": "network team", "code": "AZURE_UNREACHABLE", "retrying_helps": True}  # fmt: skip
-        monkeypatch.setattr(vault_ways.time, "sleep", lambda _: answer_for(npr, {"stages": [stage]}))
         status, body = admin.post(f"projects/integrations/{integration['id']}/test")
-        assert (status, body["ok"], body["ran_at"], body["stages"][0]["fix"]) == (200, False, "gw-npr-primary", "correct it")
-        assert AuditEntry.objects.filter(action="integration.tested").count() == 1
+        assert (status, body["ok"], body["state"], body["stages"]) == (202, None, "running", [])
+        answer_for(npr, {"stages": [stage, "no row", {"stage": 7}], "at": 3})
+        for _ in range(2):
+            status, body = admin.get(body["status_url"])
+            assert (status, body["ok"], body["ran_at"], body["state"]) == (200, False, "gw-npr-primary", "ended")
+            assert [one["fix"] for one in body["stages"]] == ["correct it"]
+        assert AuditEntry.objects.filter(action="integration.test_asked").count() == 1
+        assert AuditEntry.objects.get(action="integration.tested").details["ok"] is False
 
-    def test_without_a_gateway_the_task_is_named(
-        self, admin: Person, integration: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_no_request_waits_and_what_nobody_answers_ends(self, admin: Person, integration: dict[str, Any]) -> None:
         fleet_of("NPR")
-        monkeypatch.setattr(vault_ways, "TASK_SECONDS", 0.0)
-        status, body = admin.post(f"projects/integrations/{integration['id']}/test")
+        path, begun = f"projects/integrations/{integration['id']}/test", time.monotonic()
+        status, body = admin.post(path)
         assert (status, body["ok"]) == (202, None) and Task.objects.get(id=body["task"]).state == "pending"
+        assert time.monotonic() - begun < 5
+        status, refused = admin.post(path)
+        assert (status, refused["code"], refused["question"]) == (409, "QUESTION_OPEN", body["id"])
+        grow_old(body["id"])
+        ended = admin.get(body["status_url"])[1]
+        assert (ended["state"], ended["ok"]) == ("ended", False) and "no gateway of NPR answered" in ended["detail"]
+        again = admin.post(path)[1]
+        assert again["id"] != body["id"] and again["task"] == body["task"], "a task nobody has taken yet serves both"
+
+    def test_a_project_has_a_few_open_and_the_next_one_is_told_so(self, admin: Person, project: str) -> None:
+        fleet_of("NPR")
+        made = [admin.post(f"projects/{project}/integrations", {**config_of(NPR), "name": f"v{n}"})[1]["id"] for n in range(5)]
+        answers = [admin.post(f"projects/integrations/{one}/test") for one in made]
+        assert [status for status, _ in answers] == [202] * vault_questions.MOST_OF_A_PROJECT + [429]
+        assert answers[-1][1]["code"] == "TOO_MANY_QUESTIONS" and "of this project" in answers[-1][1]["error"]
+        grow_old(answers[0][1]["id"])
+        assert admin.post(f"projects/integrations/{made[-1]}/test")[0] == 202, "what has ended takes nobody's place"
+
+    def test_only_the_newest_answers_are_kept(self, admin: Person, integration: dict[str, Any]) -> None:
+        fleet_of("NPR")
+        for _ in range(vault_questions.KEPT + 3):
+            grow_old(admin.post(f"projects/integrations/{integration['id']}/test")[1]["id"])
+        assert VaultQuestion.objects.count() <= vault_questions.KEPT + 1
+
+    def test_a_trial_of_this_node_that_breaks_off_ends_with_a_sentence(self, integration: dict[str, Any], at_once: None) -> None:
+        def broken() -> Any:
+            raise RuntimeError("a fault of ours")
+
+        row = Integration.objects.get(id=integration["id"])
+        by = By(factories.principal())
+        question = vault_questions.ask_here(row, VaultQuestion.TEST, AuthMethod.CLIENT_SECRET, by, broken)
+        assert question.ended_at is not None and "the log of the server" in question.detail
+        assert "a fault of ours" not in question.detail
 
     def test_on_behalf_of_somebody_who_is_not_signed_in_with_entra_the_network_is_tried_and_the_token_explained(
-        self, admin: Person, project: str, sandbox: Sandbox, secret: str, monkeypatch: pytest.MonkeyPatch
+        self,
+        admin: Person,
+        project: str,
+        sandbox: Sandbox,
+        secret: str,
+        monkeypatch: pytest.MonkeyPatch,
+        at_once: None,
+        person: Any,
     ) -> None:
         be_on(monkeypatch, cloud_of(sandbox), ())
         wish = config_of(sandbox_vault(sandbox, "kv-mazevault-npr"), auth_method="on_behalf_of", tenant_id=TENANT_ID,
@@ -270,7 +315,9 @@ class TestTrial:
         _, row = admin.post(f"projects/{project}/integrations", wish)
         status, body = admin.post(f"projects/integrations/{row['id']}/test")
         found = {one["stage"]: one for one in body["stages"]}
-        assert (status, body["ok"], body["ran_at"], body["auth_method"]) == (200, False, "primary", "on_behalf_of")
+        assert (status, body["ok"], body["ran_at"], body["auth_method"]) == (202, False, "primary", "on_behalf_of")
+        assert admin.get(body["status_url"])[1] == body
+        assert person("project_admin").get(body["status_url"])[0] == 404, "a test in a person's own name is that person's"
         assert found["tls"]["outcome"] == "ok" and found["token"]["outcome"] == "failed", body
         assert found["token"]["owner"] == "the signed-in person" and secret not in str(body)
         assert admin.post(f"projects/integrations/{row['id']}/test", {"write": True})[0] == 400
@@ -336,13 +383,15 @@ class TestAccess:
         identifier = admin.post(f"projects/{project}/integrations", wish)[1]["id"]
         npr, _ = fleet_of("NPR")
         answers = [{"at": f"2026-01-0{day}T00:00:00+00:00", "grants": [GRANT] * day} for day in (1, 2)]
-        monkeypatch.setattr(vault_ways.time, "sleep", lambda _: answer_for(npr, answers[0]))
         monkeypatch.setattr(vault_grants, "KEPT", timedelta(days=36500))
         path = f"projects/integrations/{identifier}/access"
+        assert [admin.get(path) for _ in range(2)] == [
+            (202, {"at": None, "vault_id": wish["config"]["vault_id"], "grants": []})
+        ] * 2
+        answer_for(npr, answers[0])
         assert [admin.get(path)[1]["at"] for _ in range(2)] == ["2026-01-01T00:00:00.000000Z"] * 2
         assert Task.objects.filter(kind="integration.access").count() == 1
-        answers.pop(0)
-        status, body = admin.get(f"{path}?refresh=true")
+        status, body = told(admin, f"{path}?refresh=true", npr, answers[1])
         assert (status, body["at"], body["grants"]) == (200, "2026-01-02T00:00:00.000000Z", [GRANT] * 2)
 
     def test_who_had_access_to_the_former_vault_is_not_told_of_the_present_one(
@@ -354,23 +403,16 @@ class TestAccess:
         identifier = admin.post(f"projects/{project}/integrations", wishes[0])[1]["id"]
         path = f"projects/integrations/{identifier}"
         npr, _ = fleet_of("NPR")
-        grants, meanwhile = list[dict[str, Any]](), list[dict[str, Any]]()
-
-        def gateway(_: float) -> None:
-            while meanwhile:
-                assert admin.put(path, meanwhile.pop())[0] == 200
-            answer_for(npr, {"at": now().isoformat(), "grants": grants})
-
-        monkeypatch.setattr(vault_ways.time, "sleep", gateway)
         for number, wish in enumerate(wishes[:2], 1):
-            grants.append(GRANT)
             assert admin.put(path, wish)[0] == 200
-            status, body = admin.get(f"{path}/access")
+            status, body = told(admin, f"{path}/access", npr, {"at": now().isoformat(), "grants": [GRANT] * number})
             assert (status, body["vault_id"], len(body["grants"])) == (200, wish["config"]["vault_id"], number), body
-        meanwhile.append(wishes[2])
+        assert admin.get(f"{path}/access?refresh=true")[0] == 202
+        assert admin.put(path, wishes[2])[0] == 200
+        answer_for(npr, {"at": now().isoformat(), "grants": []})
         status, body = admin.get(f"{path}/access?refresh=true")
         assert (status, body["code"]) == (409, "INTEGRATION_CHANGED"), body
-        status, body = admin.get(f"{path}/access")
+        status, body = told(admin, f"{path}/access", npr, {"at": now().isoformat(), "grants": []})
         assert (status, body["vault_id"]) == (200, wishes[2]["config"]["vault_id"]), body
         assert [row.vault_id for row in AccessSnapshot.objects.all()] == [wishes[2]["config"]["vault_id"]]
 
@@ -378,8 +420,7 @@ class TestAccess:
         identifier = admin.post(f"projects/{project}/integrations", config_of(vault_id=f"{GROUP}/kv-mazevault-npr"))[1]["id"]
         npr, _ = fleet_of("NPR")
         trouble = {"cause": "no role", "fix": "assign Reader", "owner": "owner of the vault", "code": "ACCESS_DENIED"}
-        monkeypatch.setattr(vault_ways.time, "sleep", lambda _: answer_for(npr, {"trouble": trouble}))
-        status, body = admin.get(f"projects/integrations/{identifier}/access")
+        status, body = told(admin, f"projects/integrations/{identifier}/access", npr, {"trouble": trouble})
         assert (status, body["code"], "assign Reader" in body["details"]) == (502, "ACCESS_DENIED", True)
 
     def test_the_resource_id_must_be_that_of_the_vault(self, admin: Person, project: str, integration: dict[str, Any]) -> None:
@@ -430,8 +471,26 @@ def frame(url: str, resource_id: str = "", *, node: Leased | None = None, deadli
     return TaskFrame(cast(Any, Way(given)), cast(Any, node or Leased()), 1, deadline)
 
 
+def told(admin: Person, path: str, gateway: FakeGateway, result: dict[str, Any]) -> tuple[int, Any]:
+    """The answer to who asks again after the gateway has answered."""
+    assert admin.get(path)[0] == 202
+    answer_for(gateway, result)
+    return admin.get(path)
+
+
+def grow_old(identifier: str) -> None:
+    """As if nobody had answered this question for long."""
+    VaultQuestion.objects.filter(id=identifier).update(begun_at=F("begun_at") - vault_questions.LONGEST)
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has a thread of its own is done in the test's, which is the one that sees its rows."""
+    monkeypatch.setattr(vault_questions, "in_a_thread", vault_questions.find_out)
+
+
 def answer_for(gateway: FakeGateway, result: dict[str, Any]) -> None:
-    """What the gateway does while the request waits."""
+    """What the gateway does meanwhile."""
     offers = gateway.call(paths.TASK_CLAIM, messages.ClaimTasks(epoch=1, limit=5), messages.TaskOffers)
     for offer in offers.tasks:
         done = messages.TaskResult(offer.id, offer.claim, 1, "succeeded", 0.1, "", result, False)
