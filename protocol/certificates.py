@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 LARGEST_CSR = 8 * 1024
-MOST_CERTIFICATES = 32
+MOST_CERTIFICATES = 64
 """Of a chain with all its generations; more than that is no chain of ours and costs the time to look at it."""
 _PEM_REQUEST = re.compile(
     r"\A\s*-----BEGIN (?:NEW )?CERTIFICATE REQUEST-----[A-Za-z0-9+/=\s]+-----END (?:NEW )?CERTIFICATE REQUEST-----\s*\Z"

@@ -29,6 +29,9 @@ log = logging.getLogger("mazevault.vault.succession")
 
 MOST_CHANGES = 8
 """Changes of one authority in one pass; the next pass goes on. A Primary that was off for years needs four."""
+MOST_LIVING = 6
+"""Generations of one authority that are trusted at once; three when they follow each other by themselves. A trust document holds
+each of them under each root, and whoever reads it takes a bounded number (`protocol.trust`, `protocol.certificates`)."""
 
 
 class RootRefused(ValueError):
@@ -79,6 +82,8 @@ def announce(scope: str, now: datetime, actor: str, reason: str, *, root_key: ec
     """Begin a next generation now; None when one waits already. Raises `RootKeyAbsent` where the root's key is needed."""
     if CertificateAuthority.objects.filter(scope=scope, standing=Standing.NEXT).exists():
         return None
+    if _is_full(scope):
+        raise IssuingRefused(f"{MOST_LIVING} generations of {scope} are trusted already; wait until the oldest has ended")
     row = create(scope, Standing.NEXT, now, root_key=root_key, root=root)
     return _told(Changed(scope, Move.ANNOUNCE, row), now, actor, reason)
 
@@ -154,7 +159,8 @@ def _keep_up(scope: str, now: datetime, actor: str) -> list[Changed]:
     while len(made) < MOST_CHANGES:
         root = current(ROOT)
         change = _next_change(scope, facts(scope), now, root.not_after if root else None)
-        if change is None or (change.move is Move.ANNOUNCE and (root is None or root.sealed_key is None)):
+        can_make = root is not None and root.sealed_key is not None and not _is_full(scope)
+        if change is None or (change.move is Move.ANNOUNCE and not can_make):
             break
         made.append(_carry_out(scope, change, now, actor))
     return made
@@ -176,6 +182,10 @@ def _carry_out(scope: str, change: Change, now: datetime, actor: str) -> Changed
     made = announce(scope, now, actor, "the present one will be too old")
     assert made is not None  # noqa: S101  the decision saw no next generation, and the lock is held
     return made
+
+
+def _is_full(scope: str) -> bool:
+    return living(scope).count() >= MOST_LIVING
 
 
 def _root_key_is_here() -> bool:

@@ -16,7 +16,8 @@ from django.db import IntegrityError, connection, transaction
 from common.clock import now
 from common.locks import transaction_lock
 from common.models import AuditEntry
-from protocol.certificates import new_tls_key
+from protocol.certificates import MOST_CERTIFICATES, new_tls_key
+from protocol.trust import MOST_ROOTS
 from vault import authorities, certificates, generations, profiles, succession
 from vault.authorities import IssuingRefused, RootKeyAbsent
 from vault.generations import ROOT, Standing
@@ -152,6 +153,19 @@ class TestKeepingUp:
         CertificateAuthority.objects.filter(pk=row.pk).update(standing=Standing.RETIRED)
         with pytest.raises(RuntimeError, match="nothing was changed"), transaction.atomic():
             succession._move(row, Standing.CURRENT, Standing.RETIRED)
+
+    def test_generations_do_not_pile_up_by_hand_either(self) -> None:
+        """Whoever reads a trust document takes a bounded number of roots and of certificates."""
+        for scope in (ROOT, "platform"):
+            for _ in range(succession.MOST_LIVING - 1):
+                announced(scope, now())
+                promoted(scope, now())
+            with pytest.raises(IssuingRefused, match=r"generations of .* are trusted already"):
+                announced(scope, now())
+        assert len(authorities.trusted_roots()) <= MOST_ROOTS
+        assert authorities.living_chains("platform").count("BEGIN") <= MOST_CERTIFICATES
+        keep_up(end_of("NPR") - generations.rules_of("NPR").reserve)
+        assert standing_of("NPR") == [(1, "current"), (2, "next")], "one that is full keeps no other one waiting"
 
 
 @pytest.mark.usefixtures("primary")
