@@ -157,7 +157,6 @@ BOUNDED: Mapping[str, str] = {
     "vault_keyencryptionkey": "one a generation of a key",
     "vault_certificateauthority": "one a generation of an authority",
     "vault_crosscertificate": "one a generation of an authority, and root that lived with it",
-    "vault_vaultclaim": "changes of a vault under way: one a name, gone when it is recorded or settled",
     "vault_secret": "secrets; a deleted one stays as a tombstone, so that copies and syncs hear of its end",
     "integrations_integration": "configuration",
     "integrations_vault": "one a vault",

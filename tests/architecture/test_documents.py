@@ -8,6 +8,7 @@ import pytest
 
 from cli import documents
 from cli.stack.layout import ROOT
+from common.retained import GATEWAY, PRIMARY, settings_of
 from orchestrator.openapi import document
 from tests.architecture.test_api_rules import PEOPLE
 
@@ -23,11 +24,14 @@ def test_the_readme_lists_exactly_the_variables_the_code_reads() -> None:
     readers = (
         "orchestrator/environment",
         "orchestrator/mode",
+        "orchestrator/node/shape",
+        "orchestrator/variables",
         "integrations/azure/node_cloud",
         "integrations/azure/node_secrets",
     )
     code = "".join((ROOT / f"{reader}.py").read_text() for reader in readers)
     read = set(re.findall(r"""environ(?:\.get\(|, |\[)["\']([A-Z_]+)["\']""", code))
+    read |= {name for mode in (PRIMARY, GATEWAY) for name in settings_of(mode)}
     listed = set(re.findall(r"^\| `([A-Z_]+)`", README, re.MULTILINE))
     assert read - listed == set()
     assert listed - read == set()
@@ -35,7 +39,8 @@ def test_the_readme_lists_exactly_the_variables_the_code_reads() -> None:
 
 
 def test_no_other_file_of_the_nodes_reads_the_environment() -> None:
-    files = ("environment", "mode", "celery", "wsgi", "settings/test", "settings/primary", "settings/gateway")
+    files = ("environment", "mode", "celery", "wsgi", "settings/test", "settings/primary", "settings/gateway",
+             "node/parent", "node/template", "node/probe")  # fmt: skip
     allowed = {f"orchestrator/{name}.py" for name in files}
     packages = (
         "orchestrator",

@@ -17,6 +17,7 @@ from django.db.models.functions import Now
 from failover import driver
 from failover.models import EnvironmentState, Operation
 from gateways import directives, signs
+from gateways.instances import Seat
 from gateways.models import Route, SignOfLife
 from protocol import messages, paths
 from tests.conftest import Person
@@ -286,9 +287,9 @@ class TestSigns:
 
     def test_a_question_changes_the_directive_so_that_the_waiting_call_returns(self, npr: Pair) -> None:
         _, second = npr
-        before = directives.directive_for(second.row).revision
+        before = directives.directive_for(second.row, Seat(True)).revision
         signs.ask(second.row)
-        assert directives.directive_for(second.row).revision != before
+        assert directives.directive_for(second.row, Seat(True)).revision != before
 
     def test_a_gateway_answers_for_itself_only(self, npr: Pair) -> None:
         first, second = npr

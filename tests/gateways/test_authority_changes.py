@@ -21,6 +21,7 @@ from common.locks import lock_number
 from common.models import AuditEntry
 from gateways import authority_changes, authority_report, directives, identity, tokens
 from gateways.authority_changes import Wish
+from gateways.instances import Seat
 from gateways.models import GatewayCertificate, PrimaryKeyPair
 from gateways.tokens import TokenWish
 from protocol.bootstrap_token import unpack
@@ -44,7 +45,7 @@ def rotated(authority: str, at: timedelta = timedelta(), **more: Any) -> str:
 
 
 def renew_orders(npr: Pair) -> list[bool]:
-    return [directives.directive_for(gateway.row).renew_certificate for gateway in npr]
+    return [directives.directive_for(gateway.row, Seat(True)).renew_certificate for gateway in npr]
 
 
 class TestInPeace:
