@@ -22,7 +22,8 @@ from protocol.messages import AskDirective, Directive
 def channel() -> Channel:
     return Channel(
         urls=("https://one.example", "https://two.example"), known=Known(("a-pin",)), keys=Keys.generate(),
-        generation=uuid.uuid4(), sequences=Sequences(), sender="a-gateway", environment="NPR", identity=None, tls_file=None,
+        generation=uuid.uuid4(), instance=uuid.uuid4(), sequences=Sequences(),
+        sender="a-gateway", environment="NPR", identity=None, tls_file=None,
         master_key=b"0" * 32,
     )  # fmt: skip
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,7 +217,15 @@ def test_a_secret_file_of_another_system_is_read_or_refused_in_a_sentence(tmp_pa
         secret({"NAME_FILE": str(path)}, "NAME")
 
 
-def test_the_folder_of_the_sockets_is_private_and_does_not_stay(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Sockets have short names; pytest's own folders may have long ones."""
+    with tempfile.TemporaryDirectory(prefix="mv-") as name:
+        yield Path(name)
+
+
+def test_the_folder_of_the_sockets_is_private_and_does_not_stay(monkeypatch: pytest.MonkeyPatch, short_path: Path) -> None:
+    tmp_path = short_path
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     dead = tmp_path / "mazevault-node-dead"
     dead.mkdir()
