@@ -108,7 +108,7 @@ SOURCES = f"""
     LEFT JOIN gateways_gatewaystatus s ON s.gateway_id = g.id
     LEFT JOIN gateways_route r ON r.environment_id = g.environment_id
     LEFT JOIN LATERAL (SELECT not_before, not_after, renewal_ordered_at FROM gateways_gatewaycertificate
-                        WHERE gateway_id = g.id AND revoked_at IS NULL ORDER BY not_after DESC LIMIT 1) c ON true
+                        WHERE gateway_id = g.id AND revoked_at IS NULL ORDER BY not_after DESC, issued_at DESC LIMIT 1) c ON true
     LEFT JOIN LATERAL (SELECT sum(good) AS good, sum(bad) AS bad FROM gateways_taskminute
                         WHERE gateway_id = g.id
                           AND minute > statement_timestamp() - interval '{int(TASK_WINDOW.total_seconds())} seconds') t ON true
