@@ -111,8 +111,14 @@ def _silent_source(step: Step) -> str:
     return told_of_silence(source, step.moment) if source else ""
 
 
+def _failing(step: Step) -> str:
+    rows = step.operation.checks if step.operation else []
+    return "; ".join(row["sentence"] for row in rows if row["level"] == "hard" and not row["passed"])[:400]
+
+
 _DETAILS: Mapping[Event, Callable[[Step], str]] = {
     Event.DANGER: lambda step: step.route.danger,
+    Event.CHECKS_FAILED: _failing,
     Event.FENCE_ACKNOWLEDGED: _last_write,
     Event.DRAIN_TIMED_OUT: _waited_for,
     Event.DRAIN_PASSED_OVER: _waited_for,
@@ -160,7 +166,7 @@ def _promote(step: Step, role: Role) -> None:
     routes.promote(step.route, fresh, step.operation.id if step.operation else None)
     dispatch.orphan_tasks_of_past_epochs(step.route.environment_id, step.route.epoch, step.moment)
     if step.route.epoch > 1:
-        surveys.offer(step.route, step.moment)
+        surveys.offer(step.route, step.moment, forced=bool(step.operation and step.operation.forced_by))
 
 
 def _lift_hold(step: Step) -> None:

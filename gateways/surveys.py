@@ -33,13 +33,16 @@ CLOCKS_APART = timedelta(seconds=5)
 """A vault's clock may differ from ours by so much; what is nearer to the promotion was sent before it."""
 
 
-def offer(route: Route, moment: datetime) -> int:
-    """Part of the promoting transaction: a look at each vault of the environment, once every call of before must have ended."""
-    timing = settings.MAZEVAULT.timing
+def offer(route: Route, moment: datetime, *, forced: bool = False) -> int:
+    """Part of the promoting transaction: a look at each vault of the environment, once every call of before must have ended.
+
+    After a forced move the old gateway may have gone on for a while, so nothing is excused by a clock that differs.
+    """
+    timing, since = settings.MAZEVAULT.timing, moment if forced else moment + CLOCKS_APART
     pause = timedelta(seconds=timing.lease_ttl + timing.effect_deadline)
     chosen = _one_for_each_vault(route.environment_id)
     for integration in chosen:
-        wish = {"integration": str(integration.id), "epoch": route.epoch, "since": (moment + CLOCKS_APART).isoformat()}
+        wish = {"integration": str(integration.id), "epoch": route.epoch, "since": since.isoformat()}
         dispatch.offer(route.environment_id, KINDS[KIND], wish, actor=SYSTEM, address="", pause=pause)
     return len(chosen)
 

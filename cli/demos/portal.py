@@ -38,7 +38,7 @@ class Portal:
         )
 
         self._before = 0
-        self._before = len(self._log())
+        self._before = len(self.changes())
 
     def __enter__(self) -> Self:
         return self
@@ -72,20 +72,20 @@ class Portal:
 
     def writes(self) -> int:
         """How many changes the vault has seen since then."""
-        return len(self._log())
+        return len(self.changes())
 
     def deletions(self) -> int:
-        return sum(row["action"] == "delete" for row in self._log())
+        return sum(row["action"] == "delete" for row in self.changes())
 
     def versions(self) -> Counter[str]:
         """How many versions were ever set of each name."""
-        return Counter(row["name"] for row in self._log() if row["action"] == "set")
+        return Counter(row["name"] for row in self.changes() if row["action"] == "set")
 
     def epochs(self) -> list[int]:
         """The epochs of our own changes that carry one, in the order in which the vault took them."""
-        return [int(row["tags"]["mazevault-epoch"]) for row in self._log() if row["tags"].get("mazevault-epoch")]
+        return [int(row["tags"]["mazevault-epoch"]) for row in self.changes() if row["tags"].get("mazevault-epoch")]
 
-    def _log(self) -> list[dict[str, Any]]:
-        """Changes of this vault since this portal was opened."""
+    def changes(self) -> list[dict[str, Any]]:
+        """Changes of this vault since this portal was opened, in the order in which it took them."""
         rows = self._control.get("vault-writes").raise_for_status().json()["value"]
         return [row for row in rows if row["vault"] == self.vault][self._before :]

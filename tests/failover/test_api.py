@@ -483,6 +483,8 @@ def test_a_target_that_dies_between_request_and_step_aborts_cleanly(npr: Pair, a
     driver.drive_all()
     body = state_of(admin)
     assert (body["state"], body["operation"], body["last_operation"]["outcome"]) == ("PRIMARY_ACTIVE", None, "aborted")
+    told = admin.get("admin/failover/NPR/history")[1][0]["sentence"]
+    assert told.startswith("a hard check failed; nothing was changed: gw-npr-dr: its last heartbeat is")
     assert npr[0].renew_lease().verdict == "granted"
 
 
