@@ -110,8 +110,8 @@ RULES: tuple[Rule, ...] = (
          "ended, and not the last one of its project and environment", ON_PRIMARY, "MAZEVAULT_RETENTION_HISTORY_DAYS", least=30,
          guard="t.ended_at IS NOT NULL AND EXISTS (SELECT 1 FROM integrations_storagemove n WHERE n.project_id = t.project_id "
                "AND n.gateway_environment = t.gateway_environment AND n.created_at > t.created_at)"),
-    Rule("integrations_vaultquestion", "each connection test, each list of who has access", 30, "begun_at",
-         "the newest twenty of each integration and kind", ON_PRIMARY, "MAZEVAULT_RETENTION_TASK_DAYS"),
+    Rule("integrations_vaultquestion", "each connection test, each list of who has access; twenty of an integration at most", 30,
+         "begun_at", "", ON_PRIMARY, "MAZEVAULT_RETENTION_TASK_DAYS"),
     Rule("integrations_syncrun", "each run of a sync rule", 0, "created_at", "the newest of each rule stay, by number",
          ON_PRIMARY, done_by="gateways.sync_runs, when a run ends"),
     Rule("integrations_syncstep", "each step of a run", 0, "", "with its run", ON_PRIMARY, done_by="gateways.sync_runs"),
