@@ -28,8 +28,8 @@ CLOCK_SKEW = 60.0
 
 
 _RESERVE: LiteralString = """
-INSERT INTO gateway_runtime_messagenumbers AS kept (id, next) VALUES (1, %(floor)s + %(block)s)
-ON CONFLICT (id) DO UPDATE SET next = greatest(kept.next, %(floor)s) + %(block)s RETURNING next
+INSERT INTO gateway_runtime_messagenumbers AS kept (id, next) VALUES (1, %(floor)s::bigint + %(block)s)
+ON CONFLICT (id) DO UPDATE SET next = greatest(kept.next, %(floor)s::bigint) + %(block)s RETURNING next
 """
 
 

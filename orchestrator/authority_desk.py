@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from django.conf import settings
 from django.core.management.base import CommandError
 from django.db import transaction
 
@@ -31,22 +29,7 @@ ACTOR = "operator:keys"
 Tell = Callable[[str], Any]
 
 
-def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("--authority", default="", help="begin a new generation of: an environment, PLATFORM, ROOT or CHANNEL")
-    parser.add_argument("--now", action="store_true", help="it signs at once, because the key of the present one leaked")
-    parser.add_argument("--grace", type=float, default=authority_changes.GRACE / timedelta(hours=1),
-                        help="with --now: hours the present one is still trusted (0 to 168)")  # fmt: skip
-    parser.add_argument("--confirm", default="", help="with --now: the authority's name once more")
-    parser.add_argument("--reason", default="", help="for the audit trail")
-    parser.add_argument("--root-key", default="", help="file with the root's key (encrypted PKCS #8 PEM), where it is not here")
-    parser.add_argument("--import-root", default="", help="with --authority ROOT: file with a root certificate made elsewhere")
-    parser.add_argument("--passphrase-file", default="", help="passphrase of that key file")
-    parser.add_argument("--out", default="", help="export-root: the file to write")
-
-
 def handle(options: Mapping[str, Any], tell: Tell) -> None:
-    if settings.MAZEVAULT.gateway is not None:
-        raise CommandError("authorities are the Primary's; run this there")
     try:
         {"list": _list, "rotate": _rotate, "export-root": _export, "remove-root": _remove}[options["verb"]](options, tell)
     except (MazeVaultError, RootKeyAbsent, RootRefused, IssuingRefused, OSError, ValueError) as error:
@@ -87,7 +70,7 @@ def _rotate(options: Mapping[str, Any], tell: Tell) -> None:
 
 
 def _wish(options: Mapping[str, Any], now: datetime) -> Wish:
-    authority, grace = _named(options["authority"]), timedelta(hours=options["grace"])
+    authority, grace = _named(options["authority"]), _grace(options["grace"])
     if not timedelta() <= grace <= authority_changes.LONGEST_GRACE:
         raise CommandError(f"--grace must be 0 to {authority_changes.LONGEST_GRACE / timedelta(hours=1):.0f} hours")
     if options["import_root"] and authority != ROOT:
@@ -97,6 +80,10 @@ def _wish(options: Mapping[str, Any], now: datetime) -> Wish:
     key = _key(options) if options["root_key"] else None
     root = _foreign(options["import_root"], key, now) if key and options["import_root"] else None
     return Wish(authority, ACTOR, options["reason"] or "asked for by an operator", options["now"], grace, key, root)
+
+
+def _grace(hours: float | None) -> timedelta:
+    return authority_changes.GRACE if hours is None else timedelta(hours=hours)
 
 
 def _named(text: str) -> str:

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from msgspec import Struct
 
 from protocol.certificates import pin_of
+from protocol.decoding import decode_json
 
 MOST_ROOTS = 8
 """Three live at once at most when they renew themselves; each change by hand adds one."""
@@ -48,10 +49,10 @@ def sign_root_set(roots: RootSet, signer: Ed25519PrivateKey) -> str:
 def open_root_set(text: str, signing_key: Ed25519PublicKey) -> RootSet:
     """The statement, or `RootSetRefused`."""
     try:
-        signed = msgspec.json.decode(text, type=_Signed, strict=True)
+        signed = decode_json(text, _Signed)
         body = _bytes(signed.body)
         signing_key.verify(_bytes(signed.signature), _CONTEXT + body)
-        found = msgspec.json.decode(body, type=RootSet, strict=True)
+        found = decode_json(body, RootSet)
     except (InvalidSignature, msgspec.DecodeError, ValueError) as error:
         raise RootSetRefused("the list of roots is not signed by the Primary") from error
     if not 1 <= len(found.pins) <= MOST_ROOTS:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import time
 from argparse import ArgumentParser
+from collections.abc import Mapping
 from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from common.clock import now
-from orchestrator import authority_desk
 from vault import encryption, keys
 from vault.encryption import MasterKeyMismatch, SealBroken
 
@@ -32,7 +32,7 @@ class Command(BaseCommand):
         parser.add_argument("--master", action="store_true", help="wrap all keys under the current MAZEVAULT_MASTER_KEY")
         parser.add_argument("--environment", default="", help="give an environment (or: platform) a new key")
         parser.add_argument("--output", choices=["text", "json"], default="text")
-        authority_desk.add_arguments(parser)
+        _add_authority_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -41,7 +41,7 @@ class Command(BaseCommand):
             elif options["authority"] and (options["master"] or options["environment"]):
                 raise CommandError("rotate one thing at a time: --master, --environment CODE, or --authority NAME")
             elif options["verb"] != "rotate" or options["authority"]:
-                authority_desk.handle(options, self.stdout.write)
+                self._authorities(options)
             elif options["master"] == bool(options["environment"]):
                 raise CommandError("say what to rotate: --master, --environment CODE, or --authority NAME")
             elif options["master"]:
@@ -50,6 +50,13 @@ class Command(BaseCommand):
                 self._rotate_scope(_scope(options["environment"]))
         except (MasterKeyMismatch, SealBroken) as error:
             raise CommandError(str(error)) from error
+
+    def _authorities(self, options: Mapping[str, Any]) -> None:
+        if settings.MAZEVAULT.mode == "gateway":
+            raise CommandError("authorities are the Primary's; run this there")
+        from orchestrator import authority_desk  # a gateway has no tables of authorities
+
+        authority_desk.handle(options, self.stdout.write)
 
     def _status(self, output: str) -> None:
         found = describe()
@@ -94,6 +101,18 @@ class Command(BaseCommand):
                 self.stdout.write(f"{scope}: {done} of {total} values sealed anew")
                 if step.broken:
                     self.stderr.write(f"{scope}: {step.broken} values do not open and are left as they are")
+
+
+def _add_authority_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--authority", default="", help="begin a new generation of: an environment, PLATFORM, ROOT or CHANNEL")
+    parser.add_argument("--now", action="store_true", help="it signs at once, because the key of the present one leaked")
+    parser.add_argument("--grace", type=float, help="with --now: hours the present one is still trusted (0 to 168; 24)")
+    parser.add_argument("--confirm", default="", help="with --now: the authority's name once more")
+    parser.add_argument("--reason", default="", help="for the audit trail")
+    parser.add_argument("--root-key", default="", help="file with the root's key (encrypted PKCS #8 PEM), where it is not here")
+    parser.add_argument("--import-root", default="", help="with --authority ROOT: file with a root certificate made elsewhere")
+    parser.add_argument("--passphrase-file", default="", help="passphrase of that key file")
+    parser.add_argument("--out", default="", help="export-root: the file to write")
 
 
 def describe() -> dict[str, Any]:

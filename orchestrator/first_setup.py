@@ -1,0 +1,25 @@
+"""What a Primary needs beside its tables: environments, authorities, channel keys, server certificate, roles, administrator."""
+
+from __future__ import annotations
+
+from accounts.organizations import ensure_default_organization
+from accounts.setup import ensure_admin, ensure_system_roles
+from failover.transitions import state_of
+from gateways import generation, identity, routes
+from orchestrator.environment import Settings
+from orchestrator.listener import ensure_server_certificate
+from vault import succession
+
+
+def set_up(node: Settings) -> bool:
+    """Create what is missing; True when that was the administrator. Raises `ValueError` for an unusable password file."""
+    routes.ensure_environments(node.gateway_environments)
+    for code in node.gateway_environments:
+        state_of(code)
+    succession.ensure_authorities(node.gateway_environments)
+    ensure_system_roles()
+    ensure_default_organization()
+    generation.look()
+    identity.ensure_keys()
+    ensure_server_certificate(node.tls_directory)
+    return ensure_admin(node.admin_email, node.admin_password_file)
