@@ -6,10 +6,10 @@ disagreement with a clock that cannot be set. Then the whole wait starts again.
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 from uuid import UUID
 
+from common.clock import boottime
 from common.process_locks import ProcessLock
 
 LARGEST_DISAGREEMENT = 1.0
@@ -37,8 +37,3 @@ class ClockWitness:
     def forget(self, operation: UUID) -> None:
         with self._lock:
             self._first.pop(operation, None)
-
-
-def boottime() -> float:
-    """Seconds on a clock that nobody can set and that counts suspend where the system has one."""
-    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from common.clock import boottime
 from gateway_runtime.client import Channel, PrimaryRefused
-from gateway_runtime.node import MayNotAct, Node, boottime
+from gateway_runtime.node import MayNotAct, Node
 from integrations.azure.errors import OutcomeUnknown
 from protocol.messages import Message
 

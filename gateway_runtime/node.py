@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from common import outside
+from common.clock import boottime, process_clock
 from common.process_locks import Condition, ProcessLock, Rank
 from gateway_runtime import lease as leases
 from gateway_runtime import state
@@ -51,12 +53,6 @@ class Standing:
     fenced: Fenced | None
     running_effects: int
     serving: bool
-
-
-def boottime() -> float:
-    """Seconds on a clock that also counts while the machine sleeps, where the system has one (DESIGN §7)."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return time.clock_gettime(clock)
 
 
 class Node:
@@ -180,13 +176,16 @@ class Node:
     def effect(self) -> Iterator[int]:
         """The only gate to the outside: yields the epoch to act under, or raises `MayNotAct`.
 
-        The lease must outlive the hard deadline of the call that follows (DESIGN §7).
+        The lease must outlive the hard deadline of the call that follows (DESIGN §7), and nothing leaves after that deadline,
+        however long this process stood still in between.
         """
+        boot, wall = boottime(), process_clock()
         with self._lock:
             epoch = self._permit()
             self._running += 1
         try:
-            yield epoch
+            with outside.acting_for(self.timing.effect_deadline, since_boot=boot, since_wall=wall):
+                yield epoch
         finally:
             with self._lock:
                 self._running -= 1
@@ -308,13 +307,13 @@ class Node:
             raise MayNotAct("the gateway is stopping")
         if self._lease is None:
             raise MayNotAct("the gateway holds no lease")
-        permission = leases.may_start_effect(self._lease, boottime(), time.time(), self.timing.effect_deadline, self._fenced)
+        permission = leases.may_start_effect(self._lease, boottime(), process_clock(), self.timing.effect_deadline, self._fenced)
         if not permission.allowed:
             raise MayNotAct(permission.reason)
         return self._lease.epoch
 
     def _seconds_left(self) -> float:
-        return leases.seconds_left(self._lease, boottime(), time.time()) if self._lease else 0.0
+        return leases.seconds_left(self._lease, boottime(), process_clock()) if self._lease else 0.0
 
     def _drop_lease(self, why: str) -> None:
         if self._lease is not None:

@@ -22,6 +22,7 @@ from django.db import connection
 
 from accounts.jobs import forget_old_failures
 from common import audit, lanes, retention
+from common.clock import boottime
 from common.clock import now as clock_now
 from common.lanes import Lane
 from common.process_locks import ProcessLock, Rank
@@ -43,7 +44,7 @@ from gateway_runtime import (
 from gateway_runtime import identity as identities
 from gateway_runtime.client import CallsPaused, Channel, Known, PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.identity import Identity
-from gateway_runtime.node import Node, boottime
+from gateway_runtime.node import Node
 from gateway_runtime.replica import Pulled
 from gateway_runtime.results import Reports
 from gateway_runtime.resync import ResyncOrder

@@ -13,12 +13,13 @@ from typing import Any
 import msgspec
 from django.db import IntegrityError, transaction
 
+from common.clock import boottime
 from common.clock import now as clock_now
 from gateway_runtime import probes, results, storage_move, sync_run, vaults
 from gateway_runtime.client import Channel
 from gateway_runtime.frames import Executor, TaskFrame, TaskImpossible
 from gateway_runtime.models import Effect
-from gateway_runtime.node import MayNotAct, Node, boottime
+from gateway_runtime.node import MayNotAct, Node
 from integrations.azure.connection_test import PROBE_OWNER, test_connection
 from integrations.azure.egress import CALL_SECONDS
 from integrations.azure.errors import AzureTrouble, ObjectMissing

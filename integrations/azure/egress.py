@@ -11,7 +11,6 @@ import re
 import socket
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from urllib3.connection import HTTPSConnection
 from urllib3.connectionpool import HTTPSConnectionPool
 
 from common import outside
+from common.clock import boottime
 from integrations.azure.cloud import Cloud
 from integrations.azure.errors import AddressRefused, ServiceTrouble, Unreachable
 
@@ -156,7 +156,7 @@ class Deadline:
     """
 
     def __init__(self, seconds: float) -> None:
-        self._at = time.monotonic() + seconds
+        self._at = boottime() + seconds
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self.sent = self.expired = False
@@ -167,7 +167,7 @@ class Deadline:
     @property
     def left(self) -> float:
         """Seconds until the end, never below zero."""
-        return max(0.0, self._at - time.monotonic())
+        return max(0.0, self._at - boottime())
 
     def watch(self, watched: socket.socket | None) -> None:
         if watched is None:
@@ -300,6 +300,11 @@ class _Connection(HTTPSConnection):
             deadline.sent = deadline.sent or "authorization" in {name.lower() for name in headers or {}}
         super().request(method, url, body=body, headers=headers, **more)
 
+    def send(self, data: Any) -> None:
+        """Head and body leave in pieces, and this process may stand still before each of them."""
+        _refuse_late(self.deadline_of())
+        super().send(data)
+
     def close(self) -> None:
         super().close()
         if self._watched:
@@ -308,7 +313,7 @@ class _Connection(HTTPSConnection):
 
 
 def _refuse_late(deadline: Deadline | None) -> None:
-    if deadline and not deadline.left:
+    if (deadline and not deadline.left) or outside.right_is_over():
         raise Unreachable("there was no time left to send the request", "try again")
 
 

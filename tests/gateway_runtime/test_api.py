@@ -8,8 +8,8 @@ import time
 import pytest
 from django.test import RequestFactory
 
+from common.clock import boottime
 from gateway_runtime import api, current
-from gateway_runtime.node import boottime
 from tests.gateway_runtime.conftest import Site
 from tests.gateway_runtime.test_node import directive
 

@@ -13,11 +13,11 @@ import psycopg
 import pytest
 from django.db import DatabaseError, connection, transaction
 
-from common.clock import now
+from common.clock import boottime, now
 from common.direct import open_connection
 from gateway_runtime import replica, state
 from gateway_runtime.models import NodeState
-from gateway_runtime.node import Node, boottime
+from gateway_runtime.node import Node
 from gateway_runtime.secrets_node import GatewayNode
 from gateway_runtime.state import Sequences
 from protocol.messages import Directive, FenceOrder

@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from common.clock import boottime
 from gateway_runtime import node as nodes
 from gateway_runtime import work
 from gateway_runtime.models import NodeState
-from gateway_runtime.node import MayNotAct, Node, boottime
+from gateway_runtime.node import MayNotAct, Node
 from protocol.messages import Directive, FenceOrder
 from protocol.timing import SHORT
 from protocol.vocabulary import Assignment

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from common.clock import boottime
 from gateway_runtime.breaker import FAILURES_TO_OPEN, PAUSE_CAP
 from gateway_runtime.models import PendingWrite
-from gateway_runtime.node import Node, boottime
+from gateway_runtime.node import Node
 from gateway_runtime.supervisor import EXPELLED, RETRY_CAP, Supervisor
 from protocol.messages import AskDirective, Directive
 from protocol.timing import SHORT, STANDARD, TimeProfile

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from common.clock import boottime
 from gateway_runtime import results
 from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable, _refusal_of
 from gateway_runtime.frames import TaskImpossible
 from gateway_runtime.models import Effect
-from gateway_runtime.node import boottime
 from gateway_runtime.results import ASIDE_SECONDS, BATCH_BYTES, LARGEST_RESULT, Reports
 from gateways.models import Task
 from protocol.messages import TaskResult, TaskResults, TaskVerdicts, encode

@@ -22,12 +22,11 @@ from accounts.models import EntraSession, Project, RoleGrant, Session, SignInAtt
 from accounts.sessions import hash_token
 from accounts.tokens import PREFIX as API_TOKEN_PREFIX
 from common import feed
-from common.clock import now
+from common.clock import boottime, now
 from common.errors import AuthenticationInvalid
 from common.models import AuditEntry
 from gateway_runtime import current, personal, replica, state
 from gateway_runtime.models import NodeState, PersonalTokens, ReplicaPrincipal, ReplicaToken
-from gateway_runtime.node import boottime
 from gateway_runtime.replica import Pulled
 from gateways.models import ToldPrincipal
 from gateways.replica_records import load

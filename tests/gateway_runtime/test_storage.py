@@ -16,10 +16,10 @@ from django.test import override_settings
 from accounts import sealed_config
 from accounts.models import Environment, Project, User
 from common import feed
+from common.clock import boottime
 from common.models import AuditEntry
 from gateway_runtime import vaults
 from gateway_runtime.models import PendingWrite
-from gateway_runtime.node import boottime
 from gateways.models import ReceivedWrite
 from integrations.azure.keyvault import KeyVault
 from integrations.azure.node_cloud import AzureNode

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from django.db import DatabaseError
 
+from common.clock import boottime
 from gateway_runtime import node as nodes
 from gateway_runtime import state, work
 from gateway_runtime.client import CallsPaused, PrimaryUnreachable
 from gateway_runtime.models import Effect, NodeState
-from gateway_runtime.node import Node, boottime
+from gateway_runtime.node import Node
 from gateway_runtime.state import OneProcess
 from gateway_runtime.supervisor import Supervisor
 from protocol import paths

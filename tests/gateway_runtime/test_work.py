@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from common.clock import boottime
 from gateway_runtime import node as nodes
 from gateway_runtime import work
 from gateway_runtime.frames import Executor, TaskFrame
 from gateway_runtime.models import Effect
-from gateway_runtime.node import Node, boottime
+from gateway_runtime.node import Node
 from gateway_runtime.results import LARGEST_RESULT
 from gateways.models import Task
 from protocol.messages import OfferedTask

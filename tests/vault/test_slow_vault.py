@@ -16,11 +16,10 @@ from django.db import OperationalError, connection
 from accounts.access import Grant, Principal, PrincipalKind
 from accounts.models import Environment, Project
 from common import lanes, outside
-from common.clock import now
+from common.clock import boottime, now
 from common.errors import MazeVaultError
 from common.lanes import Lane
 from gateway_runtime import state
-from gateway_runtime.node import boottime
 from gateway_runtime.secrets_node import GatewayNode
 from gateway_runtime.storage_ways import GatewayWays
 from gateways.storage_ways import PrimaryWays

@@ -9,9 +9,12 @@ from typing import Any
 
 import httpx
 import pytest
+from urllib3.connection import HTTPSConnection
 
+from common import outside
+from common.clock import boottime
 from common.errors import ValidationFailed
-from integrations.azure import keyvault
+from integrations.azure import egress, keyvault
 from integrations.azure.credentials import Credential, Credentials
 from integrations.azure.errors import (
     AzureTrouble,
@@ -259,3 +262,47 @@ def test_a_machine_without_the_identity_gets_a_token_error_that_says_so(
     on_machine("npr")
     with KeyVault(wish, Credentials(wish, cloud).own(), guard) as vault, pytest.raises(TokenTrouble, match="no managed identity"):
         vault.get("x")
+
+
+class Frozen:
+    """This process stands still right before one of the pieces of a request leaves, for longer than its right to act lives."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, clock: str, before: int) -> None:
+        self.slept = 0.0
+        send, now = egress._Connection.request, getattr(outside, clock)
+        monkeypatch.setattr(outside, clock, lambda: now() + self.slept)
+        write = HTTPSConnection.send
+
+        def request(connection: Any, *args: Any, **more: Any) -> None:
+            self.sleep_at(before, 1)
+            send(connection, *args, **more)
+
+        def wrote(connection: Any, data: Any) -> None:
+            write(connection, data)
+            self.sleep_at(before, 2)
+
+        monkeypatch.setattr(egress._Connection, "request", request)
+        monkeypatch.setattr(HTTPSConnection, "send", wrote)
+
+    def sleep_at(self, before: int, piece: int) -> None:
+        if before == piece:
+            self.slept = 60.0
+
+
+@pytest.mark.parametrize("clock", ["boottime", "process_clock"])
+@pytest.mark.parametrize("before", [1, 2], ids=["the head", "the body"])
+def test_a_process_that_stood_still_sends_nothing_when_it_wakes_up(
+    sandbox: Sandbox, open_vault: Open, monkeypatch: pytest.MonkeyPatch, clock: str, before: int
+) -> None:
+    """Whoever took over meanwhile wrote already; both clocks count, since a paused machine may have stopped one of them."""
+    vault = open_vault()
+    vault.set("db", "the first", MARKS)
+    with monkeypatch.context() as patch, pytest.raises(AzureTrouble):
+        began = boottime(), time.time()
+        Frozen(patch, clock, before)
+        with outside.acting_for(10.0, since_boot=began[0], since_wall=began[1]):
+            vault.set("db", "after a long sleep", MARKS)
+    assert vault.get("db").value == "the first"
+    with outside.acting_for(10.0, since_boot=boottime(), since_wall=time.time()):
+        vault.set("db", "the second", MARKS)
+    assert vault.get("db").value == "the second"
