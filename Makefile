@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check lint types contracts migrations-check bench docs docs-check demo-failover demo-outage demo-keyvault lock clean
+.PHONY: help run test test-long check lint types contracts migrations-check bench bench-check docs docs-check demo-failover demo-outage demo-keyvault lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -34,8 +34,11 @@ contracts: .venv/ready-dev ## who may import whom
 migrations-check: .venv/ready-dev ## every model change has its migration
 	@DJANGO_SETTINGS_MODULE=orchestrator.settings.test $(BIN)/python manage.py makemigrations --check --dry-run
 
-bench: .venv/ready-dev ## measure; prints JSON
-	@$(BIN)/python -m benchmarks
+bench: .venv/ready-dev ## measure beside limits and peers; prints JSON, writes docs/performance.md and its chart
+	@$(BIN)/python -m benchmarks --write
+
+bench-check: .venv/ready-dev ## measure the ratios that are promised; fails when one is far below
+	@$(BIN)/python -m benchmarks --check
 
 docs: .venv/ready-dev ## write the generated documents anew: OpenAPI, the failover diagram, the naming convention for Terraform
 	@$(BIN)/python -m cli.documents write

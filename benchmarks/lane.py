@@ -21,8 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
 from benchmarks import peers
 from benchmarks.fleet import BenchGateway
 from benchmarks.load import Asker, Connection, Tally, closed_loop, open_loop, request
@@ -260,21 +258,3 @@ def _resident_mb(pid: int) -> float:
 
 def _title(pid: int) -> str:
     return f"{pid} " + Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[-60:].strip()
-
-
-def limits(url: str, seconds: float) -> dict[str, object]:
-    """What PostgreSQL gives one connection: an indexed UPDATE and an indexed SELECT a second."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("CREATE TABLE IF NOT EXISTS bench_limit (id int PRIMARY KEY, n int)")
-        connection.execute("INSERT INTO bench_limit VALUES (1, 0) ON CONFLICT DO NOTHING")
-        rates = {}
-        for name, statement in (
-            ("update", "UPDATE bench_limit SET n = n + 1 WHERE id = 1"),
-            ("select", "SELECT n FROM bench_limit WHERE id = 1"),
-        ):
-            until, count = time.perf_counter() + seconds, 0
-            while time.perf_counter() < until:
-                connection.execute(statement, prepare=True)
-                count += 1
-            rates[f"{name}_per_second"] = round(count / seconds)
-    return rates

@@ -62,10 +62,12 @@ async def _etcd(binary: str, seconds: float, _people: int, gateways: int) -> dic
                 key = base64.b64encode(b"k%d" % next(keys)).decode()
                 return request("POST", "/v3/kv/put", json.dumps({"key": key, "value": value}).encode())
 
+            rates: dict[str, object] = {"version": _version([binary, "--version"])}
+            fresh = [(Connection(port, context), put) for _ in range(16)]
+            rates["put_new_connection"] = (await closed_loop(fresh, seconds, anew=True)).summary()
             granted = _call(port, context, "/v3/lease/grant", {"TTL": 600})["ID"]
             keepalive = json.dumps({"ID": granted}).encode()
             clients = [Connection(port, context) for _ in range(gateways)]
-            rates: dict[str, object] = {"version": _version([binary, "--version"])}
             rates["put_1kb"] = (await closed_loop([(one, put) for one in clients], seconds)).summary()
             ask: Asker = lambda: request("POST", "/v3/lease/keepalive", keepalive)  # noqa: E731
             rates["lease_keepalive"] = (await closed_loop([(one, ask) for one in clients], seconds)).summary()
