@@ -103,7 +103,7 @@ async def _openbao(binary: str, seconds: float, people: int, _gateways: int) -> 
             numbers = itertools.cycle(range(200))
             asks: dict[str, Asker] = {
                 "kv_write_1kb": lambda: request("POST", f"/v1/kv/data/k{next(numbers)}", body, **head),
-                "kv_read_1kb": lambda: request("GET", f"/v1/kv/data/k{next(numbers)}", **head),
+                "kv_read_1kb": lambda: request("GET", f"/v1/kv/data/k{next(numbers)}", b"", **head),
                 "pki_sign": lambda: request("POST", "/v1/pki/sign/any", csr, **head),
             }
             rates: dict[str, object] = {"version": _version([binary, "version"])}

@@ -7,6 +7,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from benchmarks.measure import spread
@@ -60,7 +61,7 @@ def _started(layout: Layout, environ: dict[str, str], *, keep: bool = False) -> 
 
 def _calls(primary: PrimaryClient) -> dict[str, object]:
     paths = {"gateway_health": "admin/gateway-health", "failover_status": "admin/failover/NPR", "health": "health"}
-    return {name: spread([_timed(lambda path=path: primary.get(path)) for _ in range(CALLS)]) for name, path in paths.items()}
+    return {name: spread([_timed(partial(primary.get, path)) for _ in range(CALLS)]) for name, path in paths.items()}
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -28,7 +28,7 @@ def sync() -> dict[str, object]:
         preview, shown = _run(scene, "preview")
         applied, done = _run(scene, "apply", confirm=shown["digest"])
         unchanged, idle = _run(scene, "apply")
-        bare = _timed(lambda: [scene.portal.set(f"bare-{number}", "x") for number in range(BARE)]) / BARE
+        bare = _timed(lambda: _set_bare(scene)) / BARE
     assert done["state"] == "succeeded" and idle["planned"] == {}, (done, idle)
     return {
         f"plan_of_{PLANNED}": planned,
@@ -47,6 +47,11 @@ def sync() -> dict[str, object]:
 class _Silent(Story):
     def say(self, line: str) -> None:
         """Nobody reads along."""
+
+
+def _set_bare(scene: Scene) -> None:
+    for number in range(BARE):
+        scene.portal.set(f"bare-{number}", "x")
 
 
 def _run(scene: Scene, phase: str, **wish: Any) -> tuple[float, dict[str, Any]]:

@@ -151,7 +151,7 @@ def _up_detached(layout: Layout) -> None:
 def _welcome(stack: Stack, seconds: float) -> None:
     shown = stack.describe()
     typer.echo(f"ready after {seconds:.1f} s (time profile {shown['time_profile']})")
-    typer.echo(f"  Primary         {shown['primary_url']}")
+    typer.echo(f"  Primary         {', '.join(shown['primary_urls'])}")
     typer.echo(f"  CA file         {shown['ca_file']}")
     typer.echo(f"  administrator   {shown['admin_email']}, password in {shown['admin_password_file']}")
     for gateway in shown["gateways"]:

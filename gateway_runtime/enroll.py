@@ -68,13 +68,13 @@ def primary_urls(known: tuple[str, ...]) -> tuple[str, ...]:
 
     Wherever it is found it has to show the pinned authority, so another address is never another Primary.
     """
-    return tuple(dict.fromkeys(url for url in (settings.MAZEVAULT.own_gateway.primary_url, *known) if url))
+    return tuple(dict.fromkeys(url for url in (*settings.MAZEVAULT.own_gateway.primary_urls, *known) if url))
 
 
 def _tell_of_other_url(stored: Identity) -> None:
-    given = settings.MAZEVAULT.own_gateway.primary_url
-    if given and stored.urls and given != stored.urls[0]:
-        log.info("PRIMARY_BACKEND_URL is %s: it counts before %s of the state file", given, ", ".join(stored.urls))
+    given = settings.MAZEVAULT.own_gateway.primary_urls
+    if given and stored.urls and given != stored.urls[: len(given)]:
+        log.info("PRIMARY_BACKEND_URL is %s: it counts before %s of the state file", ", ".join(given), ", ".join(stored.urls))
 
 
 def register(sequences: Sequences, instance: uuid.UUID) -> Identity:

@@ -28,6 +28,9 @@ from orchestrator.version import VERSION
 from protocol.timing import TimeProfile, TimingError, time_profile
 from protocol.vocabulary import Role
 
+MOST_PRIMARIES = 8
+"""Addresses of the Primary that a gateway tries one after the other."""
+
 
 @dataclass(frozen=True)
 class GatewaySettings:
@@ -36,7 +39,8 @@ class GatewaySettings:
     name: str
     environment: str
     role: str
-    primary_url: str
+    primary_urls: tuple[str, ...]
+    """Where a node of the Primary is looked for, one after the other."""
     bootstrap_token: str = field(repr=False)
     state_file: Path
     server_names: tuple[str, ...]
@@ -280,11 +284,19 @@ def _moment(environ: Mapping[str, str], name: str) -> datetime | None:
     return found.replace(tzinfo=found.tzinfo or UTC) if found else None
 
 
+def _primary_urls(text: str) -> tuple[str, ...]:
+    """One address for each node of the Primary, with commas between them."""
+    urls = tuple(dict.fromkeys(part for one in text.split(",") if (part := one.strip().rstrip("/"))))
+    wrong = [url for url in urls if not url.startswith("https://")]
+    if wrong:
+        raise EnvironmentMistake(f"PRIMARY_BACKEND_URL is {wrong[0]!r}; it must start with https://")
+    if len(urls) > MOST_PRIMARIES:
+        raise EnvironmentMistake(f"PRIMARY_BACKEND_URL names {len(urls)} addresses; at most {MOST_PRIMARIES} are tried")
+    return urls
+
+
 def _gateway(environ: Mapping[str, str]) -> GatewaySettings:
     name = environ.get("GATEWAY_NAME") or environ.get("MAZEVAULT_INSTANCE_ID", "")
-    url = environ.get("PRIMARY_BACKEND_URL", "").rstrip("/")
-    if url and not url.startswith("https://"):
-        raise EnvironmentMistake(f"PRIMARY_BACKEND_URL is {url!r}; it must start with https://")
     role = environ.get("MAZEVAULT_GATEWAY_ROLE", "")
     if role and role not in {item.value for item in Role}:
         raise EnvironmentMistake(f"MAZEVAULT_GATEWAY_ROLE is {role!r}; set it to primary or dr-standby")
@@ -292,7 +304,7 @@ def _gateway(environ: Mapping[str, str]) -> GatewaySettings:
         name=name,
         environment=environ.get("MAZEVAULT_GATEWAY_ENVIRONMENT", "").upper(),
         role=role,
-        primary_url=url,
+        primary_urls=_primary_urls(environ.get("PRIMARY_BACKEND_URL", "")),
         bootstrap_token=_secret(environ, "GATEWAY_BOOTSTRAP_TOKEN").strip(),
         state_file=Path(environ.get("MAZEVAULT_GATEWAY_STATE_FILE") or "/data/gateway-state.json"),
         server_names=_names(environ.get("MAZEVAULT_SERVER_NAMES") or "localhost,127.0.0.1"),

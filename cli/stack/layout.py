@@ -14,6 +14,7 @@ from common.files import write_private
 
 ROOT = Path(__file__).resolve().parents[2]
 PRIMARY_PORT, FIRST_GATEWAY_PORT, SANDBOX_PORT = 8443, 9443, 9447
+MOST_PRIMARIES = 3
 ADMIN_EMAIL = "admin@mazevault.com"
 
 
@@ -36,12 +37,33 @@ class GatewaySpec:
 
 
 @dataclass(frozen=True)
+class PrimarySpec:
+    """One node of the Primary. All share database, keys and Valkey; each has a port and a server certificate of its own."""
+
+    name: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
+
+
+@dataclass(frozen=True)
 class Layout:
     """All paths and ports of one stack, from its data folder and port base."""
 
     var: Path
     port_base: int | None = None
     time_profile: str = "standard"
+    nodes: int = 1
+    """How many nodes the Primary has."""
+
+    @property
+    def primaries(self) -> tuple[PrimarySpec, ...]:
+        """The first one has the name and the port it has alone."""
+        second = self.port_base + 6 if self.port_base else PRIMARY_PORT + 1
+        others = (PrimarySpec(f"primary-{number + 2}", second + number) for number in range(self.nodes - 1))
+        return (PrimarySpec("primary", self.primary_port), *others)
 
     @property
     def primary_port(self) -> int:
@@ -101,7 +123,7 @@ class Layout:
 
 
 def layout_from(environ: Mapping[str, str]) -> Layout:
-    """Read MAZEVAULT_VAR, MAZEVAULT_PORT_BASE and MAZEVAULT_TIME_PROFILE. Raises `StackError` that names the variable."""
+    """Read MAZEVAULT_VAR, _PORT_BASE, _TIME_PROFILE and _PRIMARIES. Raises `StackError` that names the variable."""
     text = environ.get("MAZEVAULT_PORT_BASE", "")
     if text and (not text.isdecimal() or not 1024 <= int(text) <= 65000):
         raise StackError(f"MAZEVAULT_PORT_BASE is {text!r}; set it to a number from 1024 to 65000")
@@ -109,7 +131,14 @@ def layout_from(environ: Mapping[str, str]) -> Layout:
         var=Path(environ.get("MAZEVAULT_VAR") or ROOT / "var").absolute(),
         port_base=int(text) if text else None,
         time_profile=environ.get("MAZEVAULT_TIME_PROFILE") or "standard",
+        nodes=_nodes(environ.get("MAZEVAULT_PRIMARIES") or "1"),
     )
+
+
+def _nodes(text: str) -> int:
+    if text not in [str(number) for number in range(1, MOST_PRIMARIES + 1)]:
+        raise StackError(f"MAZEVAULT_PRIMARIES is {text!r}; set it to a number from 1 to {MOST_PRIMARIES}")
+    return int(text)
 
 
 def read_run_file(layout: Layout) -> dict[str, Any] | None:

@@ -66,9 +66,10 @@ class Stack:
         databases.ensure_databases(self._databases, ["mazevault", *(spec.name for spec in self.layout.gateways)])
         if self._sandbox:
             self._wait_for_health(SANDBOX, self.layout.sandbox_url)
-        self._say(f"starting the Primary at {self.layout.primary_url}")
-        self._start(PRIMARY)
-        self._wait_for_health(PRIMARY, self.layout.primary_url)
+        for node in self.layout.primaries:  # one after the other: the first one makes the tables and the keys
+            self._say(f"starting the {'Primary' if node.name == PRIMARY else node.name} at {node.url}")
+            self._start(node.name)
+            self._wait_for_health(node.name, node.url)
         for name in BACKGROUND:
             self._start(name)
         self._say("starting the gateways " + ", ".join(spec.name for spec in self.layout.gateways))
@@ -108,9 +109,9 @@ class Stack:
         self.layout.run_file.unlink(missing_ok=True)
         named = dict(self.children)
         servers = [named.pop(name) for name in ("postgres", "valkey") if name in named]
-        primary = [named.pop(PRIMARY)] if PRIMARY in named else []
+        primaries = [named.pop(node.name) for node in self.layout.primaries if node.name in named]
         children.stop(named.values(), 4.0)
-        children.stop(primary, 2.0)
+        children.stop(primaries, 2.0)
         children.stop(servers, 2.0)
         if self._control:
             self._control.close()
@@ -143,9 +144,9 @@ class Stack:
     def thaw(self, name: str) -> None:
         self._child(name).tell(signal.SIGCONT)
 
-    def client(self) -> PrimaryClient:
-        """The Primary's API as the administrator; use it in a `with` block."""
-        return PrimaryClient(self.layout.primary_url, self.layout.ca_file, ADMIN_EMAIL, self.layout.password_file)
+    def client(self, url: str = "") -> PrimaryClient:
+        """The Primary's API as the administrator, at its first node or at `url`; use it in a `with` block."""
+        return PrimaryClient(url or self.layout.primary_url, self.layout.ca_file, ADMIN_EMAIL, self.layout.password_file)
 
     def pids(self) -> dict[str, int]:
         return {name: child.pid for name, child in self.children.items() if child.pid is not None}
@@ -180,7 +181,7 @@ class Stack:
             "RUN_MIGRATIONS": "true",
             "LOG_LEVEL": self._environ.get("LOG_LEVEL", "info"),
         }
-        more = self._gateway_environment(spec) if spec else self._primary_environment()
+        more = self._gateway_environment(spec) if spec else self._primary_environment(name)
         overrides = {k: v for k, v in self._environ.items() if k.startswith("MAZEVAULT_TIME_")}
         return {**common, **overrides, **more}
 
@@ -189,11 +190,13 @@ class Stack:
         path = self.layout.node(node) / "master.key.previous"
         return {"MAZEVAULT_MASTER_KEY_PREVIOUS_FILE": str(path)} if path.exists() else {}
 
-    def _primary_environment(self) -> dict[str, str]:
-        folder = self.layout.node(PRIMARY)
+    def _primary_environment(self, name: str) -> dict[str, str]:
+        """Of one node of the Primary, or of its worker and beat, which are told what the first node is told."""
+        node = next((one for one in self.layout.primaries if one.name == name), self.layout.primaries[0])
+        folder = self.layout.node(node.name)
         return {
             "MAZEVAULT_MODE": "primary",
-            "MAZEVAULT_LISTEN_ADDR": f"127.0.0.1:{self.layout.primary_port}",
+            "MAZEVAULT_LISTEN_ADDR": f"127.0.0.1:{node.port}",
             "MAZEVAULT_BASE_URL": self.layout.primary_url,
             "MAZEVAULT_TLS_CERT_PATH": str(folder / "tls"),
             "MAZEVAULT_CA_FILE": str(self.layout.ca_file),
@@ -216,7 +219,7 @@ class Stack:
         own = {
             "MAZEVAULT_MODE": "gateway",
             "MAZEVAULT_LISTEN_ADDR": f"127.0.0.1:{spec.port}",
-            "PRIMARY_BACKEND_URL": self.layout.primary_url,
+            "PRIMARY_BACKEND_URL": ",".join(node.url for node in self.layout.primaries),
             "GATEWAY_NAME": spec.name,
             "MAZEVAULT_GATEWAY_ENVIRONMENT": spec.environment,
             "MAZEVAULT_GATEWAY_ROLE": spec.role,
@@ -358,7 +361,8 @@ class Stack:
             raise StackError(f"{sentence}; the logs are in {self.layout.logs}")
 
     def _refuse_taken_ports(self) -> None:
-        ports = {self.layout.primary_port: PRIMARY, **{spec.port: spec.name for spec in self.layout.gateways}}
+        ports = {node.port: node.name for node in self.layout.primaries}
+        ports |= {spec.port: spec.name for spec in self.layout.gateways}
         if self._sandbox:
             ports[self.layout.sandbox_port] = SANDBOX
         for port, name in ports.items():
@@ -379,6 +383,7 @@ class Stack:
         """What `var/run.json` holds."""
         return {
             "primary_url": self.layout.primary_url,
+            "primary_urls": [node.url for node in self.layout.primaries],
             "ca_file": str(self.layout.ca_file),
             "admin_email": ADMIN_EMAIL,
             "admin_password_file": str(self.layout.password_file),
@@ -406,10 +411,10 @@ class Stack:
 
 @contextlib.contextmanager
 def throwaway(say: Say = lambda _line: None, *, time_profile: str = "short",
-              environ: Mapping[str, str] | None = None, azure: bool = False) -> Iterator[Stack]:  # fmt: skip
+              environ: Mapping[str, str] | None = None, azure: bool = False, primaries: int = 1) -> Iterator[Stack]:  # fmt: skip
     """A stack with its own data and free ports that leaves nothing behind. For demos and journeys."""
     folder = Path(tempfile.mkdtemp(prefix="mazevault-"))
-    layout = Layout(var=folder, port_base=free_port_base(), time_profile=time_profile)
+    layout = Layout(var=folder, port_base=free_port_base(), time_profile=time_profile, nodes=primaries)
     own = {name: value for name, value in os.environ.items() if name not in ("DATABASE_URL", "REDIS_URL")}
     stack = Stack(layout, {**own, **(environ or {})}, say, durable=False, azure=azure)
     try:
@@ -421,7 +426,7 @@ def throwaway(say: Say = lambda _line: None, *, time_profile: str = "short",
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def free_port_base(count: int = 6) -> int:
+def free_port_base(count: int = 8) -> int:
     """The first of `count` ports in a row that are free now."""
     for step in range(1200):  # below 32768, where the system takes ports for outgoing connections
         base = 20000 + (os.getpid() + step) % 1200 * 10

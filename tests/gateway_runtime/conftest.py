@@ -40,7 +40,7 @@ from vault.ports import SecretChange
 
 SECRETS = ["secrets:delete", "secrets:read", "secrets:write"]
 GATEWAY = GatewaySettings(
-    name="gw-npr-primary", environment="NPR", role="primary", primary_url="", bootstrap_token="", state_file=Path("/nowhere"),
+    name="gw-npr-primary", environment="NPR", role="primary", primary_urls=(), bootstrap_token="", state_file=Path("/nowhere"),
     server_names=(), offline_auth_max=8 * 3600,
 )  # fmt: skip
 

@@ -220,7 +220,7 @@ class TestAddressOfThePrimary:
     def follow(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> Identity:
         place.give_token(new_token())
         registered = place.start()
-        own = replace(settings.MAZEVAULT.own_gateway, primary_url=self.NEW)
+        own = replace(settings.MAZEVAULT.own_gateway, primary_urls=(self.NEW,))
         monkeypatch.setattr(settings, "MAZEVAULT", replace(settings.MAZEVAULT, gateway=own))
         assert self.NEW not in registered.urls
         return registered

@@ -33,7 +33,7 @@ class Machine:
         self.spec = next(one for one in town.stack.layout.gateways if one.name == name)
         self.url = town.stack.environment_of(name)["DATABASE_URL"]
 
-    def sql(self, *statements: sql.Composable) -> None:
+    def sql(self, *statements: sql.Composed | sql.SQL) -> None:
         databases = self.town.stack._databases
         assert databases is not None
         with psycopg.connect(databases.admin_url, autocommit=True) as admin:

@@ -197,7 +197,8 @@ def _forced(town: Town, portal: Portal, timing: TimeProfile) -> None:
         town.wait_for_a_lease()
         town.wait_for_a_plan("activate-dr")
         writers.put_until_taken(OLD, writers.secrets[0], "before the cut")
-        epoch, ended, written = town.status()["epoch"], threading.Event(), []
+        epoch, ended = town.status()["epoch"], threading.Event()
+        written = list[Any]()
 
         def write_on() -> None:
             while not ended.wait(0.1):
