@@ -99,7 +99,7 @@ def _put_in(work: Work, told: MovingSecret) -> list[MovedVersion]:
 
 
 def _taken_out(frame: TaskFrame, vault: KeyVault, told: MovingSecret) -> list[MovedVersion]:
-    """A deleted one is recovered to be read, and deleted again."""
+    """A deleted one is recovered to be read, and deleted again; where the lease went in between, the Primary has that done."""
     if told.deleted:
         with suppress(ObjectMissing), frame.effect():
             vault.recover(told.name)

@@ -15,7 +15,7 @@ from django.db import IntegrityError, transaction
 
 from common.clock import boottime
 from common.clock import now as clock_now
-from gateway_runtime import probes, results, storage_move, sync_run, vaults
+from gateway_runtime import probes, results, storage_look, storage_move, sync_run, vaults
 from gateway_runtime.client import Channel
 from gateway_runtime.frames import Executor, TaskFrame, TaskImpossible
 from gateway_runtime.models import Effect
@@ -168,6 +168,7 @@ EXECUTORS: Mapping[str, Executor] = {
     "vault.retire": Executor(retire_versions, steps=True),
     "vault.put_back": Executor(put_back, steps=True),
     "storage.move": Executor(storage_move.work_on, steps=True),
+    "storage.look": Executor(storage_look.work_on, steps=True),
     "sync.run": Executor(sync_run.work_on, steps=True),
 }
 """One line a kind; the Primary's table of kinds is `gateways.kinds`."""

@@ -14,6 +14,7 @@ from gateways import (
     inbox,
     instances,
     rotations,
+    storage_kept,
     storage_moves,
     surveys,
     sync_runs,
@@ -39,6 +40,11 @@ def keep_up_sync_runs() -> int:
 @shared_task
 def sweep_storage_moves() -> int:
     return storage_moves.sweep(clock_now())
+
+
+@shared_task
+def look_for_kept_values() -> int:
+    return storage_kept.keep_up(clock_now())
 
 
 @shared_task

@@ -137,6 +137,17 @@ KINDS: Mapping[str, TaskKind] = {
             long=True,
         ),
         TaskKind(
+            name="storage.look",
+            summary="see whether values that were moved into a vault can be read there",
+            idempotent=True,
+            claim_seconds=120,
+            attempts=5,
+            fields={"move": "its id"},
+            check=_check_id("move"),
+            by_people=False,
+            long=True,
+        ),
+        TaskKind(
             name="sync.run",
             summary="a part of a run of a sync rule: plan, and do what may be done",
             idempotent=True,

@@ -28,6 +28,7 @@ from gateways import (
     routes,
     sign_ins,
     signs,
+    storage_kept,
     storage_moves,
     sync_channel,
     vault_ways,
@@ -58,7 +59,7 @@ from protocol.messages import (
 )
 from protocol.replica import AskChanges, Changes
 from protocol.sign_in import EndSession, EntraProof, SessionOpened
-from protocol.storage import EndMove, MoveAnswer, MoveProgress
+from protocol.storage import EndMove, LookAnswer, LookReport, MoveAnswer, MoveProgress
 from protocol.sync import AskRows, EndRun, OpenRun, PlanPart, Progress, ProgressAnswer, Rows, RunAnswer, RunOrder
 from protocol.vault_access import AskAccess, VaultAccess
 from protocol.vocabulary import LeaseVerdict, Role
@@ -249,6 +250,11 @@ def storage_move(call: Call, body: MoveProgress) -> MoveAnswer:
 def storage_end(call: Call, body: EndMove) -> Acknowledged:
     storage_moves.end_move(call.gateway, body, call.now)
     return Acknowledged(detail="kept")
+
+
+@channel(LookReport)
+def storage_look(call: Call, body: LookReport) -> LookAnswer:
+    return storage_kept.take_look(call.gateway, body, call.now)
 
 
 @channel(EntraProof)

@@ -15,7 +15,7 @@ from accounts.models import Storage
 from accounts.operations import Signed
 from accounts.roles import PROJECTS_WRITE, SECRETS_READ
 from common.api import Text, checked, rfc3339
-from gateways import rotations, storage_moves
+from gateways import rotations, storage_kept, storage_moves
 from integrations.models import Rotation, RotationState, RunState, StorageMove
 
 
@@ -54,6 +54,8 @@ class StorageMoveRow(serializers.Serializer):
     state = serializers.ChoiceField(RunState.choices)
     moved = serializers.IntegerField()
     failed = StayedRow(many=True)
+    kept = serializers.IntegerField(help_text="values that rest here too until they were seen in the vault")
+    kept_detail = serializers.CharField(help_text="why the last look for one of them saw nothing; empty when nothing is amiss")
     code = serializers.CharField()
     detail = serializers.CharField()
     asked_by = serializers.CharField()
@@ -75,11 +77,11 @@ class ProjectStorage(Signed):
         if not wish.get("confirm"):
             return Response(asdict(storage_moves.preview(identifier, wish["to"], self.by)))
         moves = storage_moves.start(identifier, wish["to"], wish["confirm"], self.by)
-        return Response([move_row(move) for move in moves], status=202)
+        return Response(move_rows(moves), status=202)
 
     @extend_schema(operation_id="listStorageMoves", responses=StorageMoveRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
-        return Response([move_row(move) for move in storage_moves.moves_of(identifier, self.by)])
+        return Response(move_rows(storage_moves.moves_of(identifier, self.by)))
 
 
 class RotationTarget(serializers.Serializer):
@@ -122,7 +124,12 @@ def rotation_row(rotation: Rotation) -> dict[str, Any]:
     }
 
 
-def move_row(move: StorageMove) -> dict[str, Any]:
+def move_rows(moves: list[StorageMove]) -> list[dict[str, Any]]:
+    kept = storage_kept.kept_of(moves)
+    return [move_row(move, kept.get(move.id, storage_kept.Kept())) for move in moves]
+
+
+def move_row(move: StorageMove, kept: storage_kept.Kept) -> dict[str, Any]:
     return {
         "id": str(move.id),
         "gateway_environment": move.gateway_environment,
@@ -130,6 +137,8 @@ def move_row(move: StorageMove) -> dict[str, Any]:
         "state": move.state,
         "moved": move.moved,
         "failed": list(move.failed.values()),
+        "kept": kept.count,
+        "kept_detail": kept.detail,
         "code": move.code,
         "detail": move.detail,
         "asked_by": move.asked_by,

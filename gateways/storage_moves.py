@@ -1,7 +1,8 @@
 """Moving a project's values between our own store and its vault: looked at first, done secret by secret, resumable (DESIGN §10).
 
 Each version says itself where it rests, so a project can be read at any moment of the move. A secret that has not arrived in the
-vault yet takes no new value; the gateway moves it with its versions in their order.
+vault yet takes no new value; the gateway moves it with its versions in their order. What it says it moved stays here too until
+it was seen in the vault (`gateways.storage_kept`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Count, QuerySet
+from django.db.models.functions import Length
 
 from accounts import changes
 from accounts.changes import By
@@ -26,24 +28,24 @@ from accounts.scoping import place_in, project_for
 from common import audit, feed
 from common.errors import Conflict, MazeVaultError, NotFound, PermissionRefused
 from common.rows import locked
-from gateways import dispatch
+from gateways import dispatch, storage_kept
 from gateways.kinds import KINDS
 from gateways.models import Gateway, Task
 from integrations.access import checked_access, method_of
 from integrations.azure.cloud import AuthMethod
 from integrations.keeping import owner_of
-from integrations.models import RunState, StorageMove, SyncRun
+from integrations.models import Integration, RunState, StorageMove, SyncRun
 from integrations.storing import storage_of
 from protocol.replica import ReplicaKind
 from protocol.storage import MOST_VERSIONS, EndMove, MoveAnswer, MovedSecret, MovedVersion, MoveProgress, MovingSecret
 from protocol.sync import LARGEST_VALUE_THERE
 from protocol.vocabulary import TaskState
-from vault import rules, values
+from vault import encryption, rules, values
 from vault.models import Secret, SecretStatus, SecretVersion
 
 log = logging.getLogger("mazevault.gateways.storage")
 
-KIND = "storage.move"
+KIND, PUT_BACK = "storage.move", "vault.put_back"
 LIVING = (SecretStatus.ACTIVE, SecretStatus.ARCHIVED)
 VALUED = (*LIVING, SecretStatus.DELETED)
 AT_ONCE = 100
@@ -118,10 +120,10 @@ def take_progress(gateway: Gateway, body: MoveProgress, now: datetime) -> MoveAn
     """Keep how secrets ended; answer with the next one. Raises `Conflict` (STALE_CLAIM, RUN_ENDED) or `PermissionRefused`."""
     move = _move(gateway, body.claim, body.epoch, body.move)
     for ended in body.ended:
-        _settle(move, ended)
+        _settle(move, ended, gateway, now)
     if body.ended:
         dispatch.note_progress(move.task)
-        move.save(update_fields=["moved", "failed"])
+        move.save(update_fields=["moved", "failed", "opened"])
     answer = MoveAnswer(to_vault=move.to == Storage.KEY_VAULT)
     secret = _next(move, uuid.UUID(body.ended[-1].secret) if body.ended else None)
     if secret is None or not _may(move, secret, now):
@@ -129,6 +131,7 @@ def take_progress(gateway: Gateway, body: MoveProgress, now: datetime) -> MoveAn
     integration = storage_of(move.project, secret.environment)
     access = checked_access(integration, gateway.environment_id)
     owner = owner_of(move.project_id, secret.environment_id)
+    _note_opened(move, secret, integration)
     taken_over = [str(rule) for rule in move.project.sync_rules.values_list("id", flat=True)[:1000]] if answer.to_vault else []
     return MoveAnswer(answer.to_vault, owner, access, _moving(move, secret), taken_over)
 
@@ -162,8 +165,9 @@ def sweep(now: datetime) -> int:
 
 
 def end(move: StorageMove, state: RunState, now: datetime, code: str = "", detail: str = "") -> None:
+    _close_opened(move)
     move.state, move.ended_at, move.code, move.detail = state.value, now, code, detail[:1000]
-    move.save(update_fields=["state", "ended_at", "code", "detail"])
+    move.save(update_fields=["state", "ended_at", "code", "detail", "opened"])
     details = {"project_id": move.project_id, "to": move.to, "state": state.value, "moved": move.moved,
                "failed": len(move.failed), "code": code}  # fmt: skip
     changes.record(None, "project.storage.move_ended", "project", move.project_id, details)
@@ -184,10 +188,11 @@ def _preview(project: Project, to: str, by: By) -> Preview:
         share = Share(environment.slug, environment.gateway_environment)
         found.shares.append(share)
         found.problems += _problems(project, environment, to, waiting, share, names)
+        counts = _counted(waiting, to)
         for secret in waiting:
+            count = counts.get(secret.id, 0)
             share.secrets += 1
             share.deleted += secret.status == SecretStatus.DELETED
-            count = len(_versions(secret, to))
             share.versions += min(count, MOST_VERSIONS)
             share.older_versions_that_stay += max(0, count - MOST_VERSIONS)
             moved.append(f"{secret.id} {secret.version}")
@@ -214,7 +219,8 @@ def _problems(
 
 def _unfit(waiting: Iterable[Secret], target: str, names: dict[tuple[str, str], str]) -> list[str]:
     """What a vault cannot hold, each with its fix."""
-    problems = list[str]()
+    waiting = list(waiting)
+    problems, too_large = list[str](), _too_large(waiting)
     for secret in waiting:
         whose = f"{secret.key!r} in {secret.environment.slug}"
         try:
@@ -228,11 +234,26 @@ def _unfit(waiting: Iterable[Secret], target: str, names: dict[tuple[str, str], 
                 f"the keys {other} and {whose} would get the same name in one vault; rename one, or choose another vault "
                 "for one of the environments"
             )
-        if any(
-            len(values.open_value(secret, row).encode()) > LARGEST_VALUE_THERE for row in _versions(secret, Storage.KEY_VAULT)
-        ):
+        if secret.id in too_large:
             problems.append(f"a value of {secret.key!r} has more than {LARGEST_VALUE_THERE} bytes, which a vault does not hold")
     return problems
+
+
+def _moving_rows(secrets: list[Secret], to: str) -> QuerySet[SecretVersion]:
+    """The versions of many secrets that would be moved; what a rotation retired stays where it is, nobody gets it back."""
+    rows = SecretVersion.objects.filter(secret__in=secrets, retired_at=None)
+    return rows.filter(sealed_value__isnull=False) if to == Storage.KEY_VAULT else rows.exclude(external_version="")
+
+
+def _counted(secrets: list[Secret], to: str) -> dict[uuid.UUID, int]:
+    rows = _moving_rows(secrets, to).order_by().values_list("secret").annotate(many=Count("id"))
+    return dict(rows)
+
+
+def _too_large(secrets: list[Secret]) -> set[uuid.UUID]:
+    """Secrets with a value that no vault takes. A sealed value tells its length, so none is opened for that."""
+    rows = _moving_rows(secrets, Storage.KEY_VAULT).annotate(size=Length("sealed_value"))
+    return set(rows.filter(size__gt=encryption.sealed_size(LARGEST_VALUE_THERE)).values_list("secret", flat=True))
 
 
 def _begin(project: Project, to: str, code: str, by: By) -> StorageMove:
@@ -277,25 +298,53 @@ def _moving(move: StorageMove, secret: Secret) -> MovingSecret:
         for row in rows
     ]
     action = "secret.moving_to_vault" if to_vault else "secret.moving_from_vault"
-    _tell(move, secret, action, {"versions": [row.version for row in rows]})
+    _tell(move, secret, action, {"versions": [row.version for row in rows], "from": [row.external_version for row in rows]})
     deleted = secret.status == SecretStatus.DELETED
     return MovingSecret(str(secret.id), secret.key, rules.vault_name_of(secret.key), deleted, versions, secret.version)
 
 
-def _settle(move: StorageMove, ended: MovedSecret) -> None:
+def _note_opened(move: StorageMove, secret: Secret, integration: Integration) -> None:
+    """A deleted secret is recovered in the vault to be read; that is known before it happens, so that no crash leaves it so."""
+    if move.to == Storage.MAZEVAULT and secret.status == SecretStatus.DELETED:
+        move.opened = {**move.opened, str(secret.id): str(integration.id)}
+        move.save(update_fields=["opened"])
+
+
+def _close_opened(move: StorageMove) -> None:
+    """Have what was recovered and never told of again deleted in the vault, unless it lives again by now."""
+    rows = Secret.objects.filter(id__in=list(move.opened), status=SecretStatus.DELETED).select_related("environment")
+    for secret in filter(_newest_there, rows):
+        wish = {
+            "integration": move.opened[str(secret.id)], "name": rules.vault_name_of(secret.key), "key": secret.key,
+            "does": "delete", "version": _newest_there(secret), "recorded": "", "operation": str(move.id),
+            "owner": owner_of(move.project_id, secret.environment_id),
+        }  # fmt: skip
+        dispatch.offer(move.gateway_environment, KINDS[PUT_BACK], wish, actor=move.asked_by, address="")
+    move.opened = {}
+
+
+def _newest_there(secret: Secret) -> str:
+    row = values.resting(secret)
+    return row.external_version if row else ""
+
+
+def _settle(move: StorageMove, ended: MovedSecret, gateway: Gateway, now: datetime) -> None:
     rows = Secret.objects.select_related("project", "environment").filter(project=move.project)
     secret = locked(rows, ended.secret, no_key=True) if rows.filter(id=ended.secret).exists() else None
     if secret is None or secret.environment.gateway_environment != move.gateway_environment:
         raise NotFound("secret: is not part of this move")
+    move.opened = {name: at for name, at in move.opened.items() if name != ended.secret}
     if ended.code:
         move.failed = {**move.failed, ended.secret: {"key": secret.key, "code": ended.code, "error": ended.detail}}
         return
     if secret.version != ended.at or secret.status == SecretStatus.PURGED:
         return  # it changed meanwhile; it is handed out again as it is now, or there is nothing left of it
-    for one in ended.versions:
-        row = secret.versions.filter(version=one.version).first()
-        if row is not None:
-            _place(secret, row, one)
+    rows_told = {row.version: row for row in _versions(secret, move.to)}
+    arrived = [(rows_told[one.version], one) for one in ended.versions if one.version in rows_told]
+    if not arrived:
+        return  # it was told before
+    for row, one in arrived:
+        _place(move, secret, row, one, gateway, now)
     _forget_retired(secret)
     move.moved += 1
     move.failed = {name: why for name, why in move.failed.items() if name != ended.secret}
@@ -308,13 +357,17 @@ def _forget_retired(secret: Secret) -> None:
     secret.versions.exclude(retired_at=None).update(sealed_value=None, value_digest="", external_version="")
 
 
-def _place(secret: Secret, row: SecretVersion, told: MovedVersion) -> None:
-    """Where the version rests from now on, and nowhere else."""
-    if told.external_version:
+def _place(
+    move: StorageMove, secret: Secret, row: SecretVersion, told: MovedVersion, gateway: Gateway, now: datetime
+) -> None:  # fmt: skip
+    """Where the version rests from now on. That it is in the vault is a gateway's word, so our value is kept for a while."""
+    if move.to == Storage.KEY_VAULT and told.external_version:
+        storage_kept.keep(move, secret, row, gateway, now)
         row.external_version, row.sealed_value, row.value_digest = told.external_version, None, ""
-    elif told.value is not None:
-        row.sealed_value = values.seal_value(secret, row.version, told.value)
-        row.value_digest, row.external_version = values.digest_of(secret, told.value), ""
+    elif move.to == Storage.MAZEVAULT and told.value is not None:
+        value = storage_kept.take_home(secret, row, told.value, gateway)
+        row.sealed_value = values.seal_value(secret, row.version, value)
+        row.value_digest, row.external_version = values.digest_of(secret, value), ""
     row.save(update_fields=["external_version", "sealed_value", "value_digest"])
 
 
@@ -364,9 +417,8 @@ def _names_in_use(deleted: list[Secret]) -> set[tuple[uuid.UUID, str]]:
 
 
 def _versions(secret: Secret, to: str) -> list[SecretVersion]:
-    """The versions to be moved, oldest first. What a rotation retired stays where it is; nobody gets it back."""
-    rows = secret.versions.filter(retired_at=None).order_by("version")
-    return list(rows.filter(sealed_value__isnull=False) if to == Storage.KEY_VAULT else rows.exclude(external_version=""))
+    """The versions to be moved, oldest first."""
+    return list(_moving_rows([secret], to).order_by("version"))
 
 
 def _environments(project: Project) -> list[Environment]:

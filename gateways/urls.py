@@ -40,6 +40,7 @@ urlpatterns = [
     *routes(_relative(paths.SYNC_END), machine_api.sync_end, "channel-sync-end"),
     *routes(_relative(paths.STORAGE_MOVE), machine_api.storage_move, "channel-storage-move"),
     *routes(_relative(paths.STORAGE_END), machine_api.storage_end, "channel-storage-end"),
+    *routes(_relative(paths.STORAGE_LOOK), machine_api.storage_look, "channel-storage-look"),
     *routes("secrets/<uuid:identifier>/rotations", storage_api.SecretRotations.as_view(), "secret-rotations"),
     *routes("projects/<uuid:identifier>/storage", storage_api.ProjectStorage.as_view(), "project-storage"),
     *routes("projects/sync-rules/<uuid:identifier>/runs", sync_api.SyncRuns.as_view(), "sync-runs"),

@@ -290,7 +290,11 @@ class SyncNote(models.Model):
 
 
 class StorageMove(models.Model):
-    """Moving the values of a project into its vault, or out of it, in one gateway environment. `failed` names what stayed."""
+    """Moving the values of a project into its vault, or out of it, in one gateway environment. `failed` names what stayed.
+
+    `look` is the task that last looked whether what was moved into the vault is there. `opened` are the names of deleted secrets
+    that were recovered in the vault to be read, by secret, until they are known to be deleted there again.
+    """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     project = models.ForeignKey(Project, models.CASCADE, related_name="storage_moves")
@@ -299,6 +303,8 @@ class StorageMove(models.Model):
     state = models.CharField(max_length=16, choices=RunState.choices, default=RunState.RUNNING)
     asked_by = models.CharField(max_length=64)
     task = models.UUIDField(null=True)
+    look = models.UUIDField(null=True)
+    opened = models.JSONField(default=dict)
     moved = models.IntegerField(default=0)
     failed = models.JSONField(default=dict)
     code = models.CharField(max_length=64, default="")

@@ -50,7 +50,7 @@ def values_stay_findable(project: Project) -> Iterator[None]:
         return
     if project.storage_moves.filter(state=RunState.RUNNING).exists():
         raise Conflict("storage: the project is being moved; wait until that is over", code="STORAGE_MOVING")
-    holding = [row.name for row in changed if _holds_values(project, row.environment_id)]
+    holding = [row.name for row in changed if holds_values(project, row.environment_id)]
     if holding:
         raise Conflict(
             f"values of this project rest in the vault of {holding[0]!r}; move the project's storage first",
@@ -64,7 +64,7 @@ def _way(integration: Integration) -> tuple[object, ...]:
     return integration.id, *(config.get(name) for name in ("vault_url", "auth_method", "client_id"))
 
 
-def _holds_values(project: Project, environment: uuid.UUID | None) -> bool:
+def holds_values(project: Project, environment: uuid.UUID | None) -> bool:
     """Whether some secret has its value there now. Older versions that stayed there, when the others moved, hold nobody."""
     secrets = Secret.objects.filter(project=project, environment=environment).exclude(status=SecretStatus.PURGED)
     newest = values.valued(SecretVersion.objects.filter(secret=OuterRef("id"))).order_by("-version")

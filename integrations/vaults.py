@@ -21,8 +21,9 @@ from common import audit
 from common.errors import Conflict, NotFound, PermissionRefused, ValidationFailed
 from common.locks import transaction_lock
 from integrations.azure.egress import read_vault_url
-from integrations.models import Integration, Vault, VaultUse
+from integrations.models import Integration, SyncItem, Vault, VaultUse
 from integrations.providers import AZURE_KEY_VAULT
+from integrations.storing import holds_values
 
 
 def bind(url: str, gateway_environment: str) -> None:
@@ -48,18 +49,38 @@ def open_for_naming(url: str, project: Project, by: By) -> None:
 
 
 def open_to(url: str, project_id: uuid.UUID, by: By, gateway_environment: str = "") -> None:
-    """Let a project use a vault; opening it again changes nothing. A vault that nobody has named yet is bound to the gateway
-    environment. Raises `NotFound`, `ValidationFailed`, or `Conflict` as `bind`."""
+    """Let a project use a vault; opening it again changes nothing. A vault that nobody has named yet, or that another environment
+    only named, is bound to the gateway environment. Raises `NotFound`, `ValidationFailed`, or `Conflict` as `bind`."""
     code = gateway_environment.upper()
     if code and code not in settings.MAZEVAULT.gateway_environments:
         raise ValidationFailed(f"gateway_environment: must be one of {', '.join(settings.MAZEVAULT.gateway_environments)}")
     with transaction.atomic():
         transaction_lock(f"vault:{origin_of(url)}")
         if code:
-            bind(url, code)
+            _bind_for_administrator(origin_of(url), code, by)
         vault, project = _named(url), _project(project_id)
         if not _is_open(vault.origin, project.id):
             _open(vault, project, by)
+
+
+def _bind_for_administrator(origin: str, gateway_environment: str, by: By) -> None:
+    """As `bind`; a name that somebody gave and nothing came of does not keep the vault from who it belongs to."""
+    before = environment_of(origin)
+    if before not in ("", gateway_environment) and not _in_use(origin):
+        found = _named(origin)
+        found.gateway_environment = gateway_environment
+        found.save(update_fields=["gateway_environment"])
+        _tell(by, "vault.rebound", found, {"before": before})
+    bind(origin, gateway_environment)
+
+
+def _in_use(origin: str) -> bool:
+    """Whether an administrator opened it, or a value or a sync was ever seen to arrive there: more than a name."""
+    if VaultUse.objects.filter(vault=origin).exists():
+        return True
+    users = [row for row in _living() if origin_of(row.config["vault_url"]) == origin]
+    synced = SyncItem.objects.filter(memory__rule__integration__in=users).exists()
+    return synced or any(holds_values(row.project, row.environment_id) for row in users)
 
 
 def close_to(url: str, project_id: uuid.UUID, by: By) -> None:

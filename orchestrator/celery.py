@@ -29,6 +29,7 @@ app.conf.update(
         "sweep-tasks": {"task": "gateways.jobs.sweep_tasks", "schedule": 5.0, "options": {"expires": 5}},
         "keep-up-sync-runs": {"task": "gateways.jobs.keep_up_sync_runs", "schedule": 5.0, "options": {"expires": 5}},
         "sweep-storage-moves": {"task": "gateways.jobs.sweep_storage_moves", "schedule": 5.0, "options": {"expires": 5}},
+        "look-for-kept-values": {"task": "gateways.jobs.look_for_kept_values", "schedule": 10.0, "options": {"expires": 10}},
         "judge-vault-surveys": {"task": "gateways.jobs.judge_vault_surveys", "schedule": 10.0, "options": {"expires": 10}},
         "keep-up-rotations": {"task": "gateways.jobs.keep_up_rotations", "schedule": 15.0, "options": {"expires": 15}},
         "reconcile-writes": {"task": "gateways.jobs.reconcile_writes", "schedule": 1.0, "options": {"expires": 1}},

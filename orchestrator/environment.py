@@ -85,6 +85,7 @@ class Settings:
     audit_retention_days: int
     retention: Mapping[str, int]
     rotation_grace_hours: int
+    storage_grace_hours: int
     """How long the values before a rotated one stay usable after it has arrived everywhere."""
     orchestrator_mode: bool
     """Whether new projects keep their values in their vault (`storage: key_vault`) when nothing else is said."""
@@ -145,6 +146,7 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         audit_retention_days=_retention(environ, chosen)["MAZEVAULT_AUDIT_RETENTION_DAYS"],
         retention=_retention(environ, chosen),
         rotation_grace_hours=_whole(environ, "MAZEVAULT_ROTATION_GRACE_HOURS", default=24, low=0, high=8760),
+        storage_grace_hours=_whole(environ, "MAZEVAULT_STORAGE_GRACE_HOURS", default=24, low=1, high=8760),
         orchestrator_mode=_flag(environ, "MAZEVAULT_ORCHESTRATOR_MODE", default=False),
         entra=entra_settings(environ, base_url, mode=chosen),
         azure=_azure(environ),

@@ -5,6 +5,9 @@ A secret moves as a whole, its versions from the oldest to the newest, so that t
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+from enum import StrEnum
 from typing import Annotated, ClassVar
 
 from msgspec import Meta
@@ -80,3 +83,51 @@ class EndMove(Message, frozen=True):
     paused: bool = False
     code: Word = ""
     detail: Sentence = ""
+
+
+class Sight(StrEnum):
+    """What a look at one version in a vault found."""
+
+    READ = "read"
+    GONE = "gone"
+    """The vault has no such version, and none that could be recovered."""
+    UNREADABLE = "unreadable"
+    """It may be there: switched off, deleted so that it can be recovered, or not to be read now."""
+
+
+class VersionSeen(Message, frozen=True):
+    """One version as it was found in the vault. `digest` is `seen_digest` of its value, for what was read only."""
+
+    version: Count
+    sight: Sight
+    digest: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    detail: Sentence = ""
+
+
+class LookReport(Message, frozen=True):
+    """What was found of the secret that was asked about, if any; the answer asks about the next one.
+
+    `code` and `detail`: the vault let nobody look, so this task ends.
+    """
+
+    move: Identifier
+    claim: Identifier
+    epoch: Count
+    secret: Word = ""
+    seen: list[VersionSeen] = []
+    code: Word = ""
+    detail: Sentence = ""
+
+
+class LookAnswer(Message, frozen=True):
+    """The secret whose versions are to be read in the vault now; None when nothing is due. `nonce` is of this question alone."""
+
+    access: VaultAccess | None = None
+    secret: MovingSecret | None = None
+    nonce: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+
+
+def seen_digest(nonce: str, secret: str, version: int, external_version: str, value: str) -> str:
+    """What proves that the value was held when the question came: nobody could have made it before the nonce was drawn."""
+    said = "\0".join([secret, str(version), external_version, value]).encode()
+    return hmac.new(bytes.fromhex(nonce), said, hashlib.sha256).hexdigest()

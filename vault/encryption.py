@@ -61,6 +61,11 @@ def open_sealed(scope: str, table: str, row: str, version: int, sealed: bytes) -
         raise SealBroken(f"the sealed value does not belong to {table}, row {row}, version {version} of {scope}") from None
 
 
+def sealed_size(length: int) -> int:
+    """How many bytes a sealed value of so many bytes has."""
+    return len(FORMAT) + 16 + WRAPPED + NONCE + length + TAG
+
+
 def key_named_by(sealed: bytes) -> uuid.UUID:
     """The id of the key a sealed value needs."""
     return uuid.UUID(bytes=sealed[1 : 1 + 16])

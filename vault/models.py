@@ -151,6 +151,30 @@ class SecretVersion(models.Model):
         indexes = [models.Index(fields=["created_at"], condition=Q(operation="rotate"), name="versions_rotated")]
 
 
+class KeptValue(models.Model):
+    """A value that was moved into a vault and rests here as well until it was seen there (docs/adr/0035).
+
+    `told_by` is who said that it arrived. `seen_at` is when a gateway first showed that it can read it there; `by_gateway`: the
+    Primary has a way of its own and did not reach the vault by it. `nonce` belongs to the question that is open, if one is.
+    `trouble` says why the last look saw nothing.
+    """
+
+    version = models.OneToOneField(SecretVersion, models.CASCADE, primary_key=True, related_name="kept")
+    sealed_value = models.BinaryField()
+    value_digest = models.CharField(max_length=64)
+    move = models.UUIDField()
+    told_by = models.CharField(max_length=64)
+    kept_at = models.DateTimeField(db_default=Now())
+    seen_at = models.DateTimeField(null=True)
+    look_at = models.DateTimeField()
+    by_gateway = models.BooleanField(default=False)
+    nonce = models.CharField(max_length=64, default="")
+    trouble = models.CharField(max_length=1000, default="")
+
+    class Meta:
+        indexes = [models.Index(fields=["move", "look_at"], name="kept_values_to_be_looked_for")]
+
+
 class AnsweredRequest(models.Model):
     """A change that was asked for under an `Idempotency-Key`, so that its repetition gets the same answer and changes nothing.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from accounts.models import IdentityProvider
 from common.sealing import Place, SealedColumn
 from vault import authorities, values
-from vault.models import CertificateAuthority, SecretVersion
+from vault.models import CertificateAuthority, KeptValue, SecretVersion
 
 
 def _version(row: SecretVersion) -> Place:
@@ -14,6 +14,14 @@ def _version(row: SecretVersion) -> Place:
 
 def _digest(row: SecretVersion, plaintext: bytes) -> dict[str, object]:
     return {"value_digest": values.digest_of(row.secret, plaintext.decode())}
+
+
+def _kept(row: KeptValue) -> Place:
+    return _version(row.version)
+
+
+def _kept_digest(row: KeptValue, plaintext: bytes) -> dict[str, object]:
+    return _digest(row.version, plaintext)
 
 
 def _authority(row: CertificateAuthority) -> Place:
@@ -26,6 +34,13 @@ def _provider(row: IdentityProvider) -> Place:
 
 COLUMNS = (
     SealedColumn("vault.SecretVersion", "sealed_value", _version, related=("secret__environment",), keyed=_digest),
+    SealedColumn(
+        "vault.KeptValue",
+        "sealed_value",
+        _kept,
+        related=("version__secret__environment",),
+        keyed=_kept_digest,
+    ),
     SealedColumn("vault.CertificateAuthority", "sealed_key", _authority),
     SealedColumn("accounts.IdentityProvider", "sealed_secrets", _provider),
 )

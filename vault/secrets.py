@@ -21,7 +21,7 @@ from protocol.replica import ReplicaKind
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody
 from vault import rules, values
-from vault.models import Secret, SecretStatus, SecretVersion
+from vault.models import KeptValue, Secret, SecretStatus, SecretVersion
 from vault.ports import Applied, Asker, Origin, SecretChange, Shown, ValueKeeper, VersionConflict
 
 ACTIONS = {
@@ -177,6 +177,7 @@ def _make(secret: Secret, change: SecretChange, origin: Origin, now: datetime) -
     _add_version(secret, change, origin, value, now)
     if change.operation is WriteOperation.PURGE:
         secret.versions.update(sealed_value=None, value_digest="", external_version="")
+        KeptValue.objects.filter(version__secret=secret).delete()
     details = {"version": secret.version, **_where(secret), **_circumstances(change, origin)}
     _audit(ACTIONS[change.operation], secret, origin.actor, origin.address, details)
     feed.note([values.scope_of(secret)], ReplicaKind.SECRET, secret.id)

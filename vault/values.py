@@ -13,7 +13,7 @@ from django.db.models import F, QuerySet
 
 from common.errors import Conflict
 from vault import encryption
-from vault.models import Secret, SecretVersion
+from vault.models import KeptValue, Secret, SecretVersion
 
 TABLE = "vault_secretversion"
 
@@ -30,6 +30,11 @@ def open_value(secret: Secret, row: SecretVersion) -> str:
             f"the value of version {row.version} is not held on this node; ask the Primary for it", code="VALUE_NOT_HELD"
         )
     return encryption.open_sealed(*place(secret, row.version), bytes(row.sealed_value)).decode()
+
+
+def open_kept(secret: Secret, kept: KeptValue) -> str:
+    """The value that stayed here while its version rests in a vault already."""
+    return encryption.open_sealed(*place(secret, kept.version.version), bytes(kept.sealed_value)).decode()
 
 
 def digest_of(secret: Secret, text: str) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import httpx
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from accounts.models import Project, User
 from common.clock import now
@@ -15,6 +17,7 @@ from gateways import dispatch, replica_records, storage_moves
 from gateways.models import Task
 from protocol.replica import ReplicaKind, ReplicaProject, ReplicaSecret
 from protocol.storage import MOST_VERSIONS
+from protocol.sync import LARGEST_VALUE_THERE
 from sandbox.azure.directory import CLIENT_ID, TENANT_ID
 from sandbox.azure.server import Sandbox
 from tests.conftest import Person
@@ -88,6 +91,23 @@ def test_it_is_shown_before_anything_happens(desk: SyncDesk) -> None:
     status, body = desk.admin.post(f"projects/{desk.project}/storage", {"to": "key_vault", "confirm": shown["digest"]})
     assert (status, body["code"]) == (409, "PREVIEW_STALE") and not desk.journal()
     assert Project.objects.get(id=desk.project).storage == "mazevault"
+
+
+def test_a_preview_opens_no_value_and_asks_as_much_for_many_secrets_as_for_few(
+    desk: SyncDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def statements() -> int:
+        with CaptureQueriesContext(connection) as asked:
+            preview(desk)
+        return len(asked)
+
+    monkeypatch.setattr(values, "open_value", lambda *_: pytest.fail("a value was opened"))
+    desk.put("A", "one")
+    few = statements()
+    for number in range(6):
+        desk.put(f"K{number}", "value")
+        desk.put(f"K{number}", "x" * (LARGEST_VALUE_THERE + number % 2))
+    assert statements() == few and len(preview(desk)["problems"]) == 3
 
 
 def test_every_version_goes_into_the_vault_in_its_order_and_nothing_stays(desk: SyncDesk) -> None:

@@ -21,7 +21,7 @@ from msgspec import structs
 from accounts.changes import By
 from accounts.models import Project
 from common.clock import now
-from common.errors import PermissionRefused
+from common.errors import Conflict, PermissionRefused
 from common.models import AuditEntry
 from gateway_runtime import vaults as own_vaults
 from gateway_runtime import work
@@ -30,6 +30,7 @@ from gateway_runtime.node import MayNotAct
 from gateway_runtime.vault_probes import VaultProbes
 from gateways import vault_grants, vault_questions
 from gateways.models import Task
+from integrations.access import checked_access
 from integrations.azure import denials
 from integrations.azure.cloud import AuthMethod, Cloud
 from integrations.azure.node_cloud import AzureNode
@@ -47,7 +48,7 @@ pytestmark = pytest.mark.usefixtures("primary")
 GROUP = "/subscriptions/00000000-0000-0000-0000-000000000001/resourceGroups/rg/providers/Microsoft.KeyVault/vaults"
 GRANT = {"principal_id": "p", "principal_type": "Group", "role": "Reader", "scope": "/", "inherited": True,
          "reads_values": False, "reads_names": True, "writes": False}  # fmt: skip
-NPR = "https://kv-mazevault-npr.vault.azure.net"
+NPR, PRO = "https://kv-mazevault-npr.vault.azure.net", "https://kv-mazevault-pro.vault.azure.net"
 
 
 def config_of(url: str = f"{NPR}/", **more: str) -> dict[str, Any]:
@@ -127,6 +128,22 @@ class TestIsolation:
         assert admin.post("admin/vaults/release", {"origin": NPR})[0] == 204
         assert admin.post("admin/vaults/release", {"origin": NPR})[0] == 404
         assert admin.post(f"projects/{project}/integrations", wish)[0] == 201
+
+    def test_a_name_that_nothing_came_of_keeps_a_vault_from_nobody(self, admin: Person, project: str) -> None:
+        """A member of a project in dev names PRO's vault with an application that Azure does not know."""
+        theirs = Project.objects.create(organization=factories.organization("Other"), name="mine", default_environment="dev")
+        eve = factories.member("project_admin", name="eve", project=theirs)
+        squat = config_of(PRO, auth_method="client_secret", tenant_id=TENANT_ID, client_id=CLIENT_ID, client_secret="guess")
+        status, row = eve.post(f"projects/{theirs.id}/integrations", squat)
+        assert status == 201, row
+        opening = {"origin": PRO, "project_id": project, "gateway_environment": "PRO"}
+        assert admin.post("admin/vaults/open", opening)[0] == 204
+        assert AuditEntry.objects.get(action="vault.rebound").details == {"before": "NPR"}
+        assert admin.post(f"projects/{project}/integrations", {**config_of(PRO), "environment": "prod"})[0] == 201
+        with pytest.raises(Conflict, match="belongs to PRO"):
+            checked_access(Integration.objects.get(id=row["id"]), "NPR")
+        status, body = admin.post("admin/vaults/open", {**opening, "gateway_environment": "NPR"})
+        assert (status, body["code"]) == (409, "VAULT_OF_OTHER_ENVIRONMENT"), "what an administrator opened is more than a name"
 
     def test_a_project_has_gateways_go_to_a_vault_only_when_an_administrator_opened_it(
         self, admin: Person, project: str, integration: dict[str, Any]

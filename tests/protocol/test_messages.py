@@ -122,6 +122,9 @@ SAMPLES: tuple[Message, ...] = (
     storage.MoveProgress(*WHOSE, [MOVED]),
     storage.MoveAnswer(True, "project:x", ACCESS, MOVING),
     storage.EndMove(*WHOSE, True, "CODE", "detail"),
+    storage.VersionSeen(3, storage.Sight.READ, "ab" * 32, "detail"),
+    storage.LookReport(*WHOSE, ID, [storage.VersionSeen(3, storage.Sight.READ, "ab" * 32, "detail")], "CODE", "detail"),
+    storage.LookAnswer(ACCESS, MOVING, "ab" * 32),
     sync.OpenRun(*WHOSE),
     sync.RunOrder(
         ID, sync.RunPhase.APPLY, ACCESS, "https://kv-a.vault.azure.net", "dev", "push", "incremental", "manual_resolution",
