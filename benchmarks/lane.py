@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import peers
-from benchmarks.fleet import BenchGateway
-from benchmarks.load import Asker, Connection, Tally, closed_loop, open_loop, request
+from benchmarks.load import Asker, Tally, closed_loop, open_loop
+from cli.simulation.real.http import Connection, request
+from cli.simulation.real.speaker import Speaker
 from cli.stack import databases
 from cli.stack.layout import GatewaySpec, Layout
 from cli.stack.primary_client import PrimaryClient
@@ -53,7 +54,7 @@ class Bench:
     stack: Stack
     primary: PrimaryClient
     trust: dict[str, Any]
-    fleet: list[BenchGateway]
+    fleet: list[Speaker]
 
     @property
     def port(self) -> int:
@@ -145,7 +146,7 @@ async def _register_all(bench: Bench) -> dict[str, object]:
     made = []
     for code, role in wishes:
         wish = {"name": f"gw-{code.lower()}-{role}", "environment": code, "role": role}
-        made.append((BenchGateway(bench.trust, code), bench.primary.post("gateways/bootstrap", wish)["token"]))
+        made.append((Speaker(bench.trust, code), bench.primary.post("gateways/bootstrap", wish)["token"]))
     waiting, tally, before = iter(made), Tally(), bench.cpu_seconds()
     began = time.perf_counter()
 
@@ -167,7 +168,7 @@ async def _register_all(bench: Bench) -> dict[str, object]:
     return shown
 
 
-async def _activate(bench: Bench, gateway: BenchGateway, context: ssl.SSLContext) -> None:
+async def _activate(bench: Bench, gateway: Speaker, context: ssl.SSLContext) -> None:
     """Wait until the Primary has made this gateway the active one of its environment."""
     connection, until = Connection(bench.port, context), time.monotonic() + ACTIVE_SECONDS
     await connection.ask(gateway.heartbeat())

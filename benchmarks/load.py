@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import ssl
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-ANSWER_SECONDS = 30.0
+from cli.simulation.real.http import Connection
 
 
 @dataclass
@@ -48,67 +47,8 @@ class Tally:
         return shown
 
 
-class Connection:
-    """One keep-alive connection. `ask` sends a whole request and returns status and body."""
-
-    def __init__(self, port: int, context: ssl.SSLContext | None, name: str = "localhost") -> None:
-        self._port, self._context, self._name = port, context, name
-        self._reader: asyncio.StreamReader | None = None
-        self._writer: asyncio.StreamWriter | None = None
-
-    async def open(self) -> None:
-        named = self._name if self._context else None
-        self._reader, self._writer = await asyncio.open_connection(
-            "127.0.0.1", self._port, ssl=self._context, server_hostname=named
-        )
-
-    async def ask(self, request: bytes) -> tuple[int, bytes]:
-        if self._writer is None:
-            await self.open()
-        assert self._reader and self._writer
-        self._writer.write(request)
-        head = await asyncio.wait_for(self._reader.readuntil(b"\r\n\r\n"), ANSWER_SECONDS)
-        lines = head.split(b"\r\n")
-        length, ends, chunked = 0, False, False
-        for line in lines[1:]:
-            name, _, value = line.partition(b":")
-            lowered = name.lower()
-            if lowered == b"content-length":
-                length = int(value)
-            elif lowered == b"transfer-encoding":
-                chunked = b"chunked" in value.lower()
-            elif lowered == b"connection":
-                ends = value.strip().lower() == b"close"
-        body = await self._chunks() if chunked else await self._reader.readexactly(length)
-        if ends:
-            self.close()
-        return int(lines[0].split(b" ", 2)[1]), body
-
-    async def _chunks(self) -> bytes:
-        assert self._reader
-        found = b""
-        while size := int(await self._reader.readline(), 16):
-            found += await self._reader.readexactly(size)
-            await self._reader.readexactly(2)
-        await self._reader.readexactly(2)
-        return found
-
-    def close(self) -> None:
-        if self._writer:
-            self._writer.close()
-        self._reader = self._writer = None
-
-
 Asker = Callable[[], bytes]
 """Makes the next request of one client."""
-
-
-def request(method: str, path: str, body: bytes = b"", *, kind: str = "application/json", **headers: str) -> bytes:
-    """One HTTP/1.1 request as it goes over the wire."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: localhost", f"Content-Length: {len(body)}"]
-    lines += [f"Content-Type: {kind}"] if body else []
-    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
 
 
 async def closed_loop(clients: Sequence[tuple[Connection, Asker]], seconds: float, *, anew: bool = False) -> Tally:

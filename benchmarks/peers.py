@@ -29,7 +29,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from benchmarks.load import Asker, Connection, closed_loop, request
+from benchmarks.load import Asker, closed_loop
+from cli.simulation.real.http import Connection, request
 from cli.stack.stack import free_port_base
 from protocol.certificates import build_csr
 

@@ -37,6 +37,8 @@ class Breaker:
 
     def allows(self, now: float) -> bool:
         """Whether a call may be made. A half-open breaker grants one trial to the first who asks."""
+        if self._state is BreakerState.CLOSED:
+            return True  # as mostly; nothing is changed, so nobody waits for the lock
         with self._lock:
             if self._state is BreakerState.CLOSED:
                 return True
@@ -46,13 +48,15 @@ class Breaker:
             self._wait_until = now + TRIAL_SECONDS
             return True
 
-    def pause(self, now: float) -> float:
-        """Seconds until it is worth asking again, at least a tenth."""
+    def pause(self, now: float, *, at_most: float = 1.0) -> float:
+        """Seconds until it is worth asking again, from a tenth to `at_most`: another call may end the pause earlier."""
         with self._lock:
-            return max(0.1, min(self._wait_until - now, 1.0))
+            return max(0.1, min(self._wait_until - now, at_most))
 
     def succeeded(self, now: float) -> None:
         """An answer came, whatever it said: the Primary is there."""
+        if self._state is BreakerState.CLOSED and not self._failures:
+            return
         with self._lock:
             self._state = BreakerState.CLOSED
             self._failures = self._openings = 0

@@ -78,11 +78,14 @@ class CallsPaused(PrimaryUnreachable):
 
 
 class PrimaryRefused(Exception):
-    """The Primary answered no. `code` is its machine code, `status` the HTTP status, `details` what else it says."""
+    """The Primary answered no. `code` is its machine code, `status` the HTTP status, `details` what else it says.
 
-    def __init__(self, status: int, code: str, sentence: str, details: str = "") -> None:
+    `retry_after` is the pause in seconds it names, None where it names none."""
+
+    def __init__(self, status: int, code: str, sentence: str, details: str = "", retry_after: float | None = None) -> None:
         super().__init__(f"{status} {code}: {sentence}")
         self.status, self.code, self.sentence, self.details = status, code, sentence, details
+        self.retry_after = retry_after
 
 
 class AnswerNotTrusted(PrimaryUnreachable):
@@ -482,12 +485,18 @@ def _end_of(identity: Identity | None) -> datetime | None:
     return x509.load_pem_x509_certificate(identity.certificate.encode()).not_valid_after_utc
 
 
+def _named_pause(text: str) -> float | None:
+    """`Retry-After` in whole seconds; None for anything else."""
+    return float(text) if text.isascii() and text.isdecimal() and len(text) <= 6 else None
+
+
 def _refusal_of(answer: httpx.Response) -> Exception:
     try:
         body = answer.json()
         return PrimaryRefused(
-            answer.status_code, str(body["code"]), str(body["error"])[:500], str(body.get("details") or "")[:500]
-        )
+            answer.status_code, str(body["code"]), str(body["error"])[:500], str(body.get("details") or "")[:500],
+            _named_pause(answer.headers.get("retry-after", "")),
+        )  # fmt: skip
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
         if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
             return PrimaryRefused(answer.status_code, "TOO_LARGE", "the message is too long for what stands before the Primary")

@@ -12,6 +12,14 @@ def backoff(attempt: int, base: float, cap: float, randomness: random.Random) ->
     return longest * randomness.uniform(0.5, 1.0)
 
 
+def not_before(pause: float, named: float | None, cap: float, randomness: random.Random) -> float:
+    """A pause in seconds that is no shorter than the one the Primary named, spread behind it, so that all who were told the same
+    do not come back at once. Whatever is named beyond `cap` counts as `cap`: a refusal is not signed."""
+    if named is None:
+        return pause
+    return max(pause, min(named, cap) * randomness.uniform(1.0, 1.5))
+
+
 def jittered(interval: float, fraction: float, randomness: random.Random) -> float:
     """An interval in seconds, shortened by up to `fraction`, so that a fleet does not march in step and is never late."""
     return interval * (1.0 - randomness.uniform(0.0, fraction))

@@ -588,7 +588,9 @@ class Supervisor:
         except PrimaryRefused as error:
             log.warning("%s: refused by the Primary: %s", name, error)
             if error.status in BUSY:
-                return pacing.backoff(attempt, RETRY_BASE, min(RETRY_CAP, self.timing.lease_renew), self._random), attempt + 1
+                cap = min(RETRY_CAP, self.timing.lease_renew)
+                pause = pacing.backoff(attempt, RETRY_BASE, cap, self._random)
+                return pacing.not_before(pause, error.retry_after, cap, self._random), attempt + 1
             return pacing.jittered(min(REFUSED_PAUSE, self.timing.heartbeat_interval), 0.2, self._random), attempt + 1
         except (DatabaseError, psycopg.Error) as error:
             log.warning("%s: the gateway's database does not answer: %s", name, type(error).__name__)

@@ -7,7 +7,7 @@ other weights are scaled up.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
@@ -172,17 +172,21 @@ def _caps(facts: HealthFacts) -> Iterator[tuple[str, float, str]]:
 
 
 def _complaints(facts: HealthFacts, parts: Mapping[str, float]) -> Iterator[str]:
-    texts = {
-        "age": f"last heartbeat {facts.age_seconds or 0:.0f} s ago",
-        "project_key_vaults": "some project Key Vaults do not answer",
-        "write_queue": f"{facts.write_queue_depth} writes wait in its queue",
-        "tasks": f"{facts.tasks_failed} tasks failed lately",
-        "latency_and_clock": f"clock off by {abs(facts.clock_skew_seconds):.0f} s, "
-        f"slowest answers {facts.latency_p95_ms or 0:.0f} ms",
-        "certificate": f"its certificate lives {facts.certificate_days_left or 0:.0f} more days",
-        "cache": "its cache does not answer",
-    }
-    return (text for name, text in texts.items() if parts.get(name, 1.0) < 1.0)
+    return (_COMPLAINTS[name](facts) for name in _COMPLAINTS if parts.get(name, 1.0) < 1.0)
+
+
+_COMPLAINTS: Mapping[str, Callable[[HealthFacts], str]] = {
+    "age": lambda facts: f"last heartbeat {facts.age_seconds or 0:.0f} s ago",
+    "project_key_vaults": lambda _: "some project Key Vaults do not answer",
+    "write_queue": lambda facts: f"{facts.write_queue_depth} writes wait in its queue",
+    "tasks": lambda facts: f"{facts.tasks_failed} tasks failed lately",
+    "latency_and_clock": lambda facts: (
+        f"clock off by {abs(facts.clock_skew_seconds):.0f} s, slowest answers {facts.latency_p95_ms or 0:.0f} ms"
+    ),
+    "certificate": lambda facts: f"its certificate lives {facts.certificate_days_left or 0:.0f} more days",
+    "cache": lambda _: "its cache does not answer",
+}
+"""Sentences are made for parts that are not full only: most heartbeats have nothing to complain about."""
 
 
 def _flag(value: bool | None) -> float | None:

@@ -40,6 +40,8 @@ class Interrupted(Exception):
 class Stack:
     """One stack: `up`, then `watch` until told to stop, then `down`."""
 
+    patience = START_SECONDS
+
     def __init__(self, layout: Layout, environ: Mapping[str, str], say: Say, *, durable: bool = True,
                  azure: bool = True, asked: Callable[[], bool] = lambda: False) -> None:  # fmt: skip
         self._asked = asked
@@ -295,7 +297,7 @@ class Stack:
     def _wait_for_health(self, name: str, url: str) -> None:
         """Wait until a node listens and says that it is ready."""
         port = int(url.rsplit(":", 1)[1])
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self.patience
         while True:
             try:
                 with sockets.create_connection(("127.0.0.1", port), timeout=1) as found:
@@ -309,7 +311,7 @@ class Stack:
                 time.sleep(0.1)
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + START_SECONDS
+        deadline = time.monotonic() + self.patience
         while True:
             try:
                 with self.client() as primary:

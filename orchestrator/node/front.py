@@ -64,7 +64,9 @@ GRACE_SECONDS = 4.0
 TLS_BUFFER = 32 * 1024
 """Bytes; two TLS records."""
 KEPT_DESCRIPTORS = 200
-"""For the private socket, callers with a certificate, and the process itself."""
+"""For the private socket, some callers with a certificate, and the process itself: what strangers never take."""
+KNOWN_CONNECTIONS = 100_000
+"""Connections of callers with a certificate that are to have room, where the system gives it: two or three for each gateway."""
 
 
 @dataclass(eq=False)
@@ -304,11 +306,11 @@ def within(caps: Caps) -> Caps:
     """As many descriptors as the system gives, and limits that fit into them."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = caps.connections + caps.unfinished + KEPT_DESCRIPTORS
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        more = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    best = wanted + KNOWN_CONNECTIONS if hard == resource.RLIM_INFINITY else min(wanted + KNOWN_CONNECTIONS, hard)
+    if soft != resource.RLIM_INFINITY and soft < best:
         with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
-            soft = more
+            resource.setrlimit(resource.RLIMIT_NOFILE, (best, hard))
+            soft = best
     if soft == resource.RLIM_INFINITY or soft >= wanted:
         return caps
     room = max(100, soft - KEPT_DESCRIPTORS)

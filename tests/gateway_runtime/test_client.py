@@ -25,8 +25,10 @@ from gateway_runtime.client import (
     AnswerNotTrusted,
     Channel,
     Known,
+    PrimaryRefused,
     PrimaryUnreachable,
     SignerUnknown,
+    _refusal_of,
     fetch_trust,
 )
 from gateway_runtime.state import Sequences
@@ -314,3 +316,14 @@ def test_what_is_urgent_has_connections_of_its_own(line: Line, monkeypatch: pyte
     fetched, *pools = [[urlsplit(url).path for url in one.asked] for one in made]
     assert fetched == [paths.TRUST] and pools == [[paths.LEASE_RENEW], [paths.DIRECTIVE]]
     assert paths.HEARTBEAT in URGENT and paths.DIRECTIVE not in URGENT
+
+
+@pytest.mark.parametrize(
+    ("named", "seconds"),
+    [("7", 7.0), ("0", 0.0), ("", None), ("soon", None), ("-3", None), ("1e9", None), ("9" * 40, None), ("٣", None)],
+)
+def test_the_pause_of_a_busy_primary_is_read_and_nothing_else(named: str, seconds: float | None) -> None:
+    headers = [(b"Retry-After", named.encode())] if named else []
+    answer = httpx.Response(503, headers=headers, json={"error": "this node is busy", "code": "UNAVAILABLE"})
+    refused = _refusal_of(answer)
+    assert isinstance(refused, PrimaryRefused) and refused.retry_after == seconds

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_runtime.pacing import MissedBeats, backoff, jittered
+from gateway_runtime.pacing import MissedBeats, backoff, jittered, not_before
 
 
 class Fixed(random.Random):
@@ -35,6 +35,21 @@ class TestBackoff:
     def test_spreads_a_fleet(self) -> None:
         waits = [backoff(3, 2, 30, random.Random(seed)) for seed in range(200)]
         assert min(waits) < 9 and max(waits) > 15
+
+
+class TestNotBefore:
+    def test_a_pause_is_its_own_where_the_primary_named_none(self) -> None:
+        assert not_before(3.0, None, 15, Fixed(1)) == 3.0
+
+    def test_nobody_comes_back_before_the_named_pause_and_not_all_at_the_same_moment(self) -> None:
+        assert not_before(1.0, 8.0, 15, Fixed(0)) == 8.0
+        assert not_before(1.0, 8.0, 15, Fixed(1)) == 12.0
+
+    def test_an_own_longer_pause_stays(self) -> None:
+        assert not_before(14.0, 2.0, 15, Fixed(1)) == 14.0
+
+    def test_a_number_that_nobody_means_costs_a_gateway_no_lease(self) -> None:
+        assert not_before(1.0, 999999.0, 15, Fixed(0)) == 15
 
 
 class TestJitter:

@@ -9,6 +9,7 @@ import pytest
 
 from common.clock import boottime
 from gateway_runtime.breaker import FAILURES_TO_OPEN, PAUSE_CAP
+from gateway_runtime.client import PrimaryRefused
 from gateway_runtime.models import PendingWrite
 from gateway_runtime.node import Node
 from gateway_runtime.supervisor import EXPELLED, RETRY_CAP, Supervisor
@@ -81,6 +82,18 @@ def test_no_pause_after_an_outage_is_longer_than_one_renewal_of_the_lease(timing
             waited += 0.05
         assert waited <= min(PAUSE_CAP, timing.lease_renew) + 0.05
         now += waited
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_primary_is_asked_again_when_it_said_and_not_earlier(status: int) -> None:
+    made, _ = supervisor(STANDARD)
+
+    def busy() -> float:
+        raise PrimaryRefused(status, "UNAVAILABLE", "this node is busy", retry_after=9.0)
+
+    pauses = [made._one_step("heartbeat", busy, 0)[0] for _ in range(50)]
+    assert min(pauses) >= 9.0 and max(pauses) <= 13.5
+    assert max(pauses) - min(pauses) > 0.5, "those who were told the same do not come back at once"
 
 
 @pytest.mark.parametrize("code", sorted(EXPELLED))

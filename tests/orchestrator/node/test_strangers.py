@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.node.front import within
 from orchestrator.node.limits import HANDSHAKE_SECONDS, Caps, Holdings, network_of
 from tests.orchestrator.node.desk import Desk, desk, read_answer, talk, until
 
@@ -224,3 +226,17 @@ def _resident(pid: int) -> int:
     """kB of memory a process has."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
+
+
+@pytest.mark.parametrize(("soft", "hard", "raised", "strangers"), [
+    (1024, 20_000, 20_000, 4000), (1024, 1_000_000, 106_200, 4000), (1024, resource.RLIM_INFINITY, 106_200, 4000),
+    (20_000, 20_000, None, 4000), (1024, 2000, 2000, 1200),
+])  # fmt: skip
+def test_a_front_takes_the_open_files_a_fleet_needs_and_strangers_get_no_more_of_them(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, raised: int | None, strangers: int
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    assert within(Caps()).connections == strangers
+    assert asked == ([(raised, hard)] if raised else [])

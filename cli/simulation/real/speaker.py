@@ -1,4 +1,4 @@
-"""Gateways of a benchmark: they enrol with real tokens and speak the real sealed channel, made from `protocol` alone."""
+"""What a light gateway says: it enrols with a real token and speaks the real sealed channel, made from `protocol` alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from benchmarks.load import request
+from cli.simulation.real.http import request
 from protocol import messages, paths
 from protocol.bootstrap_token import unpack
 from protocol.certificates import build_csr, x5t_s256
@@ -36,27 +36,26 @@ from protocol.envelope import (
 )
 from protocol.vocabulary import Assignment
 
-INSTANCE = str(uuid.uuid4())
 
-
-class BenchGateway:
-    """One gateway with its keys. `trust` is the Primary's trust document as JSON."""
+class Speaker:
+    """One gateway with its keys. `trust` is the Primary's trust document as JSON, `skew` the seconds its clock is off."""
 
     def __init__(self, trust: dict[str, Any], environment: str) -> None:
         signed = json.loads(trust["recipients"])["body"]
         recipient = json.loads(base64.urlsafe_b64decode(signed + "=" * (-len(signed) % 4)))["keys"][0]
         self._recipient, self._kid = decode_encryption_key(recipient["public_key"]), recipient["kid"]
-        self.environment, self.epoch = environment, 0
+        self.environment, self.epoch, self.role = environment, 0, Assignment.ACTIVE
         self._signing, self._encryption = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
         self._client, self._server = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-        self._generation = str(uuid.uuid4())
+        self._generation, self._instance = str(uuid.uuid4()), str(uuid.uuid4())
+        self.skew = 0.0
         self._numbers = itertools.count(1)
         self.id = self._certificate = self._thumbprint = ""
 
     def registration(self, token: str) -> bytes:
         """The request that redeems a token."""
         body = messages.Register(
-            token=token, csr=build_csr(self._client, "bench"), server_csr=build_csr(self._server, "bench"),
+            token=token, csr=build_csr(self._client, "light"), server_csr=build_csr(self._server, "light"),
             signing_key=encode_public_key(self._signing.public_key()),
             encryption_key=encode_public_key(self._encryption.public_key()), generation=self._generation, version="1.0.0",
         )  # fmt: skip
@@ -85,12 +84,12 @@ class BenchGateway:
             Path(name).unlink()
         return made
 
-    def heartbeat(self) -> bytes:
-        now = datetime.now(UTC)
+    def heartbeat(self, lease_seconds_left: float = 30.0) -> bytes:
+        now = self._wall()
         return self._post(
             paths.HEARTBEAT,
             messages.Heartbeat(
-                version="1.0.0", reported_role=Assignment.ACTIVE, epoch=self.epoch, lease_seconds_left=30.0,
+                version="1.0.0", reported_role=self.role, epoch=self.epoch, lease_seconds_left=lease_seconds_left,
                 started_at=(now - timedelta(minutes=5)).isoformat(), sent_at=now.isoformat(),
                 certificate_expires_at=(now + timedelta(days=80)).isoformat(), database=messages.Probe(ok=True, latency_ms=1),
                 cache=messages.Probe(ok=True, latency_ms=1), primary_latency_p95_ms=5.0, replica_complete=True,
@@ -98,21 +97,25 @@ class BenchGateway:
         )  # fmt: skip
 
     def lease(self) -> bytes:
-        return self._post(paths.LEASE_RENEW, messages.RenewLease(epoch=self.epoch, sent_at=datetime.now(UTC).isoformat()))
+        return self._post(paths.LEASE_RENEW, messages.RenewLease(epoch=self.epoch, sent_at=self._wall().isoformat()))
 
-    def directive(self) -> bytes:
-        return self._post(paths.DIRECTIVE, messages.AskDirective())
+    def directive(self, after: str = "", wait: float = 0.0) -> bytes:
+        return self._post(paths.DIRECTIVE, messages.AskDirective(after=after, wait=wait))
 
     def opened(self, answer: bytes, kind: type[messages.Message]) -> Any:
         return messages.decode(open_parcel(parse(answer), self._encryption), kind)
+
+    def _wall(self) -> datetime:
+        return datetime.now(UTC) + timedelta(seconds=self.skew)
 
     def _post(self, path: str, body: messages.Message, *, sender: str = "", environment: str | None = None) -> bytes:
         facts: dict[str, Any] = {
             "suite": SUITE, "direction": "up", "sender": sender or self.id, "certificate": self._thumbprint,
             "recipient": self._kid, "environment": self.environment if environment is None else environment,
             "epoch": 0 if sender else self.epoch, "generation": self._generation, "message_id": str(uuid.uuid4()),
-            "sequence": next(self._numbers), "method": "POST", "path": path, "request_hash": "", "issued_at": int(time.time()),
-            "instance": INSTANCE,
+            "sequence": next(self._numbers), "method": "POST", "path": path, "request_hash": "",
+            "issued_at": int(time.time() + self.skew),
+            "instance": self._instance,
         }  # fmt: skip
         header = Header(**{name: facts[name] for name in Header.__struct_fields__ if name in facts})
         return request("POST", path, seal(header, messages.encode(body), self._recipient, self._signing), kind=CONTENT_TYPE)
