@@ -8,15 +8,14 @@ from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
-from accounts import browser, rates, refusals
+from accounts import browser, rates, refusals, rights
 from accounts.access import Principal
 from accounts.models import ApiToken, Session, User
-from accounts.principals import principal_of
-from accounts.sessions import note_use, session_of
+from accounts.rights import Rights
+from accounts.sessions import hash_token
 from accounts.tokens import PREFIX as TOKEN_PREFIX
-from accounts.tokens import token_of
 from common.clock import now
-from common.errors import AuthenticationInvalid, PermissionRefused
+from common.errors import AuthenticationExpired, AuthenticationInvalid, PermissionRefused
 
 LONGEST_HEADER = 4096
 OWN_ACCOUNT = "/api/v1/auth/"
@@ -33,17 +32,38 @@ def bearer_text(request: HttpRequest | Request) -> str:
     return str(token.strip())
 
 
-def credential_of(token: str, moment: datetime) -> Session | ApiToken:
+def rights_of(token: str, moment: datetime) -> Rights:
     """The living session or API token of this text. Raises `AuthenticationInvalid` or `AuthenticationExpired`."""
-    return token_of(token, moment) if token.startswith(TOKEN_PREFIX) else session_of(token, moment)
+    return _rights_of_token(token, moment) if token.startswith(TOKEN_PREFIX) else rights_of_session(token, moment)
+
+
+def rights_of_session(token: str, moment: datetime) -> Rights:
+    """The living session behind a token, for the Primary's own API. Raises as `rights_of`."""
+    found = rights.of_session(hash_token(token))
+    if found is None or not found.lives:
+        raise AuthenticationInvalid("this token is not valid; sign in again")
+    if found.expires_at <= moment:
+        raise AuthenticationExpired("this token has expired; sign in again")
+    if found.gateway_environment:
+        raise AuthenticationInvalid("this session was opened at a gateway and counts there only; sign in here")
+    return found
+
+
+def _rights_of_token(text: str, moment: datetime) -> Rights:
+    found = rights.of_token(hash_token(text))
+    if found is None or not found.lives:
+        raise AuthenticationInvalid("this token is not valid; ask its holder for a new one")
+    if found.expires_at <= moment:
+        raise AuthenticationExpired("this token has expired; ask its holder for a new one")
+    return found
 
 
 def principal_of_bearer(request: HttpRequest) -> Principal:
     """Who stands behind the header of a plain view, under the same conditions as everywhere. Raises what they raise."""
     moment = now()
-    credential = credential_of(bearer_text(request), moment)
-    _admit(credential, request, moment)
-    return principal_of(credential, moment)
+    found = rights_of(bearer_text(request), moment)
+    admit(found, request, moment)
+    return found.principal(moment)
 
 
 def principal_in(request: Request) -> Principal:
@@ -54,10 +74,14 @@ def principal_in(request: Request) -> Principal:
 
 
 def credential_in(request: Request) -> Session | ApiToken:
-    """The session or API token of an authenticated request."""
-    if not isinstance(request.auth, Session | ApiToken):
+    """The session or API token of an authenticated request, read again: what ended meanwhile is refused."""
+    if not isinstance(request.auth, Rights):
         raise AuthenticationInvalid("nobody is signed in")
-    return request.auth
+    found: Session | ApiToken | None = getattr(request, "credential_row", None) or rights.row_of(request.auth)
+    if found is None:
+        raise AuthenticationInvalid("this token is not valid; sign in again")
+    request.credential_row = found  # type: ignore[attr-defined]  # one statement for a request
+    return found
 
 
 def person_of(request: Request) -> User:
@@ -77,32 +101,38 @@ def session_in(request: Request) -> Session:
 
 
 class BearerAuthentication(BaseAuthentication):
-    """Django REST framework's hook: the Authorization header, else the browser's cookie. `request.auth` is the credential."""
+    """Django REST framework's hook: the Authorization header, else the browser's cookie. `request.auth` is what was shown."""
 
-    def authenticate(self, request: Request) -> tuple[Principal, Session | ApiToken] | None:
+    def authenticate(self, request: Request) -> tuple[Principal, Rights] | None:
         moment = now()
         token = bearer_text(request)
-        credential = credential_of(token, moment) if token else browser.session_in_cookie(request, moment)
-        if credential is None:
+        found = rights_of(token, moment) if token else _rights_in_cookie(request, moment)
+        if found is None:
             return None
-        _admit(credential, request._request, moment)
-        return principal_of(credential, moment), credential
+        admit(found, request._request, moment)
+        return found.principal(moment), found
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"
 
 
-def _admit(credential: Session | ApiToken, request: HttpRequest, moment: datetime) -> None:
-    """Count the call, and refuse one who must change their password first."""
-    holder = f"user:{credential.user_id}" if credential.user_id else f"service:{credential.service_id}"
-    with refusals.noting_limits(holder, address=str(request.META.get("REMOTE_ADDR", "")), now=moment):
-        limit = rates.count_call(str(credential.id), moment)
-    request.response_headers = {"X-RateLimit-Limit": str(limit)}  # type: ignore[attr-defined]
-    _refuse_until_password_changed(credential, request)
-    note_use(credential, moment)
-
-
-def _refuse_until_password_changed(credential: Session | ApiToken, request: HttpRequest) -> None:
-    must = credential.user is not None and credential.user.must_change_password
-    if must and not request.path.startswith(OWN_ACCOUNT):
+def admit(found: Rights, request: HttpRequest, moment: datetime) -> None:
+    """Count the call, once in a request, and refuse one who must change their password first."""
+    if not hasattr(request, "response_headers"):
+        with refusals.noting_limits(found.account, address=str(request.META.get("REMOTE_ADDR", "")), now=moment):
+            limit = rates.count_call(str(found.id), moment)
+        request.response_headers = {"X-RateLimit-Limit": str(limit)}  # type: ignore[attr-defined]
+    if found.must_change_password and not request.path.startswith(OWN_ACCOUNT):
         raise PermissionRefused("change your password first, with POST /api/v1/auth/password", code="PASSWORD_CHANGE_REQUIRED")
+    rights.note_use(found, moment)
+
+
+def _rights_in_cookie(request: Request, moment: datetime) -> Rights | None:
+    """Those of the living session of the cookie, or None without a cookie. Raises `PermissionRefused` for a change without its
+    proof."""
+    token = browser.token_in(request)
+    if not token:
+        return None
+    found = rights_of_session(token, moment)
+    browser.refuse_without_proof(request, token)
+    return found

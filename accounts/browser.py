@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from datetime import datetime
 
 from django.conf import settings
 from django.http import HttpResponseBase
 from rest_framework.request import Request
 
-from accounts.models import Session
-from accounts.sessions import LIFE, SignedIn, hash_token, session_of
+from accounts.sessions import LIFE, SignedIn, hash_token
 from common.errors import PermissionRefused
 
 COOKIE = "__Host-mazevault"
@@ -33,16 +31,6 @@ def give(response: HttpResponseBase, opened: SignedIn) -> None:
 def take(response: HttpResponseBase) -> None:
     """Take the session out of the browser."""
     response.delete_cookie(COOKIE, path="/", samesite="Strict")
-
-
-def session_in_cookie(request: Request, now: datetime) -> Session | None:
-    """The living session of the cookie, or None without a cookie. Raises `PermissionRefused` for a change without its proof."""
-    token = token_in(request)
-    if not token:
-        return None
-    session = session_of(token, now)
-    refuse_without_proof(request, token)
-    return session
 
 
 def token_in(request: Request) -> str:

@@ -17,6 +17,7 @@ from django.db import IntegrityError, transaction
 from django.db.models import Q
 from psycopg.errors import UniqueViolation
 
+from accounts import rights
 from accounts.access import Principal
 from accounts.models import ApiToken, Environment, Organization, Project, RoleGrant, ServiceIdentity, Session, User
 from common import audit, feed
@@ -89,6 +90,7 @@ def environment_changed(environment: Environment, *former_codes: str) -> None:
 def principal_changed(holder: User | ServiceIdentity | uuid.UUID) -> None:
     """A role, a grant, a session, a token or the state of a person or service identity changed."""
     identifier = holder if isinstance(holder, uuid.UUID) else holder.id
+    rights.forget_after_commit()
     feed.note(settings.MAZEVAULT.gateway_environments, ReplicaKind.PRINCIPAL, identifier)
 
 

@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
 from datetime import datetime
 
 from django.db.models import QuerySet
 
-from accounts.access import EVERYWHERE, Grant, Principal, PrincipalKind, Scope, limited
-from accounts.models import ApiToken, RoleGrant, ServiceIdentity, Session, User
+from accounts.access import EVERYWHERE, Grant, Principal, PrincipalKind, Scope
+from accounts.models import RoleGrant, ServiceIdentity, User
 from accounts.roles import permissions_of_account
-
-
-def principal_of(credential: Session | ApiToken, now: datetime) -> Principal:
-    """Who holds a session or token. A token carries no more than its scopes."""
-    if credential.user is not None:
-        found = principal_of_user(credential.user, now)
-    elif credential.service is not None:
-        found = principal_of_service(credential.service, now)
-    else:
-        raise ValueError("a credential has a holder")
-    scopes = credential.scopes if isinstance(credential, ApiToken) else None
-    return replace(found, grants=limited(found.grants, scopes))
 
 
 def principal_of_user(user: User, now: datetime) -> Principal:

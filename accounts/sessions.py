@@ -20,8 +20,6 @@ from common import audit
 from common.errors import AuthenticationExpired, AuthenticationInvalid, NotFound, PermissionRefused, ValidationFailed
 
 PREFIX = "mzv_"
-SEEN_EVERY = timedelta(minutes=5)
-"""How exact `last_used_at` is; a write for each call would cost more than the call."""
 LIFE = timedelta(hours=24)
 KEPT = timedelta(days=30)
 """How long an ended session or token stays, for those who ask where somebody was signed in."""
@@ -118,12 +116,6 @@ def revoke_one(session: Session, identifier: uuid.UUID, *, address: str, now: da
         _audit("auth.session.revoked", session.user or session.service, address)
 
 
-def note_use(credential: Session | ApiToken, now: datetime) -> None:
-    """Remember when it was last used, exact to a few minutes."""
-    if credential.last_used_at is None or credential.last_used_at < now - SEEN_EVERY:
-        type(credential).objects.filter(pk=credential.pk).update(last_used_at=now)
-
-
 def refresh(session: Session, *, address: str, now: datetime) -> SignedIn:
     """A new token for the old one, which ends. A service identity asks for a new one instead, and who came from Entra signs in
     there again: only Entra can say whether they still may."""
@@ -145,16 +137,9 @@ def sign_out(session: Session, *, address: str, now: datetime) -> None:
         _audit("auth.logout", session.user or session.service, address)
 
 
-def session_of(token: str, now: datetime) -> Session:
-    """The living session behind a token, for the Primary's own API. Raises `AuthenticationInvalid` or `AuthenticationExpired`."""
-    found = session_anywhere(token, now)
-    if found.gateway_environment:
-        raise AuthenticationInvalid("this session was opened at a gateway and counts there only; sign in here")
-    return found
-
-
 def session_anywhere(token: str, now: datetime) -> Session:
-    """The same, also for a session that was opened at a gateway."""
+    """The living session behind a token, also one that was opened at a gateway. Raises `AuthenticationInvalid` or
+    `AuthenticationExpired`."""
     found = Session.objects.select_related("user", "service").filter(token_hash=hash_token(token)).first()
     if found is None or found.revoked_at or not holder_lives(found):
         raise AuthenticationInvalid("this token is not valid; sign in again")

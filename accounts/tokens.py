@@ -16,8 +16,8 @@ from accounts.durations import go_duration
 from accounts.models import ApiToken, Session
 from accounts.roles import KNOWN_PERMISSIONS
 from accounts.scoping import absent
-from accounts.sessions import hash_token, holder_lives
-from common.errors import AuthenticationExpired, AuthenticationInvalid, PermissionRefused, ValidationFailed
+from accounts.sessions import hash_token
+from common.errors import AuthenticationInvalid, PermissionRefused, ValidationFailed
 
 PREFIX = "mzvt_"
 LONGEST_LIFE = timedelta(days=366)
@@ -65,16 +65,6 @@ def revoke(credential: Session | ApiToken, identifier: uuid.UUID, by: By, now: d
         ApiToken.objects.filter(id__in=_family(row.id), revoked_at=None).update(revoked_at=now)
         changes.record(by, "auth.token.revoked", "token", row.id, {"name": row.name})
         changes.credential_changed(row)
-
-
-def token_of(text: str, now: datetime) -> ApiToken:
-    """The living token of this text. Raises `AuthenticationInvalid` or `AuthenticationExpired`."""
-    found = ApiToken.objects.select_related("user", "service").filter(token_hash=hash_token(text)).first()
-    if found is None or found.revoked_at or not holder_lives(found):
-        raise AuthenticationInvalid("this token is not valid; ask its holder for a new one")
-    if found.expires_at <= now:
-        raise AuthenticationExpired("this token has expired; ask its holder for a new one")
-    return found
 
 
 def _living_parent(credential: Session | ApiToken, now: datetime) -> ApiToken | None:

@@ -7,6 +7,7 @@ import json
 import logging
 import uuid
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from enum import StrEnum
@@ -16,6 +17,7 @@ from django.db import DatabaseError, connection, transaction
 from django.db.models import QuerySet, TextField
 from django.db.models.functions import Cast
 
+from common.audit_commits import commits
 from common.clock import now
 from common.errors import Unavailable
 from common.locks import try_transaction_lock
@@ -77,13 +79,39 @@ def record(
         project=project,
         details=_fitting(dict(details or {})),
     )
-    try:
+    with _refused_without_a_trail(entry):
         entry.save(force_insert=True)
+    return entry
+
+
+def commit(*, actor: str, action: str, entity: str, entity_id: str, details: Mapping[str, Any], environment: str = "",
+           address: str = "", organization: uuid.UUID | None = None, project: uuid.UUID | None = None) -> None:  # fmt: skip
+    """Commit one entry of something that changes nothing, for example of a read, and return when that is done (I17).
+
+    Entries of requests at the same time share a commit. In a caller's transaction the entry is a part of that, as with `record`.
+    Raises `Unavailable` when it is not committed, or nobody can say.
+    """
+    told: dict[str, Any] = {
+        "actor": actor, "action": action, "entity": entity, "entity_id": entity_id, "environment": environment,
+        "address": address, "organization": organization, "project": project,
+    }  # fmt: skip
+    if connection.in_atomic_block:
+        record(**told, details=details)
+        return
+    told |= {"actor": actor[:64], "entity_id": entity_id[:64], "address": address[:64]}
+    entry = AuditEntry(at=now(), severity=Severity.INFO.value, details=_fitting(dict(details)), **told)
+    with _refused_without_a_trail(entry):
+        commits.commit(entry)
+
+
+@contextmanager
+def _refused_without_a_trail(entry: AuditEntry) -> Iterator[None]:
+    try:
+        yield
     except DatabaseError as error:
-        log.error("the audit trail cannot be written (%s); %s by %s is refused", type(error).__name__, action, actor)
+        log.error("the audit trail cannot be written (%s); %s by %s is refused", type(error).__name__, entry.action, entry.actor)
         raise Unavailable("the audit trail cannot be written right now, so nothing was done; try again",
                           code="AUDIT_UNAVAILABLE", retry_after=2) from error  # fmt: skip
-    return entry
 
 
 def chain_pending(batch: int = 500, chain: str = PRIMARY) -> int:

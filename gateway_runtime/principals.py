@@ -5,23 +5,53 @@ There are no accounts here. Whatever is wrong with a credential, the answer is t
 
 from __future__ import annotations
 
+import json
+import threading
+import uuid
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 from django.conf import settings
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
-from accounts import browser
+from accounts import browser, rights
 from accounts.access import Grant, Principal, PrincipalKind, Scope, limited
 from accounts.authentication import bearer_text
 from accounts.sessions import hash_token
+from common import remembered
 from common.clock import now as clock_now
 from common.errors import AuthenticationInvalid, Unavailable
+from common.remembered import Remembered
+from common.statements import fetch
 from gateway_runtime import state
-from gateway_runtime.models import ReplicaPrincipal, ReplicaToken
+from gateway_runtime.models import NodeState, ReplicaPrincipal
 
 _INVALID = "this token is not valid at this gateway; sign in at the Primary"
+_HOLDER: LiteralString = """
+SELECT p.kind, p.id, p.name, p.grants, t.scopes, t.expires_at
+  FROM gateway_runtime_replicatoken t JOIN gateway_runtime_replicaprincipal p ON p.id = t.principal_id WHERE t.hash = %(hash)s
+"""
+
+
+@dataclass(frozen=True)
+class Rights:
+    """What a credential gives at this gateway, as the copy says."""
+
+    kind: PrincipalKind
+    id: uuid.UUID
+    name: str
+    grants: tuple[Grant, ...]
+    expires_at: datetime
+
+
+_known = Remembered[Rights | None]("rights at this gateway")
+
+
+def follow(stop: threading.Event | None = None) -> threading.Thread:
+    """Begin to remember rights in this process for up to a second (docs/adr/0036)."""
+    return remembered.follow(rights.CHANNEL, _known, stop)
 
 
 def principal_of_token(token: str, now: datetime) -> Principal:
@@ -30,12 +60,28 @@ def principal_of_token(token: str, now: datetime) -> Principal:
     Raises `AuthenticationInvalid`, with code AUTH_OFFLINE_TOO_LONG for everybody once the Primary has been away too long, and
     `Unavailable` before the first complete copy.
     """
-    _refuse_old_copy(now)
-    found = ReplicaToken.objects.select_related("principal").filter(hash=hash_token(token), expires_at__gt=now).first()
+    refuse_old_copy(state.this_life(), now)
+    found = rights_of(hash_token(token), now)
     if found is None:
         raise AuthenticationInvalid(_INVALID)
-    holder = found.principal
-    return Principal(PrincipalKind(holder.kind), str(holder.id), holder.name, limited(_grants(holder), found.scopes), now)
+    return principal_of(found, now)
+
+
+def rights_of(token_hash: str, now: datetime) -> Rights | None:
+    """What the living credential with this hash gives; None when the copy has none."""
+    found = _known.get(token_hash, lambda: _asked(token_hash))
+    return found if found is not None and found.expires_at > now else None
+
+
+def principal_of(found: Rights, now: datetime) -> Principal:
+    return Principal(found.kind, str(found.id), found.name, found.grants, now)
+
+
+def _asked(token_hash: str) -> Rights | None:
+    for kind, identifier, name, grants, scopes, expires_at in fetch(_HOLDER, {"hash": token_hash}):
+        held = limited(map(_grant, _plain(grants)), _plain(scopes))
+        return Rights(PrincipalKind(kind), identifier, name, held, expires_at)
+    return None
 
 
 def principal_named(actor: str, now: datetime) -> Principal | None:
@@ -62,9 +108,9 @@ class GatewayAuthentication(BaseAuthentication):
         return "Bearer"
 
 
-def _refuse_old_copy(now: datetime) -> None:
+def refuse_old_copy(row: NodeState | state.Standing, now: datetime) -> None:
     """Nobody can tell whether a credential was revoked while the Primary is away, so it counts for a limited time only."""
-    age = state.age_of_copy(state.this_life(), now)
+    age = state.age_of_copy(row, now)
     if age is None:
         raise Unavailable("this gateway has not read its environment yet; try again", code="REPLICA_INCOMPLETE", retry_after=2)
     if age >= settings.MAZEVAULT.own_gateway.offline_auth_max:
@@ -83,3 +129,8 @@ def _grant(row: dict[str, Any]) -> Grant:
         Scope(row["organization"], row["project"], row["environment"].lower()),
         datetime.fromisoformat(row["expires_at"]) if row["expires_at"] else None,
     )
+
+
+def _plain(value: Any) -> Any:
+    """A JSON column as a plain value, however the connection hands it over."""
+    return json.loads(value) if isinstance(value, str) else value

@@ -8,24 +8,27 @@ from __future__ import annotations
 import logging
 import math
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from django.conf import settings
 from django.db import transaction
+from django.http import HttpRequest
 from msgspec import structs
 
 from accounts.access import Principal
 from accounts.models import Environment, Project
+from accounts.roles import SECRETS_READ
+from accounts.sessions import hash_token
 from common import errors
 from common.clock import now as clock_now
 from common.direct import give_connection_back
 from common.errors import Conflict, MazeVaultError, NotFound, Unavailable, ValidationFailed
-from gateway_runtime import current, marks, replica, state, write_queue
+from gateway_runtime import current, marks, principals, replica, state, write_queue
 from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable
-from gateway_runtime.models import PendingWrite
+from gateway_runtime.models import NodeState, PendingWrite
 from gateway_runtime.state import standing_of
 from gateway_runtime.storage_ways import GatewayWays
 from gateway_runtime.supervisor import Supervisor
@@ -38,7 +41,7 @@ from vault import elsewhere, rules
 from vault.claims import Request
 from vault.elsewhere import Made, change_secret, take_back
 from vault.models import Secret, SecretStatus, VaultClaim
-from vault.ports import Asker, Freshness, PendingCreation, SecretChange, ValueKeeper, Written
+from vault.ports import Asker, Freshness, HotPart, PendingCreation, SecretChange, ValueKeeper, Written
 
 log = logging.getLogger("mazevault.gateway.secrets")
 
@@ -61,28 +64,36 @@ _AGAIN = 2
 class GatewayNode:
     """`vault.ports.SecretNode` on a gateway."""
 
+    hot_part = HotPart(
+        columns=""", n.replica_complete_at, n.assigned_role, n.assigned_epoch, n.highest_epoch, n.fenced_epoch,
+       (SELECT w.id FROM gateway_runtime_pendingwrite w WHERE w.secret = s.id AND w.outcome IN ('queued', 'received')
+         ORDER BY w.life DESC, w.sequence DESC LIMIT 1)""",
+        sources="\n  CROSS JOIN gateway_runtime_nodestate n",
+    )
+
     def __init__(self, keeper: ValueKeeper) -> None:
         self.keeper = keeper
 
     def admit(self) -> None:
         """The active gateway serves, also while it is cut off and while it hands over."""
-        if standing_of(state.this_life()) not in (Assignment.ACTIVE, Assignment.DRAINING):
-            raise Unavailable("this gateway is not the active one of its environment", code="NOT_ACTIVE", retry_after=5)
+        _refuse_unless_active(state.this_life())
 
     def freshness(self, project: Project) -> Freshness | None:
-        row, timing = state.this_life(), settings.MAZEVAULT.timing
-        as_of, age = row.replica_complete_at, state.age_of_copy(row, clock_now())
-        if as_of is None or age is None:
-            raise Unavailable(
-                "this gateway has not read its environment yet; try again", code="REPLICA_INCOMPLETE", retry_after=2
-            )
-        longest = project.max_staleness_seconds
-        if longest is not None and age > longest:
-            raise Unavailable(
-                f"the copy of this project is {_in_words(age)} old and may be at most {longest} s old", code="STALE",
-                retry_after=timing.replica_poll,
-            )  # fmt: skip
-        return Freshness(as_of, stale=age > STALE_POLLS * timing.replica_poll)
+        return _freshness(state.this_life(), project.max_staleness_seconds, clock_now())
+
+    def hot_caller(self, token: str, request: HttpRequest, moment: datetime) -> Principal | None:
+        found = principals.rights_of(hash_token(token), moment)
+        caller = principals.principal_of(found, moment) if found else None
+        return caller if caller and SECRETS_READ in caller.permissions_anywhere else None
+
+    def hot_standing(
+        self, told: Sequence[Any], longest_age: int | None, moment: datetime
+    ) -> tuple[Freshness | None, uuid.UUID | None]:
+        *facts, pending = told
+        here = state.Standing(*facts)
+        principals.refuse_old_copy(here, moment)
+        _refuse_unless_active(here)
+        return _freshness(here, longest_age, moment), pending
 
     def pending(self, secret: uuid.UUID) -> uuid.UUID | None:
         found = write_queue.newest_open(secret)
@@ -297,6 +308,23 @@ _STATUS_AFTER = {
     WriteOperation.DELETE: SecretStatus.DELETED,
     WriteOperation.PURGE: SecretStatus.PURGED,
 }
+
+
+def _refuse_unless_active(here: NodeState | state.Standing) -> None:
+    if standing_of(here) not in (Assignment.ACTIVE, Assignment.DRAINING):
+        raise Unavailable("this gateway is not the active one of its environment", code="NOT_ACTIVE", retry_after=5)
+
+
+def _freshness(here: NodeState | state.Standing, longest: int | None, moment: datetime) -> Freshness:
+    as_of, age, timing = here.replica_complete_at, state.age_of_copy(here, moment), settings.MAZEVAULT.timing
+    if as_of is None or age is None:
+        raise Unavailable("this gateway has not read its environment yet; try again", code="REPLICA_INCOMPLETE", retry_after=2)
+    if longest is not None and age > longest:
+        raise Unavailable(
+            f"the copy of this project is {_in_words(age)} old and may be at most {longest} s old", code="STALE",
+            retry_after=timing.replica_poll,
+        )  # fmt: skip
+    return Freshness(as_of, stale=age > STALE_POLLS * timing.replica_poll)
 
 
 def _in_words(age: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import uuid
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
 
@@ -69,6 +70,17 @@ def _reserve(block: int, *, floor: int) -> int:
     return int(row[0])
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The part of `NodeState` that says whether this gateway gives anything out, as another statement read it beside its rows."""
+
+    replica_complete_at: datetime | None
+    assigned_role: str
+    assigned_epoch: int
+    highest_epoch: int
+    fenced_epoch: int | None
+
+
 def this_life() -> NodeState:
     """The row of this life; created with a new generation when the database is new."""
     row, _ = NodeState.objects.get_or_create(id=1)
@@ -94,7 +106,7 @@ def skip_writes_to(number: int) -> bool:
     return bool(NodeState.objects.filter(id=1, write_sequence__lt=number).update(write_sequence=number))
 
 
-def age_of_copy(row: NodeState, now: datetime) -> float | None:
+def age_of_copy(row: NodeState | Standing, now: datetime) -> float | None:
     """Seconds since the copy was known to be complete; None while it never was.
 
     Infinite when that time lies ahead by more than clocks may differ: the clock was put back, so nobody knows how old it is.
@@ -105,7 +117,7 @@ def age_of_copy(row: NodeState, now: datetime) -> float | None:
     return max(0.0, age) if age >= -CLOCK_SKEW else math.inf
 
 
-def standing_of(row: NodeState) -> Assignment:
+def standing_of(row: NodeState | Standing) -> Assignment:
     """What this gateway is for people who read and write secrets: by its last directive, whether it is cut off or not."""
     if row.fenced_epoch is not None and row.fenced_epoch >= row.assigned_epoch:
         return Assignment.FENCED

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from accounts import rights
 from accounts.models import Session
+from accounts.rights import Rights
 from common.clock import now
 from gateways.storage_own import OwnWays
 from gateways.vault_ways import credential_of_person
@@ -16,4 +18,5 @@ class PrimaryWays(OwnWays):
 
     def _of_person(self, way: Connection, asker: Asker | None) -> Credential:
         shown = asker.credential if asker else None
-        return credential_of_person(way, shown if isinstance(shown, Session) else None, now())
+        row = rights.row_of(shown) if isinstance(shown, Rights) else None
+        return credential_of_person(way, row if isinstance(row, Session) else None, now())

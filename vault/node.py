@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
+from django.http import HttpRequest
 from django.utils.crypto import salted_hmac
 
 from accounts.access import Principal
+from accounts.authentication import admit, rights_of
 from accounts.models import Project
 from accounts.principals import principal_named
+from accounts.roles import SECRETS_READ
 from common.errors import Conflict, PermissionRefused
 from common.locks import transaction_lock
 from protocol.vocabulary import WriteOutcome
@@ -19,7 +23,7 @@ from vault import rules
 from vault.claims import Request
 from vault.elsewhere import change_secret
 from vault.models import AnsweredRequest, Secret, VaultClaim
-from vault.ports import Applied, Asker, Freshness, Origin, PendingCreation, SecretChange, ValueKeeper, Written
+from vault.ports import Applied, Asker, Freshness, HotPart, Origin, PendingCreation, SecretChange, ValueKeeper, Written
 from vault.secrets import apply_change, check_change
 
 REMEMBERED = timedelta(hours=24)
@@ -28,6 +32,8 @@ REMEMBERED = timedelta(hours=24)
 
 class PrimaryNode:
     """`vault.ports.SecretNode` on the Primary."""
+
+    hot_part = HotPart()
 
     def __init__(self, keeper: ValueKeeper) -> None:
         self.keeper = keeper
@@ -47,6 +53,17 @@ class PrimaryNode:
 
     def creation_of(self, secret: uuid.UUID) -> PendingCreation | None:
         return None
+
+    def hot_caller(self, token: str, request: HttpRequest, moment: datetime) -> Principal | None:
+        found = rights_of(token, moment)
+        admit(found, request, moment)
+        caller = found.principal(moment)
+        return caller if SECRETS_READ in caller.permissions_anywhere else None
+
+    def hot_standing(
+        self, told: Sequence[Any], longest_age: int | None, moment: datetime
+    ) -> tuple[Freshness | None, uuid.UUID | None]:
+        return None, None
 
     def write(self, change: SecretChange, asker: Asker, *, idempotency_key: str, now: datetime) -> Written:
         """With an idempotency key the same request is made once; another one under that key is IDEMPOTENCY_MISMATCH."""

@@ -6,11 +6,12 @@ A change is the same thing everywhere: a person's request at the Primary, a requ
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Protocol
+from typing import Any, LiteralString, Protocol
 
+from django.http import HttpRequest
 from msgspec import structs
 
 from accounts.access import Principal
@@ -179,10 +180,27 @@ class ValueKeeper(Protocol):
         """Make the recorded state count again after a change that was not recorded. False when somebody changed it since."""
 
 
+@dataclass(frozen=True)
+class HotPart:
+    """What a node wants to know of itself when a secret is read, as part of that one statement (`vault.hot`)."""
+
+    columns: LiteralString = ""
+    sources: LiteralString = ""
+
+
 class SecretNode(Protocol):
     """The node behind the secrets API. `keeper` reaches the vaults of projects whose values rest there."""
 
     keeper: ValueKeeper
+    hot_part: HotPart
+
+    def hot_caller(self, token: str, request: HttpRequest, moment: datetime) -> Principal | None:
+        """Who holds this token, if they may read secrets somewhere; counts the call. None or any refusal: go the whole way."""
+
+    def hot_standing(
+        self, told: Sequence[Any], longest_age: int | None, moment: datetime
+    ) -> tuple[Freshness | None, uuid.UUID | None]:
+        """From the columns of `hot_part`: how fresh this node's copy is, and what write waits. Raises where it gives nothing."""
 
     def admit(self) -> None:
         """Raise `Unavailable` with code NOT_ACTIVE when this node serves no secrets now (a standby, a fenced gateway)."""

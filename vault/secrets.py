@@ -21,6 +21,7 @@ from protocol.replica import ReplicaKind
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody
 from vault import rules, values
+from vault.found import Found
 from vault.models import KeptValue, Secret, SecretStatus, SecretVersion
 from vault.ports import Applied, Asker, Origin, SecretChange, Shown, ValueKeeper, VersionConflict
 
@@ -82,7 +83,7 @@ def reveal(secret: Secret, version: int | None, *, actor: str, address: str) -> 
     if row is None:
         raise Conflict("the value of this version is not held on this node; ask the Primary for it", code="VALUE_NOT_HELD")
     text = values.open_value(secret, row)
-    _audit_read(secret, version, actor, address)
+    tell_read(secret, version, actor, address)
     return text
 
 
@@ -99,8 +100,7 @@ def show(secret: Secret, version: int | None, asker: Asker, keeper: ValueKeeper)
     seen = row.secret if version is None else secret
     if row.sealed_value is not None:
         text = values.open_value(seen, row)
-        with transaction.atomic():
-            _audit_read(seen, version, asker.actor, asker.address)
+        tell_read(seen, version, asker.actor, asker.address)
         return Shown(text, secret=seen)
     try:
         shown = keeper.read(seen, row.external_version, asker, newest=version is None)
@@ -109,9 +109,19 @@ def show(secret: Secret, version: int | None, asker: Asker, keeper: ValueKeeper)
             with transaction.atomic():
                 tell_denial(seen, asker, refused.code)
         raise
-    with transaction.atomic():
-        _audit_read(seen, version, asker.actor, asker.address, external_version=shown.external_version)
+    tell_read(seen, version, asker.actor, asker.address, external_version=shown.external_version)
     return replace(shown, secret=seen, changed=shown.external_version != row.external_version)
+
+
+def tell_read(secret: Secret | Found, version: int | None, actor: str, address: str, external_version: str = "") -> None:
+    """Commit the audit entry of a read, before the value leaves (I17). `version` None: the present one was read."""
+    where = {"external_version": external_version} if external_version else {}
+    shown = secret.version if version is None else version
+    audit.commit(
+        actor=actor, action="secret.read", entity="secret", entity_id=str(secret.id), environment=values.scope_of(secret),
+        address=address, organization=secret.project.organization_id, project=secret.project_id,
+        details={"version": shown, **where, **_where(secret)},
+    )  # fmt: skip
 
 
 def tell_denial(secret: Secret, asker: Asker, code: str, operation: WriteOperation | None = None) -> None:
@@ -278,13 +288,7 @@ def _add_version(secret: Secret, change: SecretChange, origin: Origin, value: st
     )
 
 
-def _audit_read(secret: Secret, version: int | None, actor: str, address: str, external_version: str = "") -> None:
-    shown = secret.version if version is None else version
-    where = {"external_version": external_version} if external_version else {}
-    _audit("secret.read", secret, actor, address, {"version": shown, **where, **_where(secret)})
-
-
-def _where(secret: Secret) -> dict[str, Any]:
+def _where(secret: Secret | Found) -> dict[str, Any]:
     return {"key": secret.key, "project": str(secret.project_id), "environment": secret.environment.slug}
 
 

@@ -13,6 +13,7 @@ from accounts.roles import SECRETS_READ
 from common.api import rfc3339
 from common.errors import Conflict, NotFound, ValidationFailed
 from vault import rules
+from vault.found import Found
 from vault.models import Secret, SecretStatus, SecretVersion
 from vault.ports import Freshness, PendingCreation
 
@@ -130,7 +131,9 @@ def version_row(row: SecretVersion, current: int) -> dict[str, Any]:
     }
 
 
-def secret_row(secret: Secret, fresh: Freshness | None, pending: uuid.UUID | None, value: str | None = None) -> dict[str, Any]:
+def secret_row(
+    secret: Secret | Found, fresh: Freshness | None, pending: uuid.UUID | None, value: str | None = None
+) -> dict[str, Any]:
     """One secret as the API shows it. `as_of` and `stale` say how old a copy is; the source has no `as_of`."""
     expires = secret.updated_at + timedelta(hours=secret.ttl_hours) if secret.ttl_hours else None
     row: dict[str, Any] = {

@@ -13,8 +13,8 @@ def secret_routes(node: SecretNode) -> list[URLPattern]:
     """All paths of secrets, answered by this node."""
     one = "secrets/<str:identifier>"
     return [
-        *routes("secrets", api.Secrets.as_view(node=node), "secrets"),
         *routes(one, api.SecretOne.as_view(node=node), "secret"),
+        *routes("secrets", api.Secrets.as_view(node=node), "secrets"),
         *routes(f"{one}/versions", api.SecretVersions.as_view(node=node), "secret-versions"),
         *routes(f"{one}/versions/<str:number>", api.SecretVersionOne.as_view(node=node), "secret-version"),
         *routes(f"{one}/rollback", api.SecretRollback.as_view(node=node), "secret-rollback"),

@@ -13,6 +13,7 @@ from django.db.models import F, QuerySet
 
 from common.errors import Conflict
 from vault import encryption
+from vault.found import Found
 from vault.models import KeptValue, Secret, SecretVersion
 
 TABLE = "vault_secretversion"
@@ -73,10 +74,10 @@ def valued(rows: QuerySet[SecretVersion]) -> QuerySet[SecretVersion]:
     return rows.exclude(sealed_value=None, external_version="")
 
 
-def place(secret: Secret, version: int) -> tuple[str, str, str, int]:
+def place(secret: Secret | Found, version: int) -> tuple[str, str, str, int]:
     """Scope, table, row and version a value is sealed for."""
     return scope_of(secret), TABLE, f"{secret.id}|{secret.project_id}|{secret.environment_id}", version
 
 
-def scope_of(secret: Secret) -> str:
+def scope_of(secret: Secret | Found) -> str:
     return secret.environment.gateway_environment

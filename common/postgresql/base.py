@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import psycopg
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base
 from psycopg_pool import ConnectionPool
@@ -33,9 +35,24 @@ class DatabaseWrapper(base.DatabaseWrapper):
             self._lane_pools.pop(name).close()
 
     def _new_pool(self, wanted: Mapping[str, Any]) -> ConnectionPool:
-        check = ConnectionPool.check_connection if self.settings_dict["CONN_HEALTH_CHECKS"] else None
+        check = look_at if self.settings_dict["CONN_HEALTH_CHECKS"] else None
         return ConnectionPool(
             kwargs={**self.get_connection_params(), "autocommit": True}, open=False, configure=self._configure_connection,  # type: ignore[attr-defined]
             check=check, min_size=1, max_size=lanes.connections_of(lanes.lane(), wanted["threads"]),
             timeout=lanes.WAIT_SECONDS, name=str(lanes.lane()),
         )  # fmt: skip
+
+
+def look_at(connection: psycopg.Connection) -> None:
+    """Raise `psycopg.OperationalError` for a connection that ended in the pool.
+
+    A session that the server ended, or whose server is gone, says so on its socket: only where something came is asked, since a
+    question for each request would cost as much as what the request asks. A host that vanished without a word is noticed by the
+    keep-alive probes of the connection (`common.sessions`), and until then by whoever asks it something.
+    """
+    if connection.pgconn.status != psycopg.pq.ConnStatus.OK:
+        raise psycopg.OperationalError("the connection has ended")
+    socket = select.poll()
+    socket.register(connection.fileno(), select.POLLIN)
+    if socket.poll(0):
+        ConnectionPool.check_connection(connection)

@@ -57,6 +57,9 @@ def _machine(socket: Path, lifeline: Lifeline) -> None:
 
 
 def _people(socket: Path, lifeline: Lifeline) -> None:
+    from accounts import rights
+
+    rights.follow()
     _serve(socket, lifeline)
 
 
@@ -70,7 +73,7 @@ def _loops(socket: Path, lifeline: Lifeline) -> None:
 
 def _core(socket: Path, lifeline: Lifeline) -> None:
     """A gateway: enrol, then serve and keep the loops running. Lease, fence and effects are in this one process."""
-    from gateway_runtime import current
+    from gateway_runtime import current, principals
     from gateway_runtime.enroll import EnrolmentImpossible
     from gateway_runtime.identity import StateFileBroken
     from gateway_runtime.secrets_node import sweep_claims
@@ -89,6 +92,7 @@ def _core(socket: Path, lifeline: Lifeline) -> None:
     current.supervisor = supervisor
     supervisor.end_claims = sweep_claims
     supervisor.start()
+    principals.follow()
     _serve(socket, lifeline, listener=_gateway_listener, on_stop=supervisor.shut_down)
 
 

@@ -12,13 +12,13 @@ from integrations.keeping import VaultKeeper
 from vault.urls import secret_routes
 
 urlpatterns = [
+    path("api/v1/", include(secret_routes(GatewayNode(VaultKeeper(GatewayWays()))))),  # asked for most, so looked at first
     path("", root),
     path("metrics", metrics),
     path("api/v1/health", health),
     path("api/v1/health/", health),
     *routes("api/v1/health/live", live, "health-live"),
     *routes("api/v1/health/ready", ready, "health-ready"),
-    path("api/v1/", include(secret_routes(GatewayNode(VaultKeeper(GatewayWays()))))),
     *routes("api/v1/writes", writes_api.Writes.as_view(), "queued-writes"),
     *routes("api/v1/writes/<str:identifier>", writes_api.WriteOne.as_view(), "queued-write"),
     *routes("api/v1/auth/login", writes_api.PasswordSignIn.as_view(), "login"),

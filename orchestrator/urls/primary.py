@@ -14,6 +14,7 @@ from vault.node import PrimaryNode
 from vault.urls import secret_routes
 
 urlpatterns = [
+    path("api/v1/", include(secret_routes(PrimaryNode(VaultKeeper(PrimaryWays()))))),  # asked for most, so looked at first
     path("", primary_root, name="root"),
     *routes("metrics", primary_metrics, "metrics"),
     *routes("api/v1/health", PrimaryHealth.as_view(), "health"),
@@ -27,7 +28,6 @@ urlpatterns = [
     path("api/v1/", include("integrations.urls")),
     path("api/v1/", include("gateways.urls")),
     path("api/v1/", include("failover.urls")),
-    path("api/v1/", include(secret_routes(PrimaryNode(VaultKeeper(PrimaryWays()))))),
 ]
 
 handler400 = "common.api.handler400"

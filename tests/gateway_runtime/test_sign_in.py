@@ -15,8 +15,9 @@ from django.db import transaction
 from django.test import Client, override_settings
 from msgspec import structs
 
-from accounts import resting, sealed_config, sessions, sso
+from accounts import resting, sealed_config, sso
 from accounts.access import PrincipalKind
+from accounts.authentication import rights_of_session
 from accounts.entra_settings import EntraSettings
 from accounts.models import EntraSession, Project, RoleGrant, Session, SignInAttempt, User
 from accounts.sessions import hash_token
@@ -196,7 +197,7 @@ def test_both_nodes_write_what_happened(here: Here, paul_may: None) -> None:
 def test_a_session_of_npr_counts_neither_at_the_primary_nor_in_pro(here: Here, paul_may: None) -> None:
     token = here.sign_in().json()["token"]
     with pytest.raises(AuthenticationInvalid, match="opened at a gateway"):
-        sessions.session_of(token, now())
+        rights_of_session(token, now())
     thing = (ReplicaKind.PRINCIPAL, paul().id)
     held = {code: load(code, [thing], now()).by_thing.get(thing) for code in ("NPR", "PRO")}
     assert [one.hash for one in held["NPR"].tokens] == [hash_token(token)] and held["PRO"] is None

@@ -1,0 +1,135 @@
+"""Reading one secret with its value on the shortest way: one statement, one committed audit entry, no ORM, no framework.
+
+Only what is plain and allowed is answered here. Whatever is unusual (a cookie, another media type, a value in a vault) or to be
+refused goes the whole way in `vault.api`, which decides again and says why: there is one place for refusals (docs/adr/0036).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, LiteralString
+
+from django.http import HttpRequest, HttpResponse
+
+from accounts.access import EVERYWHERE, Principal, Scope
+from accounts.roles import SECRETS_READ
+from common.api import client_address
+from common.clock import now
+from common.errors import MazeVaultError
+from common.statements import fetch
+from vault import encryption, secrets, selectors, values
+from vault.found import Found, FoundEnvironment, FoundProject, FoundValue
+from vault.ports import HotPart, SecretNode
+
+LONGEST_HEADER = 4096
+_FOUND: LiteralString = """
+SELECT s.id, s.project_id, s.environment_id, s.key, s.type, s.description, s.tags, s.metadata, s.ttl_hours, s.rotation, s.status,
+       s.version, s.created_by, s.created_at, s.updated_at, p.organization_id, p.storage, p.max_staleness_seconds, e.slug,
+       e.gateway_environment, v.version, v.sealed_value, v.retired_at"""
+_FROM: LiteralString = """
+  FROM vault_secret s
+  JOIN accounts_project p ON p.id = s.project_id AND p.deleted_at IS NULL
+  JOIN accounts_environment e ON e.id = s.environment_id AND e.deleted_at IS NULL
+  LEFT JOIN LATERAL (SELECT version, sealed_value, retired_at FROM vault_secretversion
+                      WHERE secret_id = s.id AND version <= s.version AND (sealed_value IS NOT NULL OR external_version <> '')
+                      ORDER BY version DESC LIMIT 1) v ON true"""
+_ALLOWED: LiteralString = """
+   AND (%(everywhere)s::boolean OR EXISTS (
+        SELECT 1 FROM jsonb_to_recordset(%(places)s::text::jsonb) AS g(o text, p text, e text)
+         WHERE g.o IN ('', p.organization_id::text) AND g.p IN ('', p.id::text) AND g.e IN ('', lower(e.slug))))"""
+"""What the caller may not read is not looked at: neither its size nor its being there shows in the time of the answer (I13)."""
+_BY_ID: LiteralString = " WHERE s.id = %(id)s::uuid AND s.status IN ('active', 'archived')"
+_BY_KEY: LiteralString = """
+ WHERE s.project_id = %(project)s::uuid AND s.key = %(key)s::text AND s.status = 'active'
+   AND (%(environment)s::text = '' OR lower(e.slug) = %(environment)s::text)"""
+
+
+def one_of_id(node: SecretNode, request: HttpRequest, identifier: str) -> HttpResponse | None:
+    """The answer of `GET secrets/{id}`, or None where the whole way must be gone."""
+    if request.META.get("QUERY_STRING") or selectors.as_uuid(identifier) is None:
+        return None
+    return _answer(node, request, _BY_ID, {"id": identifier})
+
+
+def one_of_key(node: SecretNode, request: HttpRequest) -> HttpResponse | None:
+    """The answer of `GET secrets?project_id=&key=`, or None where the whole way must be gone."""
+    asked = request.GET
+    if not {"project_id", "key"} <= asked.keys() <= {"project_id", "key", "environment"}:
+        return None
+    if selectors.as_uuid(asked["project_id"]) is None:
+        return None
+    environment = asked.get("environment", "")
+    if environment and not environment.strip():
+        return None
+    wanted = {"project": asked["project_id"], "key": asked["key"], "environment": environment.strip().lower()}
+    return _answer(node, request, _BY_KEY, wanted)
+
+
+def _answer(node: SecretNode, request: HttpRequest, which: LiteralString, asked: Mapping[str, Any]) -> HttpResponse | None:
+    token = _plain_bearer(request)
+    if not token:
+        return None
+    moment = now()
+    try:
+        caller = node.hot_caller(token, request, moment)
+        rows = fetch(_text_of(node.hot_part, which), {**asked, **_places_of(caller)}) if caller else []
+        if len(rows) != 1 or caller is None:
+            return None
+        secret, value, longest, more = _read(rows[0])
+        fresh, pending = node.hot_standing(more, longest, moment)
+    except MazeVaultError:
+        return None
+    if value.sealed is None or value.version is None or value.retired_at is not None or not _may_read(caller, secret):
+        return None
+    text = encryption.open_sealed(*values.place(secret, value.version), value.sealed).decode()
+    secrets.tell_read(secret, None, caller.actor, client_address(request))
+    return rendered(selectors.secret_row(secret, fresh, pending, text), secret.version)
+
+
+def rendered(row: Mapping[str, Any], version: int) -> HttpResponse:
+    """The bytes the framework would answer with."""
+    text = json.dumps(row, ensure_ascii=False, separators=(",", ":")).replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    return HttpResponse(text.encode(), content_type="application/json", headers={"ETag": f'"{version}"'})
+
+
+def _plain_bearer(request: HttpRequest) -> str:
+    """The token of a call that asks for nothing but JSON with a bearer token; empty for any other."""
+    said = request.META
+    scheme, _, token = str(said.get("HTTP_AUTHORIZATION", "")).partition(" ")
+    is_plain = said.get("HTTP_ACCEPT", "*/*") in ("*/*", "application/json")
+    return token.strip() if is_plain and scheme.lower() == "bearer" and len(token) < LONGEST_HEADER - len("bearer ") else ""
+
+
+def _text_of(part: HotPart, which: LiteralString) -> LiteralString:
+    return _FOUND + part.columns + _FROM + part.sources + which + _ALLOWED
+
+
+def _places_of(caller: Principal) -> dict[str, Any]:
+    """Where the caller may read secrets, as parameters of the statement."""
+    scopes = caller.scopes_of(SECRETS_READ)
+    return {
+        "everywhere": EVERYWHERE in scopes,
+        "places": json.dumps([{"o": one.organization, "p": one.project, "e": one.environment} for one in scopes]),
+    }
+
+
+def _read(row: tuple[Any, ...]) -> tuple[Found, FoundValue, int | None, tuple[Any, ...]]:
+    organization, storage, longest, slug, scope, version, sealed, retired_at, *more = row[15:]
+    (identifier, project, environment, key, kind, description, tags, metadata, ttl_hours, rotation, status, number, created_by,
+     created_at, updated_at) = row[:15]  # fmt: skip
+    secret = Found(
+        identifier, project, environment, key, kind, description, _plain(tags), _plain(metadata), ttl_hours, _plain(rotation),
+        status, number, created_by, created_at, updated_at, FoundProject(organization, storage), FoundEnvironment(slug, scope),
+    )  # fmt: skip
+    return secret, FoundValue(version, bytes(sealed) if sealed is not None else None, retired_at), longest, tuple(more)
+
+
+def _may_read(caller: Principal, secret: Found) -> bool:
+    place = Scope(str(secret.project.organization_id), str(secret.project_id), secret.environment.slug.lower())
+    return caller.may(SECRETS_READ, place)
+
+
+def _plain(value: Any) -> Any:
+    """A JSON column as a plain value, however the connection hands it over."""
+    return json.loads(value) if isinstance(value, str) else value
