@@ -67,13 +67,13 @@ def one_of_key(node: SecretNode, request: HttpRequest) -> HttpResponse | None:
 
 
 def _answer(node: SecretNode, request: HttpRequest, which: LiteralString, asked: Mapping[str, Any]) -> HttpResponse | None:
-    token = _plain_bearer(request)
-    if not token:
+    token, part = _plain_bearer(request), node.hot_part
+    if not token or part is None:
         return None
     moment = now()
     try:
         caller = node.hot_caller(token, request, moment)
-        rows = fetch(_text_of(node.hot_part, which), {**asked, **_places_of(caller)}) if caller else []
+        rows = fetch(_text_of(part, which), {**asked, **_places_of(caller)}) if caller else []
         if len(rows) != 1 or caller is None:
             return None
         secret, value, longest, more = _read(rows[0])

@@ -192,7 +192,8 @@ class SecretNode(Protocol):
     """The node behind the secrets API. `keeper` reaches the vaults of projects whose values rest there."""
 
     keeper: ValueKeeper
-    hot_part: HotPart
+    hot_part: HotPart | None
+    """None: every read goes the whole way."""
 
     def hot_caller(self, token: str, request: HttpRequest, moment: datetime) -> Principal | None:
         """Who holds this token, if they may read secrets somewhere; counts the call. None or any refusal: go the whole way."""

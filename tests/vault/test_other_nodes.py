@@ -40,6 +40,7 @@ class CopyingNode:
     promised: list[SecretChange] = field(default_factory=list)
 
     keeper = KEEPER
+    hot_part = None
 
     def admit(self) -> None:
         if not self.active:
