@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -12,7 +14,7 @@ from prometheus_client.registry import Collector
 from common.clock import now as clock_now
 from gateways import identity
 from gateways.models import PrimaryKeyPair
-from vault import authorities, generations, succession
+from vault import generations, succession
 from vault.generations import CHANNEL, LIVING, ROOT, Standing
 from vault.models import CertificateAuthority
 
@@ -43,9 +45,11 @@ class Row:
 
 def overview(now: datetime) -> list[Row]:
     """Every generation that is trusted now: the root's first, the channel's last, the oldest first."""
-    authorities_now = sorted(authorities.living(), key=lambda row: (row.scope != ROOT, row.scope, row.generation))
+    rows = CertificateAuthority.objects.filter(standing__in=LIVING).defer("certificate")
+    authorities_now = sorted(rows, key=lambda row: (row.scope != ROOT, row.scope, row.generation))
     found = [_of_authority(row) for row in authorities_now] + [_of_key(row) for row in identity.signing_generations()]
-    hindrances = {scope: succession.hindrance(scope, now) for scope in {row.scope for row in authorities_now}}
+    by_scope = {scope: list(map(succession.fact, own)) for scope, own in groupby(authorities_now, attrgetter("scope"))}
+    hindrances = {scope: succession.hindrance(scope, living, now) for scope, living in by_scope.items()}
     followed = {one.authority for one in found if one.standing is Standing.NEXT}
     return [_judged(one, one.authority in followed, hindrances.get(one.authority, ""), now) for one in found]
 

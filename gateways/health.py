@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from protocol.timing import TimeProfile
 from protocol.vocabulary import BreakerState, HealthLabel
@@ -25,6 +25,12 @@ WEIGHTS: Mapping[str, float] = {
     "certificate": 0.10,
     "cache": 0.05,
 }
+_WORTH = tuple(WEIGHTS.values())
+CAPS: Mapping[str, float] = {
+    "certificate_expired": 0.0, "wrong_epoch": 0.1, "database_down": 0.2, "gateway_key_vault_down": 0.3, "breaker_open": 0.5,
+    "version_unsupported": 0.5,
+}  # fmt: skip
+"""No score is above the lowest cap of the hard faults there are; lowest first."""
 QUEUE_FULL = 1000
 """Queued writes at which the part is worth nothing (the seed's alert line)."""
 TASKS_NEEDED = 5
@@ -92,18 +98,72 @@ def score(facts: HealthFacts, profile: TimeProfile) -> Health:
     if facts.age_seconds is None:
         return Health(0.0, {"age": 0.0}, (), ("never heard from",))
     parts = {name: value for name, value in _parts(facts).items() if value is not None}
-    weight = sum(WEIGHTS[name] for name in parts)
-    weighted = sum(WEIGHTS[name] * value for name, value in parts.items()) / weight
-    age = age_factor(facts.age_seconds, profile)
     caps = list(_caps(facts))
-    value = min([age * weighted, *(cap for _, cap, _ in caps)])
-    shown = {name: round(part, 2) for name, part in {"age": age, **parts}.items()}
+    shown = {name: round(part, 2) for name, part in {"age": age_factor(facts.age_seconds, profile), **parts}.items()}
     return Health(
-        score=round(min(1.0, max(0.0, value)), 2),
+        score=_weighed(parts, facts, profile),
         parts=shown,
         caps=tuple(name for name, _, _ in caps),
         why=(*_complaints(facts, shown), *(sentence for _, _, sentence in caps)),
     )
+
+
+class Bare(NamedTuple):
+    """`HealthFacts` as a scrape of thousands reads them, in this order; of project vaults only how many answer and do not."""
+
+    age: float | None
+    database: bool | None
+    key_vault: bool | None
+    vaults_ok: int
+    vaults_bad: int
+    cache: bool | None
+    queue: int
+    succeeded: int
+    failed: int
+    latency_ms: float | None
+    skew: float
+    days_left: float | None
+    breaker: str
+    wrong_epoch: bool
+    version_supported: bool
+
+
+def score_alone(bare: Bare, profile: TimeProfile) -> float:
+    """The score without its reasons: the same sum, without a dictionary of parts for each gateway."""
+    age, database, key_vault, vaults_ok, vaults_bad, cache, queue, succeeded, failed, latency, skew, days, *_ = bare
+    if age is None:
+        return 0.0
+    weight = weighted = 0.0
+    for worth, part in zip(_WORTH, (
+        database, key_vault, vaults_ok / (vaults_ok + vaults_bad) if vaults_ok or vaults_bad else None,
+        _queue_room(queue), _task_success(succeeded, failed), _latency_and_clock(latency, skew), _certificate(days), cache,
+    ), strict=True):  # fmt: skip
+        if part is not None:
+            weight += worth
+            weighted += worth * part
+    value = age_factor(age, profile) * (weighted / weight)
+    return round(min(1.0, max(0.0, min(value, _lowest_cap(bare)))), 2)
+
+
+def _lowest_cap(bare: Bare) -> float:
+    if bare.days_left is not None and bare.days_left <= 0:
+        return CAPS["certificate_expired"]
+    if bare.wrong_epoch:
+        return CAPS["wrong_epoch"]
+    if bare.database is False:
+        return CAPS["database_down"]
+    if bare.key_vault is False:
+        return CAPS["gateway_key_vault_down"]
+    if bare.breaker == BreakerState.OPEN or not bare.version_supported:
+        return CAPS["breaker_open"]
+    return 1.0
+
+
+def _weighed(parts: Mapping[str, float], facts: HealthFacts, profile: TimeProfile) -> float:
+    weight = sum(WEIGHTS[name] for name in parts)
+    weighted = sum(WEIGHTS[name] * value for name, value in parts.items()) / weight
+    value = min([age_factor(facts.age_seconds or 0.0, profile) * weighted, *(cap for _, cap, _ in _caps(facts))])
+    return round(min(1.0, max(0.0, value)), 2)
 
 
 def age_factor(age_seconds: float, profile: TimeProfile) -> float:
@@ -147,12 +207,9 @@ def _parts(facts: HealthFacts) -> dict[str, float | None]:
         "database": _flag(facts.database),
         "gateway_key_vault": _flag(facts.gateway_key_vault),
         "project_key_vaults": sum(vaults) / len(vaults) if vaults else None,
-        "write_queue": max(0.0, 1 - facts.write_queue_depth / QUEUE_FULL),
+        "write_queue": _queue_room(facts.write_queue_depth),
         "tasks": _task_success(facts.tasks_succeeded, facts.tasks_failed),
-        "latency_and_clock": min(
-            _falling(facts.latency_p95_ms or 0.0, LATENCY_GOOD_MS, LATENCY_BAD_MS),
-            _falling(abs(facts.clock_skew_seconds), SKEW_GOOD_SECONDS, SKEW_BAD_SECONDS),
-        ),
+        "latency_and_clock": _latency_and_clock(facts.latency_p95_ms, facts.clock_skew_seconds),
         "certificate": _certificate(facts.certificate_days_left),
         "cache": _flag(facts.cache),
     }
@@ -161,14 +218,14 @@ def _parts(facts: HealthFacts) -> dict[str, float | None]:
 def _caps(facts: HealthFacts) -> Iterator[tuple[str, float, str]]:
     days = facts.certificate_days_left
     table = (
-        ("certificate_expired", 0.0, days is not None and days <= 0, "its certificate has expired"),
-        ("wrong_epoch", 0.1, facts.acts_on_wrong_epoch, "it believes to be active in an epoch that is not its own"),
-        ("database_down", 0.2, facts.database is False, "its database does not answer"),
-        ("gateway_key_vault_down", 0.3, facts.gateway_key_vault is False, "its own Key Vault does not answer"),
-        ("breaker_open", 0.5, facts.breaker == BreakerState.OPEN, "its circuit breaker to the Primary was open"),
-        ("version_unsupported", 0.5, not facts.version_supported, "its version is not supported by this Primary"),
+        ("certificate_expired", days is not None and days <= 0, "its certificate has expired"),
+        ("wrong_epoch", facts.acts_on_wrong_epoch, "it believes to be active in an epoch that is not its own"),
+        ("database_down", facts.database is False, "its database does not answer"),
+        ("gateway_key_vault_down", facts.gateway_key_vault is False, "its own Key Vault does not answer"),
+        ("breaker_open", facts.breaker == BreakerState.OPEN, "its circuit breaker to the Primary was open"),
+        ("version_unsupported", not facts.version_supported, "its version is not supported by this Primary"),
     )
-    return ((name, cap, sentence) for name, cap, holds, sentence in table if holds)
+    return ((name, CAPS[name], sentence) for name, holds, sentence in table if holds)
 
 
 def _complaints(facts: HealthFacts, parts: Mapping[str, float]) -> Iterator[str]:
@@ -191,6 +248,18 @@ _COMPLAINTS: Mapping[str, Callable[[HealthFacts], str]] = {
 
 def _flag(value: bool | None) -> float | None:
     return None if value is None else float(value)
+
+
+def _queue_room(depth: int) -> float:
+    return max(0.0, 1 - depth / QUEUE_FULL)
+
+
+def _latency_and_clock(latency_ms: float | None, skew: float) -> float:
+    if 0.0 <= (latency_ms or 0.0) <= LATENCY_GOOD_MS and abs(skew) <= SKEW_GOOD_SECONDS:
+        return 1.0
+    return min(
+        _falling(latency_ms or 0.0, LATENCY_GOOD_MS, LATENCY_BAD_MS), _falling(abs(skew), SKEW_GOOD_SECONDS, SKEW_BAD_SECONDS)
+    )
 
 
 def _task_success(succeeded: int, failed: int) -> float:

@@ -16,7 +16,7 @@ from common.errors import AuthenticationRequired, PermissionRefused
 from common.retained import PRIMARY
 from common.retention_metrics import RetentionCollector
 from gateways.authority_report import AuthorityCollector
-from gateways.metrics import FleetCollector
+from gateways.metrics import FleetCollector, text_of_fleet
 from integrations.metrics import SyncCollector
 
 
@@ -35,7 +35,7 @@ def exposition() -> bytes:
     registry.register(EntraCollector())
     registry.register(SyncCollector())
     registry.register(RetentionCollector(PRIMARY))
-    return generate_latest(registry)
+    return text_of_fleet().encode() + generate_latest(registry)
 
 
 def _require_reader(request: HttpRequest) -> None:

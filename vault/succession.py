@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -121,9 +121,9 @@ def revision() -> int:
     return generations.revision([(one.number, one.standing) for one in facts(ROOT)])
 
 
-def hindrance(scope: str, now: datetime) -> str:
-    """Why a generation that is due is not made, as a sentence; empty when nothing is overdue."""
-    if not generations.is_due(generations.rules_of(scope), facts(scope), now):
+def hindrance(scope: str, living: Sequence[Generation], now: datetime) -> str:
+    """Why a generation that is due is not made, as a sentence; empty when nothing is. `living` are those of the scope."""
+    if not generations.is_due(generations.rules_of(scope), living, now):
         return ""
     if not _root_key_is_here():
         how = "--import-root FILE --root-key FILE" if scope == ROOT else "--root-key FILE"

@@ -175,8 +175,8 @@ class TestRootInTheSafe:
         moment = end_of("NPR") - 200 * DAY
         assert keep_up(moment) == 0
         for scope in (ROOT, "NPR"):
-            assert "the root's key is not here" in succession.hindrance(scope, end_of("NPR") - DAY)
-        assert succession.hindrance("NPR", now()) == ""
+            assert "the root's key is not here" in succession.hindrance(scope, succession.facts(scope), end_of("NPR") - DAY)
+        assert succession.hindrance("NPR", succession.facts("NPR"), now()) == ""
         with pytest.raises(RootKeyAbsent):
             announced("NPR", moment)
         with pytest.raises(RootKeyAbsent):
