@@ -64,7 +64,7 @@ _AGAIN = 2
 class GatewayNode:
     """`vault.ports.SecretNode` on a gateway."""
 
-    hot_part = HotPart(
+    hot_part: HotPart | None = HotPart(
         columns=""", n.replica_complete_at, n.assigned_role, n.assigned_epoch, n.highest_epoch, n.fenced_epoch,
        (SELECT w.id FROM gateway_runtime_pendingwrite w WHERE w.secret = s.id AND w.outcome IN ('queued', 'received')
          ORDER BY w.life DESC, w.sequence DESC LIMIT 1)""",

@@ -33,7 +33,7 @@ REMEMBERED = timedelta(hours=24)
 class PrimaryNode:
     """`vault.ports.SecretNode` on the Primary."""
 
-    hot_part = HotPart()
+    hot_part: HotPart | None = HotPart()
 
     def __init__(self, keeper: ValueKeeper) -> None:
         self.keeper = keeper
