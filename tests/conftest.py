@@ -68,22 +68,39 @@ def committed_primary(transactional_db: None) -> None:
     _set_up()
 
 
-_BASE: list[tuple[type[Model], list[dict[str, Any]]]] = []
-"""The rows of a set-up Primary, made once in each process: making keys and certificates anew takes most of a small test."""
+_script = ""
+"""Statements that make the rows of a set-up Primary. They are composed once in each process and then take one round trip: making
+keys, certificates and rows anew takes most of a small test."""
 _COUNTED = ("AuditEntry", "Change")
 """Tables whose ids the database counts."""
 
 
 def _set_up() -> None:
+    global _script
     channel_keys.forget()
-    if not _BASE:
-        with transaction.atomic():
-            before = {model: set(model._default_manager.values_list("pk", flat=True)) for model in apps.get_models()}
-            _make()
-            _BASE.extend(_rows_of_everything(before))
-            transaction.set_rollback(True)
-    for model, rows in _BASE:
-        model._default_manager.bulk_create([model(**row) for row in rows])
+    _script = _script or _composed()
+    with connection.cursor() as cursor:
+        cursor.execute(_script)
+
+
+def _composed() -> str:
+    statements: list[str] = []
+
+    def note(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Mapping[str, Any]) -> Any:
+        statements.append(context["cursor"].cursor.mogrify(sql, params))
+        return execute(sql, params, many, context)
+
+    with transaction.atomic():
+        before = {model: set(model._default_manager.values_list("pk", flat=True)) for model in apps.get_models()}
+        _make()
+        base = list(_rows_of_everything(before))
+        transaction.set_rollback(True)
+    with transaction.atomic():
+        with connection.execute_wrapper(note):
+            for model, rows in base:
+                model._default_manager.bulk_create([model(**row) for row in rows])
+        transaction.set_rollback(True)
+    return ";\n".join(one for one in statements if one.startswith("INSERT"))
 
 
 def _make() -> None:
