@@ -86,7 +86,7 @@ class Principal:
         return _union(self.living())
 
     def may(self, permission: str, place: Scope) -> bool:
-        return permission in self.permissions_in(place)
+        return any(permission in grant.permissions and grant.covers(place) for grant in self.living())
 
     def may_within(self, permission: str, place: Scope) -> bool:
         """Whether they hold the permission in the place or in some part of it; enough to know that the place exists."""

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from accounts.access import EVERYWHERE, Grant, Principal, PrincipalKind, Scope
 from accounts.models import RoleGrant, ServiceIdentity, User
 from accounts.roles import permissions_of_account
 
+_Identity = tuple[PrincipalKind, uuid.UUID]
+
 
 def principal_of_user(user: User, now: datetime) -> Principal:
     """The person with the role of their account everywhere, and their further grants where those say."""
-    everywhere = Grant(permissions_of_account(user.role), EVERYWHERE)
-    grants = (everywhere, *_grants(RoleGrant.objects.filter(user=user)))
-    return Principal(PrincipalKind.USER, str(user.id), user.email, grants, now)
+    return _principal(user, _grants(RoleGrant.objects.filter(user=user)), now)
 
 
 def principal_of_service(service: ServiceIdentity, now: datetime) -> Principal:
     """The service identity with its grants; it has no role of its own."""
-    return Principal(
-        PrincipalKind.SERVICE, str(service.id), service.display_name, _grants(RoleGrant.objects.filter(service=service)), now
-    )
+    return _principal(service, _grants(RoleGrant.objects.filter(service=service)), now)
 
 
 def grant_of(row: RoleGrant) -> Grant:
@@ -38,18 +38,52 @@ def _grants(rows: QuerySet[RoleGrant]) -> tuple[Grant, ...]:
 
 def principal_named(actor: str, now: datetime) -> Principal | None:
     """The living person or service identity the audit names so (`Principal.actor`), with all they may do now; None for others."""
+    return principals_named([actor], now)[actor]
+
+
+def principals_named(actors: Iterable[str], now: datetime) -> dict[str, Principal | None]:
+    """`principal_named` of each of them, in as many statements for many as for one."""
+    named = {actor: _identity(actor) for actor in actors}
+    users, services = _ids(named, PrincipalKind.USER), _ids(named, PrincipalKind.SERVICE)
+    found: dict[_Identity, User | ServiceIdentity] = {}
+    if users:
+        rows = User.objects.filter(id__in=users, is_active=True, deleted_at=None)
+        found |= {(PrincipalKind.USER, one.id): one for one in rows}
+    if services:
+        those = ServiceIdentity.objects.filter(id__in=services, status="active", deleted_at=None)
+        found |= {(PrincipalKind.SERVICE, one.id): one for one in those}
+    grants = _grants_by_holder(users, services) if found else {}
+    return {actor: _principal(found[who], grants[who], now) if who in found else None for actor, who in named.items()}
+
+
+def _principal(holder: User | ServiceIdentity, grants: tuple[Grant, ...], now: datetime) -> Principal:
+    if isinstance(holder, User):
+        everywhere = Grant(permissions_of_account(holder.role), EVERYWHERE)
+        return Principal(PrincipalKind.USER, str(holder.id), holder.email, (everywhere, *grants), now)
+    return Principal(PrincipalKind.SERVICE, str(holder.id), holder.display_name, grants, now)
+
+
+def _grants_by_holder(users: list[uuid.UUID], services: list[uuid.UUID]) -> Mapping[_Identity, tuple[Grant, ...]]:
+    found: defaultdict[_Identity, tuple[Grant, ...]] = defaultdict(tuple)
+    rows = RoleGrant.objects.filter(Q(user__in=users) | Q(service__in=services))
+    for row in rows.select_related("role", "project"):
+        if row.user_id:
+            found[PrincipalKind.USER, row.user_id] += (grant_of(row),)
+        elif row.service_id:
+            found[PrincipalKind.SERVICE, row.service_id] += (grant_of(row),)
+    return found
+
+
+def _identity(actor: str) -> _Identity | None:
     kind, _, text = actor.partition(":")
     try:
-        identifier = uuid.UUID(text)
+        return PrincipalKind(kind), uuid.UUID(text)
     except ValueError:
         return None
-    if kind == PrincipalKind.USER.value:
-        user = User.objects.filter(id=identifier, is_active=True, deleted_at=None).first()
-        return principal_of_user(user, now) if user else None
-    if kind == PrincipalKind.SERVICE.value:
-        service = ServiceIdentity.objects.filter(id=identifier, status="active", deleted_at=None).first()
-        return principal_of_service(service, now) if service else None
-    return None
+
+
+def _ids(named: Mapping[str, _Identity | None], kind: PrincipalKind) -> list[uuid.UUID]:
+    return [who[1] for who in named.values() if who and who[0] is kind]
 
 
 def _organization_of(row: RoleGrant) -> str:

@@ -28,7 +28,7 @@ def note(
             if rates.is_first(key, now):
                 audit.record(
                     actor=actor, action=action, entity=entity, entity_id=entity_id, address=address,
-                    severity=audit.Severity.WARNING, details=details,
+                    severity=audit.Severity.WARNING, details=details or {},
                 )  # fmt: skip
     except (DatabaseError, Unavailable) as error:
         log.error("the refusal %s of %s is not in the audit: %s", action, actor, type(error).__name__)

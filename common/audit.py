@@ -6,13 +6,14 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from enum import StrEnum
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
+import msgspec
 from django.db import DatabaseError, connection, transaction
 from django.db.models import QuerySet, TextField
 from django.db.models.functions import Cast
@@ -22,6 +23,7 @@ from common.clock import now
 from common.errors import Unavailable
 from common.locks import try_transaction_lock
 from common.models import AuditCheckpoint, AuditEntry, AuditLink, AuditPending
+from common.rowsets import Row, Rowset
 from protocol.audit import GENESIS as GENESIS
 from protocol.audit import PRIMARY, Link, entry_text, link_hash, statement_of, walk
 
@@ -29,6 +31,14 @@ log = logging.getLogger("mazevault.audit")
 
 LARGEST_DETAILS = 4000
 """Longest details of an entry in characters; of longer ones the beginning and a digest are kept."""
+_ENTRIES = Rowset("common_auditentry", {
+    "at": "timestamptz", "actor": "text", "action": "text", "entity": "text", "entity_id": "text", "severity": "text",
+    "environment": "text", "address": "text", "organization": "uuid", "project": "uuid", "details": "jsonb",
+})  # fmt: skip
+_LINKS = Rowset("common_auditlink", {"chain": "text", "position": "bigint", "entry_id": "bigint", "hash": "text"})
+_TOLD = ("id", "at", "actor", "action", "entity", "entity_id", "severity", "environment", "address", "organization", "project",
+         "details_text")  # fmt: skip
+"""What the hash of an entry covers."""
 
 
 class Severity(StrEnum):
@@ -47,69 +57,79 @@ class ChainReport:
     unchained: int
 
 
-def record(
-    *,
-    actor: str,
-    action: str,
-    entity: str,
-    entity_id: str,
-    severity: Severity = Severity.INFO,
-    details: Mapping[str, Any] | None = None,
-    environment: str = "",
-    address: str = "",
-    organization: uuid.UUID | None = None,
-    project: uuid.UUID | None = None,
-) -> AuditEntry:
+class Said(TypedDict, total=False):
+    """What an entry says of what happened."""
+
+    actor: Required[str]
+    action: Required[str]
+    entity: Required[str]
+    entity_id: Required[str]
+    severity: Severity
+    details: Mapping[str, Any]
+    environment: str
+    address: str
+    organization: uuid.UUID | None
+    project: uuid.UUID | None
+
+
+def record(**said: Unpack[Said]) -> AuditEntry:
     """Write one entry in the caller's transaction. Raises `RuntimeError` outside of one: then it could outlive its change.
 
     Raises `Unavailable` when it cannot be written: the transaction is lost then, and the request is refused with 503 (I17).
     """
     if not connection.in_atomic_block:
         raise RuntimeError("an audit entry is written in the transaction of the change it tells of")
-    entry = AuditEntry(
-        at=now(),
-        actor=actor[:64],
-        action=action,
-        entity=entity,
-        entity_id=entity_id[:64],
-        severity=severity.value,
-        environment=environment,
-        address=address[:64],
-        organization=organization,
-        project=project,
-        details=_fitting(dict(details or {})),
-    )
-    with _refused_without_a_trail(entry):
+    entry = _unsaved(entry_of(**said))
+    with _written_or_refused(f"{entry.action} by {entry.actor}"):
         entry.save(force_insert=True)
     return entry
 
 
-def commit(*, actor: str, action: str, entity: str, entity_id: str, details: Mapping[str, Any], environment: str = "",
-           address: str = "", organization: uuid.UUID | None = None, project: uuid.UUID | None = None) -> None:  # fmt: skip
+def commit(**said: Unpack[Said]) -> None:
     """Commit one entry of something that changes nothing, for example of a read, and return when that is done (I17).
 
     Entries of requests at the same time share a commit. In a caller's transaction the entry is a part of that, as with `record`.
     Raises `Unavailable` when it is not committed, or nobody can say.
     """
-    told: dict[str, Any] = {
-        "actor": actor, "action": action, "entity": entity, "entity_id": entity_id, "environment": environment,
-        "address": address, "organization": organization, "project": project,
-    }  # fmt: skip
     if connection.in_atomic_block:
-        record(**told, details=details)
+        record(**said)
         return
-    told |= {"actor": actor[:64], "entity_id": entity_id[:64], "address": address[:64]}
-    entry = AuditEntry(at=now(), severity=Severity.INFO.value, details=_fitting(dict(details)), **told)
-    with _refused_without_a_trail(entry):
+    entry = _unsaved(entry_of(**said))
+    with _written_or_refused(f"{entry.action} by {entry.actor}"):
         commits.commit(entry)
 
 
+def entry_of(**said: Unpack[Said]) -> Row:
+    """What `record` would write at this instant, to be written together with others by `record_all`."""
+    return {
+        "at": now(), "actor": said["actor"][:64], "action": said["action"], "entity": said["entity"],
+        "entity_id": said["entity_id"][:64], "severity": said.get("severity", Severity.INFO).value,
+        "environment": said.get("environment", ""), "address": said.get("address", "")[:64],
+        "organization": said.get("organization"), "project": said.get("project"),
+        "details": msgspec.Raw(_fitting(dict(said.get("details", {}))).encode(errors="replace")),
+    }  # fmt: skip
+
+
+def record_all(entries: Sequence[Row]) -> None:
+    """Write many entries in their order with one statement; else as `record`."""
+    if not entries:
+        return
+    if not connection.in_atomic_block:
+        raise RuntimeError("audit entries are written in the transaction of the changes they tell of")
+    with _written_or_refused(f"{len(entries)} entries, the first of them {entries[0]['action']} by {entries[0]['actor']}"):
+        _ENTRIES.insert(entries)
+
+
+def _unsaved(row: Row) -> AuditEntry:
+    return AuditEntry(**{**row, "details": json.loads(bytes(row["details"]))})
+
+
 @contextmanager
-def _refused_without_a_trail(entry: AuditEntry) -> Iterator[None]:
+def _written_or_refused(what: str) -> Iterator[None]:
     try:
         yield
     except DatabaseError as error:
-        log.error("the audit trail cannot be written (%s); %s by %s is refused", type(error).__name__, entry.action, entry.actor)
+        log.error("the audit trail cannot be written (%s); %s is refused", type(error).__name__, what)
         raise Unavailable("the audit trail cannot be written right now, so nothing was done; try again",
                           code="AUDIT_UNAVAILABLE", retry_after=2) from error  # fmt: skip
 
@@ -124,10 +144,11 @@ def chain_pending(batch: int = 500, chain: str = PRIMARY) -> int:
         waiting = list(AuditPending.objects.order_by("entry_id").values_list("entry_id", flat=True)[:batch])
         position, previous = head(chain)
         links = []
-        for entry in with_details_text(AuditEntry.objects.filter(pk__in=waiting).order_by("id")):
-            position, previous = position + 1, link_hash(chain, position + 1, previous, text_of(entry))
-            links.append(AuditLink(chain=chain, position=position, entry=entry, hash=previous))
-        AuditLink.objects.bulk_create(links)
+        for told in with_details_text(AuditEntry.objects.filter(pk__in=waiting)).order_by("id").values(*_TOLD):
+            entry = told["id"]
+            position, previous = position + 1, link_hash(chain, position + 1, previous, _text(told))
+            links.append({"chain": chain, "position": position, "entry_id": entry, "hash": previous})
+        _LINKS.insert(links)
         AuditPending.objects.filter(pk__in=waiting).delete()
     return len(links)
 
@@ -206,25 +227,26 @@ def with_details_text(entries: QuerySet[AuditEntry]) -> QuerySet[AuditEntry]:
 
 def text_of(entry: AuditEntry) -> str:
     """The canonical text of an entry that came from `with_details_text`."""
-    return entry_text({
-        "id": entry.id,
-        "at": entry.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "actor": entry.actor,
-        "action": entry.action,
-        "entity": entry.entity,
-        "entity_id": entry.entity_id,
-        "severity": entry.severity,
-        "environment": entry.environment,
-        "address": entry.address,
-        "organization": str(entry.organization) if entry.organization else None,
-        "project": str(entry.project) if entry.project else None,
-        "details": entry.details_text,  # type: ignore[attr-defined]  # the annotation
-    })  # fmt: skip
+    return _text({name: getattr(entry, name) for name in _TOLD})
 
 
-def _fitting(details: dict[str, Any]) -> dict[str, Any]:
-    text = json.dumps(details, ensure_ascii=False, default=str)
+def _text(told: dict[str, Any]) -> str:
+    """The canonical text of the columns `_TOLD` of an entry."""
+    at, details = told["at"].astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), told.pop("details_text")
+    places = {name: str(told[name]) if told[name] else None for name in ("organization", "project")}
+    return entry_text({**told, **places, "at": at, "details": details})
+
+
+def _fitting(details: dict[str, Any]) -> str:
+    text = _as_text(details)
     if len(text) <= LARGEST_DETAILS:
-        return details
+        return text
     digest = hashlib.sha256(text.encode(errors="replace")).hexdigest()
-    return {"shortened": text[: LARGEST_DETAILS // 2], "characters": len(text), "sha256": digest}
+    return _as_text({"shortened": text[: LARGEST_DETAILS // 2], "characters": len(text), "sha256": digest})
+
+
+def _as_text(details: dict[str, Any]) -> str:
+    try:
+        return msgspec.json.encode(details, enc_hook=str).decode()
+    except UnicodeEncodeError:  # half of a character, which only the other one writes
+        return json.dumps(details, ensure_ascii=False, default=str)

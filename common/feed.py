@@ -15,6 +15,9 @@ from django.db.models import Max
 
 from common.locks import try_transaction_lock
 from common.models import Change
+from common.rowsets import Rowset
+
+_CHANGES = Rowset("common_change", {"scope": "text", "kind": "text", "entity_id": "uuid"})
 
 _PLACE = """
 WITH last AS (SELECT coalesce(max(position), 0) AS position FROM common_change),
@@ -31,9 +34,14 @@ DELETE FROM common_change AS older USING common_change AS newer
 
 def note(scopes: Iterable[str], kind: str, entity_id: uuid.UUID) -> None:
     """Say that this thing changed, for the readers of these scopes. Raises `RuntimeError` outside of a transaction."""
+    note_all((scope, kind, entity_id) for scope in sorted(set(scopes)))
+
+
+def note_all(changes: Iterable[tuple[str, str, uuid.UUID]]) -> None:
+    """Scope, kind and id of things that changed, noted in this order with one statement; else as `note`."""
     if not connection.in_atomic_block:
         raise RuntimeError("a change is noted in the transaction that makes it")
-    Change.objects.bulk_create([Change(scope=scope, kind=kind, entity_id=entity_id) for scope in sorted(set(scopes))])
+    _CHANGES.insert([{"scope": scope, "kind": kind, "entity_id": entity_id} for scope, kind, entity_id in changes])
 
 
 def place_pending(batch: int = 2000) -> int:

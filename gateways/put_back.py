@@ -15,8 +15,8 @@ from common.errors import Conflict, MazeVaultError
 from gateways import dispatch
 from gateways.kinds import KINDS
 from gateways.models import ReceivedWrite
-from gateways.settlement import place_of_write
 from gateways.write_bodies import BodyUnusable, open_body
+from gateways.write_scene import place_of_write
 from integrations.access import method_of
 from integrations.azure.cloud import AuthMethod
 from integrations.keeping import owner_of

@@ -127,7 +127,7 @@ class Facts:
 
 def decide(facts: Facts) -> Decision:
     """What becomes of one write. A caller who still waits gets an error instead of a stored conflict."""
-    decision = _decide(replace(facts, policy=facts.policy.effective()))
+    decision = _decide(replace(facts, policy=facts.policy.effective()) if facts.policy.production else facts)
     settled = decision.verdict not in (Verdict.APPLY, Verdict.WAIT)
     return replace(decision, verdict=Verdict.REFUSE) if settled and facts.write.caller_waits else decision
 

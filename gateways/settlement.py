@@ -1,47 +1,44 @@
-"""Settling one received write: facts under locks, one decision, carried out in the caller's transaction (DESIGN §9, I3, I8, I9).
+"""Settling received writes: facts under locks, a decision for each, carried out in the caller's transaction (DESIGN §9, I3, I9).
 
-Locks are taken in one order: route, write, secret. The route is shared, so that applying and promoting never overlap, but only
-against changes of who is active: a lease is renewed beside it.
+Many writes are decided one after the other on what was read for all of them, each on what those before it did, and what they
+change is stored together. It comes to what settling them one by one comes to: where storing it together fails, it is taken back
+and done in smaller parts, down to the one write that is to blame (docs/adr/0037).
 """
 
 from __future__ import annotations
 
 import logging
-import uuid
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, connection, transaction
-from django.db.models import Max
 from django.utils.dateparse import parse_datetime
 
 from accounts.access import Principal
-from accounts.models import Environment, Project
-from accounts.principals import principal_named
 from common import audit
 from common.errors import MazeVaultError, Unavailable
-from common.rows import hold
-from gateways.models import Gateway, GatewayStatus, ReceivedWrite, Route
+from common.rowsets import Row
 from gateways.reconciliation import (
     Decision,
     Facts,
     PolicyFacts,
     PreviousFacts,
-    RouteFacts,
     SecretFacts,
     Verdict,
     WriteFacts,
     decide,
 )
 from gateways.write_bodies import open_body
+from gateways.write_held import AnyWrite, HeldWrite, read_again
+from gateways.write_scene import Scene, hold_what_they_touch
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from vault import rules
 from vault.models import Secret, SecretStatus
 from vault.ports import Origin, SecretChange
-from vault.secrets import apply_change
+from vault.recording import Recorder
+from vault.secrets import NEEDS_ITS_OWN, Place, apply_change
 
 log = logging.getLogger("mazevault.gateways.settlement")
 
@@ -56,182 +53,142 @@ CONFLICTS = frozenset({"VERSION_CONFLICT", "DUPLICATE_NAME", "SECRET_ARCHIVED", 
 """Codes of refusals that a person can decide between two sides; all others mean that the write cannot be applied at all."""
 KEPT = (WriteOutcome.CONFLICT, WriteOutcome.QUARANTINED, WriteOutcome.DEAD_LETTER)
 """Outcomes that wait for a person, with their content."""
-
-_SHARE_ROUTE = "SELECT 1 FROM gateways_route WHERE environment_id = %s FOR KEY SHARE"
-_STORE = """
-UPDATE gateways_receivedwrite
-   SET outcome = %s, version = %s, code = %s, detail = %s, attempts = %s, not_before = %s, settled_at = %s, settled_by = %s,
-       resolution = %s, promised = %s, sealed_body = CASE WHEN %s THEN sealed_body END
- WHERE id = %s
-"""
-_WAKE_FOLLOWERS = """
-UPDATE gateways_receivedwrite SET not_before = %s
- WHERE id IN (SELECT id FROM gateways_receivedwrite
-               WHERE outcome = 'received' AND previous = ANY(%s) AND not_before > %s FOR UPDATE SKIP LOCKED)
-"""
-_TALLY = """
-INSERT INTO gateways_writetally (environment_id, outcome, total) VALUES (%s, %s, %s)
-ON CONFLICT (environment_id, outcome) DO UPDATE SET total = gateways_writetally.total + excluded.total
-"""
+TRYING_AGAIN = "TRYING_AGAIN"
+_ALONE = frozenset(operation.value for operation in NEEDS_ITS_OWN)
 
 
-Place = tuple[Project, Environment]
+@dataclass(frozen=True)
+class Answering:
+    """How the writes of a request are settled whose answer tells how they ended."""
+
+    callers_wait: bool = False
+    """Who made a write that is not promised yet still waits, and gets an error instead of a stored conflict."""
 
 
-@dataclass
-class Scene:
-    """What the writes of one transaction have in common: an environment, its locked route, who is who, what is where.
+@dataclass(frozen=True)
+class Settled:
+    """How many writes ended, and whether the rest was left because of something that will pass."""
 
-    Lives no longer than the transaction: everything in it is locked, or was read after the locks were taken.
-    """
-
-    environment: str
-    now: datetime
-    route: Route
-    gateways: dict[uuid.UUID, tuple[Gateway, float]] = field(default_factory=dict)
-    principals: dict[str, Principal | None] = field(default_factory=dict)
-    places: dict[tuple[uuid.UUID, uuid.UUID], Place | None] = field(default_factory=dict)
-    secrets: dict[uuid.UUID, Secret | None] = field(default_factory=dict)
-    writes: dict[uuid.UUID, ReceivedWrite] = field(default_factory=dict)
-    waiting: dict[uuid.UUID, set[tuple[int, uuid.UUID]]] = field(default_factory=dict)
-    newest_applied: dict[tuple[uuid.UUID, uuid.UUID, uuid.UUID], int] = field(default_factory=dict)
-    changed: dict[uuid.UUID, ReceivedWrite] = field(default_factory=dict)
-    settled: list[uuid.UUID] = field(default_factory=list)
-    tally: Counter[str] = field(default_factory=Counter)
-
-    @staticmethod
-    def open(environment: str, now: datetime) -> Scene:
-        """Lock the route against promotion and read it. Must run inside `atomic`."""
-        with connection.cursor() as cursor:
-            cursor.execute(_SHARE_ROUTE, [environment])
-        return Scene(environment, now, Route.objects.get(environment_id=environment))
-
-    def prepare(self, rows: Sequence[ReceivedWrite]) -> None:
-        """Lock the secrets of these locked writes, and read what came before each, in a few queries for all of them."""
-        self._lock_secrets({row.secret for row in rows if row.secret and row.secret not in self.secrets})
-        self.writes |= {row.id: row for row in rows}
-        unread = {row.previous for row in rows if row.previous} - self.writes.keys()
-        named = ReceivedWrite.objects.filter(id__in=unread, environment_id=self.environment).defer("sealed_body", "head")
-        self.writes |= {row.id: row for row in named}
-        streams = {(row.gateway_id, row.generation) for row in rows}
-        for gateway, generation in streams:
-            secrets = {row.secret for row in rows if row.secret}
-            self._read_waiting(gateway, generation, secrets)
-            first = min(row.sequence for row in rows if (row.gateway_id, row.generation) == (gateway, generation))
-            self._read_applied(gateway, generation, secrets, first)
-
-    def close(self) -> None:
-        """Store what became of the writes, wake what waited for them and count; last, since the counters are everybody's."""
-        with connection.cursor() as cursor:
-            if self.changed:
-                cursor.executemany(_STORE, [_stored(row) for row in self.changed.values()])
-            if self.settled:
-                cursor.execute(_WAKE_FOLLOWERS, [self.now, self.settled, self.now])
-            for outcome, count in sorted(self.tally.items()):
-                cursor.execute(_TALLY, [self.environment, outcome, count])
-
-    def gateway(self, identifier: uuid.UUID) -> tuple[Gateway, float]:
-        """A gateway as it is now, and how far off its clock was last seen, in seconds."""
-        if identifier not in self.gateways:
-            skew = GatewayStatus.objects.filter(gateway_id=identifier).values_list("clock_skew_seconds", flat=True).first()
-            self.gateways[identifier] = (Gateway.objects.get(id=identifier), skew or 0.0)
-        return self.gateways[identifier]
-
-    def principal(self, actor: str) -> Principal | None:
-        """Who made the write and what they may do now, not then."""
-        if actor not in self.principals:
-            self.principals[actor] = principal_named(actor, self.now)
-        return self.principals[actor]
-
-    def place(self, row: ReceivedWrite) -> Place | None:
-        """Project and project environment of a write, if both live, belong together and are of this gateway environment (I13)."""
-        if row.project is None or row.project_environment is None:
-            return None
-        key = (row.project, row.project_environment)
-        if key not in self.places:
-            self.places[key] = place_of_write(self.environment, *key)
-        return self.places[key]
-
-    def secret(self, row: ReceivedWrite) -> Secret | None:
-        """The secret, locked until the transaction ends, if it is in exactly the place the write names."""
-        if row.secret is None:
-            return None
-        if row.secret not in self.secrets:
-            self._lock_secrets({row.secret})
-        found = self.secrets[row.secret]
-        named = (row.project, row.project_environment)
-        return found if found and (found.project_id, found.environment_id) == named else None
-
-    def forget_secret(self, row: ReceivedWrite) -> None:
-        """What was done to it was taken back, so the object is not what is stored."""
-        if row.secret:
-            self.secrets.pop(row.secret, None)
-
-    def earlier_waits(self, row: ReceivedWrite) -> bool:
-        """Whether an earlier write of the stream to the same secret is open, even when this one does not name it."""
-        waiting = self.waiting.get(row.secret, set()) if row.secret else set()
-        return any(sequence < row.sequence for sequence, _ in waiting)
-
-    def later_applied(self, row: ReceivedWrite) -> bool:
-        """Whether a later write of the stream to the same secret was applied: what is older may not go on top of it (I9)."""
-        newest = self.newest_applied.get((row.gateway_id, row.generation, row.secret), 0) if row.secret else 0
-        return newest > row.sequence
-
-    def _lock_secrets(self, identifiers: set[uuid.UUID]) -> None:
-        if not identifiers:
-            return
-        theirs = Secret.objects.filter(id__in=identifiers, environment__gateway_environment=self.environment)
-        hold(Secret, list(theirs.values_list("pk", flat=True)), no_key=True)
-        found = theirs.select_related("project", "environment")
-        self.secrets |= {**dict.fromkeys(identifiers), **{secret.id: secret for secret in found}}
-
-    def _read_waiting(self, gateway: uuid.UUID, generation: uuid.UUID, secrets: set[uuid.UUID]) -> None:
-        open_rows = ReceivedWrite.objects.filter(
-            gateway_id=gateway, generation=generation, secret__in=secrets, outcome=WriteOutcome.RECEIVED, in_stream=True
-        )
-        for secret, sequence, identifier in open_rows.values_list("secret", "sequence", "id"):
-            if secret:
-                self.waiting.setdefault(secret, set()).add((sequence, identifier))
-
-    def _read_applied(self, gateway: uuid.UUID, generation: uuid.UUID, secrets: set[uuid.UUID], after: int) -> None:
-        """Looks only behind `after`, which is the end of the stream unless somebody tries an old write again."""
-        applied = ReceivedWrite.objects.filter(
-            gateway_id=gateway, generation=generation, sequence__gt=after, in_stream=True, secret__in=secrets,
-            outcome=WriteOutcome.APPLIED,
-        )  # fmt: skip
-        for secret, newest in applied.values("secret").annotate(newest=Max("sequence")).values_list("secret", "newest"):
-            if secret:
-                self.newest_applied[gateway, generation, secret] = newest
+    ended: int
+    gave_up: bool = False
 
 
-def settle(row: ReceivedWrite, scene: Scene, *, caller_waits: bool = False) -> WriteOutcome:
-    """Decide on a locked row and carry it out. One write's trouble is its own: it is counted against it and nothing rises."""
+def settle_held(
+    environment: str, rows: Sequence[HeldWrite], now: datetime, answering: Answering | None = None
+) -> Settled:  # fmt: skip
+    """Settle writes whose rows and route the caller's transaction holds, in the order of their streams."""
+    if not rows:
+        return Settled(0)
+    in_order = sorted(rows, key=lambda row: (row.gateway_id, row.generation, row.sequence))
+    hold_what_they_touch(environment, in_order)
+    return _settle_together(environment, in_order, now, answering)
+
+
+def _settle_together(
+    environment: str, rows: Sequence[HeldWrite], now: datetime, answering: Answering | None
+) -> Settled:  # fmt: skip
+    """In one savepoint, or where that fails in two halves of it: one write's trouble ends up with that write alone."""
+    if len(rows) < 2:
+        return _settle_singly(environment, rows, now, answering)
     try:
         with transaction.atomic():
-            _carry_out(row, decide(_facts(row, scene, caller_waits)), scene, caller_waits)
+            return _settle_as_one(environment, rows, now, answering)
+    except Exception as error:  # whatever it is, the writes beside it must not wait for it
+        if _is_gone():
+            raise
+        log.warning("%s writes could not be settled together: %s", len(rows), _name(error))
+        if isinstance(error, (OperationalError, Unavailable)):
+            return _settle_singly(environment, read_again(rows), now, answering)
+    middle = len(rows) // 2
+    parts = [_settle_together(environment, read_again(part), now, answering) for part in (rows[:middle], rows[middle:])]
+    return Settled(sum(part.ended for part in parts), any(part.gave_up for part in parts))
+
+
+def _settle_as_one(
+    environment: str, rows: Sequence[HeldWrite], now: datetime, answering: Answering | None
+) -> Settled:  # fmt: skip
+    scene = Scene.open(environment, now)
+    scene.prepare(rows)
+    scene.book = Recorder()
+    for row in rows:
+        with _stored_first(scene) if row.operation in _ALONE else nullcontext():
+            _settle_and_answer(row, scene, answering)
+    scene.close()
+    return Settled(len(scene.settled))
+
+
+def _settle_singly(
+    environment: str, rows: Sequence[HeldWrite], now: datetime, answering: Answering | None
+) -> Settled:  # fmt: skip
+    """Each in a savepoint of its own. After one that met what will pass the others wait: locks were waited for long enough."""
+    scene = Scene.open(environment, now)
+    scene.prepare(rows)
+    gave_up = False
+    for row in rows:
+        _settle_and_answer(row, scene, answering)
+        if gave_up := row.outcome == WriteOutcome.RECEIVED and row.code == TRYING_AGAIN:
+            break
+    scene.close()
+    return Settled(len(scene.settled), gave_up)
+
+
+@contextmanager
+def _stored_first(scene: Scene) -> Iterator[None]:
+    """Inside, nothing is kept back: the database is asked, and the answer must be of now."""
+    assert scene.book is not None  # noqa: S101
+    scene.book.store()
+    scene.book, book = None, scene.book
+    try:
+        yield
+    finally:
+        scene.book = book
+
+
+def _settle_and_answer(row: AnyWrite, scene: Scene, answering: Answering | None) -> None:
+    settle(row, scene, caller_waits=answering is not None and answering.callers_wait and not row.promised)
+    if answering is not None and row.outcome == WriteOutcome.RECEIVED and not row.promised:
+        # The answer will be "received", and upon that the gateway promises it: nobody may refuse it any more.
+        row.promised = True
+        scene.changed[row.id] = row
+
+
+def settle(row: AnyWrite, scene: Scene, *, caller_waits: bool = False) -> None:
+    """Decide on a locked row and carry it out. One write's trouble is its own: it is counted against it and nothing rises.
+
+    Only what the database says of a change that is stored with others rises, since that transaction is lost.
+    """
+    try:
+        with transaction.atomic() if scene.book is None else nullcontext():
+            _carry_out(row, decide(_facts(row, scene, caller_waits)), scene)
     except Unavailable as down:
         scene.forget_secret(row)
         _try_again(row, down, scene, gives_up=False)
     except MazeVaultError as refused:
         scene.forget_secret(row)
         _take_refusal(row, refused, scene, caller_waits)
-    except (DataError, IntegrityError) as error:
-        scene.forget_secret(row)
-        finish(row, WriteOutcome.DEAD_LETTER, scene, code="NOT_STORABLE", detail=f"the database refuses it: {_name(error)}")
-    except (OperationalError, InterfaceError) as error:
-        if connection.connection is None or connection.connection.closed:
+    except DatabaseError as error:
+        if scene.book is not None or _is_gone():
             raise  # nothing can be noted either
         scene.forget_secret(row)
-        _try_again(row, error, scene, gives_up=False)
+        _take_failure(row, error, scene)
     except Exception as error:  # a poison item must not stop the others, whatever is wrong with it
-        if isinstance(error, DatabaseError) and connection.connection is not None and connection.connection.closed:
-            raise
         scene.forget_secret(row)
         _try_again(row, error, scene)
-    return WriteOutcome(row.outcome)
 
 
-def change_of(row: ReceivedWrite, base: int | None) -> SecretChange:
+def _take_failure(row: AnyWrite, error: DatabaseError, scene: Scene) -> None:
+    if isinstance(error, (DataError, IntegrityError)):
+        finish(row, WriteOutcome.DEAD_LETTER, scene, code="NOT_STORABLE", detail=f"the database refuses it: {_name(error)}")
+    else:
+        _try_again(row, error, scene, gives_up=not isinstance(error, (OperationalError, InterfaceError)))
+
+
+def _is_gone() -> bool:
+    """Whether there is no connection any more."""
+    return connection.connection is None or connection.connection.closed
+
+
+def change_of(row: AnyWrite, base: int | None) -> SecretChange:
     """The write as a change of a secret. Raises `BodyUnusable`."""
     assert row.secret and row.project and row.project_environment  # noqa: S101  a write in its stream names all three
     return SecretChange(
@@ -240,7 +197,7 @@ def change_of(row: ReceivedWrite, base: int | None) -> SecretChange:
 
 
 def finish(
-    row: ReceivedWrite, outcome: WriteOutcome, scene: Scene, *, version: int = 0, code: str = "", detail: str = "",
+    row: AnyWrite, outcome: WriteOutcome, scene: Scene, *, version: int = 0, code: str = "", detail: str = "",
     by: str = "system", resolution: str = "",
 ) -> None:  # fmt: skip
     """Note how a write ended; the scene stores it when it closes. Content stays only where a person may still decide.
@@ -248,21 +205,22 @@ def finish(
     Everything but an applied write is audited here; an applied one is audited as the change it made.
     """
     if outcome is not WriteOutcome.APPLIED:
-        tell(row, f"gateway.write.{outcome.value}", actor=by, severity=_severity(outcome), code=code)
+        scene.say(entry_of(row, f"gateway.write.{outcome.value}", actor=by, severity=_severity(outcome), code=code))
     row.outcome, row.version, row.code, row.detail = outcome.value, version, code, detail[:500]
     row.settled_at, row.settled_by, row.resolution = scene.now, by, resolution
     if outcome not in KEPT or resolution == "discard":
         row.sealed_body = None
-    scene.changed[row.id] = row
-    scene.settled.append(row.id)
-    scene.tally[outcome.value] += 1
-    if row.secret:
-        scene.waiting.get(row.secret, set()).discard((row.sequence, row.id))
+    scene.settled_now(row)
 
 
-def tell(row: ReceivedWrite, action: str, *, actor: str, severity: audit.Severity, address: str = "", **more: object) -> None:
+def tell(row: AnyWrite, action: str, *, actor: str, severity: audit.Severity, address: str = "", **more: object) -> None:
+    """Put it into the audit what happened to a write."""
+    audit.record_all([entry_of(row, action, actor=actor, severity=severity, address=address, **more)])
+
+
+def entry_of(row: AnyWrite, action: str, *, actor: str, severity: audit.Severity, address: str = "", **more: object) -> Row:
     """The audit entry of what happened to a write; never its content."""
-    audit.record(
+    return audit.entry_of(
         actor=actor, action=action, entity="write", entity_id=str(row.id), severity=severity, environment=row.environment_id,
         address=address,
         details={
@@ -272,8 +230,8 @@ def tell(row: ReceivedWrite, action: str, *, actor: str, severity: audit.Severit
     )  # fmt: skip
 
 
-def _facts(row: ReceivedWrite, scene: Scene, caller_waits: bool) -> Facts:
-    gateway, skew = scene.gateway(row.gateway_id)
+def _facts(row: AnyWrite, scene: Scene, caller_waits: bool) -> Facts:
+    route, skew = scene.route_to(row.gateway_id)
     place = scene.place(row)
     accepted = _moment(row.accepted_at)
     operation = WriteOperation(row.operation)
@@ -289,27 +247,16 @@ def _facts(row: ReceivedWrite, scene: Scene, caller_waits: bool) -> Facts:
             caller_waits=caller_waits,
             names_previous=row.previous is not None,
         ),
-        route=_route_facts(scene.route, gateway),
+        route=route,
         secret=_secret_facts(scene.secret(row)) if place else None,
         previous=_previous_facts(row, scene),
         policy=_policy(place),
         place_exists=place is not None,
-        key_taken=place is not None and operation is WriteOperation.CREATE and _key_is_taken(row.key, place),
+        key_taken=place is not None and operation is WriteOperation.CREATE and scene.is_taken(row.key, place),
         actor_allowed=place is not None and _is_allowed(scene.principal(row.actor), operation, place),
         earlier_waits=scene.earlier_waits(row),
         later_applied=scene.later_applied(row),
         clock_trusted=abs(skew) <= TRUSTED_SKEW_SECONDS and accepted is not None and _is_past(accepted, row.received_at),
-    )
-
-
-def _route_facts(route: Route, gateway: Gateway) -> RouteFacts:
-    return RouteFacts(
-        epoch=route.epoch,
-        active_gateway=str(route.active_gateway_id or ""),
-        generation=str(gateway.generation),
-        frozen=bool(route.danger),
-        held=gateway.held_at is not None,
-        banned=gateway.banned_at is not None,
     )
 
 
@@ -319,7 +266,7 @@ def _secret_facts(secret: Secret | None) -> SecretFacts | None:
     return SecretFacts(secret.version, secret.updated_at, living=secret.status == SecretStatus.ACTIVE)
 
 
-def _previous_facts(row: ReceivedWrite, scene: Scene) -> PreviousFacts | None:
+def _previous_facts(row: AnyWrite, scene: Scene) -> PreviousFacts | None:
     found = scene.writes.get(row.previous) if row.previous else None
     if found is None:
         return None
@@ -335,24 +282,11 @@ def _policy(place: Place | None) -> PolicyFacts:
     return PolicyFacts(project.conflict_strategy, project.stale_epoch_policy, environment.is_production)
 
 
-def _key_is_taken(key: str, place: Place) -> bool:
-    return Secret.objects.filter(project=place[0], environment=place[1], key=key, deleted_at=None).exists()
-
-
 def _is_allowed(principal: Principal | None, operation: WriteOperation, place: Place) -> bool:
     return principal is not None and principal.may(rules.NEEDED[operation], rules.place_of(*place))
 
 
-def place_of_write(code: str, project_id: uuid.UUID, environment_id: uuid.UUID) -> Place | None:
-    """Project and project environment, if both live, belong together and are of the gateway environment `code` (I13)."""
-    environment = Environment.objects.filter(id=environment_id, gateway_environment=code, deleted_at=None).first()
-    project = Project.objects.filter(id=project_id, deleted_at=None, organization__deleted_at=None).first()
-    if environment is None or project is None or project.organization_id != environment.organization_id:
-        return None
-    return project, environment
-
-
-def _carry_out(row: ReceivedWrite, decision: Decision, scene: Scene, caller_waits: bool) -> None:
+def _carry_out(row: AnyWrite, decision: Decision, scene: Scene) -> None:
     if decision.verdict is Verdict.APPLY:
         _apply(row, decision, scene)
     elif decision.verdict is Verdict.WAIT:
@@ -375,19 +309,22 @@ _OUTCOMES = {
 }
 
 
-def _apply(row: ReceivedWrite, decision: Decision, scene: Scene) -> None:
+def _apply(row: AnyWrite, decision: Decision, scene: Scene) -> None:
     """Through the one road every change takes. A replayed write of the past is a change of the present that names it (I3)."""
     epoch = scene.route.epoch if decision.as_new else row.epoch
     origin = Origin(actor=row.actor, node=f"gateway:{row.gateway_id}", write=row.id, epoch=epoch)
     caller, held = scene.principal(row.actor), scene.secret(row)
-    applied = apply_change(change_of(row, decision.base), origin, caller, scene.now, held=held)
-    scene.secrets[applied.secret.id] = applied.secret
+    lived = held is not None and held.deleted_at is None
+    change = change_of(row, decision.base)
+    applied = apply_change(change, origin, caller, scene.now, held=held, place=scene.place(row), into=scene.book)
+    scene.change_came(applied.secret, lived=lived)
     if decision.as_new:
-        tell(row, "gateway.write.replayed", actor="policy", severity=audit.Severity.WARNING, as_epoch=epoch)
+        severity = audit.Severity.WARNING
+        scene.say(entry_of(row, "gateway.write.replayed", actor="policy", severity=severity, as_epoch=epoch))
     finish(row, WriteOutcome.APPLIED, scene, version=applied.version, resolution=("replay" if decision.as_new else ""))
 
 
-def _wait(row: ReceivedWrite, decision: Decision, scene: Scene) -> None:
+def _wait(row: AnyWrite, decision: Decision, scene: Scene) -> None:
     """Look again later: the longer it has waited already, the later."""
     waited = (scene.now - row.received_at).total_seconds()
     row.not_before = scene.now + timedelta(seconds=min(max(waited / 4, SHORTEST_WAIT), LONGEST_WAIT))
@@ -395,12 +332,12 @@ def _wait(row: ReceivedWrite, decision: Decision, scene: Scene) -> None:
     scene.changed[row.id] = row
 
 
-def _take_refusal(row: ReceivedWrite, refused: MazeVaultError, scene: Scene, caller_waits: bool) -> None:
+def _take_refusal(row: AnyWrite, refused: MazeVaultError, scene: Scene, caller_waits: bool) -> None:
     outcome = WriteOutcome.CONFLICT if refused.code in CONFLICTS else WriteOutcome.DEAD_LETTER
     finish(row, WriteOutcome.REFUSED if caller_waits else outcome, scene, code=refused.code, detail=refused.sentence)
 
 
-def _try_again(row: ReceivedWrite, error: Exception, scene: Scene, *, gives_up: bool = True) -> None:
+def _try_again(row: AnyWrite, error: Exception, scene: Scene, *, gives_up: bool = True) -> None:
     """A failure that may pass: again later, and after the last attempt to a person.
 
     With `gives_up` False the fault is this Primary's and not the write's (no audit, I17; a deadlock, a statement that was
@@ -414,15 +351,8 @@ def _try_again(row: ReceivedWrite, error: Exception, scene: Scene, *, gives_up: 
         )
         return
     row.not_before = scene.now + min(RETRY_BASE * 2 ** (row.attempts - 1), RETRY_CAP)
-    row.code, row.detail = "TRYING_AGAIN", f"attempt {row.attempts} of {ATTEMPTS} failed: {_name(error)}"
+    row.code, row.detail = TRYING_AGAIN, f"attempt {row.attempts} of {ATTEMPTS} failed: {_name(error)}"
     scene.changed[row.id] = row
-
-
-def _stored(row: ReceivedWrite) -> list[Any]:
-    return [
-        row.outcome, row.version, row.code, row.detail, row.attempts, row.not_before, row.settled_at, row.settled_by,
-        row.resolution, row.promised, row.sealed_body is not None, row.id,
-    ]  # fmt: skip
 
 
 def _name(error: Exception) -> str:

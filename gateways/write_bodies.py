@@ -7,10 +7,11 @@ import uuid
 import msgspec
 
 from common.sealing import Place
-from gateways.models import ReceivedWrite
+from gateways.write_held import AnyWrite
 from protocol.decoding import decode_json
 from protocol.writes import WriteBody
 from vault import encryption
+from vault.encryption import Sealing
 
 TABLE = "gateways_receivedwrite"
 
@@ -19,17 +20,17 @@ class BodyUnusable(Exception):
     """The content was wiped when the write was settled, or never had the form of one."""
 
 
-def seal_body(environment: str, row: uuid.UUID, body: str, salt: str) -> bytes:
+def seal_body(sealing: Sealing, row: uuid.UUID, body: str, salt: str) -> bytes:
     """The exact text of a body with the key of its digest."""
-    return encryption.seal(environment, TABLE, str(row), 1, msgspec.json.encode([body, salt]))
+    return sealing.seal(TABLE, str(row), 1, msgspec.json.encode([body, salt]))
 
 
-def place(row: ReceivedWrite) -> Place:
+def place(row: AnyWrite) -> Place:
     """What a content is sealed for."""
     return row.environment_id, TABLE, str(row.id), 1
 
 
-def open_body(row: ReceivedWrite) -> WriteBody:
+def open_body(row: AnyWrite) -> WriteBody:
     """The content again. Raises `BodyUnusable`, or `encryption.SealBroken` when the row was changed in the database."""
     if row.sealed_body is None:
         raise BodyUnusable("the content of this write was wiped when it was settled")

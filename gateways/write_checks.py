@@ -11,7 +11,7 @@ from accounts.principals import principal_named
 from common.errors import NotFound, PermissionRefused, ValidationFailed
 from gateways import dispatch
 from gateways.models import Gateway
-from gateways.settlement import place_of_write
+from gateways.write_scene import place_of_write
 from protocol.writes import WriteCheck
 from vault import rules
 from vault.models import Secret

@@ -23,8 +23,9 @@ from common.clock import database_now
 from common.errors import Conflict, MazeVaultError, NotFound, PermissionRefused, ValidationFailed
 from gateways import losses, put_back
 from gateways.models import ReceivedWrite
-from gateways.settlement import KEPT, Scene, change_of, finish, tell
+from gateways.settlement import KEPT, change_of, finish, tell
 from gateways.write_bodies import BodyUnusable, open_body
+from gateways.write_scene import Scene
 from protocol.vocabulary import WriteOutcome
 from vault import rules, values
 from vault.encryption import SealBroken

@@ -151,14 +151,19 @@ def sign(head: WriteHead, key: Ed25519PrivateKey) -> tuple[str, str]:
 
 def check(write: QueuedWrite, key: Ed25519PublicKey) -> tuple[WriteHead, WriteBody]:
     """The verified content. Raises `WriteForged`, or `MessageError` when a signed text does not fit its form."""
+    head = decode(write.head.encode(), WriteHead)
+    return head, proven_body(write, head, key)
+
+
+def proven_body(write: QueuedWrite, head: WriteHead, key: Ed25519PublicKey) -> WriteBody:
+    """The content of a write whose head was decoded already, verified; raises as `check`."""
     try:
         key.verify(base64.b64decode(write.signature, altchars=b"-_", validate=True), _CONTEXT + write.head.encode())
     except (InvalidSignature, binascii.Error, ValueError) as error:
         raise WriteForged("the signature of the write does not fit") from error
-    head = decode(write.head.encode(), WriteHead)
     if not hmac.compare_digest(head.body_digest, body_digest(write.body, write.salt)):
         raise WriteForged("the body of the write is not the one that was signed")
-    return head, decode(write.body.encode(), WriteBody)
+    return decode(write.body.encode(), WriteBody)
 
 
 def head_of(text: str) -> WriteHead:

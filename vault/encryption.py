@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import os
 import uuid
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
@@ -32,19 +33,38 @@ class MasterKeyMismatch(Exception):
     """The database was sealed under another master key."""
 
 
-def seal(scope: str, table: str, row: str, version: int, plaintext: bytes) -> bytes:
-    """Seal a value for exactly this place. The result names the key it needs: format, key id, wrapped data key, ciphertext.
+@dataclass(frozen=True)
+class Sealing:
+    """Seals any number of values of one scope in one transaction, with the lock and the key asked for once (`begin`)."""
 
-    Runs in the transaction that stores the value, and raises `RuntimeError` outside of one: until it ends no key of this scope
-    can be retired, so a value under a retired key is never stored late.
-    """
-    if not connection.in_atomic_block:
-        raise RuntimeError("a value is sealed in the transaction that stores it")
-    shared_transaction_lock(lock_of(scope))
-    key_id, wrapping_key = _current_key(scope)
-    place = _place(scope, table, row, version)
-    data_key = AESGCM.generate_key(256)
-    return FORMAT + key_id.bytes + _encrypt(wrapping_key, data_key, b"data-key|" + place) + _encrypt(data_key, plaintext, place)
+    scope: str
+    key_id: uuid.UUID
+    wrapping_key: bytes = field(repr=False)
+
+    @staticmethod
+    def begin(scope: str) -> Sealing:
+        """Raises `RuntimeError` outside of a transaction. Until it ends no key of this scope can be retired, so a value under
+        a retired key is never stored late; what it seals is stored in this transaction, and in none after it."""
+        if not connection.in_atomic_block:
+            raise RuntimeError("a value is sealed in the transaction that stores it")
+        shared_transaction_lock(lock_of(scope))
+        return Sealing(scope, *_current_key(scope))
+
+    def seal(self, table: str, row: str, version: int, plaintext: bytes) -> bytes:
+        """Seal for exactly this place. The result names the key it needs: format, key id, wrapped data key, ciphertext."""
+        place = _place(self.scope, table, row, version)
+        data_key = AESGCM.generate_key(256)
+        wrapped = _encrypt(self.wrapping_key, data_key, b"data-key|" + place)
+        return FORMAT + self.key_id.bytes + wrapped + _encrypt(data_key, plaintext, place)
+
+    def digest(self, plaintext: bytes) -> str:
+        """As `keyed_digest`."""
+        return _digest(self.wrapping_key, plaintext)
+
+
+def seal(scope: str, table: str, row: str, version: int, plaintext: bytes) -> bytes:
+    """Seal one value for exactly this place, in the transaction that stores it."""
+    return Sealing.begin(scope).seal(table, row, version, plaintext)
 
 
 def open_sealed(scope: str, table: str, row: str, version: int, sealed: bytes) -> bytes:
@@ -73,8 +93,7 @@ def key_named_by(sealed: bytes) -> uuid.UUID:
 
 def keyed_digest(scope: str, plaintext: bytes) -> str:
     """HMAC-SHA256 (hex) under the current key of the scope: equal values are equal, and nobody without the key can try values."""
-    _, wrapping_key = _current_key(scope)
-    return hmac.new(hmac.digest(wrapping_key, b"value digest", "sha256"), plaintext, hashlib.sha256).hexdigest()
+    return _digest(_current_key(scope)[1], plaintext)
 
 
 def forget_keys() -> None:
@@ -146,9 +165,13 @@ def _key_by_id(scope: str, identifier: uuid.UUID, _masters: tuple[bytes, ...]) -
     return unwrap(row)
 
 
+def _digest(wrapping_key: bytes, plaintext: bytes) -> str:
+    return hmac.digest(hmac.digest(wrapping_key, b"value digest", "sha256"), plaintext, "sha256").hex()
+
+
 def _place(scope: str, table: str, row: str, version: int) -> bytes:
-    parts = [scope, table, row, str(version)]
-    return b"|".join(len(part.encode()).to_bytes(4, "big") + part.encode() for part in parts)
+    parts = [part.encode() for part in (scope, table, row, str(version))]
+    return b"|".join([len(part).to_bytes(4, "big") + part for part in parts])
 
 
 def _key_place(scope: str, identifier: uuid.UUID) -> bytes:

@@ -6,6 +6,7 @@ Each function runs in its caller's transaction; the audit entry commits with wha
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -14,16 +15,17 @@ from django.db import IntegrityError, connection, transaction
 
 from accounts.access import Principal
 from accounts.models import Environment, Project, Storage
-from common import audit, feed
+from common import audit
 from common.errors import Conflict, MazeVaultError, NotFound, ValidationFailed
 from common.rows import locked
-from protocol.replica import ReplicaKind
+from common.rowsets import Row
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody
 from vault import rules, values
 from vault.found import Found
-from vault.models import KeptValue, Secret, SecretStatus, SecretVersion
+from vault.models import Secret, SecretStatus, SecretVersion
 from vault.ports import Applied, Asker, Origin, SecretChange, Shown, ValueKeeper, VersionConflict
+from vault.recording import Recorder
 
 ACTIONS = {
     WriteOperation.CREATE: "secret.created",
@@ -40,29 +42,46 @@ ACTIONS = {
 SEALS = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE, WriteOperation.ROLLBACK, WriteOperation.ROTATE})
 IN_VAULT = SEALS | {WriteOperation.DELETE, WriteOperation.RESTORE, WriteOperation.PURGE}
 """What a vault has to hear of."""
+NEEDS_ITS_OWN = frozenset({WriteOperation.ROLLBACK, WriteOperation.RESTORE})
+"""Looks at versions or keys in the database, so nothing that is not stored yet may come before it."""
 _FIELDS = ("ttl_hours", "metadata", "type", "description", "tags", "rotation")
+_CHANGING = (*_FIELDS, "status", "version", "archived_at", "deleted_at", "updated_at")
+_SHARE_PROJECTS = "SELECT 1 FROM accounts_project WHERE id = ANY(%s) ORDER BY id FOR SHARE"
+_SHARE_ENVIRONMENTS = "SELECT 1 FROM accounts_environment WHERE id = ANY(%s) ORDER BY id FOR SHARE"
+
+Place = tuple[Project, Environment]
 
 
 def apply_change(
-    change: SecretChange, origin: Origin, caller: Principal | None, now: datetime, *, held: Secret | None = None
-) -> Applied:
+    change: SecretChange, origin: Origin, caller: Principal | None, now: datetime, *, held: Secret | None = None,
+    place: Place | None = None, into: Recorder | None = None,
+) -> Applied:  # fmt: skip
     """Make one change and its new version. `caller` None is the system itself, which may everything.
 
-    `held` is the secret of the change, with its project and environment, when the caller's transaction has locked it already.
+    `held` is the secret of the change, with its project and environment, when the caller's transaction has locked it already;
+    `place` the project and environment of a creation, locked as by `hold_places`. With `into` the change is stored when that is:
+    whoever gives it looks out for keys that are taken (NEEDS_ITS_OWN), and the secret in memory is ahead of the stored one.
 
     Raises `ValidationFailed`, `NotFound` (also where the caller may not read), `PermissionRefused`, `VersionConflict`, or
-    `Conflict` with code DUPLICATE_NAME, SECRET_ARCHIVED, SECRET_IN_USE or STORAGE_NOT_AVAILABLE.
+    `Conflict` with code DUPLICATE_NAME, SECRET_ARCHIVED, SECRET_IN_USE or STORAGE_NOT_AVAILABLE; then the secret is as it was.
     """
     rules.refuse_malformed(change)
     if change.operation is WriteOperation.CREATE:
-        return _create(change, origin, caller, now)
+        return _create(change, origin, caller, now, place, into)
     secret = held or _locked(change)
     rules.refuse_unless_allowed(caller, change.operation, rules.place_of(secret.project, secret.environment))
     if change.base_version is not None and change.base_version != secret.version:
         raise VersionConflict(secret.version, change.base_version)
     if rules.fulfilled(change.operation, secret.status):
         return Applied(secret, secret.version, changed=False)
-    return _make(secret, change, origin, now)
+    return _make(secret, change, origin, now, into)
+
+
+def hold_places(projects: Iterable[uuid.UUID], environments: Iterable[uuid.UUID]) -> None:
+    """Keep projects and environments from being deleted until the transaction ends, in one order."""
+    with connection.cursor() as cursor:
+        for statement, identifiers in ((_SHARE_PROJECTS, projects), (_SHARE_ENVIRONMENTS, environments)):
+            cursor.execute(statement, [list(identifiers)])
 
 
 def check_change(change: SecretChange, origin: Origin, caller: Principal | None, now: datetime) -> bool:
@@ -140,8 +159,10 @@ def in_vault(project: Project, operation: WriteOperation) -> bool:
     return project.storage == Storage.KEY_VAULT and operation in IN_VAULT
 
 
-def _create(change: SecretChange, origin: Origin, caller: Principal | None, now: datetime) -> Applied:
-    project, environment = _target(change)
+def _create(
+    change: SecretChange, origin: Origin, caller: Principal | None, now: datetime, place: Place | None, into: Recorder | None
+) -> Applied:
+    project, environment = place or _target(change)
     rules.refuse_unless_allowed(caller, change.operation, rules.place_of(project, environment), rules.PROJECT_ABSENT)
     if change.base_version:
         raise VersionConflict(0, change.base_version)
@@ -149,14 +170,12 @@ def _create(change: SecretChange, origin: Origin, caller: Principal | None, now:
         id=change.secret, project=project, environment=environment, key=change.key, created_by=origin.actor,
         created_at=now, updated_at=now,
     )  # fmt: skip
-    return _make(secret, change, origin, now)
+    return _make(secret, change, origin, now, into)
 
 
-def _target(change: SecretChange) -> tuple[Project, Environment]:
+def _target(change: SecretChange) -> Place:
     """Project and environment of a creation. Both stay locked against deletion until the transaction ends."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1 FROM accounts_project WHERE id = %s FOR SHARE", [change.project])
-        cursor.execute("SELECT 1 FROM accounts_environment WHERE id = %s FOR SHARE", [change.environment])
+    hold_places([change.project], [change.environment])
     project = Project.objects.filter(id=change.project, deleted_at=None).first()
     if project is None:
         raise NotFound(rules.PROJECT_ABSENT, code="PROJECT_NOT_FOUND")
@@ -177,20 +196,26 @@ def _locked(change: SecretChange) -> Secret:
     return secret
 
 
-def _make(secret: Secret, change: SecretChange, origin: Origin, now: datetime) -> Applied:
-    value = _value_after(secret, change)
-    secret.version += 1
-    secret.updated_at = now
-    _take_fields(secret, change.body)
-    _take_status(secret, change.operation, now)
-    _save(secret, change.operation)
-    _add_version(secret, change, origin, value, now)
-    if change.operation is WriteOperation.PURGE:
-        secret.versions.update(sealed_value=None, value_digest="", external_version="")
-        KeptValue.objects.filter(version__secret=secret).delete()
-    details = {"version": secret.version, **_where(secret), **_circumstances(change, origin)}
-    _audit(ACTIONS[change.operation], secret, origin.actor, origin.address, details)
-    feed.note([values.scope_of(secret)], ReplicaKind.SECRET, secret.id)
+def _make(secret: Secret, change: SecretChange, origin: Origin, now: datetime, into: Recorder | None) -> Applied:
+    book, before = into or Recorder(), {name: getattr(secret, name) for name in _CHANGING}
+    try:
+        value = _value_after(secret, change)
+        secret.version += 1
+        secret.updated_at = now
+        _take_fields(secret, change.body)
+        _take_status(secret, change.operation, now)
+        version = _version_row(secret, change, origin, value, now, book)
+        details = {"version": secret.version, **_where(secret), **_circumstances(change, origin)}
+        entry = _entry(ACTIONS[change.operation], secret, origin.actor, origin.address, details)
+        book.keep(secret, version, entry, new=change.operation is WriteOperation.CREATE)
+        if change.operation is WriteOperation.PURGE:
+            book.purged.append(secret.id)
+        if into is None:
+            _store(book, secret, change.operation)
+    except BaseException:
+        for name, told in before.items():
+            setattr(secret, name, told)
+        raise
     return Applied(secret, secret.version)
 
 
@@ -256,36 +281,32 @@ def _take_status(secret: Secret, operation: WriteOperation, now: datetime) -> No
         secret.metadata, secret.tags, secret.description, secret.rotation, secret.ttl_hours = {}, [], "", None, 0
 
 
-def _save(secret: Secret, operation: WriteOperation) -> None:
+def _store(book: Recorder, secret: Secret, operation: WriteOperation) -> None:
     """Only a new or restored secret can find its key taken; nothing else pays for a savepoint."""
     if operation not in (WriteOperation.CREATE, WriteOperation.RESTORE):
-        secret.save(force_update=True)
+        book.store()
         return
     try:
         with transaction.atomic():
-            secret.save(force_insert=operation is WriteOperation.CREATE)
+            book.store_secrets()
     except IntegrityError as error:
         raise Conflict(
             f"key: a secret {secret.key!r} already exists in {secret.environment.slug} of this project", code="DUPLICATE_NAME"
         ) from error
+    book.store_rest()
 
 
-def _add_version(secret: Secret, change: SecretChange, origin: Origin, value: str | None, now: datetime) -> None:
-    SecretVersion.objects.create(
-        id=uuid.uuid4(),
-        secret=secret,
-        version=secret.version,
-        sealed_value=None if value is None else values.seal_value(secret, secret.version, value),
-        value_digest="" if value is None else values.digest_of(secret, value),
-        external_version=change.body.external_version or "",
-        operation=change.operation.value,
-        author=origin.actor,
-        origin=origin.node,
-        write=origin.write,
-        epoch=origin.epoch,
-        reason=change.body.reason,
-        created_at=now,
-    )
+def _version_row(
+    secret: Secret, change: SecretChange, origin: Origin, value: str | None, now: datetime, book: Recorder
+) -> Row:  # fmt: skip
+    sealing = None if value is None else book.sealing_in(values.scope_of(secret))
+    return {
+        "id": uuid.uuid4(), "secret_id": secret.id, "version": secret.version,
+        "sealed_value": None if value is None else values.seal_value(secret, secret.version, value, sealing),
+        "value_digest": "" if value is None else values.digest_of(secret, value, sealing),
+        "external_version": change.body.external_version or "", "operation": change.operation.value, "author": origin.actor,
+        "origin": origin.node, "write": origin.write, "epoch": origin.epoch, "reason": change.body.reason, "created_at": now,
+    }  # fmt: skip
 
 
 def _where(secret: Secret | Found) -> dict[str, Any]:
@@ -305,7 +326,11 @@ def _circumstances(change: SecretChange, origin: Origin) -> dict[str, Any]:
 
 
 def _audit(action: str, secret: Secret, actor: str, address: str, details: dict[str, Any]) -> None:
-    audit.record(
+    audit.record_all([_entry(action, secret, actor, address, details)])
+
+
+def _entry(action: str, secret: Secret, actor: str, address: str, details: dict[str, Any]) -> Row:
+    return audit.entry_of(
         actor=actor, action=action, entity="secret", entity_id=str(secret.id), environment=values.scope_of(secret),
         address=address, organization=secret.project.organization_id, project=secret.project_id, details=details,
     )  # fmt: skip

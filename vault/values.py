@@ -13,15 +13,17 @@ from django.db.models import F, QuerySet
 
 from common.errors import Conflict
 from vault import encryption
+from vault.encryption import Sealing
 from vault.found import Found
 from vault.models import KeptValue, Secret, SecretVersion
 
 TABLE = "vault_secretversion"
 
 
-def seal_value(secret: Secret, version: int, text: str) -> bytes:
-    """The value sealed for this version of this secret."""
-    return encryption.seal(*place(secret, version), text.encode())
+def seal_value(secret: Secret, version: int, text: str, sealing: Sealing | None = None) -> bytes:
+    """The value sealed for this version of this secret. `sealing` is of its scope, where several values are sealed."""
+    scope, table, row, number = place(secret, version)
+    return (sealing or Sealing.begin(scope)).seal(table, row, number, text.encode())
 
 
 def open_value(secret: Secret, row: SecretVersion) -> str:
@@ -38,9 +40,10 @@ def open_kept(secret: Secret, kept: KeptValue) -> str:
     return encryption.open_sealed(*place(secret, kept.version.version), bytes(kept.sealed_value)).decode()
 
 
-def digest_of(secret: Secret, text: str) -> str:
+def digest_of(secret: Secret, text: str, sealing: Sealing | None = None) -> str:
     """Keyed by the environment and the secret: tells whether two versions of one secret are equal, and nothing else."""
-    return encryption.keyed_digest(scope_of(secret), f"{secret.id}|".encode() + text.encode())
+    bound = f"{secret.id}|".encode() + text.encode()
+    return sealing.digest(bound) if sealing else encryption.keyed_digest(scope_of(secret), bound)
 
 
 def holding(secret: Secret, version: int | None = None) -> SecretVersion | None:
