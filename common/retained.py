@@ -84,10 +84,13 @@ RULES: tuple[Rule, ...] = (
          done_by="the rule of its entry"),
     Rule(
         "vault_secretversion", "each change of a secret", 400, "created_at",
-        "not among the newest 100 of its secret, which a rollback can go back to, and no rotation of it is under way", ON_PRIMARY,
-        "MAZEVAULT_RETENTION_VERSION_DAYS", least=0,
+        "not among the newest 100 of its secret, which a rollback can go back to, nor the newest with a value before them; no "
+        "rotation of it is under way", ON_PRIMARY, "MAZEVAULT_RETENTION_VERSION_DAYS", least=0,
         joins="JOIN vault_secret s ON s.id = t.secret_id AND s.version > 100 AND t.version <= s.version - 100",
-        guard="NOT EXISTS (SELECT 1 FROM integrations_rotation o WHERE o.version_id = t.id AND o.ended_at IS NULL)",
+        guard="NOT EXISTS (SELECT 1 FROM integrations_rotation o WHERE o.version_id = t.id AND o.ended_at IS NULL) "
+              "AND (t.sealed_value IS NULL AND t.external_version = '' OR EXISTS (SELECT 1 FROM vault_secretversion n "
+              "JOIN vault_secret m ON m.id = n.secret_id WHERE n.secret_id = t.secret_id AND n.version > t.version "
+              "AND n.version <= m.version - 100 AND (n.sealed_value IS NOT NULL OR n.external_version <> '')))",
         children=(("integrations_rotation", "version_id"), ("vault_keptvalue", "version_id")),
     ),
     Rule("integrations_rotation", "each rotated value", 400, "ended_at", "ended; goes with its version", ON_PRIMARY,
@@ -252,7 +255,7 @@ _TAIL = """
 ## Values
 
 `MAZEVAULT_RETENTION_VERSION_DAYS` (400): a rollback can go back to each of the newest 100 versions of a secret, however old,
-and to any version younger than that. 0 keeps every version.
+and to any version younger than that. Where those set no value, the version that holds it stays too. 0 keeps every version.
 
 ## Tables that do not grow with use
 

@@ -41,7 +41,7 @@ from vault.models import Secret, SecretStatus, SecretVersion
 log = logging.getLogger("mazevault.gateways.replica_records")
 
 VERSIONS_SHOWN = 100
-"""Newest versions of a secret that a copy lists; the Primary lists them all."""
+"""Newest versions of a secret that a copy lists, with the one they stand on; the Primary lists them all."""
 VALUED = (SecretStatus.ACTIVE, SecretStatus.ARCHIVED)
 """A tombstone's value stays at the Primary."""
 SECRET_PERMISSIONS = "secrets:"  # noqa: S105  how permissions on secrets begin
@@ -172,12 +172,26 @@ def _add_secrets(records: Records, rows: list[Secret], with_values: bool) -> Non
 
 
 def _versions_of(rows: Iterable[Secret]) -> dict[uuid.UUID, list[ReplicaVersion]]:
-    """The newest versions of each secret, newest first. They are numbered without a gap, so no older one is looked at."""
+    """The newest versions of each secret, newest first, and the one they stand on."""
+    rows = list(rows)
     found: dict[uuid.UUID, list[ReplicaVersion]] = defaultdict(list)
     newest = SecretVersion.objects.filter(version__gt=F("secret__version") - VERSIONS_SHOWN).defer("sealed_value")
     for version in newest.filter(secret_id__in=[row.id for row in rows]).order_by("secret_id", "-version"):
         found[version.secret_id].append(_version_record(version))
+    for version in _stood_on(rows):
+        found[version.secret_id].append(_version_record(version))
     return found
+
+
+def _stood_on(rows: Iterable[Secret]) -> Iterable[SecretVersion]:
+    """The newest version before those that are listed that has a value, where that rests in a vault: after many changes that set
+    no value nothing else names its place. Retention keeps the same one (`common.retained`), so a copy does not change by it."""
+    long = [row.id for row in rows if row.version > VERSIONS_SHOWN]
+    if not long:
+        return []
+    older = SecretVersion.objects.filter(secret_id__in=long, version__lte=F("secret__version") - VERSIONS_SHOWN)
+    newest = values.valued(older).order_by("secret_id", "-version").distinct("secret_id").defer("sealed_value")
+    return [version for version in newest if version.external_version]
 
 
 def _version_record(row: SecretVersion) -> ReplicaVersion:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.db import connection
 
 from accounts.models import RoleGrant, Session, User
-from common import feed
+from common import feed, retention
 from common.clock import now
 from common.models import AuditEntry, Change
 from gateways import copy_digests, directives, replica_records
@@ -21,6 +22,7 @@ from tests import factories
 from tests.conftest import Person
 from tests.fakes.gateway import FakeGateway
 from tests.gateways.desk import Desk
+from vault.models import Secret, SecretVersion
 
 OTHER = digest(["1"])
 """What no copy here has."""
@@ -166,3 +168,31 @@ def test_one_principal_that_cannot_be_read_is_left_out_and_stops_nobody(desk: De
     assert {record.name for record in records.by_thing.values()} >= {"bob@example.com"}
     assert "ada@example.com" not in {record.name for record in records.by_thing.values()}
     assert f"principal {ada.id} is left out" in caplog.text
+
+
+@pytest.mark.parametrize("changes", [99, 100, 250])
+def test_a_copy_names_the_place_of_a_value_after_many_changes_that_set_none(desk: Desk, changes: int) -> None:
+    """Also of the value that a rollback to the oldest version listed would bring back; retention takes neither."""
+    secret = desk.secret()
+    secret.versions.update(sealed_value=None, value_digest="", external_version="v-in-the-vault")
+    SecretVersion.objects.bulk_create(
+        SecretVersion(secret=secret, version=number, operation="metadata", author="x", origin="primary", reason="",
+                      value_digest="", external_version="")
+        for number in range(2, changes + 2)
+    )  # fmt: skip
+    Secret.objects.filter(id=secret.id).update(version=changes + 1)
+    secret.versions.update(created_at=now() - timedelta(days=4000))
+    thing = (ReplicaKind.SECRET, secret.id)
+
+    def record(**how: bool) -> Any:
+        return replica_records.load("NPR", [thing], now(), **how).by_thing[thing]
+
+    listed = record().versions
+    assert [(one.version, one.external_version) for one in listed if one.external_version] == [(1, "v-in-the-vault")]
+    assert listed[0].version == changes + 1 and len(listed) == min(changes + 1, 101)
+    before = fingerprint(record())
+    assert before == fingerprint(record(with_values=False))
+    retention.apply("primary")
+    assert fingerprint(record()) == before
+    secret.versions.filter(version=1).update(external_version="another")
+    assert fingerprint(record(with_values=False)) != before

@@ -15,9 +15,10 @@ from common.models import RemovedTally
 from gateways import dispatch, inbox, write_retention
 from gateways.models import LossManifest, ReceivedWrite, RejectedResult, Task, WriteStream
 from protocol import messages
-from protocol.vocabulary import TaskOutcome, WriteOutcome
+from protocol.vocabulary import TaskOutcome, WriteOperation, WriteOutcome
 from tests.conftest import Person
-from tests.gateways.desk import Desk, id_of, row_of
+from tests.gateways.desk import Desk, id_of, row_of, value_of
+from vault import values
 from vault.models import Secret, SecretVersion
 
 LONG = timedelta(days=4000)
@@ -79,17 +80,49 @@ class TestTasks:
 
 
 class TestVersions:
-    def test_the_newest_hundred_stay_however_old(self, desk: Desk) -> None:
-        secret = desk.secret()
+    def of(self, desk: Desk, newest: int, valued: set[int], **place: Any) -> Secret:
+        """A secret whose versions are old; those of `valued` have a value in `place`, the others changed something else."""
+        secret, bare = desk.secret(), {"sealed_value": None, "external_version": ""}
         SecretVersion.objects.bulk_create(
             SecretVersion(secret=secret, version=number, operation="update", author="x", origin="primary", reason="",
-                          value_digest="", external_version="")
-            for number in range(2, 131)
+                          value_digest="", **(bare | place if number in valued else bare))
+            for number in range(2, newest + 1)
         )  # fmt: skip
-        Secret.objects.filter(id=secret.id).update(version=130)
-        SecretVersion.objects.filter(version__lt=120).update(created_at=now() - LONG)
+        secret.versions.filter(version=1).update(**(bare | place if 1 in valued else bare))
+        Secret.objects.filter(id=secret.id).update(version=newest)
+        SecretVersion.objects.update(created_at=now() - LONG)
+        secret.refresh_from_db()
+        return secret
+
+    def left(self, secret: Secret) -> list[int]:
         retention.apply("primary")
-        assert list(secret.versions.order_by("version").values_list("version", flat=True)) == list(range(31, 131))
+        return list(secret.versions.order_by("version").values_list("version", flat=True))
+
+    @pytest.mark.parametrize("place", [{"sealed_value": b"x"}, {"external_version": "v"}])
+    def test_the_newest_hundred_stay_however_old_and_the_value_they_stand_on(self, desk: Desk, place: dict[str, Any]) -> None:
+        everywhere = self.of(desk, 130, set(range(1, 131)), **place)
+        assert self.left(everywhere) == list(range(30, 131))
+
+    @pytest.mark.parametrize("place", [{"sealed_value": b"x"}, {"external_version": "v"}])
+    def test_each_of_the_newest_hundred_finds_the_value_it_had(self, desk: Desk, place: dict[str, Any]) -> None:
+        secret = self.of(desk, 150, {1, 3, 20, 60, 120}, **place)
+        before = {number: values.resting(secret, number).version for number in range(51, 151)}
+        assert self.left(secret) == [20, *range(51, 151)]
+        assert {number: values.resting(secret, number).version for number in range(51, 151)} == before
+
+    def test_the_present_value_outlives_any_number_of_changes_that_set_none(self, desk: Desk) -> None:
+        secret = desk.secret(value="the only value")
+        for number in range(101):
+            desk.change(WriteOperation.ARCHIVE if number % 2 == 0 else WriteOperation.RESTORE, secret.id)
+        SecretVersion.objects.update(created_at=now() - LONG)
+        retention.apply("primary")
+        assert value_of(secret) == "the only value"
+
+    def test_the_statement_that_removes_asks_for_the_value_again(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        """What was found may have become the only value meanwhile."""
+        secret = self.of(desk, 130, {1}, external_version="v")
+        monkeypatch.setattr(retention, "_FIND", retention._FIND.replace("({guard})", "(true OR {guard})"))
+        assert self.left(secret) == [1, *range(31, 131)]
 
     def test_a_young_one_stays_beyond_the_hundred(self, desk: Desk) -> None:
         secret = desk.secret()
