@@ -7,20 +7,20 @@ lock that somebody else holds means that somebody else takes this step. A crash 
 from __future__ import annotations
 
 import logging
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import DatabaseError, transaction
 from django.db.models import Q
 
-from common.clock import database_now
+from common.clock import boottime, database_now, now
 from common.errors import Conflict
 from common.failpoints import reach
 from common.locks import try_transaction_lock
 from failover import machine, preflight
 from failover.facts import checks_of, living_gateway, move_facts
 from failover.kinds import KINDS
-from failover.machine import FENCING, PREFLIGHT, PROMOTION, Event, Sign, State, StepFacts
+from failover.machine import FENCING, PREFLIGHT, PROMOTION, Event, LeaseTime, Sign, State, StepFacts
 from failover.models import EnvironmentState, Operation
 from failover.preflight import Level
 from failover.transitions import Step, carry_out, open_operation, state_of
@@ -43,6 +43,7 @@ witness = ClockWitness()
 def drive_all() -> int:
     """Take every step that can be taken now. Returns how many were taken; one environment's trouble stops no other."""
     taken = 0
+    witness.look(now())
     for code in _environments_to_look_at():
         try:
             taken += drive(code)
@@ -111,12 +112,11 @@ def _environments_to_look_at() -> list[str]:
 
 
 def _facts(route: Route, row: EnvironmentState, operation: Operation | None) -> StepFacts:
-    state, moment, timing = State(row.state), database_now(), settings.MAZEVAULT.timing
+    state, timing, asked = State(row.state), settings.MAZEVAULT.timing, boottime()
+    moment = database_now()
+    if not witness.look(moment, asked):
+        log.error("%s: the database's clock leapt; where a lease runs out, a whole one is waited for", route.environment_id)
     mine = operation is not None and route.fence_operation == operation.id
-    if state in FENCING and operation and not witness.clocks_agree(operation.id, moment):
-        log.error("%s: the clocks ran apart while a lease was running out; the wait starts again", route.environment_id)
-        routes.restart_lease_wait(route)
-        route.refresh_from_db(fields=["lease_until"])
     return StepFacts(
         state=state,
         now=moment,
@@ -134,7 +134,21 @@ def _facts(route: Route, row: EnvironmentState, operation: Operation | None) -> 
         source_silent=operation is not None and source_is_silent(route, row, operation, moment),
         target_sign=sign_of_target(operation, moment) if operation and state in ASKING else Sign.FRESH,
         forced=operation is not None and bool(operation.forced_by),
+        lease_time=_lease_time(route, operation, moment) if operation and state in FENCING else LeaseTime.STORED,
     )
+
+
+def _lease_time(route: Route, operation: Operation, moment: datetime) -> LeaseTime:
+    """By which clock the wait for the old lease may end (`failover.witness`)."""
+    timing = settings.MAZEVAULT.timing
+    longest = timedelta(seconds=timing.lease_ttl + timing.fence_wait)
+    end = machine.fence_ends_at(route.lease_until, timedelta(seconds=timing.fence_wait), route.lease_blocked_until)
+    waited = witness.has_waited(
+        operation.id, route.lease_blocked_until, longest
+    )  # asked first: the wait begins with the first look
+    if waited:
+        return LeaseTime.WAITED_FOR
+    return LeaseTime.STORED if end is None or witness.has_watched_since(end - longest, moment) else LeaseTime.NOT_WATCHED
 
 
 def _primary_is_ready(code: str) -> bool:

@@ -77,6 +77,17 @@ class Sign(StrEnum):
     SILENT = "silent"
 
 
+class LeaseTime(StrEnum):
+    """How a process knows whether the old lease has ended, since the database's clock may have leapt."""
+
+    STORED = "stored"
+    """It watched that clock since before the lease was given: the stored end is right."""
+    WAITED_FOR = "waited for"
+    """It has waited for a whole lease by its own clock: the lease has ended, whatever the stored end says."""
+    NOT_WATCHED = "not watched"
+    """Neither yet."""
+
+
 @dataclass(frozen=True)
 class Move:
     """One row. `sentence` is what the operator reads in history, log and audit."""
@@ -115,6 +126,7 @@ class StepFacts:
     target_sign: Sign = Sign.FRESH
     forced: bool = False
     """A person has forced this operation: nobody's sign of life is asked for any more."""
+    lease_time: LeaseTime = LeaseTime.STORED
 
 
 class NotAllowed(Exception):
@@ -284,6 +296,12 @@ def _next_of_fence(facts: StepFacts) -> Event | None:
         return Event.FENCE_ACKNOWLEDGED
     if facts.target_sign is Sign.SILENT and not facts.forced:
         return Event.TARGET_SILENT
-    end = fence_ends_at(facts.lease_until, facts.fence_wait, facts.lease_blocked_until)
-    ran_out = end is None or facts.now > end
+    ran_out = _lease_ran_out(facts)
     return Event.LEASE_RAN_OUT if ran_out and (facts.forced or facts.target_sign is Sign.FRESH) else None
+
+
+def _lease_ran_out(facts: StepFacts) -> bool:
+    end = fence_ends_at(facts.lease_until, facts.fence_wait, facts.lease_blocked_until)
+    if end is None or facts.lease_time is LeaseTime.WAITED_FOR:
+        return True
+    return facts.lease_time is LeaseTime.STORED and facts.now > end

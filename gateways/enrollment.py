@@ -15,7 +15,7 @@ from django.db import IntegrityError, transaction
 from accounts import rates, refusals
 from common import audit
 from common.errors import Conflict, MazeVaultError, PermissionRefused, ValidationFailed
-from gateways import fleet, routes
+from gateways import fleet, losses, routes
 from gateways.models import (
     BootstrapTokenRow,
     CertifiedKey,
@@ -237,6 +237,7 @@ def _gateway_row(wish: _Wish, now: datetime) -> tuple[Gateway, bool]:
     GatewayCertificate.objects.filter(gateway=existing, revoked_at__isnull=True).update(
         revoked_at=now, revoked_reason="enrolled again"
     )
+    losses.open_for_ended_life(existing, now)
     routes.block_lease_after_rebirth(existing)
     if has_two_lives(existing):  # the copy is left behind with the keys of the former life
         facts |= {"held_at": None, "held_reason": "", "held_code": ""}

@@ -19,9 +19,9 @@ from django.db.models import DateTimeField, Exists, F, Func, Q
 
 from common import audit, retention
 from common.clock import database_now
-from common.errors import Conflict
+from common.errors import Conflict, PermissionRefused
 from common.retained import PRIMARY
-from gateways import presence, quarantine, routes
+from gateways import losses, presence, quarantine, routes
 from gateways.models import Gateway, GatewayInstance, GatewayPresence, MessageReceipt, Route, WriteStream
 from gateways.presence import Instance, Known, Pair, Ruling, Spans, Standing, Word
 from gateways.quarantine import Reason
@@ -128,7 +128,10 @@ def say_goodbye(gateway: Gateway, instance: str, number: int) -> None:
     """
     with transaction.atomic():
         renewed = Route.objects.filter(active_gateway=gateway, lease_sequence__gte=number)
-        if _presence_of(gateway).filter(~Exists(renewed), instance=instance).update(ended=True):
+        current = _presence_of(gateway).filter(instance=instance)
+        if (
+            current.filter(~Exists(renewed)).update(ended=True) or not current.exists()
+        ):  # one that waits will never be the current one
             GatewayInstance.objects.filter(gateway=gateway, instance=instance).update(ended=True)
 
 
@@ -150,13 +153,15 @@ def look_at_writes(gateway: Gateway, seat: Seat, said: int, number: int) -> int:
     if said >= target:
         routes.wake(gateway.environment_id)
         return 0
-    if seat.write_sequence > max(arrived, said):
-        first = max(arrived, said) + 1
+    life = gateway.id, gateway.generation
+    lost = losses.missing_of(*life, seat.write_sequence) - losses.missing_of(*life, said)
+    if lost > 0:
+        first = losses.first_missing_of(*life, said + 1, seat.write_sequence)
         quarantine.set_aside(
             gateway, Reason.PUT_BACK,
-            "its database was put back to an earlier state: of the writes it had acknowledged, those with the numbers "
+            f"its database was put back to an earlier state: {lost} of the writes it had acknowledged with the numbers "
             f"{first} to {seat.write_sequence} have not arrived here and are not in its database any more",
-            {"first_lost": first, "last_lost": seat.write_sequence}, address="", now=database_now(),
+            {"lost": lost, "first_lost": first, "last_lost": seat.write_sequence}, address="", now=database_now(),
         )  # fmt: skip
     return target
 
@@ -241,9 +246,15 @@ def _judged(gateway: Gateway, header: Header, address: str, spans: Spans, *, fre
 
 
 def _locked(gateway: Gateway) -> GatewayPresence:
-    """The row of this generation. With a new one everything begins afresh: the former certificate is revoked."""
+    """The row of this generation. With a new one everything begins afresh: the former certificate is revoked.
+
+    Whoever read the gateway before it was enrolled anew comes too late, and unseats nobody.
+    """
     GatewayPresence.objects.get_or_create(gateway=gateway, defaults={"generation": gateway.generation})
     row = GatewayPresence.objects.select_for_update().get(gateway=gateway)
+    if Gateway.objects.values_list("generation", flat=True).get(pk=gateway.pk) != gateway.generation:
+        raise PermissionRefused("this gateway was enrolled anew, and this certificate with its former life has ended",
+                                code="CERTIFICATE_REVOKED")  # fmt: skip
     if row.generation != gateway.generation:
         GatewayInstance.objects.filter(gateway=gateway).delete()
         row = GatewayPresence(gateway=gateway, generation=gateway.generation)

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.db.models import Q, QuerySet
 
 from common import audit
 from common.clock import database_now
 from common.errors import Conflict, NotFound
-from gateways.models import Gateway, GatewayStatus, LossManifest, ReceivedWrite, Route, SignOfLife, WriteStream
+from gateways.models import Gateway, GatewayPresence, GatewayStatus, LossManifest, ReceivedWrite, Route, SignOfLife, WriteStream
 from gateways.settlement import KEPT
 from gateways.sightings import decoded
 from protocol.messages import Heartbeat
 from protocol.vocabulary import WriteOutcome
 
+LONGEST_QUEUE = 10_000
+"""Writes a gateway keeps at most."""
 log = logging.getLogger("mazevault.gateways.losses")
 
 COLUMNS = """
@@ -70,11 +72,29 @@ def open_manifest(route: Route, operation: uuid.UUID | None, moment: datetime) -
     lost = route.active_gateway
     if lost is None:
         return None
-    status = GatewayStatus.objects.filter(gateway=lost, heartbeat_at__gte=lost.enrolled_at).first()
-    report = status.report if status else {}
     last, stopped = last_told(lost, route), route.fence_acknowledged_at is not None
     if stopped and not missing_of(lost.id, lost.generation, last):
         return None
+    return _opened(lost, route, operation, last, stopped, moment)
+
+
+def open_for_ended_life(gateway: Gateway, moment: datetime) -> LossManifest | None:
+    """The gateway begins a new life: what its former one had acknowledged and nobody has is noted. None when that is nothing.
+
+    Runs in the enrolling transaction, under the route's lock, before the generation changes.
+    """
+    route = Route.objects.get(environment_id=gateway.environment_id)
+    last = last_told(gateway, route)
+    if not missing_of(gateway.id, gateway.generation, last):
+        return None
+    if LossManifest.objects.filter(gateway=gateway, generation=gateway.generation, closed_at=None).exists():
+        return None
+    return _opened(gateway, route, None, last, False, moment)
+
+
+def _opened(lost: Gateway, route: Route, operation: uuid.UUID | None, last: int, stopped: bool, moment: datetime) -> LossManifest:
+    status = GatewayStatus.objects.filter(gateway=lost, heartbeat_at__gte=lost.enrolled_at).first()
+    report = status.report if status else {}
     manifest = LossManifest.objects.create(
         environment_id=route.environment_id, operation=operation, gateway=lost, generation=lost.generation, epoch=route.epoch,
         opened_at=moment, reported_at=status.heartbeat_at if status else None,
@@ -87,11 +107,14 @@ def open_manifest(route: Route, operation: uuid.UUID | None, moment: datetime) -
 def last_told(gateway: Gateway, route: Route | None = None) -> int:
     """The highest number of a write this life of the gateway has spoken of: in a heartbeat, sign of life or confirmed fence.
 
-    All of them count, since a report that is younger may come from a process that knows less.
+    All of them count, since a younger report may come from a process that knows less, or from a database that was put back.
     """
     status = GatewayStatus.objects.filter(gateway=gateway, heartbeat_at__gte=gateway.enrolled_at).first()
     sign = SignOfLife.objects.filter(gateway=gateway, answered_at__gte=gateway.enrolled_at).first()
     told = [row.report.get("write_queue_last_sequence", 0) for row in (status, sign) if row]
+    told += GatewayPresence.objects.filter(gateway=gateway, generation=gateway.generation).values_list(
+        "write_sequence", flat=True
+    )
     fenced = route.fence_last_sequence if route and route.active_gateway_id == gateway.id else None
     return max([*told, fenced or 0])
 
@@ -115,6 +138,18 @@ def missing_of(gateway: uuid.UUID, generation: uuid.UUID, last_sequence: int) ->
         return last_sequence - stream.arrived
     beyond = ReceivedWrite.objects.filter(**life, in_stream=True, sequence__gt=last_sequence).count()
     return last_sequence - (stream.arrived - beyond)
+
+
+def first_missing_of(gateway: uuid.UUID, generation: uuid.UUID, first: int, last: int) -> int:
+    """The lowest number from `first` to `last` that never arrived. A queue bounds how many are looked at."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT min(number) FROM generate_series(%s::bigint, %s::bigint) number WHERE NOT EXISTS (SELECT 1 FROM "
+            "gateways_receivedwrite w WHERE w.gateway_id = %s AND w.generation = %s AND w.in_stream AND w.sequence = number)",
+            [first, min(last, first + LONGEST_QUEUE), gateway, generation],
+        )
+        found = cursor.fetchone()[0]
+    return int(found) if found is not None else first
 
 
 def may_be_complete(row: Mapping[str, Any], beat: Heartbeat) -> bool:

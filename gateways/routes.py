@@ -149,12 +149,6 @@ def allow_lease(route: Route) -> None:
     _save(route)
 
 
-def restart_lease_wait(route: Route) -> None:
-    """Count the whole lease again from now, because a clock jumped while we were waiting for its end (DESIGN §8)."""
-    ttl = timedelta(seconds=settings.MAZEVAULT.timing.lease_ttl)
-    Route.objects.filter(pk=route.pk).update(lease_until=Greatest(F("lease_until"), Now() + ttl))
-
-
 def record_fence(gateway: Gateway, instance: str, operation: uuid.UUID, epoch: int, last_sequence: int) -> bool:
     """Store the acknowledgement of a fence order. False when no such order is open (cancelled, other operation or epoch), or when
     the instance cannot speak for all that live of this gateway."""

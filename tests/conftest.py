@@ -21,7 +21,9 @@ from accounts.sessions import PREFIX, hash_token
 from accounts.setup import ensure_system_roles
 from common import outside
 from common.clock import now
+from failover import driver
 from failover.transitions import state_of
+from failover.witness import ClockWitness
 from gateways import channel_keys, generation, identity, routes, signs
 from tests.fakes.gateway import KNOWN, FakeGateway, all_answer
 from vault import succession
@@ -40,6 +42,12 @@ def _lively_gateways_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gateways without a process have no waiting call: they answer while a request waits for their signs of life."""
     KNOWN.clear()
     monkeypatch.setattr(signs, "wait_for", all_answer)
+
+
+@pytest.fixture(autouse=True)
+def _driver_has_watched_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Like a Primary that runs for hours: it has watched the clocks since before any lease of a test was given."""
+    monkeypatch.setattr(driver, "witness", ClockWitness(watching_since=-1e6))
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,11 @@ from django.urls import get_resolver
 from msgspec import structs
 
 from common.clock import database_now
+from common.errors import PermissionRefused
 from common.models import AuditEntry
 from gateways import instances, machine_api, routes
 from gateways.dispatch import create_task
-from gateways.models import GatewayInstance, GatewayPresence, GatewayStatus, MessageReceipt, Route, Task
+from gateways.models import Gateway, GatewayInstance, GatewayPresence, GatewayStatus, MessageReceipt, Route, Task
 from protocol import messages, paths
 from protocol.vocabulary import Assignment, LeaseVerdict
 from tests.conftest import Person
@@ -317,6 +318,15 @@ class TestADatabaseThatWasPutBack:
         assert "put back to an earlier state" in told and "4 to 7" in told and "two machines" not in told
         assert first.row.held_code == "put_back" and verdict_of(back) == "granted", "one life: it finishes what it has"
 
+    def test_a_lost_write_below_one_that_arrived_is_noticed_too(self, npr: Pair, admin: Person) -> None:
+        """The first was promised and waits; the second and third were applied while their callers waited."""
+        first, desk = npr[0], Desk(*npr)
+        writes = [desk.write(desk.secret(f"key/{number}"), "two") for number in range(3)]
+        first.upload(*writes[1:])
+        first.heartbeat(write_queue_last_sequence=3)
+        skipped(self.put_back(first)).heartbeat(write_queue_last_sequence=0)
+        assert first.row.held_code == "put_back" and "1 of the writes" in why(admin, first)
+
     def test_under_a_running_process_is_noticed_by_its_next_heartbeat(self, npr: Pair) -> None:
         first, _ = npr
         first.heartbeat(write_queue_last_sequence=7)
@@ -401,3 +411,28 @@ def test_a_lease_is_granted_only_to_the_instance_that_is_current_when_it_is_stor
     GatewayPresence.objects.filter(gateway_id=first.id).update(instance=uuid.uuid4())
     grant = routes.renew_lease(first.row, instance=first.instance, epoch=1, sequence=10**6, skew_seconds=0)
     assert grant.verdict is LeaseVerdict.ANOTHER_INSTANCE
+
+
+class TestLateWords:
+    def test_a_call_of_the_former_life_does_not_unseat_the_instance_of_the_new_one(self, npr: Pair) -> None:
+        """What a worker read with the certificate, before the gateway was enrolled anew; then it stood still."""
+        active, _ = npr
+        read_before, late = Gateway.objects.get(id=active.id), active.header(paths.HEARTBEAT)
+        reborn = FakeGateway(active.name, active.environment, active.role).enrol()
+        Route.objects.filter(pk=active.environment).update(lease_blocked_until=None, lease_until=None)  # that block has passed
+        reborn.take_over()
+        assert verdict_of(reborn) == "granted"
+        clone = reborn.restarted()
+        assert verdict_of(clone) == "another_instance"
+        with pytest.raises(PermissionRefused, match="enrolled anew"):
+            instances.hear(read_before, late, "10.0.0.1")
+        assert verdict_of(clone) == "another_instance", "the lease of the first one still lives"
+
+    def test_an_instance_that_waited_and_said_goodbye_never_counts(self, npr: Pair) -> None:
+        active, _ = npr
+        other = active.restarted()
+        assert verdict_of(other) == "another_instance"
+        other.release_lease()
+        let_time_pass(active, 60)
+        assert verdict_of(other) != "granted"
+        assert verdict_of(active) == "granted", "the current one goes on"

@@ -235,3 +235,37 @@ def test_writes_that_arrived_before_are_not_part_of_a_loss(desk: Desk, admin: Pe
     row = manifests(admin)[0]
     assert (row["missing"], row["writes"]) == (0, [])
     assert database_now() - LossManifest.objects.get().opened_at < timedelta(minutes=1)
+
+
+def reborn(gateway: FakeGateway) -> FakeGateway:
+    """Its machine and its database are lost; the same name is enrolled again on a new one."""
+    return FakeGateway(gateway.name, gateway.environment, gateway.role).enrol()
+
+
+def test_what_a_lost_machine_had_acknowledged_is_listed_when_its_gateway_is_enrolled_anew(desk: Desk, admin: Person) -> None:
+    writes = [desk.write(desk.secret(f"key/{number}"), "two") for number in range(5)]
+    desk.active.upload(writes[0], writes[2])
+    inbox.apply_pending()
+    report(desk, depth=3, last=5)
+    old = desk.active.row.generation
+    fresh = reborn(desk.active)
+    row = manifests(admin)[0]
+    assert (row["open"], row["last_sequence"], row["missing"], row["stopped"]) == (True, 5, 3, False)
+    assert LossManifest.objects.get().generation == old != fresh.row.generation
+    reborn(fresh)
+    assert len(manifests(admin)) == 1, "the life in between had accepted nothing"
+
+
+def test_a_gateway_that_is_enrolled_anew_with_everything_delivered_leaves_no_manifest(desk: Desk, admin: Person) -> None:
+    desk.active.upload(desk.write(desk.secret()))
+    report(desk, depth=0, last=1)
+    reborn(desk.active)
+    assert (manifests(admin), is_open(admin)) == ([], False)
+
+
+def test_a_database_that_was_put_back_takes_nothing_out_of_the_manifest(desk: Desk, admin: Person) -> None:
+    report(desk, depth=50, last=50)
+    report(desk, depth=0, last=40)
+    assert desk.active.row.held_code == "put_back"
+    desk.move_to_standby(acknowledged=False)
+    assert manifests(admin)[0]["last_sequence"] == 50
