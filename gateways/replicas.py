@@ -10,6 +10,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import Q
 
 from common import audit
 from gateways import routes
@@ -62,12 +63,14 @@ def needs_resync(seen: Sighting, feed: FeedFacts, beat: Heartbeat) -> bool:
     return feed.differs(beat) and seen.resync_ordered_at is None and not lately
 
 
-def order_resync(gateway: Gateway, moment: datetime, why: str) -> bool:
-    """Tell a gateway to read everything from the beginning and to drop what it does not see. False when it was told already."""
+def order_resync(gateway: Gateway, moment: datetime, why: str, *, anew: bool = False) -> bool:
+    """Tell a gateway to read everything from the beginning and to drop what it does not see. False when it was told already.
+
+    With `anew` also where it has begun: what it read is of a database that was put back since.
+    """
+    untold = Q(resync_ordered_at=None) | Q(resync_begun_at__isnull=False) if anew else Q(resync_ordered_at=None)
     with transaction.atomic():
-        if not GatewayStatus.objects.filter(gateway=gateway, resync_ordered_at=None).update(
-            resync_ordered_at=moment, resync_begun_at=None
-        ):
+        if not GatewayStatus.objects.filter(untold, gateway=gateway).update(resync_ordered_at=moment, resync_begun_at=None):
             return False
         audit.record(
             actor="system", action="gateway.replica.resync_ordered", entity="gateway", entity_id=str(gateway.id),
@@ -81,7 +84,7 @@ def order_resync(gateway: Gateway, moment: datetime, why: str) -> bool:
 def order_resync_of_all(code: str, moment: datetime, why: str) -> None:
     """After an operator accepted an older database: no copy may hold more than it."""
     for gateway in Gateway.objects.filter(environment_id=code, decommissioned_at__isnull=True, status__isnull=False):
-        order_resync(gateway, moment, why)
+        order_resync(gateway, moment, why, anew=True)
 
 
 def note_reading(gateway: Gateway, ask: AskChanges, generation: str, moment: datetime) -> None:
@@ -92,4 +95,4 @@ def note_reading(gateway: Gateway, ask: AskChanges, generation: str, moment: dat
         )
         return
     if ask.generation and ask.generation != generation:
-        order_resync(gateway, moment, "its cursor belongs to an earlier life of the Primary's database")
+        order_resync(gateway, moment, "its cursor belongs to an earlier life of the Primary's database", anew=True)

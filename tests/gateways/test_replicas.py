@@ -13,7 +13,7 @@ from accounts.models import RoleGrant, Session, User
 from common import feed, retention
 from common.clock import now
 from common.models import AuditEntry, Change
-from gateways import copy_digests, directives, replica_records
+from gateways import copy_digests, directives, replica_records, replicas
 from gateways.instances import Seat
 from gateways.models import GatewayStatus, PrimaryNode, Route
 from protocol.replica import ReplicaKind, digest, fingerprint
@@ -144,6 +144,20 @@ def test_a_cursor_of_another_life_of_the_database_must_begin_anew(desk: Desk) ->
     directive = directives.directive_for(desk.active.row, Seat(True))
     assert directive.resync_replica is True
     assert directive.primary_generation == str(PrimaryNode.objects.get(id=1).generation) != page.generation
+
+
+@pytest.mark.parametrize("how", ["its cursor", "an accepted backup"])
+def test_a_reading_that_was_begun_before_the_database_was_put_back_is_ordered_again(desk: Desk, how: str) -> None:
+    desk.secret()
+    page = desk.active.changes()
+    GatewayStatus.objects.filter(gateway_id=desk.active.id).update(resync_ordered_at=now(), resync_begun_at=now())
+    assert directives.directive_for(desk.active.row, Seat(True)).resync_replica is False, "it is reading"
+    if how == "its cursor":
+        PrimaryNode.objects.update(generation=uuid.uuid4())
+        desk.active.changes(page.position, page.generation)
+    else:
+        replicas.order_resync_of_all("NPR", now(), how)
+    assert directives.directive_for(desk.active.row, Seat(True)).resync_replica is True
 
 
 def test_who_must_change_their_password_first_is_in_no_copy(desk: Desk) -> None:
