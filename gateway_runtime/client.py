@@ -77,6 +77,10 @@ class CallsPaused(PrimaryUnreachable):
     """The circuit breaker is open: nothing was sent."""
 
 
+class NotTheOneProcess(CallsPaused):
+    """Another process of this gateway may be acting: nothing was sent, since two that speak look like a stolen identity."""
+
+
 class PrimaryRefused(Exception):
     """The Primary answered no. `code` is its machine code, `status` the HTTP status, `details` what else it says.
 
@@ -205,18 +209,20 @@ class Channel:
     """Sealed calls to the Primary. Safe to share between threads.
 
     `instance` names this process in each call. `put_back` is called when the Primary says that numbers of this gateway's messages
-    were used before, which means that its database was put back or that another machine uses its identity.
+    were used before, which means that its database was put back or that another machine uses its identity. `may_speak` is asked
+    before each call whether this process is the one that acts for the gateway.
     """
 
     def __init__(self, *, urls: tuple[str, ...], known: Known, keys: Keys, generation: uuid.UUID, sequences: Sequences,
                  sender: str, environment: str, identity: Identity | None, tls_file: Path | None, instance: uuid.UUID,
                  master_key: bytes, breaker: Breaker | None = None,
-                 put_back: Callable[[], None] = lambda: None) -> None:  # fmt: skip
+                 put_back: Callable[[], None] = lambda: None,
+                 may_speak: Callable[[], bool] = lambda: True) -> None:  # fmt: skip
         self._breaker = breaker or Breaker()
         self._urls, self._known, self._keys = urls, known, keys
         self._generation, self._sequences = generation, sequences
         self._sender, self._environment = sender, environment
-        self._instance, self._put_back = str(instance), put_back
+        self._instance, self._put_back, self._may_speak = str(instance), put_back, may_speak
         self._thumbprint, self._ends = _thumbprint(identity), _end_of(identity)
         self._tls_file, self._password = tls_file, key_password(master_key)
         self._lock = ProcessLock("channel")
@@ -297,6 +303,8 @@ class Channel:
 
     def _call_watched(self, path: str, message: Message, answer_kind: type[Answer], timeout: float) -> Answer:
         """One call through the circuit breaker; any answer, also a no, proves that the Primary is there."""
+        if not self._may_speak():
+            raise NotTheOneProcess("another process of this gateway may be running on its database")
         if not self._breaker.allows(time.monotonic()):
             raise CallsPaused("calls to the Primary are paused by the circuit breaker")
         try:

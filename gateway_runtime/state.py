@@ -188,7 +188,9 @@ class OneProcess:
         with self._lock:
             self._connection = self._connection or open_connection()
             row = self._asked(self._connection, self.TAKE)
-            return bool(row and row[0])
+            if not (row and row[0]):
+                self._drop()  # a session is kept only with the lock, so that it stands for the lock
+            return self._connection is not None
 
     def still_held(self) -> bool:
         """False as soon as the session behind the lock is gone or silent; then `take` must succeed before anything is done."""

@@ -159,6 +159,8 @@ class Supervisor:
                 attempt += 1
                 if self.stop.wait(pause):
                     raise SystemExit(0) from None
+                if not self.one_process.still_held():
+                    self._become_the_only_process()
         log.info("Setting up mTLS...")
         self.node = Node(self.timing)
         self._use(found)
@@ -217,6 +219,8 @@ class Supervisor:
         log.info("gateway stopped")
 
     def heartbeat_step(self) -> float:
+        if not self._still_the_only_process():
+            return 1.0
         try:
             report = self._report()
             directive = self.channel.call(paths.HEARTBEAT, report, Directive, timeout=self.timing.round_trip_max)
@@ -373,6 +377,7 @@ class Supervisor:
             known=Known(identity.pins, identity.roots_revision), generation=identity.generation, sequences=self.sequences,
             sender=identity.gateway_id, environment=identity.environment, identity=identity, tls_file=client_file,
             instance=self.instance, master_key=node.master_key, put_back=self.wake_heartbeat.set,
+            may_speak=self.one_process.still_held,
         )  # fmt: skip
         self.channel.epoch = self.node.highest_epoch
         self.renewed(identity)

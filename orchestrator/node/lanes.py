@@ -199,17 +199,22 @@ class Talk:
         return reply
 
     async def _read_to_the_end(self) -> None:
+        keep = False
         try:
-            while self._more:
-                reply = await self._next()
-                self._more = isinstance(reply, Answered | Piece) and reply.more
-            self._end(keep=True)
-        except (OSError, WireBroken):
-            self._end(keep=False)
+            with contextlib.suppress(OSError, WireBroken):
+                while self._more:
+                    reply = await self._next()
+                    self._more = isinstance(reply, Answered | Piece) and reply.more
+                keep = True
+        finally:
+            self._end(keep=keep)
 
     def _end(self, *, keep: bool) -> None:
+        """Once: a slot that was given back twice would let in one more than there are threads."""
         link, self._link = self._link, None
-        if link is not None and not keep:
+        if link is None:
+            return
+        if not keep:
             link.close()
         self._lanes.give_back(self._process, self._lane, link if keep else None)
 
@@ -310,14 +315,19 @@ class Lanes:
         try:
             async with asyncio.timeout(lane.patience):
                 return await place
-        except TimeoutError:
-            raise Busy from None
-        finally:
+        except BaseException as error:
             self._leave(lane, place)
+            if isinstance(error, TimeoutError):
+                raise Busy from None
+            raise
 
     def _leave(self, lane: Lane, place: asyncio.Future[Process]) -> None:
-        with contextlib.suppress(ValueError):
-            self._waiting[lane.name].remove(place)
+        """Nobody waits here any more. A slot that was given in the same turn of the loop goes to the next one."""
+        if place.done() and not place.cancelled():
+            self.give_back(place.result(), lane, None)
+        else:
+            with contextlib.suppress(ValueError):
+                self._waiting[lane.name].remove(place)
 
     def _serve_the_queue(self, lane: Lane) -> None:
         waiting = self._waiting[lane.name]

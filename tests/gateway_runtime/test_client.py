@@ -25,12 +25,14 @@ from gateway_runtime.client import (
     AnswerNotTrusted,
     Channel,
     Known,
+    NotTheOneProcess,
     PrimaryRefused,
     PrimaryUnreachable,
     SignerUnknown,
     _refusal_of,
     fetch_trust,
 )
+from gateway_runtime.node import Node
 from gateway_runtime.state import Sequences
 from gateway_runtime.supervisor import Supervisor
 from gateways import channel_keys, identity
@@ -41,9 +43,11 @@ from protocol.envelope import encode_public_key, key_id, open_parcel, parse, sea
 from protocol.messages import AskDirective, Directive, LeaseAnswer, RenewLease
 from tests.fakes.gateway import FakeGateway
 from tests.fakes.wire import Wire
+from tests.gateway_runtime.conftest import identity_of
 from vault import succession
 from vault.models import CertificateAuthority
 
+EVERY_CALL = sorted(path for path in vars(paths).values() if isinstance(path, str) and "/gateways/channel/" in path)
 ONE, TWO = "https://one.example", "https://two.example"
 
 
@@ -82,13 +86,13 @@ def line(npr: tuple[FakeGateway, FakeGateway], monkeypatch: pytest.MonkeyPatch) 
     return Line(gateway, wire, channel_of(gateway))
 
 
-def channel_of(gateway: FakeGateway, pin: str = "") -> Channel:
+def channel_of(gateway: FakeGateway, pin: str = "", **more: Any) -> Channel:
     sequences = Sequences()
     sequences.skip_to(gateway.sequence + 1000)
     made = Channel(
         urls=(ONE, TWO), known=Known((pin or unpack(gateway.token).pin,)), keys=gateway.keys, generation=gateway.generation,
         sequences=sequences, sender=gateway.id, environment="NPR", identity=None, tls_file=None, master_key=b"0" * 32,
-        instance=uuid.UUID(gateway.instance),
+        instance=uuid.UUID(gateway.instance), **more,
     )  # fmt: skip
     made._thumbprint = gateway.header("").certificate
     return made
@@ -96,6 +100,35 @@ def channel_of(gateway: FakeGateway, pin: str = "") -> Channel:
 
 def sealed_with(content: bytes) -> Callable[[httpx.Response], httpx.Response]:
     return lambda answer: httpx.Response(200, headers=answer.headers, content=content)
+
+
+class TestTheOneProcess:
+    def test_who_is_not_says_nothing_at_all(self, line: Line) -> None:
+        held = [True, False]
+        line.channel = channel_of(line.gateway, may_speak=lambda: held.pop(0) if held else False)
+        line.ask()
+        said = list(line.wire.asked)
+        for path in EVERY_CALL:  # heartbeats, uploads, renewals, results, a goodbye: whatever there is
+            with pytest.raises(NotTheOneProcess):
+                line.channel.call(path, AskDirective(), Directive, timeout=5)
+        assert line.wire.asked == said
+
+    def test_its_silence_says_nothing_about_the_primary(self, line: Line) -> None:
+        line.channel = channel_of(line.gateway, may_speak=lambda: False)
+        for _ in range(20):
+            with pytest.raises(NotTheOneProcess):
+                line.ask()
+        assert line.channel._breaker.allows(time.monotonic())
+
+    def test_the_channel_of_a_gateway_asks_its_lock(self, line: Line, as_gateway: None, monkeypatch: pytest.MonkeyPatch) -> None:
+        made, identity_here = Supervisor(), identity_of(line.gateway.keys, line.gateway.generation, line.gateway.id)
+        made.node = Node(made.timing)
+        monkeypatch.setattr("gateway_runtime.identity.tls_files", lambda *_: (None, None))
+        monkeypatch.setattr("gateway_runtime.client._thumbprint", lambda _identity: "")
+        made._use(replace(identity_here, urls=(ONE,)))
+        with pytest.raises(NotTheOneProcess):
+            made.channel.call(paths.DIRECTIVE, AskDirective(), Directive, timeout=5)
+        assert not line.wire.asked
 
 
 class TestAnswers:
@@ -236,8 +269,6 @@ class TestAddresses:
         line.ask()
 
     def test_a_registration_tries_again_after_an_odd_trust_document(self, line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
-        from tests.gateway_runtime.conftest import identity_of
-
         odd = iter([answered_with({}), answered_with(b"<html>")])
         line.wire.change_trust = lambda answer: next(odd, lambda answer: answer)(answer)
         made, wanted = Supervisor(), identity_of(line.gateway.keys, line.gateway.generation, line.gateway.id)

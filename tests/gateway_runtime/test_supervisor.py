@@ -167,6 +167,17 @@ class TestLock:
         process.lease_step()
         assert not may_act(process.node) and process.told(paths.LEASE_RENEW) == renewals
 
+    def test_that_was_refused_is_not_held(self, process: Process, other: Process) -> None:
+        assert not other.one_process.take() and not other.one_process.still_held()
+
+    def test_who_lost_it_knows_at_the_second_look_as_well(self, process: Process, other: Process) -> None:
+        process.serve().lose_lock()
+        other.begin()
+        before = list(process.primary.said)
+        for _ in range(3):
+            assert (process.lease_step(), process.directive_step(), process.heartbeat_step()) == (1.0, 1.0, 1.0)
+        assert not may_act(process.node) and process.primary.said == before
+
     def test_a_grant_that_comes_after_the_loss_is_not_used(
         self, process: Process, other: Process, monkeypatch: pytest.MonkeyPatch
     ) -> None:
