@@ -13,6 +13,7 @@ from django.db.models import F
 from common.locks import try_transaction_lock
 from common.models import RemovedTally
 from common.retained import RULES, Rule
+from common.rows import ensure
 
 log = logging.getLogger("mazevault.retention")
 
@@ -51,7 +52,7 @@ def days_of(rule: Rule) -> float:
 def note_removed(table: str, rows: int) -> None:
     """Count what went from a table, in the transaction that removes it."""
     if rows:
-        RemovedTally.objects.get_or_create(table=table)
+        ensure(RemovedTally, table=table)
         RemovedTally.objects.filter(table=table).update(total=F("total") + rows)
 
 

@@ -25,6 +25,11 @@ def locked(rows: QuerySet[Row], identifier: Any, *, no_key: bool = False, skip_l
     return None
 
 
+def ensure(model: type[Model], **values: Any) -> None:
+    """Make this row unless one is there already. Two who do it at the same time meet no error of the database."""
+    model._base_manager.bulk_create([model(**values)], ignore_conflicts=True)
+
+
 def hold(model: type[Model], identifiers: Any, *, no_key: bool = False, skip_locked: bool = False) -> list[Any]:
     """Lock the rows with these keys, in the order of their keys so that two never meet half way; returns those there are."""
     rows = model._base_manager.select_for_update(no_key=no_key, skip_locked=skip_locked)

@@ -28,6 +28,11 @@ class Rowset:
         """Insert them in their order. A column that a row does not have is NULL."""
         self._run(self._insert, rows)
 
+    def upsert(self, rows: Sequence[Row], *, unique: Sequence[str], changed: Sequence[str]) -> None:
+        """Insert them, or give those that are there by their `unique` columns the `changed` ones. Each once."""
+        taken = ", ".join(f"{name} = excluded.{name}" for name in changed)
+        self._run(f"{self._insert} ON CONFLICT ({', '.join(unique)}) DO UPDATE SET {taken}", rows)
+
     def update(self, rows: Sequence[Row]) -> None:
         """Give the rows with these keys these columns. Each key once."""
         self._run(self._update, rows)

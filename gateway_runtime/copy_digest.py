@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from django.db import transaction
 from django.db.models import Q
 
+from common.rows import ensure
 from gateway_runtime.models import CopySum, ReplicaRow
 from protocol.replica import EMPTY_DIGEST, ReplicaKind, moved
 
@@ -73,8 +74,12 @@ def check() -> bool:
 
 
 def _locked() -> CopySum:
-    CopySum.objects.get_or_create(id=1)
-    return CopySum.objects.select_for_update().get(id=1)
+    rows = CopySum.objects.select_for_update().filter(id=1)
+    found = rows.first()
+    if found is None:
+        ensure(CopySum, id=1)
+        found = rows.get()
+    return found
 
 
 def _end_round(row: CopySum) -> None:

@@ -14,6 +14,7 @@ from django.db.models import F, Model
 
 from accounts import sealed_config
 from accounts.models import Environment, Organization, Project
+from common.rowsets import Row, Rowset
 from gateway_runtime import copy_digest
 from gateway_runtime.models import NodeState, ReplicaPrincipal, ReplicaToken
 from integrations.models import Integration
@@ -21,6 +22,7 @@ from integrations.providers import AZURE_KEY_VAULT
 from protocol import replica as told
 from protocol.replica import Changes, ReplicaKind
 from vault import values
+from vault.encryption import Sealing
 from vault.models import Secret, SecretStatus, SecretVersion
 
 _TIMES = ["created_at", "updated_at"]
@@ -30,11 +32,22 @@ _PROJECT = [
     "organization", "name", "type", "default_environment", "storage", "conflict_strategy", "max_staleness_seconds", "deleted_at",
     *_TIMES,
 ]  # fmt: skip
-_SECRET = [
-    "project", "environment", "key", "type", "description", "tags", "metadata", "ttl_hours", "rotation", "status", "version",
-    "created_by", "archived_at", "deleted_at", *_TIMES,
-]  # fmt: skip
-_VERSION = ["operation", "author", "origin", "reason", "created_at", "external_version", "retired_at"]
+_SECRETS = Rowset("vault_secret", {
+    "id": "uuid", "project_id": "uuid", "environment_id": "uuid", "key": "text", "type": "text", "description": "text",
+    "tags": "jsonb", "metadata": "jsonb", "ttl_hours": "integer", "rotation": "jsonb", "status": "text", "version": "integer",
+    "created_by": "text", "archived_at": "timestamptz", "deleted_at": "timestamptz", "created_at": "timestamptz",
+    "updated_at": "timestamptz",
+})  # fmt: skip
+_SECRET = [name for name in _SECRETS.columns if name != "id"]
+_VERSIONS = Rowset("vault_secretversion", {
+    "id": "uuid", "secret_id": "uuid", "version": "integer", "operation": "text", "author": "text", "origin": "text",
+    "reason": "text", "created_at": "timestamptz", "external_version": "text", "retired_at": "timestamptz",
+    "sealed_value": "bytea", "value_digest": "text",
+})  # fmt: skip
+_VALUE, _LATER = ["sealed_value", "value_digest"], ["external_version", "retired_at"]
+_VERSION = ["operation", "author", "origin", "reason", "created_at", *_LATER]
+STORED_AT_ONCE = 2000
+"""Versions stored with one statement; a page of secrets with a long history has fifty thousand."""
 
 
 def store(page: Changes, row: NodeState, environment: str, moment: datetime) -> None:
@@ -121,9 +134,8 @@ def _store_secrets(records: list[told.ReplicaSecret], moment: datetime, *, rewri
     wanted = {(one.project_id, one.environment_id, one.key): one.id for one in living}
     places = {"project__in": {one.project_id for one in living}, "key__in": {one.key for one in living}}
     _make_room(Secret, wanted, ("project_id", "environment_id", "key"), places, moment)
-    _upsert(rows, _SECRET)
-    _store_versions(records, rewrite)
-    _store_values(rows, records)
+    _SECRETS.upsert([{name: getattr(row, name) for name in _SECRETS.columns} for row in rows], unique=["id"], changed=_SECRET)
+    _store_versions({record.id: row for row, record in zip(rows, records, strict=True)}, records, rewrite)
 
 
 def _secret(one: told.ReplicaSecret) -> Secret:
@@ -135,50 +147,43 @@ def _secret(one: told.ReplicaSecret) -> Secret:
     )  # fmt: skip
 
 
-def _store_versions(records: Iterable[told.ReplicaSecret], rewrite: bool) -> None:
-    """The history. A version never changes, but after a restore of the Primary a number may mean another one: `rewrite`."""
-    rows = [_version(one.id, version) for one in records for version in one.versions]
-    if rewrite:
-        SecretVersion.objects.bulk_create(
-            rows, update_conflicts=True, unique_fields=["secret", "version"], update_fields=_VERSION, batch_size=1000
-        )
-    else:
-        SecretVersion.objects.bulk_create(
-            rows,
-            update_conflicts=True,
-            unique_fields=["secret", "version"],
-            update_fields=["external_version", "retired_at"],
-            batch_size=1000,
-        )  # where a value rests, and whether it was retired, changes later
-    SecretVersion.objects.filter(secret__in=[one.id for one in records], version__gt=F("secret__version")).delete()
+def _store_versions(rows: Mapping[str, Secret], records: Iterable[told.ReplicaSecret], rewrite: bool) -> None:
+    """The history, and with the newest version the newest value; every other value is dropped, so that none is taken for it.
+
+    A version never changes but for where its value rests and whether it was retired. After a restore of the Primary a number may
+    mean another one: `rewrite`.
+    """
+    identifiers = [row.id for row in rows.values()]
+    SecretVersion.objects.filter(secret__in=identifiers, sealed_value__isnull=False).update(sealed_value=None, value_digest="")
+    _attach_environments(rows.values())
+    sealings = {code: Sealing.begin(code) for code in {one.environment.gateway_environment for one in rows.values()}}
+    found = [
+        _version(rows[record.id], version, record.value if version is record.versions[0] else None, sealings)
+        for record in records for version in record.versions
+    ]  # fmt: skip
+    changed = [*_VALUE, *(_VERSION if rewrite else _LATER)]
+    for first in range(0, len(found), STORED_AT_ONCE):
+        _VERSIONS.upsert(found[first : first + STORED_AT_ONCE], unique=["secret_id", "version"], changed=changed)
+    SecretVersion.objects.filter(secret__in=identifiers, version__gt=F("secret__version")).delete()
 
 
-def _version(secret: str, one: told.ReplicaVersion) -> SecretVersion:
-    return SecretVersion(
-        secret_id=uuid.UUID(secret), version=one.version, operation=one.operation, author=one.author, origin=one.origin,
-        reason=one.reason, created_at=datetime.fromisoformat(one.created_at), external_version=one.external_version,
-        retired_at=_moment(one.retired_at),
-    )  # fmt: skip
-
-
-def _store_values(rows: list[Secret], records: Iterable[told.ReplicaSecret]) -> None:
-    """The newest value goes with the newest version; every other one is dropped, so that none is taken for a newer one."""
+def _attach_environments(rows: Iterable[Secret]) -> None:
+    """There are few of them for many secrets."""
+    rows = list(rows)
     environments = Environment.objects.in_bulk({row.environment_id for row in rows})
-    valued = []
-    for row, record in zip(rows, records, strict=True):
-        if record.value is None or not record.versions:
-            continue
+    for row in rows:
         row.environment = environments[row.environment_id]
-        newest = _version(record.id, record.versions[0])
-        newest.sealed_value = values.seal_value(row, newest.version, record.value)
-        newest.value_digest = values.digest_of(row, record.value)
-        valued.append(newest)
-    SecretVersion.objects.filter(secret__in=[row.id for row in rows], sealed_value__isnull=False).update(
-        sealed_value=None, value_digest=""
-    )
-    SecretVersion.objects.bulk_create(
-        valued, update_conflicts=True, unique_fields=["secret", "version"], update_fields=["sealed_value", "value_digest"]
-    )
+
+
+def _version(secret: Secret, one: told.ReplicaVersion, value: str | None, sealings: Mapping[str, Sealing]) -> Row:
+    sealing = sealings[values.scope_of(secret)]
+    return {
+        "id": uuid.uuid4(), "secret_id": secret.id, "version": one.version, "operation": one.operation, "author": one.author,
+        "origin": one.origin, "reason": one.reason, "created_at": one.created_at, "external_version": one.external_version,
+        "retired_at": one.retired_at,
+        "sealed_value": None if value is None else values.seal_value(secret, one.version, value, sealing),
+        "value_digest": "" if value is None else values.digest_of(secret, value, sealing),
+    }  # fmt: skip
 
 
 def store_principals(records: Iterable[told.ReplicaPrincipal], round_number: int) -> None:

@@ -31,6 +31,8 @@ log = logging.getLogger("mazevault.gateway.replica")
 
 PULL_SECONDS = 15.0
 """Longest wait for one page."""
+PAGE = 500
+"""Most changes of a page; its bytes are bounded as well, by the Primary."""
 LONGEST_AGE = 1e9
 """What is reported in seconds when nobody knows the age, since a message holds no infinity."""
 _SWEPT = (
@@ -136,7 +138,7 @@ def report(now: datetime) -> Report:
 
 def _pull(channel: Channel, environment: str, timeout: float) -> Pulled:
     asked_at, cursor = clock_now(), state.this_life()
-    ask = AskChanges(after=cursor.replica_position, generation=cursor.replica_generation)
+    ask = AskChanges(after=cursor.replica_position, generation=cursor.replica_generation, limit=PAGE)
     return apply_page(channel.call(paths.CHANGES, ask, Changes, timeout=timeout), cursor, environment, asked_at)
 
 

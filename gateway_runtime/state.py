@@ -14,6 +14,7 @@ from django.db.models import F
 
 from common.direct import answering_within, open_connection
 from common.process_locks import ProcessLock, Rank
+from common.rows import ensure
 from gateway_runtime.lease import Fenced
 from gateway_runtime.models import NodeState
 from protocol.vocabulary import Assignment
@@ -83,8 +84,11 @@ class Standing:
 
 def this_life() -> NodeState:
     """The row of this life; created with a new generation when the database is new."""
-    row, _ = NodeState.objects.get_or_create(id=1)
-    return row
+    found = NodeState.objects.filter(id=1).first()
+    if found is None:
+        ensure(NodeState, id=1)
+        found = NodeState.objects.get(id=1)
+    return found
 
 
 def begin_new_life(generation: uuid.UUID) -> None:

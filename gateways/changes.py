@@ -35,7 +35,7 @@ PAGE_BYTES = 1024 * 1024
 """About the size of a page. A single thing that is larger goes alone."""
 MOST_NAMED = 90
 """Secrets named in one audit entry; a longer list would be cut, and then nobody could say whose value left."""
-CHUNK = 50
+CHUNK = 100
 """Entries that are loaded at a time, so that a page of large values does not load five hundred of them."""
 
 

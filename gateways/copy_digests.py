@@ -17,6 +17,7 @@ from django.db.models import Q
 from common import feed
 from common.clock import database_now
 from common.locks import try_transaction_lock
+from common.rows import ensure
 from gateways.models import CopiedThing, CopyDigest, GatewayEnvironment
 from gateways.replica_records import Thing, load
 from protocol.replica import EMPTY_DIGEST, ReplicaKind, ReplicaPrincipal, fingerprint, moved
@@ -45,7 +46,8 @@ def advance(code: str) -> int:
     with transaction.atomic():
         if not try_transaction_lock(f"copy-digest:{code}"):
             return 0
-        row, _ = CopyDigest.objects.get_or_create(environment_id=code)
+        ensure(CopyDigest, environment_id=code)
+        row = CopyDigest.objects.get(environment_id=code)
         entries = feed.changes_after(code, row.position, CHUNK)
         if not entries:
             return 0
