@@ -49,10 +49,10 @@ class Known:
 
 @dataclass(frozen=True)
 class Doubt:
-    """A number that is not believed: where it stands in the message, and why."""
+    """What is not believed: where it stands in the message, and why."""
 
     field: str
-    said: float
+    said: float | str
     why: str
 
     def __str__(self) -> str:

@@ -11,12 +11,11 @@ import hashlib
 import json
 import logging
 import uuid
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 
 from django.db import transaction
-from django.db.models import Count, QuerySet
+from django.db.models import Count
 from django.db.models.functions import Length
 
 from accounts import changes
@@ -28,9 +27,11 @@ from accounts.scoping import place_in, project_for
 from common import audit, feed
 from common.errors import Conflict, MazeVaultError, NotFound, PermissionRefused
 from common.rows import locked
-from gateways import dispatch, storage_kept
+from gateways import dispatch, doubts, storage_kept
 from gateways.kinds import KINDS
 from gateways.models import Gateway, Task
+from gateways.storage_waiting import handed_out, moving_rows, next_one, waiting
+from gateways.storage_words import NotBelieved, doubt_of
 from integrations.access import checked_access, method_of
 from integrations.azure.cloud import AuthMethod
 from integrations.keeping import owner_of
@@ -46,10 +47,8 @@ from vault.models import Secret, SecretStatus, SecretVersion
 log = logging.getLogger("mazevault.gateways.storage")
 
 KIND, PUT_BACK = "storage.move", "vault.put_back"
-LIVING = (SecretStatus.ACTIVE, SecretStatus.ARCHIVED)
-VALUED = (*LIVING, SecretStatus.DELETED)
-AT_ONCE = 100
-"""Secrets looked at in one query while the next one to be moved is looked for."""
+MOST_RULES = 1000
+"""Rules of a project whose names in a vault are taken over."""
 
 
 @dataclass
@@ -115,9 +114,17 @@ def moves_of(project_id: uuid.UUID, by: By) -> list[StorageMove]:
     return list(project_for(by.principal, project_id, PROJECTS_WRITE).storage_moves.order_by("-created_at")[:50])
 
 
-@transaction.atomic
 def take_progress(gateway: Gateway, body: MoveProgress, now: datetime) -> MoveAnswer:
-    """Keep how secrets ended; answer with the next one. Raises `Conflict` (STALE_CLAIM, RUN_ENDED) or `PermissionRefused`."""
+    """Keep how secrets ended; answer with the next one. Raises `Conflict` (STALE_CLAIM, RUN_ENDED) or `PermissionRefused`, and
+    `ValidationFailed` for what is not believed, which holds the gateway."""
+    try:
+        with transaction.atomic():
+            return _taken(gateway, body, now)
+    except NotBelieved as said:
+        doubts.refuse(gateway, said.doubt)
+
+
+def _taken(gateway: Gateway, body: MoveProgress, now: datetime) -> MoveAnswer:
     move = _move(gateway, body.claim, body.epoch, body.move)
     for ended in body.ended:
         _settle(move, ended, gateway, now)
@@ -125,15 +132,20 @@ def take_progress(gateway: Gateway, body: MoveProgress, now: datetime) -> MoveAn
         dispatch.note_progress(move.task)
         move.save(update_fields=["moved", "failed", "opened"])
     answer = MoveAnswer(to_vault=move.to == Storage.KEY_VAULT)
-    secret = _next(move, uuid.UUID(body.ended[-1].secret) if body.ended else None)
+    secret = next_one(move, uuid.UUID(body.ended[-1].secret) if body.ended else None)
     if secret is None or not _may(move, secret, now):
         return answer
     integration = storage_of(move.project, secret.environment)
     access = checked_access(integration, gateway.environment_id)
     owner = owner_of(move.project_id, secret.environment_id)
     _note_opened(move, secret, integration)
-    taken_over = [str(rule) for rule in move.project.sync_rules.values_list("id", flat=True)[:1000]] if answer.to_vault else []
-    return MoveAnswer(answer.to_vault, owner, access, _moving(move, secret), taken_over)
+    return MoveAnswer(answer.to_vault, owner, access, _moving(move, secret), _taken_over(move) if answer.to_vault else [])
+
+
+def _taken_over(move: StorageMove) -> list[str]:
+    """The project's rules whose vaults belong to this environment: of another one a gateway learns nothing, not even an id."""
+    rules_here = move.project.sync_rules.filter(integration__environment__gateway_environment=move.gateway_environment)
+    return [str(rule) for rule in rules_here.order_by("id").values_list("id", flat=True)[:MOST_RULES]]
 
 
 @transaction.atomic
@@ -145,7 +157,7 @@ def end_move(gateway: Gateway, body: EndMove, now: datetime) -> None:
     elif body.code:
         end(move, RunState.FAILED, now, body.code, body.detail)
     else:
-        left = _waiting(move.project, move.to, move.gateway_environment)
+        left = waiting(move.project, move.to, move.gateway_environment)
         end(move, RunState.INCOMPLETE if left else RunState.SUCCEEDED, now)
 
 
@@ -178,8 +190,8 @@ def _preview(project: Project, to: str, by: By) -> Preview:
     found = Preview(to)
     moved, names = [to, str(project.id)], dict[tuple[str, str], str]()
     for environment in _environments(project):
-        waiting = _waiting(project, to, environment.gateway_environment, environment)
-        if not waiting:
+        secrets = waiting(project, to, environment.gateway_environment, environment)
+        if not secrets:
             continue
         place = place_in(project, environment)
         for permission in (SECRETS_READ, SECRETS_WRITE):
@@ -187,9 +199,9 @@ def _preview(project: Project, to: str, by: By) -> Preview:
                 raise PermissionRefused(f"moving values needs the permission {permission} in {environment.slug} of the project")
         share = Share(environment.slug, environment.gateway_environment)
         found.shares.append(share)
-        found.problems += _problems(project, environment, to, waiting, share, names)
-        counts = _counted(waiting, to)
-        for secret in waiting:
+        found.problems += _problems(project, environment, to, secrets, share, names)
+        counts = _counted(secrets, to)
+        for secret in secrets:
             count = counts.get(secret.id, 0)
             share.secrets += 1
             share.deleted += secret.status == SecretStatus.DELETED
@@ -201,7 +213,7 @@ def _preview(project: Project, to: str, by: By) -> Preview:
 
 
 def _problems(
-    project: Project, environment: Environment, to: str, waiting: list[Secret], share: Share, names: dict[tuple[str, str], str]
+    project: Project, environment: Environment, to: str, secrets: list[Secret], share: Share, names: dict[tuple[str, str], str]
 ) -> list[str]:
     """`names` holds whose each name in each vault will be, over all environments of the project."""
     try:
@@ -214,14 +226,13 @@ def _problems(
             f"the integration {integration.name!r} reaches the vault in each person's own name, and a move has no person; choose "
             "managed identity or an application for it"
         ]
-    return _unfit(waiting, share.target, names) if to == Storage.KEY_VAULT else []
+    return _unfit(secrets, share.target, names) if to == Storage.KEY_VAULT else []
 
 
-def _unfit(waiting: Iterable[Secret], target: str, names: dict[tuple[str, str], str]) -> list[str]:
+def _unfit(secrets: list[Secret], target: str, names: dict[tuple[str, str], str]) -> list[str]:
     """What a vault cannot hold, each with its fix."""
-    waiting = list(waiting)
-    problems, too_large = list[str](), _too_large(waiting)
-    for secret in waiting:
+    problems, too_large = list[str](), _too_large(secrets)
+    for secret in secrets:
         whose = f"{secret.key!r} in {secret.environment.slug}"
         try:
             rules.vault_name_of(secret.key)
@@ -239,20 +250,14 @@ def _unfit(waiting: Iterable[Secret], target: str, names: dict[tuple[str, str], 
     return problems
 
 
-def _moving_rows(secrets: list[Secret], to: str) -> QuerySet[SecretVersion]:
-    """The versions of many secrets that would be moved; what a rotation retired stays where it is, nobody gets it back."""
-    rows = SecretVersion.objects.filter(secret__in=secrets, retired_at=None)
-    return rows.filter(sealed_value__isnull=False) if to == Storage.KEY_VAULT else rows.exclude(external_version="")
-
-
 def _counted(secrets: list[Secret], to: str) -> dict[uuid.UUID, int]:
-    rows = _moving_rows(secrets, to).order_by().values_list("secret").annotate(many=Count("id"))
+    rows = moving_rows(secrets, to).order_by().values_list("secret").annotate(many=Count("id"))
     return dict(rows)
 
 
 def _too_large(secrets: list[Secret]) -> set[uuid.UUID]:
     """Secrets with a value that no vault takes. A sealed value tells its length, so none is opened for that."""
-    rows = _moving_rows(secrets, Storage.KEY_VAULT).annotate(size=Length("sealed_value"))
+    rows = moving_rows(secrets, Storage.KEY_VAULT).annotate(size=Length("sealed_value"))
     return set(rows.filter(size__gt=encryption.sealed_size(LARGEST_VALUE_THERE)).values_list("secret", flat=True))
 
 
@@ -292,7 +297,7 @@ def _may(move: StorageMove, secret: Secret, now: datetime) -> bool:
 
 def _moving(move: StorageMove, secret: Secret) -> MovingSecret:
     to_vault = move.to == Storage.KEY_VAULT
-    rows = _versions(secret, move.to)[-MOST_VERSIONS:]
+    rows = handed_out(secret, move.to)
     versions = [
         MovedVersion(row.version, "" if to_vault else row.external_version, values.open_value(secret, row) if to_vault else None)
         for row in rows
@@ -339,7 +344,9 @@ def _settle(move: StorageMove, ended: MovedSecret, gateway: Gateway, now: dateti
         return
     if secret.version != ended.at or secret.status == SecretStatus.PURGED:
         return  # it changed meanwhile; it is handed out again as it is now, or there is nothing left of it
-    rows_told = {row.version: row for row in _versions(secret, move.to)}
+    if doubt := doubt_of(ended.versions, secret.version, to_vault=move.to == Storage.KEY_VAULT):
+        raise NotBelieved(doubt)
+    rows_told = {row.version: row for row in handed_out(secret, move.to)}
     arrived = [(rows_told[one.version], one) for one in ended.versions if one.version in rows_told]
     if not arrived:
         return  # it was told before
@@ -361,64 +368,14 @@ def _place(
     move: StorageMove, secret: Secret, row: SecretVersion, told: MovedVersion, gateway: Gateway, now: datetime
 ) -> None:  # fmt: skip
     """Where the version rests from now on. That it is in the vault is a gateway's word, so our value is kept for a while."""
-    if move.to == Storage.KEY_VAULT and told.external_version:
+    if move.to == Storage.KEY_VAULT:
         storage_kept.keep(move, secret, row, gateway, now)
         row.external_version, row.sealed_value, row.value_digest = told.external_version, None, ""
-    elif move.to == Storage.MAZEVAULT and told.value is not None:
-        value = storage_kept.take_home(secret, row, told.value, gateway)
+    else:
+        value = storage_kept.take_home(secret, row, told.value or "", gateway)
         row.sealed_value = values.seal_value(secret, row.version, value)
         row.value_digest, row.external_version = values.digest_of(secret, value), ""
     row.save(update_fields=["external_version", "sealed_value", "value_digest"])
-
-
-def _waiting(project: Project, to: str, code: str, environment: Environment | None = None) -> list[Secret]:
-    """Secrets whose value is not where it shall be, by key."""
-    rows = _valued(project, code).select_related("project", "environment")
-    if environment is not None:
-        rows = rows.filter(environment=environment)
-    return _misplaced(list(rows.order_by("environment__slug", "key", "id")), to)
-
-
-def _next(move: StorageMove, after: uuid.UUID | None) -> Secret | None:
-    """The next secret to be moved: the first one behind `after`, else the first of all, since one may have changed meanwhile."""
-    rows = _valued(move.project, move.gateway_environment).exclude(id__in=list(move.failed)).order_by("id")
-    rows = rows.select_related("project", "environment")
-    position = after or uuid.UUID(int=0)
-    while chunk := list(rows.filter(id__gt=position)[:AT_ONCE]):
-        if waiting := _misplaced(chunk, move.to):
-            return waiting[0]
-        position = chunk[-1].id
-    return _next(move, None) if after else None
-
-
-def _valued(project: Project, code: str) -> QuerySet[Secret]:
-    return Secret.objects.filter(project=project, status__in=VALUED, environment__gateway_environment=code)
-
-
-def _misplaced(secrets: list[Secret], to: str) -> list[Secret]:
-    """Those whose newest value is not where it shall be. A deleted one whose key is used again stays where it is."""
-    rows = values.valued(SecretVersion.objects.filter(secret__in=secrets)).order_by("secret", "-version").distinct("secret")
-    newest = dict(rows.values_list("secret_id", "external_version"))
-    found = [one for one in secrets if one.id in newest and bool(newest[one.id]) != (to == Storage.KEY_VAULT)]
-    used = _names_in_use([one for one in found if one.status == SecretStatus.DELETED])
-    return [
-        one for one in found
-        if one.status != SecretStatus.DELETED or (one.environment_id, rules.folded_vault_name(one.key)) not in used
-    ]  # fmt: skip
-
-
-def _names_in_use(deleted: list[Secret]) -> set[tuple[uuid.UUID, str]]:
-    """What living secrets are called in a vault, in the environments of these."""
-    if not deleted:
-        return set()
-    places = {one.environment_id for one in deleted}
-    living = Secret.objects.filter(project=deleted[0].project_id, environment__in=places, status__in=LIVING)
-    return {(place, rules.folded_vault_name(key)) for place, key in living.values_list("environment_id", "key")}
-
-
-def _versions(secret: Secret, to: str) -> list[SecretVersion]:
-    """The versions to be moved, oldest first."""
-    return list(_moving_rows([secret], to).order_by("version"))
 
 
 def _environments(project: Project) -> list[Environment]:

@@ -45,7 +45,7 @@ RETRY_SECONDS = 2
 TASK_KINDS = {VaultQuestion.TEST: "integration.test", VaultQuestion.ACCESS: "integration.access"}
 WAITING = (TaskState.PENDING, TaskState.CLAIMED)
 
-LONGEST_TEXT = 2000
+LONGEST_TEXT, MOST_ROWS = 2000, 1000
 TROUBLE: Mapping[str, type] = {"cause": str, "fix": str, "owner": str, "code": str}
 FORMS: Mapping[str, Mapping[str, type]] = {
     "stages": {"stage": str, "outcome": str, "milliseconds": int, **TROUBLE},
@@ -206,11 +206,13 @@ def _shaped(told: Mapping[str, Any]) -> dict[str, Any]:
     """What a gateway says, as far as it has the form of an answer: its word is shown to people and nothing else."""
     lists = {name: told.get(name) for name in FORMS}
     kept: dict[str, Any] = {
-        name: [row for row in rows if _fits(row, FORMS[name])] for name, rows in lists.items() if isinstance(rows, list)
+        name: [_only(row, FORMS[name]) for row in rows[:MOST_ROWS] if _fits(row, FORMS[name])]
+        for name, rows in lists.items()
+        if isinstance(rows, list)
     }
     trouble, at = told.get("trouble"), told.get("at")
     if isinstance(trouble, dict) and _fits(trouble, TROUBLE):
-        kept["trouble"] = trouble
+        kept["trouble"] = _only(trouble, TROUBLE)
     return {**kept, "at": at} if isinstance(at, str) and _is_time(at) else kept
 
 
@@ -218,6 +220,10 @@ def _fits(row: Any, form: Mapping[str, type]) -> bool:
     return isinstance(row, dict) and all(
         isinstance(row.get(name), kind) and len(str(row[name])) <= LONGEST_TEXT for name, kind in form.items()
     )
+
+
+def _only(row: Mapping[str, Any], form: Mapping[str, type]) -> dict[str, Any]:
+    return {name: row[name] for name in form}
 
 
 def _is_time(text: str) -> bool:

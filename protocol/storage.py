@@ -18,6 +18,10 @@ from protocol.vault_access import VaultAccess
 
 MOST_VERSIONS = 20
 """Versions of a secret that move with it; older values end with the move."""
+MOST_ENDED = 20
+"""Secrets told of in one message; a gateway tells of one."""
+MOST_SEEN = 1000
+"""Versions of one secret told of after one look: those of one move, however many moves there were."""
 
 
 class MovedVersion(Message, frozen=True):
@@ -46,7 +50,7 @@ class MovedSecret(Message, frozen=True):
     """How the move of a secret ended; `code` and `detail` say why it failed. What failed stays where it was."""
 
     secret: Identifier
-    versions: list[MovedVersion] = []
+    versions: Annotated[list[MovedVersion], Meta(max_length=MOST_VERSIONS)] = []
     at: Count = 0
     code: Word = ""
     detail: Sentence = ""
@@ -58,7 +62,7 @@ class MoveProgress(Message, frozen=True):
     move: Identifier
     claim: Identifier
     epoch: Count
-    ended: list[MovedSecret] = []
+    ended: Annotated[list[MovedSecret], Meta(max_length=MOST_ENDED)] = []
 
 
 class MoveAnswer(Message, frozen=True):
@@ -114,7 +118,7 @@ class LookReport(Message, frozen=True):
     claim: Identifier
     epoch: Count
     secret: Word = ""
-    seen: list[VersionSeen] = []
+    seen: Annotated[list[VersionSeen], Meta(max_length=MOST_SEEN)] = []
     code: Word = ""
     detail: Sentence = ""
 

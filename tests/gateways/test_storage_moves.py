@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 from typing import Any
 
@@ -13,10 +14,12 @@ from django.test.utils import CaptureQueriesContext
 from accounts.models import Project, User
 from common.clock import now
 from common.models import AuditEntry
-from gateways import dispatch, replica_records, storage_moves
-from gateways.models import Task
+from gateways import dispatch, replica_records, storage_moves, storage_waiting
+from gateways.models import Gateway, Task
+from integrations.models import SyncRule
+from protocol import paths
 from protocol.replica import ReplicaKind, ReplicaProject, ReplicaSecret
-from protocol.storage import MOST_VERSIONS
+from protocol.storage import MOST_VERSIONS, MoveAnswer, MovedSecret, MovedVersion, MoveProgress
 from protocol.sync import LARGEST_VALUE_THERE
 from sandbox.azure.directory import CLIENT_ID, TENANT_ID
 from sandbox.azure.server import Sandbox
@@ -138,7 +141,7 @@ def test_there_and_back_brings_every_value_home(desk: SyncDesk) -> None:
 
 
 def test_every_secret_is_found_however_few_are_looked_at_in_one_query(desk: SyncDesk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_moves, "AT_ONCE", 2)
+    monkeypatch.setattr(storage_waiting, "AT_ONCE", 2)
     for number in range(7):
         desk.put(f"K{number}", f"value {number}")
     desk.put("used-again", "old")
@@ -438,3 +441,49 @@ def claim_again() -> None:
     Task.objects.filter(state="claimed").update(claim_until=now() - timedelta(seconds=1))
     dispatch.sweep(now())
     Task.objects.filter(state="pending").update(not_before=now() - timedelta(seconds=1))
+
+
+TO_VAULT = (
+    [MovedVersion(1, "v1"), MovedVersion(9, "v9")], [MovedVersion(0, "v0")], [MovedVersion(1, "v1"), MovedVersion(1, "v2")],
+    [MovedVersion(1, "")], [MovedVersion(1, "v1", "a value too")],
+)  # fmt: skip
+FROM_VAULT = (
+    [MovedVersion(1)], [MovedVersion(1, "v1", "value")], [MovedVersion(7, value="value")],
+    [MovedVersion(1, value="x" * (LARGEST_VALUE_THERE + 1))],
+)  # fmt: skip
+SAID = [("key_vault", told) for told in TO_VAULT] + [("mazevault", told) for told in FROM_VAULT]
+
+
+@pytest.mark.parametrize(("to", "told"), SAID, ids=range(len(SAID)))
+def test_only_what_was_handed_out_counts_and_only_what_its_direction_brings(
+    desk: SyncDesk, to: str, told: list[MovedVersion]
+) -> None:
+    desk.put("DB", "one")
+    if to == "mazevault":
+        move(desk)
+    before = list(SecretVersion.objects.values_list("version", "sealed_value", "external_version", "value_digest"))
+    start(desk, to)
+    offered = next(task for task in desk.npr.claim().tasks if task.kind == storage_moves.KIND)
+    secret = Secret.objects.get()
+    report = MoveProgress(look(desk)["id"], offered.claim, desk.npr.epoch, [MovedSecret(str(secret.id), told, secret.version)])
+    answer: Any = desk.npr.call(paths.STORAGE_MOVE, report, MoveAnswer)
+    assert answer.status_code == 400, answer
+    assert list(SecretVersion.objects.values_list("version", "sealed_value", "external_version", "value_digest")) == before
+    assert Gateway.objects.get(id=desk.npr.row.id).held_at is not None and look(desk)["moved"] == 0
+    assert AuditEntry.objects.filter(action="gateway.held", entity_id=str(desk.npr.row.id)).exists()
+
+
+def test_a_gateway_learns_of_no_rule_of_another_environment(desk: SyncDesk) -> None:
+    desk.with_rule()
+    own, other = SyncRule.objects.get(), SyncRule.objects.get()
+    url = sandbox_vault(desk.sandbox, "kv-mazevault-pro")
+    wish = {"name": "of production", "type": "key_vault", "provider": "azure_key_vault", "environment": "prod",
+            "config": {"vault_url": url}}  # fmt: skip
+    other.pk, other.name, other.integration_id = None, "other", desk.made(f"projects/{desk.project}/integrations", wish)
+    other.id = uuid.uuid4()
+    other.save(force_insert=True)
+    desk.put("DB", "one")
+    start(desk)
+    offered = next(task for task in desk.npr.claim().tasks if task.kind == storage_moves.KIND)
+    answer = desk.npr.call(paths.STORAGE_MOVE, MoveProgress(look(desk)["id"], offered.claim, desk.npr.epoch), MoveAnswer)
+    assert answer.takes_over == [str(own.id)]

@@ -12,11 +12,12 @@ from common.models import AuditEntry
 from failover import driver
 from failover.operations import Asked, Wish, request
 from gateways import surveys
-from gateways.models import Route, Task
-from integrations.models import Integration
+from gateways.models import Gateway, Route, Task
+from integrations.models import Integration, SyncRun
 from sandbox.azure.server import Sandbox
 from tests.conftest import Person
 from tests.gateways.sync_desk import SyncDesk
+from tests.gateways.vault_desk import sandbox_vault
 
 pytestmark = pytest.mark.usefixtures("primary")
 LONG_AGO = timedelta(minutes=5)
@@ -93,3 +94,68 @@ def test_a_promotion_offers_the_look_and_the_first_one_does_not(desk: SyncDesk) 
 def test_a_broken_integration_stops_no_promotion(desk: SyncDesk, caplog: Any) -> None:
     Integration.objects.update(config={"vault_url": "http://nonsense"})
     assert surveys.offer(Route.objects.get(environment_id="NPR"), now()) == 0 and "is not looked at" in caplog.text
+
+
+def said(desk: SyncDesk, result: Any, *, code: str = "PRO", integration: str = "") -> Task:
+    """What the active gateway of an environment answered to a look at a vault."""
+    teller = Route.objects.get(environment_id=code).active_gateway
+    asked = {"integration": integration or desk.integration, "epoch": 2, "since": now().isoformat()}
+    return Task.objects.create(
+        environment_id=code, kind=surveys.KIND, created_by="system", state="succeeded", finished_at=now(), gateway=teller,
+        payload=asked, result=result,
+    )  # fmt: skip
+
+
+LATE = {"name": "A", "owner": "project:x/y", "epoch": 1, "operation": "o", "at": "2026-01-01T00:00:00+00:00"}
+MALFORMED = (
+    {}, {"late": 7}, {"looked_at": 1, "late": None}, {"looked_at": 1, "late": 7}, {"looked_at": 1, "late": ["x"]},
+    {"looked_at": 1, "late": [{}]}, {"looked_at": 1, "late": [{**LATE, "owner": 5}]},
+    {"looked_at": 1, "late": [{**LATE, "name": "x" * 1000}]}, {"looked_at": -1, "late": []},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("result", MALFORMED, ids=range(len(MALFORMED)))
+def test_a_malformed_word_hides_no_late_write_of_others_and_holds_who_said_it(desk: SyncDesk, result: Any) -> None:
+    bad = said(desk, result, code="NPR")
+    said(desk, {"looked_at": 1, "late": [LATE]})
+    assert surveys.judge(now()) == 2 and surveys.judge(now()) == 0
+    assert AuditEntry.objects.get(action="vault.late_writes").environment == "PRO"
+    bad.refresh_from_db()
+    assert bad.state == "needs_review" and bad.detail.startswith("result: ")
+    told = AuditEntry.objects.get(action="vault.survey_not_believed")
+    assert (told.severity, told.entity_id, told.environment) == ("critical", str(bad.id), "NPR")
+    assert Gateway.objects.get(id=desk.npr.row.id).held_at is not None
+    assert Task.objects.get(kind=surveys.KIND, state="pending").payload == bad.payload, "the vault is looked at again"
+
+
+def test_a_survey_that_fails_stops_no_other(desk: SyncDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = surveys._found
+
+    def failing(task: Task) -> Any:
+        if task.environment_id == "NPR":
+            raise RuntimeError("nobody foresaw this")
+        return good(task)
+
+    monkeypatch.setattr(surveys, "_found", failing)
+    said(desk, {"looked_at": 1, "late": []}, code="NPR")
+    said(desk, {"looked_at": 1, "late": [LATE]})
+    assert surveys.judge(now()) == 1 and AuditEntry.objects.filter(action="vault.late_writes").exists()
+
+
+def test_only_rules_of_the_vault_that_was_looked_at_run(desk: SyncDesk) -> None:
+    desk.setup(interval_minutes=60)
+    before = SyncRun.objects.count()
+    late = {"looked_at": 1, "late": [{**LATE, "owner": desk.rule}]}
+    said(desk, late)  # another environment's gateway names the rule
+    url = sandbox_vault(desk.sandbox, "kv-mazevault-we-npr")
+    wish = {
+        "name": "other",
+        "type": "key_vault",
+        "provider": "azure_key_vault",
+        "environment": "dev",
+        "config": {"vault_url": url},
+    }
+    said(desk, late, code="NPR", integration=desk.made(f"projects/{desk.project}/integrations", wish))  # another vault's tags do
+    assert surveys.judge(now()) == 2 and SyncRun.objects.count() == before
+    said(desk, {"looked_at": 1, "late": [{**LATE, "owner": "nobody"}, {**LATE, "owner": desk.rule}]}, code="NPR")
+    assert surveys.judge(now()) == 1 and SyncRun.objects.count() == before + 1

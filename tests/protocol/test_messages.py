@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import protocol
-from protocol import marks, messages, replica, sign_in, storage, sync, vault_access, writes
+from protocol import marks, messages, replica, sign_in, storage, surveys, sync, vault_access, writes
 from protocol.messages import Message, MessageError, decode, encode
 from protocol.vocabulary import (
     Assignment,
@@ -63,6 +63,7 @@ OPEN = sync.OpenStep(ID, ACTION, "v1", False)
 MOVED_VERSION = storage.MovedVersion(3, "v1", "value")
 MOVING = storage.MovingSecret(ID, "DB", "DB", False, [MOVED_VERSION], 3)
 MOVED = storage.MovedSecret(ID, [MOVED_VERSION], 3, "CODE", "detail")
+LATE = surveys.LateWrite("DB", "project:x", 6, "op", WHEN)
 REPLICA_VAULT = replica.ReplicaVault(ID, "v", 1, ACCESS)
 SAMPLES: tuple[Message, ...] = (
     messages.Register("mzvb1.x", "csr", "csr", "key", "key", ID, "1.0.0", "gw-npr-primary", "NPR", "primary"),
@@ -125,6 +126,8 @@ SAMPLES: tuple[Message, ...] = (
     storage.VersionSeen(3, storage.Sight.READ, "ab" * 32, "detail"),
     storage.LookReport(*WHOSE, ID, [storage.VersionSeen(3, storage.Sight.READ, "ab" * 32, "detail")], "CODE", "detail"),
     storage.LookAnswer(ACCESS, MOVING, "ab" * 32),
+    LATE,
+    surveys.Survey(2, [LATE]),
     sync.OpenRun(*WHOSE),
     sync.RunOrder(
         ID, sync.RunPhase.APPLY, ACCESS, "https://kv-a.vault.azure.net", "dev", "push", "incremental", "manual_resolution",
