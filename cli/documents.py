@@ -13,6 +13,7 @@ from cli.stack.layout import ROOT
 OPENAPI = ROOT / "docs" / "api" / "openapi.json"
 ARCHITECTURE = ROOT / "docs" / "architecture.md"
 RETENTION = ROOT / "docs" / "operations" / "retention.md"
+BUDGETS = ROOT / "docs" / "operations" / "budgets.md"
 CONVENTION = ROOT / "deploy" / "terraform" / "modules" / "naming" / "convention.json"
 
 
@@ -49,8 +50,15 @@ def retention() -> str:
     return document()
 
 
+def budgets() -> str:
+    """What operations cost, from the table the tests hold them to."""
+    from tests.conformance.budgets import document
+
+    return document()
+
+
 DOCUMENTS: dict[Path, Callable[[], str]] = {
-    OPENAPI: openapi, ARCHITECTURE: architecture, CONVENTION: convention, RETENTION: retention
+    OPENAPI: openapi, ARCHITECTURE: architecture, CONVENTION: convention, RETENTION: retention, BUDGETS: budgets,
 }  # fmt: skip
 
 

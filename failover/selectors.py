@@ -6,15 +6,16 @@ from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
+from django.db.models import Case, DateTimeField, Exists, F, Func, OuterRef, QuerySet, Subquery, Value, When
 
 from common.api import rfc3339
 from common.clock import database_now
 from common.snapshot import snapshot
-from failover.facts import living_gateway, told_of_drain, told_of_silence
+from failover.facts import told_of_drain, told_of_silence
 from failover.machine import DRAINING, FENCING, PREFLIGHT, State, fence_ends_at
 from failover.models import EnvironmentState, Operation, Plan, Transition
 from failover.standing import StandingFacts, standing_of
-from failover.transitions import open_operation, state_of
+from failover.transitions import state_of
 from failover.waits import drain_deadline, silent_from
 from gateways.models import Gateway, LossManifest, Route, SignOfLife
 from protocol.vocabulary import Role
@@ -24,14 +25,17 @@ HISTORY_LENGTH = 200
 
 def status_row(code: str) -> dict[str, Any]:
     """Where an environment stands, as of one moment: a move goes on between two reads, and one that ended is no state of it."""
-    state_of(code)  # makes the row, which a snapshot cannot
     with snapshot():
-        return _row_of(code)
+        state = EnvironmentState.objects.filter(environment_id=code).first()
+        if state is not None:
+            return _row_of(code, state)
+    state_of(code)  # makes the row, which a snapshot cannot
+    return status_row(code)
 
 
-def _row_of(code: str) -> dict[str, Any]:
-    route = Route.objects.select_related("active_gateway").get(environment_id=code)
-    state, operation = state_of(code), open_operation(code)
+def _row_of(code: str, state: EnvironmentState) -> dict[str, Any]:
+    route = _routes().get(environment_id=code)
+    operation, last = _operations(code)
     active = route.active_gateway
     shown = operation_row(operation, route) if operation else None
     return {
@@ -41,17 +45,41 @@ def _row_of(code: str) -> dict[str, Any]:
         "epoch": route.epoch,
         "active_gateway": active.name if active else None,
         "active_role": active.role if active else None,
-        "standby_gateway": _standby_name(code, active),
+        "standby_gateway": route.standby,
         "dr_active": bool(active and active.role == Role.DR_STANDBY),
         "lease_until": rfc3339(route.lease_until),
         **_standing(route, state, operation, shown),
         "switched_at": rfc3339(route.switched_at),
         "requires_plan": route.environment.requires_plan,
-        "loss_manifest_open": LossManifest.objects.filter(environment_id=code, closed_at=None).exists(),
+        "loss_manifest_open": route.loses,
         "hold_reason": state.hold_reason,
         "operation": shown,
-        "last_operation": _last_operation(code, route),
+        "last_operation": operation_row(last, route) if last else None,
     }
+
+
+def _routes() -> QuerySet[Any]:
+    """Routes with everything of their environment that a status shows beside its operations, and the database's clock."""
+    role = Case(When(active_gateway__role=Role.DR_STANDBY, then=Value(Role.PRIMARY.value)), default=Value(Role.DR_STANDBY.value))
+    living = Gateway.objects.filter(environment=OuterRef("environment"), role=OuterRef("standby_role"), decommissioned_at=None)
+    lost = LossManifest.objects.filter(environment=OuterRef("environment"), closed_at=None)
+    return (
+        Route.objects.select_related("active_gateway", "environment")
+        .annotate(standby_role=role)
+        .annotate(
+            standby=Subquery(living.values("name")[:1]),
+            loses=Exists(lost),
+            seen_at=Func(function="clock_timestamp", output_field=DateTimeField()),
+        )
+    )
+
+
+def _operations(code: str) -> tuple[Operation | None, Operation | None]:
+    """The open operation and the one that ended last, in one statement."""
+    rows = Operation.objects.select_related("source", "target").filter(environment_id=code)
+    newest = list(rows.order_by(F("finished_at").desc(nulls_first=True))[:2])
+    under_way = next((one for one in newest if one.finished_at is None), None)
+    return under_way, next((one for one in newest if one.finished_at is not None), None)
 
 
 def operation_row(operation: Operation, route: Route) -> dict[str, Any]:
@@ -113,12 +141,6 @@ def history_rows(code: str) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
-
-
-def _standby_name(code: str, active: Gateway | None) -> str | None:
-    role = Role(active.role).counterpart if active else Role.DR_STANDBY
-    found = living_gateway(code, role.value)
-    return found.name if found else None
 
 
 def _step_of(operation: Operation) -> str:
@@ -188,10 +210,10 @@ def _source_name(operation: Operation) -> str:
 
 
 def _standing(
-    route: Route, state: EnvironmentState, operation: Operation | None, shown: dict[str, Any] | None
+    route: Any, state: EnvironmentState, operation: Operation | None, shown: dict[str, Any] | None
 ) -> dict[str, Any]:  # fmt: skip
     """Whether anybody may act now, and the sentence about it."""
-    moment, active = database_now(), route.active_gateway
+    moment, active = route.seen_at, route.active_gateway
     found = standing_of(
         StandingFacts(
             environment=route.environment_id,
@@ -209,9 +231,3 @@ def _standing(
     )
     return {"may_act": found.may_act, "lease_ended_seconds": found.lease_ended_seconds, "headline": found.headline,
             "next": found.next_step}  # fmt: skip
-
-
-def _last_operation(code: str, route: Route) -> dict[str, Any] | None:
-    finished = Operation.objects.select_related("source", "target").filter(environment_id=code, finished_at__isnull=False)
-    last = finished.order_by("-finished_at").first()
-    return operation_row(last, route) if last else None

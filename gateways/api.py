@@ -16,7 +16,7 @@ from common.api import Operation, Text, checked
 from common.clock import now
 from common.errors import NotFound, ValidationFailed
 from gateways import dispatch, fleet, routes, selectors, tokens
-from gateways.models import BootstrapTokenRow, Task
+from gateways.models import BootstrapTokenRow
 from gateways.tokens import TokenWish
 from protocol.vocabulary import TaskState
 
@@ -248,7 +248,7 @@ class Tasks(Operation):
         responses=TaskRow(many=True),
     )
     def get(self, request: Request) -> Response:
-        queryset = Task.objects.select_related("gateway").order_by("-created_at")
+        queryset = selectors.tasks().order_by("-created_at")
         code, state = request.query_params.get("environment"), request.query_params.get("state")
         if code:
             queryset = queryset.filter(environment=routes.environment_of(code))
@@ -264,7 +264,7 @@ class TaskOne(Operation):
 
     @extend_schema(operation_id="getTask", responses=TaskRow)
     def get(self, request: Request, identifier: str) -> Response:
-        task = Task.objects.select_related("gateway").filter(id=_uuid(identifier, "task")).first()
+        task = selectors.tasks().filter(id=_uuid(identifier, "task")).first()
         if task is None:
             raise NotFound("there is no task with this id")
         return Response(selectors.task_row(task))

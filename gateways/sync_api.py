@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
+from django.db.models import Count
 from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -159,7 +161,9 @@ class SyncRuns(Signed):
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         rule = sync_runs.rule_for(identifier, self.by, PROJECTS_READ)
         runs = rule.runs.select_related("rule__project", "environment").order_by("-created_at")
-        return Response([run_row(run, self.by.principal) for run in page_of(runs, request)])
+        shown = list(page_of(runs, request))
+        counted = tallies_of([run.id for run in shown])
+        return Response([run_row(run, self.by.principal, counted[run.id]) for run in shown])
 
 
 class SyncSetup(Signed):
@@ -230,9 +234,31 @@ class SyncUndo(Signed):
         return Response(run_row(sync_runs.undo(identifier, asked.get("confirm", ""), self.by), self.by.principal), status=202)
 
 
-def run_row(run: SyncRun, reader: Principal) -> dict[str, Any]:
+@dataclass
+class Tallies:
+    """How many steps of a run stand and were planned how, and what it left alone for which reason."""
+
+    steps: Counter[str] = field(default_factory=Counter)
+    planned: Counter[str] = field(default_factory=Counter)
+    left_alone: Counter[str] = field(default_factory=Counter)
+
+
+def tallies_of(runs: Sequence[uuid.UUID]) -> Mapping[uuid.UUID, Tallies]:
+    """Of several runs at once, counted by the database in two statements."""
+    found: dict[uuid.UUID, Tallies] = {identifier: Tallies() for identifier in runs}
+    steps = SyncStep.objects.filter(run_id__in=runs).order_by().values_list("run_id", "state", "action__kind")
+    for run, state, kind, count in steps.annotate(count=Count("pk")):
+        found[run].steps[state] += count
+        found[run].planned[kind] += count
+    notes = SyncNote.objects.filter(run_id__in=runs).order_by().values_list("run_id", "reason")
+    for run, reason, count in notes.annotate(count=Count("pk")):
+        found[run].left_alone[reason] += count
+    return found
+
+
+def run_row(run: SyncRun, reader: Principal, counted: Tallies | None = None) -> dict[str, Any]:
     named = _may_see_names(reader, run.rule, run.environment)
-    steps = list(run.steps.values_list("state", "action__kind"))
+    counted = counted or tallies_of([run.id])[run.id]
     return {
         "id": str(run.id),
         "rule_id": str(run.rule_id),
@@ -242,9 +268,9 @@ def run_row(run: SyncRun, reader: Principal) -> dict[str, Any]:
         "digest": run.digest,
         "first_run": run.first_run,
         "refusals": [{**row, "error": row["error"] if named else WITHHELD} for row in run.refusals],
-        "steps": _tally(state for state, _ in steps),
-        "planned": _tally(kind for _, kind in steps),
-        "left_alone": _tally(run.notes.values_list("reason", flat=True)),
+        "steps": dict(counted.steps),
+        "planned": dict(counted.planned),
+        "left_alone": dict(counted.left_alone),
         "numbers": run.numbers,
         "environment": run.environment.slug,
         "target": run.target,
@@ -294,7 +320,3 @@ def setup_row(rule: SyncRule, reader: Principal) -> dict[str, Any]:
 def _may_see_names(reader: Principal, rule: SyncRule, environment: Environment | None) -> bool:
     """In the environment of the secrets; where there is none, in the whole project."""
     return reader.may(SECRETS_READ, place_in(rule.project, environment) if environment else place_of(rule.project))
-
-
-def _tally(words: Iterable[str]) -> dict[str, int]:
-    return dict(Counter(words))
