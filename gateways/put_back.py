@@ -11,11 +11,11 @@ from enum import StrEnum
 from typing import Any
 
 from accounts.models import Storage
-from common.errors import Conflict, MazeVaultError
+from common.errors import Conflict
 from gateways import dispatch
 from gateways.kinds import KINDS
-from gateways.models import ReceivedWrite
 from gateways.write_bodies import BodyUnusable, open_body
+from gateways.write_held import AnyWrite
 from gateways.write_scene import place_of_write
 from integrations.access import method_of
 from integrations.azure.cloud import AuthMethod
@@ -28,6 +28,8 @@ from vault.encryption import SealBroken
 from vault.models import Secret, SecretStatus
 
 KIND = "vault.put_back"
+VAULT_STILL_HOLDS = "VAULT_STILL_HOLDS"
+STILL_THERE = "the vault still holds this change, and no gateway reaches it"
 
 
 class Wish(StrEnum):
@@ -44,12 +46,14 @@ class Undoing:
     """How the recorded state is put back. `does`: set (the recorded value again), delete, or recover."""
 
     secret: Secret
-    integration: Integration
+    integration: Integration | None
+    """None when the project has none there any more: then only a person can see to it."""
     does: str
     version: str
     recorded: str
 
-    def payload(self, row: ReceivedWrite) -> dict[str, Any]:
+    def payload(self, row: AnyWrite) -> dict[str, Any]:
+        assert self.integration is not None  # noqa: S101  `_gateway_may`
         return {
             "integration": str(self.integration.id), "name": rules.vault_name_of(self.secret.key), "key": self.secret.key,
             "does": self.does, "version": self.version, "recorded": self.recorded, "operation": str(row.id),
@@ -57,7 +61,7 @@ class Undoing:
         }  # fmt: skip
 
 
-def undoing_of(row: ReceivedWrite) -> Undoing | None:
+def undoing_of(row: AnyWrite) -> Undoing | None:
     """What discarding this write leaves behind in a vault; None when it left nothing there."""
     secret = _secret_of(row)
     if secret is None or secret.project.storage != Storage.KEY_VAULT or not row.operation:
@@ -71,11 +75,11 @@ def undoing_of(row: ReceivedWrite) -> Undoing | None:
         return None
     try:
         return Undoing(secret, storage_of(secret.project, secret.environment), does, version, recorded)
-    except MazeVaultError:
-        return None
+    except Conflict:  # it names no vault any more; the one that was written to has the change all the same
+        return Undoing(secret, None, does, version, recorded)
 
 
-def shown(row: ReceivedWrite) -> dict[str, Any] | None:
+def shown(row: AnyWrite) -> dict[str, Any] | None:
     """For who decides: that the vault has it already, and what discarding can do about that."""
     found = undoing_of(row)
     if found is None:
@@ -86,7 +90,7 @@ def shown(row: ReceivedWrite) -> dict[str, Any] | None:
     return {"holds_it": True, "version": found.version or None, "recorded": found.recorded or None, "choices": choices}
 
 
-def carry_out(row: ReceivedWrite, wish: Wish, *, actor: str, address: str) -> dict[str, Any] | None:
+def carry_out(row: AnyWrite, wish: Wish, *, actor: str, address: str) -> dict[str, Any] | None:
     """In the transaction that discards the write, before its content is wiped. Returns what becomes of the vault.
 
     Raises `Conflict` (VAULT_STILL_HOLDS) where nobody but a person can put it back.
@@ -98,14 +102,24 @@ def carry_out(row: ReceivedWrite, wish: Wish, *, actor: str, address: str) -> di
         return {"wish": wish.value, "task": None, "version": found.version or None}
     if not _gateway_may(found):
         raise Conflict(
-            "vault: the vault still holds this change, and only people reach it: discard it with vault "
-            f"{Wish.ACCEPT_VAULT_VALUE.value!r}, or apply it",
-            code="VAULT_STILL_HOLDS",
+            f"vault: {STILL_THERE}: discard it with vault {Wish.ACCEPT_VAULT_VALUE.value!r}, or apply it",
+            code=VAULT_STILL_HOLDS,
         )
     task = dispatch.offer(
         row.environment_id, KINDS[KIND], found.payload(row), actor=actor, address=address, pause=timedelta(0)
     )  # fmt: skip
     return {"wish": wish.value, "task": str(task.id), "version": found.version or None}
+
+
+def carry_out_policy(row: AnyWrite) -> bool:
+    """The same where a project's policy drops the write. False when the vault keeps it, so that a person has to decide."""
+    found = undoing_of(row)
+    if found is None:
+        return True
+    if not _gateway_may(found):
+        return False
+    dispatch.offer(row.environment_id, KINDS[KIND], found.payload(row), actor="policy", address="")
+    return True
 
 
 def _doing(operation: WriteOperation, version: str, recorded: str, *, lives: bool) -> str:
@@ -119,17 +133,17 @@ def _doing(operation: WriteOperation, version: str, recorded: str, *, lives: boo
 
 
 def _gateway_may(found: Undoing) -> bool:
-    return method_of(found.integration) is not AuthMethod.ON_BEHALF_OF
+    return found.integration is not None and method_of(found.integration) is not AuthMethod.ON_BEHALF_OF
 
 
-def _version_of(row: ReceivedWrite) -> str:
+def _version_of(row: AnyWrite) -> str:
     try:
         return open_body(row).external_version or ""
     except (BodyUnusable, SealBroken):
         return ""
 
 
-def _secret_of(row: ReceivedWrite) -> Secret | None:
+def _secret_of(row: AnyWrite) -> Secret | None:
     """The secret of a write in its place; for a creation one that is not saved."""
     if row.secret is None or row.project is None or row.project_environment is None:
         return None

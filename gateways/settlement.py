@@ -17,9 +17,11 @@ from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, 
 from django.utils.dateparse import parse_datetime
 
 from accounts.access import Principal
+from accounts.models import Storage
 from common import audit
 from common.errors import MazeVaultError, Unavailable
 from common.rowsets import Row
+from gateways import put_back
 from gateways.reconciliation import (
     Decision,
     Facts,
@@ -292,6 +294,9 @@ def _carry_out(row: AnyWrite, decision: Decision, scene: Scene) -> None:
     elif decision.verdict is Verdict.WAIT:
         _wait(row, decision, scene)
     else:
+        if decision.verdict in _DROPPED and not _left_in_no_vault(row, scene):
+            sentence = f"{put_back.STILL_THERE}; {decision.sentence}"
+            decision = Decision(Verdict.CONFLICT, put_back.VAULT_STILL_HOLDS, sentence)
         discarded = decision.verdict is Verdict.DISCARD
         finish(
             row, _OUTCOMES[decision.verdict], scene, code=decision.code, detail=decision.sentence,
@@ -299,6 +304,16 @@ def _carry_out(row: AnyWrite, decision: Decision, scene: Scene) -> None:
         )  # fmt: skip
 
 
+def _left_in_no_vault(row: AnyWrite, scene: Scene) -> bool:
+    """What policy drops although its vault has it is put back there, decided with it. False when a person has to see to it."""
+    place = scene.place(row)
+    if place is None or place[0].storage != Storage.KEY_VAULT:
+        return True
+    with _stored_first(scene) if scene.book is not None else nullcontext():
+        return put_back.carry_out_policy(row)
+
+
+_DROPPED = (Verdict.SUPERSEDE, Verdict.DISCARD)
 _OUTCOMES = {
     Verdict.SUPERSEDE: WriteOutcome.SUPERSEDED,
     Verdict.CONFLICT: WriteOutcome.CONFLICT,

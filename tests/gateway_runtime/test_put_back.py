@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from accounts.models import Project
 from common.clock import database_now
-from common.errors import ValidationFailed
+from common.errors import Conflict, ValidationFailed
 from common.models import AuditEntry
 from gateway_runtime import work
 from gateway_runtime.frames import TaskFrame
 from gateways import write_resolution
 from gateways.models import ReceivedWrite, Route, Task
+from integrations.models import Integration
 from tests import factories
 from tests.gateway_runtime.test_storage import CANARY, Keeping, keeping, portal  # noqa: F401  the fixture
 from tests.gateway_runtime.test_with_the_primary import pair  # noqa: F401  the fixture
@@ -25,7 +27,7 @@ def path(keeping: Keeping) -> str:
     return f"secrets/{keeping.create()[1]['id']}"
 
 
-def late(keeping: Keeping, change: Any) -> uuid.UUID:
+def late(keeping: Keeping, change: Any, outcome: str = "quarantined") -> uuid.UUID:
     """A promised change that reaches the Primary after the environment was moved; then the gateway is active again."""
     gateway = keeping.pair.gateway
     keeping.pair.site.primary.down = True
@@ -35,7 +37,7 @@ def late(keeping: Keeping, change: Any) -> uuid.UUID:
     keeping.pair.site.upload()
     Route.objects.filter(pk="NPR").update(epoch=gateway.epoch)
     write = ReceivedWrite.objects.exclude(outcome="applied").get()
-    assert write.outcome == "quarantined"
+    assert write.outcome == outcome
     return write.id
 
 
@@ -94,3 +96,30 @@ def test_a_discarded_creation_leaves_nothing(keeping: Keeping) -> None:
     caller = factories.principal("admin")
     write_resolution.resolve_many([write], "discard", caller, address="", now=database_now())
     assert do_task(keeping)["put_back"] is True and keeping.there() == {}
+
+
+@pytest.mark.parametrize("way", ["value", "deletion"])
+def test_what_policy_discards_is_put_back_too(keeping: Keeping, path: str, way: str) -> None:
+    Project.objects.update(stale_epoch_policy="discard")
+    ann = keeping.pair.ann
+    write = late(keeping, lambda: ann.put(path, {"value": "queued"}) if way == "value" else ann.delete(path))
+    assert ReceivedWrite.objects.get(id=write).resolution == "discard"
+    assert do_task(keeping)["put_back"] is True and keeping.there() == {"DB-PASSWORD": CANARY}
+    assert AuditEntry.objects.filter(action="task.created", details__kind="vault.put_back", actor="policy").exists()
+
+
+def test_what_no_gateway_can_put_back_waits_for_a_person_whatever_the_policy(keeping: Keeping, path: str) -> None:
+    Project.objects.update(stale_epoch_policy="discard")
+
+    def change() -> Any:
+        answer = keeping.pair.ann.put(path, {"value": "queued"})
+        Integration.objects.update(deleted_at=database_now())
+        return answer
+
+    write = late(keeping, change, "conflict")
+    row = ReceivedWrite.objects.get(id=write)
+    assert (row.code, row.resolution, row.sealed_body is not None) == ("VAULT_STILL_HOLDS", "", True)
+    seen = write_resolution.preview(write, factories.principal("admin"))["vault"]
+    assert seen["holds_it"] and seen["choices"] == ["accept_vault_value"]
+    with pytest.raises(Conflict, match="vault: "):
+        decide(write)
