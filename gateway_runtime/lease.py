@@ -38,6 +38,21 @@ class Fenced:
 
 
 @dataclass(frozen=True)
+class Promises:
+    """What must never be forgotten: the highest epoch seen and the fence that was confirmed."""
+
+    epoch: int
+    fenced: Fenced | None
+
+
+def stricter(one: Promises, other: Promises) -> Promises:
+    """Both sets of promises kept: the higher epoch, and the later fence unless that epoch has lifted it."""
+    epoch = max(one.epoch, other.epoch)
+    fences = [kept for kept in (one.fenced, other.fenced) if kept is not None and kept.epoch >= epoch]
+    return Promises(epoch, max(fences, key=lambda kept: (kept.epoch, kept.number), default=None))
+
+
+@dataclass(frozen=True)
 class Permission:
     allowed: bool
     reason: str = ""

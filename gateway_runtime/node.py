@@ -68,6 +68,11 @@ class Node:
         self._directive: Directive | None = None
         self._running = 0
         self._unseen_until = 0.0
+        self._highest_epoch = 0
+        self._fenced: Fenced | None = None
+        self._committed_assignment: tuple[str, int] | None = None
+        self._life: uuid.UUID | None = None
+        self._went_back = False
         self._stopping = False
         self.heartbeats = MissedBeats(timing.heartbeat_interval, time.monotonic())
         self.tasks_succeeded = 0
@@ -78,15 +83,24 @@ class Node:
         """Act from here on by what is committed. For whoever has just taken the lock of the one process, also again.
 
         A process before us that did not end in order may live on without its lock, or calls of it may still be under way. Both
-        end with its lease at the latest, so until then something counts as running (I2).
+        end with its lease at the latest, so until then something counts as running (I2). Where the database was put back under
+        us, what was seen and promised here is committed anew, and nothing is accepted before the next directive (I4).
         """
         with self._facts:
             ended_in_order = state.begin_process(self._process)
-            row = state.this_life()
-            self._committed_assignment = (row.assigned_role, row.assigned_epoch)
+            row, known = state.this_life(), leases.Promises(self._highest_epoch, self._fenced)
+            found = leases.Promises(row.highest_epoch, state.fence_of(row))
+            kept = leases.stricter(known, found)
+            went_back = self._life is not None and (kept.epoch, kept.fenced or found.fenced) != (found.epoch, found.fenced)
+            if went_back and self._life == row.generation:
+                log.error("this gateway's database was put back to an earlier state; what it forgot is committed again")
+                state.commit_promises(kept.epoch, kept.fenced)
+                state.commit_assignment(Assignment.STANDBY, kept.epoch)
+                row = state.this_life()
+            self._committed_assignment, self._life = (row.assigned_role, row.assigned_epoch), row.generation
             with self._lock:
-                self._highest_epoch = row.highest_epoch
-                self._fenced = state.fence_of(row)
+                self._highest_epoch, self._fenced = kept.epoch, kept.fenced
+                self._went_back = self._went_back or went_back
                 if not ended_in_order:
                     self._unseen_until = max(self._unseen_until, boottime() + self.timing.lease_ttl + self.timing.drift)
 
@@ -115,7 +129,7 @@ class Node:
                 self.drop_lease(why)
             self._commit_assignment(directive.assigned_role, directive.epoch)
             with self._lock:
-                self._directive = directive
+                self._directive, self._went_back = directive, False
                 if why:  # a grant may have come meanwhile
                     self._drop_lease(why)
         return True
@@ -129,7 +143,7 @@ class Node:
         """Whether the last directive makes this gateway the active one of an epoch it is not fenced for."""
         with self._lock:
             directive = self._directive
-            if directive is None or self._stopping:
+            if directive is None or self._stopping or self._went_back:
                 return False
             fenced = self._fenced is not None and self._fenced.epoch >= directive.epoch
             return directive.assigned_role in ACTING and not directive.waits and not fenced

@@ -31,7 +31,7 @@ from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.models import NodeState, PendingWrite
 from gateway_runtime.state import standing_of
 from gateway_runtime.storage_ways import GatewayWays
-from gateway_runtime.supervisor import Supervisor
+from gateway_runtime.supervisor import BUSY, Supervisor
 from integrations.keeping import VaultKeeper
 from protocol import paths
 from protocol.messages import Acknowledged
@@ -241,6 +241,8 @@ def _ask_whether(change: SecretChange, actor: str, epoch: int) -> None:
     except PrimaryUnreachable:
         return
     except PrimaryRefused as refused:
+        if refused.status in BUSY and refused.code not in STATUS_OF_CODE:  # it said nothing about the change
+            raise Unavailable("the Primary is busy; try again in a moment", retry_after=refused.retry_after or 2) from refused
         _supervisor().take_refusal(refused)
         _refuse(refused.code, refused.sentence)
 

@@ -155,6 +155,14 @@ def commit_fence(fenced: Fenced) -> None:
     )
 
 
+def commit_promises(epoch: int, fenced: Fenced | None) -> None:
+    """Commit anew what a database that was put back has forgotten."""
+    with transaction.atomic():
+        raise_epoch(epoch)
+        if fenced is not None:
+            commit_fence(fenced)
+
+
 def lift_fence() -> None:
     """The order behind the fence was cancelled."""
     NodeState.objects.filter(id=1).update(fenced_operation=None, fenced_epoch=None)

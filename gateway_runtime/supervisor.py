@@ -365,6 +365,8 @@ class Supervisor:
             except DatabaseError:
                 self.one_process.give_up()
                 raise
+            self._settled = self._acknowledged = ""  # the Primary says all of it again, and at once
+            self.wake_heartbeat.set()
             return True
 
     def _use(self, identity: Identity) -> None:

@@ -184,6 +184,11 @@ class Parent:
         child.buffer = b""
         try:
             self._spawn(child, template, theirs)
+        except (ConnectionError, BlockingIOError) as error:  # the template died and is not buried yet, or is busy
+            ours.close()
+            child.line, child.start_at = None, now + TICK_SECONDS
+            log.warning("the process %s cannot be started now, next try in a moment: %s", child.name, error)
+            return
         finally:
             theirs.close()
         ours.setblocking(False)

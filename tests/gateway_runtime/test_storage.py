@@ -19,6 +19,7 @@ from common import feed
 from common.clock import boottime
 from common.models import AuditEntry
 from gateway_runtime import vaults
+from gateway_runtime.client import PrimaryRefused
 from gateway_runtime.models import PendingWrite
 from gateways.models import ReceivedWrite
 from integrations.azure.keyvault import KeyVault
@@ -144,6 +145,19 @@ def test_what_the_primary_would_refuse_never_reaches_the_vault(keeping: Keeping,
     answers.append(keeping.pair.ann.delete(f"secrets/{row['id']}"))
     assert [(status, body["code"]) for status, body in answers] == [(403, "ACTOR_NOT_ALLOWED")] * 3
     assert keeping.there() == {"DB-PASSWORD": CANARY} and PendingWrite.objects.count() == 1
+
+
+@pytest.mark.parametrize("busy", [(503, "UNAVAILABLE"), (429, "RATE_LIMITED")])
+def test_a_primary_that_is_busy_has_refused_nothing(
+    keeping: Keeping, monkeypatch: pytest.MonkeyPatch, busy: tuple[int, str]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PrimaryRefused(*busy, "not now", retry_after=7)
+
+    monkeypatch.setattr(keeping.pair.site.supervisor.channel, "call", refuse)
+    wish = {"project_id": str(keeping.project.id), "environment": "dev", "key": "A", "value": CANARY}
+    answer = keeping.pair.ann.response("post", "secrets", wish)
+    assert (answer.status_code, answer["Retry-After"]) == (503, "7") and not keeping.there()
 
 
 def test_deleting_an_older_secret_leaves_the_one_that_has_its_name_now(keeping: Keeping) -> None:

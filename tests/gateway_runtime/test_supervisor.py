@@ -21,7 +21,7 @@ from gateway_runtime.supervisor import Supervisor
 from protocol import paths
 from protocol.messages import Acknowledged, LeaseAnswer
 from protocol.timing import SHORT
-from protocol.vocabulary import LeaseVerdict
+from protocol.vocabulary import Assignment, LeaseVerdict
 from tests.gateway_runtime.conftest import Site, take_lock
 from tests.gateway_runtime.test_node import directive, lease, may_act, order
 
@@ -207,6 +207,28 @@ class TestLock:
         process.lease_step()
         assert not may_act(process.node) and not lease(process.node)
         assert process.node.running_effects() == 1, "and the one in between may live on"
+
+    def test_a_promise_outlives_a_database_that_goes_back_under_the_process(self, process: Process) -> None:
+        before = dict(NodeState.objects.values().get())
+        process.serve().fence()
+        NodeState.objects.update(**{name: value for name, value in before.items() if name != "id"})
+        process.lose_lock()
+        process.lease_step()
+        assert process.node.standing().fenced is not None and NodeState.objects.get().fenced_epoch == 1
+        assert process._settled == "" and process.wake_heartbeat.is_set()
+
+    def test_an_epoch_outlives_it_and_nothing_is_accepted_before_the_next_directive(self, process: Process) -> None:
+        process.primary.epoch = 5
+        process._obey(directive(epoch=5))
+        NodeState.objects.update(highest_epoch=3, assigned_epoch=3, assigned_role="active")
+        process.lose_lock()
+        process.lease_step()
+        row = NodeState.objects.get()
+        assert (row.highest_epoch, state.standing_of(row)) == (5, Assignment.STANDBY) and not may_act(process.node)
+        assert not process.node.obey(directive(epoch=4))
+        process._obey(directive(epoch=5))
+        process.lease_step()
+        assert may_act(process.node) and state.standing_of(NodeState.objects.get()) is Assignment.ACTIVE
 
     def test_without_a_look_at_what_is_committed_it_is_not_kept(
         self, process: Process, other: Process, monkeypatch: pytest.MonkeyPatch

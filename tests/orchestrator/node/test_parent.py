@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cli.stack.layout import ROOT
-from orchestrator.node.parent import GIVE_UP, NodeFailed, _forget_dead_ones, private_directory, shape_of_children
+from orchestrator.node.parent import GIVE_UP, NodeFailed, Parent, _forget_dead_ones, private_directory, shape_of_children
 from orchestrator.node.shape import node_shape
 from orchestrator.variables import EnvironmentMistake, listen_address, secret
 from tests.orchestrator.node.desk import until
@@ -239,3 +240,14 @@ def test_the_folder_of_the_sockets_is_private_and_does_not_stay(monkeypatch: pyt
     (tmp_path / ("a" * 90)).mkdir()
     with pytest.raises(NodeFailed, match="TMPDIR"), private_directory():
         pass
+
+
+def test_a_fork_that_is_ordered_of_a_template_that_has_just_died_is_ordered_again() -> None:
+    parent = Parent(node_shape({}), Path("/nowhere"))
+    template, machine = parent.children["template"], next(one for one in parent.children.values() if one.forked)
+    template.line, gone = socket.socketpair()
+    gone.close()
+    template.is_ready = True
+    parent._start(machine, 100.0)
+    assert machine.line is None and machine.start_at is not None and machine.start_at > 100.0
+    template.line.close()
