@@ -12,14 +12,15 @@ from accounts import resting
 from accounts.models import EntraSession, SignInAttempt
 from accounts.sessions import hash_token
 from common.addresses import network_of
-from common.errors import AuthenticationInvalid
+from common.errors import AuthenticationInvalid, TooManyRequests
 
 LIFE = timedelta(minutes=10)
 SPENT_LIFE = timedelta(hours=25)
 """An id_token lives for an hour, and for a day at most where an administrator made it so."""
-MOST_AT_ONE_ADDRESS = 60
-"""Begun and not yet forgotten. Beyond it the oldest of the address goes, so that a script that fills the table keeps nobody
-out: who signs in takes less time than it needs for so many."""
+MOST_OF_A_BROWSER = 5
+"""Begun and not come back. Beyond it the oldest of the same browser goes: tabs that were left open."""
+MOST_OF_A_NETWORK = 1000
+"""Beyond it nobody begins there until some are over, so that a script that fills the table ends nobody's sign-in under way."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,19 @@ class Attempt:
 
 
 def begin(state: str, flow: str, browser: str, *, address: str, now: datetime) -> None:
-    """Keep the secret half of a sign-in, sealed. `browser` is the value of the cookie it is bound to."""
+    """Keep the secret half of a sign-in, sealed. `browser` is the value of the cookie it is bound to.
+
+    Raises `TooManyRequests`.
+    """
     network = network_of(address)
+    _refuse_too_many(network, now)
     attempt = SignInAttempt(
         state_hash=hash_token(state), browser_hash=hash_token(browser), address=network, created_at=now, expires_at=now + LIFE
     )
     with transaction.atomic():
         attempt.sealed_flow = resting.sealed(resting.attempt(attempt), flow)
         attempt.save(force_insert=True)
-        _drop_oldest(network)
+        _drop_oldest(attempt)
 
 
 def finish(state: str, browser: str, now: datetime) -> Attempt:
@@ -80,9 +85,15 @@ def prune(now: datetime) -> int:
     return attempts + dropped
 
 
-def _drop_oldest(network: str) -> None:
-    waiting = SignInAttempt.objects.filter(address=network, used_at__isnull=True).order_by("-created_at", "id")
-    beyond = list(waiting.values_list("pk", flat=True)[MOST_AT_ONE_ADDRESS:])
+def _refuse_too_many(network: str, now: datetime) -> None:
+    waiting = SignInAttempt.objects.filter(address=network, used_at__isnull=True, expires_at__gt=now)
+    if waiting[:MOST_OF_A_NETWORK].count() >= MOST_OF_A_NETWORK:
+        raise TooManyRequests("too many sign-ins were begun from here and not finished; wait a moment", retry_after=60)
+
+
+def _drop_oldest(attempt: SignInAttempt) -> None:
+    mine = SignInAttempt.objects.filter(address=attempt.address, browser_hash=attempt.browser_hash, used_at__isnull=True)
+    beyond = list(mine.order_by("-created_at", "id").values_list("pk", flat=True)[MOST_OF_A_BROWSER : 2 * MOST_OF_A_BROWSER])
     if beyond:
         SignInAttempt.objects.filter(pk__in=beyond).delete()
 

@@ -55,6 +55,12 @@ def count_sign_in(account: str, address: str, now: datetime) -> None:
     _count_one(f"sign-in|{account}|{network}", limit, "too many sign-ins for this account from here; wait a moment", now)
 
 
+def count_entra_sign_in(step: str, address: str, now: datetime) -> None:
+    """The same for one step of a sign-in with Entra, of which nobody knows yet whose it is: as many as of all accounts."""
+    limit = settings.MAZEVAULT.sign_ins_per_minute * ACCOUNTS_PER_NETWORK
+    _count_one(f"entra-{step}|{network_of(address)}", limit, "too many sign-ins from here; wait a moment", now)
+
+
 def count_service_sign_in(client_id: str, address: str, now: datetime) -> None:
     """The same for a service identity that asks for a token."""
     limit, network = settings.MAZEVAULT.sign_ins_per_minute * SERVICES_PER_NETWORK, network_of(address)

@@ -19,10 +19,21 @@ log = logging.getLogger("mazevault.accounts.refusals")
 
 
 def note(
-    action: str, actor: str, entity: str, entity_id: str, *, address: str, now: datetime, details: Mapping[str, Any] | None = None
+    action: str,
+    actor: str,
+    entity: str,
+    entity_id: str,
+    *,
+    address: str,
+    now: datetime,
+    details: Mapping[str, Any] | None = None,
+    kind: str = "",
 ) -> None:
-    """Write it, unless the same was written in this minute. It is refused anyway, so a trail that is away changes nothing."""
-    key = f"{action}|{actor}|{network_of(address) if actor == rates.ANONYMOUS else ''}"
+    """Write it, unless the same was written in this minute. It is refused anyway, so a trail that is away changes nothing.
+
+    `kind` tells apart, of one action, what an auditor wants to see each of; it is one of few.
+    """
+    key = f"{action}|{actor}|{network_of(address) if actor == rates.ANONYMOUS else ''}|{kind}"
     try:
         with transaction.atomic():
             if rates.is_first(key, now):

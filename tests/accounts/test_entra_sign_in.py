@@ -11,12 +11,14 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from django.conf import settings
 
-from accounts import attempts, obo
+from accounts import attempts, obo, rates, sso
 from accounts.entra_settings import EntraSettings
 from accounts.models import EntraSession, RoleGrant, Session, SignInAttempt, User
 from accounts.sessions import hash_token
 from common.clock import now
+from common.errors import MazeVaultError, TooManyRequests
 from common.models import AuditEntry
 from sandbox.azure.directory import GRAPH, identifier
 from sandbox.azure.server import Sandbox
@@ -199,28 +201,45 @@ def test_the_secret_half_of_a_sign_in_is_sealed_and_everything_else_hashed(node:
     assert values_of(url)["code_challenge_method"] == "S256" and values_of(url)["nonce"]
 
 
-def test_one_address_cannot_fill_the_table_and_keeps_nobody_out(
-    node: Node, browser: Browser, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(attempts, "MOST_AT_ONE_ADDRESS", 3)
+def test_a_browser_fills_its_own_room_only(node: Node, browser: Browser) -> None:
     first = node.begin()
-    for number in range(5):
-        attempts.begin(f"s{number}", "{}", "b", address="192.0.2.1", now=now())
+    attempts.begin("neighbours", "{}", "neighbours-browser", address="127.0.0.1", now=now())
+    for number in range(60):
+        attempts.begin(f"s{number}", "{}", "a script", address="127.0.0.1", now=now())
+    assert SignInAttempt.objects.count() == 2 + attempts.MOST_OF_A_BROWSER
+    assert attempts.finish("neighbours", "neighbours-browser", now()).flow == "{}"
+    for _ in range(attempts.MOST_OF_A_BROWSER):
         node.begin()
-    assert (
-        SignInAttempt.objects.filter(address="127.0.0.1").count()
-        == 3
-        == SignInAttempt.objects.exclude(address="127.0.0.1").count()
-    )
-    assert node.sign_in(browser, "ada.admin").status_code == 200
     assert node.come_back(values_of(browser.pick(first, "ada.admin@bank.example"))).json()["code"] == "SSO_STATE_UNKNOWN"
+    assert node.sign_in(browser, "ada.admin").status_code == 200
 
 
-def test_addresses_of_one_ipv6_network_fill_it_together(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "MOST_AT_ONE_ADDRESS", 3)
-    for number in range(5):
-        attempts.begin(f"s{number}", "{}", "b", address=f"2001:db8::{number + 1}", now=now())
-    assert SignInAttempt.objects.count() == 3
+def test_a_network_that_is_full_ends_nobodys_sign_in(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attempts, "MOST_OF_A_NETWORK", 3)
+    for number in range(3):  # addresses of one IPv6 network are one
+        attempts.begin(f"s{number}", "{}", f"b{number}", address=f"2001:db8::{number + 1}", now=now())
+    with pytest.raises(TooManyRequests, match="too many sign-ins"):
+        attempts.begin("s4", "{}", "b4", address="2001:db8::9", now=now())
+    assert attempts.finish("s0", "b0", now()).flow == "{}"
+    attempts.begin("s4", "{}", "b4", address="2001:db8::9", now=now())
+
+
+def test_strangers_at_the_callback_are_slowed_and_fill_no_trail(node: Node) -> None:
+    before, limit = AuditEntry.objects.count(), settings.MAZEVAULT.sign_ins_per_minute * rates.ACCOUNTS_PER_NETWORK
+    moment = now().replace(second=1)
+    codes = set[str]()
+    for number in range(limit + 1):
+        with pytest.raises(MazeVaultError) as refused:
+            sso.finish({"state": f"nonsense-{number}", "code": "x"}, "b", address="127.0.0.1", now=moment)
+        codes.add(refused.value.code)
+    assert refused.value.status == 429 and "SSO_STATE_UNKNOWN" in codes
+    assert AuditEntry.objects.count() - before <= 4, "one for each reason and minute, and one for the limit"
+
+
+def test_beginning_has_a_limit_too(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rates, "ACCOUNTS_PER_NETWORK", 0)
+    answer = node.client.get("/api/v1/auth/sso/entra/login", secure=True)
+    assert answer.status_code == 429 and answer["Retry-After"] and not SignInAttempt.objects.exists()
 
 
 @pytest.mark.parametrize(
