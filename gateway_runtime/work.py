@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -20,6 +21,7 @@ from gateway_runtime.client import Channel
 from gateway_runtime.frames import Executor, TaskFrame, TaskImpossible
 from gateway_runtime.models import Effect
 from gateway_runtime.node import MayNotAct, Node
+from integrations.azure.cloud import Connection
 from integrations.azure.connection_test import PROBE_OWNER, test_connection
 from integrations.azure.egress import CALL_SECONDS
 from integrations.azure.errors import AzureTrouble, ObjectMissing
@@ -34,7 +36,12 @@ from protocol.messages import (
     TaskOffers,
 )
 from protocol.vault_access import AskAccess, VaultAccess
-from protocol.vocabulary import TaskOutcome
+from protocol.vocabulary import TaskOutcome, WriteOperation
+from protocol.writes import WriteBody
+from vault import claims
+from vault.claims import Request
+from vault.models import Secret, VaultClaim
+from vault.ports import SecretChange
 
 log = logging.getLogger("mazevault.gateway.work")
 
@@ -111,10 +118,13 @@ def put_back(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
     ask = AskAccess(integration=str(payload["integration"]), epoch=frame.epoch)
     connection = vaults.connection_of(frame.ask(paths.VAULT_ACCESS, ask, VaultAccess))
     does, name, version, recorded = (str(payload[field]) for field in ("does", "name", "version", "recorded"))
-    with KeyVault(
-        connection, vaults.credential_of(connection), vaults.guard(), seconds=min(frame.deadline, CALL_SECONDS)
-    ) as vault:
+    seconds = min(frame.deadline, CALL_SECONDS)
+    with (
+        _claimed(connection, payload) as claim,
+        KeyVault(connection, vaults.credential_of(connection), vaults.guard(), seconds=seconds) as vault,
+    ):
         newest = _newest(vault, name)
+        claims.prolong(claim, seconds)  # for the looks; before the effect once more
         if does == "recover":
             if newest is None:
                 with frame.effect():
@@ -127,10 +137,45 @@ def put_back(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
                 vault.delete(name)
             return {"put_back": True}
         value, tags = vault.get(name, recorded).value, {**newest.tags, KEY: str(payload["key"])}
+        claims.prolong(claim, seconds)
         with frame.effect() as epoch:
             marks = Marks(epoch, str(payload["operation"]), str(payload["owner"]), recorded)
             made = vault.set(name, value, marks, tags=tags, content_type=newest.content_type)
         return {"put_back": True, "version": made.version}
+
+
+@contextmanager
+def _claimed(connection: Connection, payload: Mapping[str, Any]) -> Iterator[VaultClaim]:
+    """The name, from before the look until after the effect: nobody is told meanwhile that a change of it is made (ADR 30).
+
+    Raises `Unavailable` (SECRET_BUSY), upon which the task comes again. A claim whose holder died is undone by the sweep.
+    """
+    project, environment = (uuid.UUID(one) for one in str(payload["owner"]).removeprefix("project:").split("/"))
+    place, key = vaults.guard().vault(connection.vault_url).origin, str(payload["key"])
+    living = Secret.objects.filter(project_id=project, environment_id=environment, key=key, deleted_at=None).first()
+    undone = SecretChange(
+        _UNDOES[str(payload["does"])], living.id if living else uuid.UUID(str(payload["operation"])), project, environment, key,
+        None, WriteBody(external_version=str(payload["version"] or payload["recorded"])),
+    )  # fmt: skip
+    with transaction.atomic():
+        claim = claims.take(undone, Request("system"), place)
+    if claim is None:
+        raise claims.busy()
+    try:
+        yield claim
+    except AzureTrouble as trouble:
+        if trouble.in_doubt:
+            claims.doubt(claim, CALL_SECONDS)
+        else:
+            claims.release(claim)
+        raise
+    except BaseException:
+        claims.release(claim)
+        raise
+    claims.release(claim)
+
+
+_UNDOES = {"set": WriteOperation.UPDATE, "delete": WriteOperation.CREATE, "recover": WriteOperation.DELETE}
 
 
 def _newest(vault: KeyVault, name: str) -> Entry | None:

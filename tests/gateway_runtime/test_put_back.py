@@ -20,6 +20,8 @@ from integrations.models import Integration
 from tests import factories
 from tests.gateway_runtime.test_storage import CANARY, Keeping, keeping, portal  # noqa: F401  the fixture
 from tests.gateway_runtime.test_with_the_primary import pair  # noqa: F401  the fixture
+from vault import claims
+from vault.models import VaultClaim
 
 
 @pytest.fixture
@@ -123,3 +125,22 @@ def test_what_no_gateway_can_put_back_waits_for_a_person_whatever_the_policy(kee
     assert seen["holds_it"] and seen["choices"] == ["accept_vault_value"]
     with pytest.raises(Conflict, match="vault: "):
         decide(write)
+
+
+def test_nobody_is_told_meanwhile_that_the_name_is_made_again(keeping: Keeping, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = late(keeping, lambda: keeping.create(key="NEW", value="discarded"))
+    decide(write)
+    monkeypatch.setattr(claims, "WAIT_SECONDS", 0.0)
+    look, told = work._newest, list[Any]()
+
+    def slow(vault: Any, name: str) -> Any:
+        found = look(vault, name)
+        keeping.lease()
+        told.append(keeping.create(key="NEW", value="made again"))
+        return found
+
+    monkeypatch.setattr(work, "_newest", slow)
+    assert do_task(keeping)["put_back"] is True
+    assert told[0][0] == 503 and "SECRET_BUSY" in str(told[0][1])
+    assert keeping.there() == {} and not VaultClaim.objects.exists()
+    assert keeping.create(key="NEW", value="made again")[0] in (201, 202)
