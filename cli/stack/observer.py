@@ -57,6 +57,11 @@ class Observer:
         with self._lock:
             return sorted(self._seen, key=lambda one: one.answered)
 
+    def add(self, others: Iterable[Sighting]) -> None:
+        """What another observer saw, to be judged together with this one's."""
+        with self._lock:
+            self._seen.extend(others)
+
     def wait_until_serving(self, name: str, seconds: float, since: float = 0.0) -> float:
         """The moment (monotonic) at which this gateway was first seen serving after `since`. Raises `TimeoutError`."""
         deadline = time.monotonic() + seconds

@@ -59,6 +59,10 @@ class History:
         with self.lock:
             return sum(one.end is end and one.is_write for one in self.operations)
 
+    def reads(self) -> int:
+        with self.lock:
+            return sum(not one.is_write for one in self.operations)
+
 
 @dataclass(frozen=True)
 class Final:

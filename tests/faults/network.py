@@ -9,6 +9,7 @@ import contextlib
 import selectors
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
 
@@ -42,6 +43,10 @@ class Wire:
         self.port = int(self._listener.getsockname()[1])
         self.dropped = 0
         """Bytes that a cut has swallowed: a cut that swallowed nothing has tested nothing."""
+        self.refused = 0
+        """Connections that were refused."""
+        self.carried: Counter[int] = Counter()
+        """Connections by the port they were carried to."""
         threading.Thread(target=self._accept, name=f"wire-{self.port}", daemon=True).start()
 
     def cut(self, how: Cut) -> None:
@@ -66,6 +71,7 @@ class Wire:
     def _serve(self, near: socket.socket) -> None:
         far = self._far_end() if self._cut is not Cut.REFUSED else None
         if far is None:
+            self.refused += 1
             near.close()
             return
         with self._lock:
@@ -84,8 +90,11 @@ class Wire:
         ports = self._targets()
         for _ in ports:
             self._turn += 1
+            port = ports[self._turn % len(ports)]
             with contextlib.suppress(OSError):
-                return socket.create_connection(("127.0.0.1", ports[self._turn % len(ports)]), timeout=2)
+                far = socket.create_connection(("127.0.0.1", port), timeout=2)
+                self.carried[port] += 1
+                return far
         return None
 
     def _carry(self, near: socket.socket, far: socket.socket) -> None:

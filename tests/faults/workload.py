@@ -16,11 +16,13 @@ from cli.stack.stack import Stack
 from tests.faults.history import PRIMARY, End, Final, History, Operation
 
 SURE_REFUSALS = frozenset({400, 401, 403, 404, 409, 413, 422, 429})
-SURE_CODES = frozenset({"NOT_ACTIVE", "LEASE_NEEDED", "WRITE_QUEUE_FULL", "DRAINING"})
+SURE_CODES = frozenset({"NOT_ACTIVE", "LEASE_NEEDED", "WRITE_QUEUE_FULL", "DRAINING", "SECRET_BUSY"})
 """The node answered and did nothing; any other 5xx may have come after the deed."""
 PAUSE = (0.05, 0.25)
 """Seconds between two calls of one client: the machine has two cores."""
 CALL_SECONDS = 12.0
+MOVE_SECONDS = 90.0
+"""Longest wait for a project's values to be moved into a vault, and for a copy to be up to date at the end."""
 
 
 class Client(threading.Thread):
@@ -96,9 +98,30 @@ def begin(primary: PrimaryClient, history: History, *, environment: str, count: 
     """A project of its own with so many secrets; their first values are part of the history."""
     organization = primary.post("organizations", {"name": f"nemesis {time.time():.3f}"})["id"]
     project = primary.post("projects", {"name": "payments", "organization_id": organization})["id"]
+    return _made(primary, history, project, environment, count)
+
+
+def begin_in_vault(primary: PrimaryClient, history: History, vault_url: str, *, environment: str, count: int) -> list[str]:
+    """The same in a project whose values were moved into a vault, so that each change is an effect outside."""
+    organization = primary.post("organizations", {"name": f"nemesis in a vault {time.time():.3f}"})["id"]
+    project = primary.post("projects", {"name": "ledger", "organization_id": organization})["id"]
+    config = {"vault_url": vault_url, "auth_method": "managed_identity"}
+    wish = {"name": "vault", "type": "key_vault", "provider": "azure_key_vault", "environment": environment, "config": config}
+    primary.post(f"projects/{project}/integrations", wish)
+    made = _made(primary, history, project, environment, count)
+    storage = f"projects/{project}/storage"
+    primary.post(storage, {"to": "key_vault", "confirm": primary.post(storage, {"to": "key_vault"})["digest"]})
+    deadline = time.monotonic() + MOVE_SECONDS
+    while (move := primary.get(storage)[0])["state"] != "succeeded":
+        assert move["state"] == "running" and time.monotonic() < deadline, move
+        time.sleep(0.3)
+    return made
+
+
+def _made(primary: PrimaryClient, history: History, project: str, environment: str, count: int) -> list[str]:
     made = []
     for number in range(count):
-        value, began = f"first-{number}", time.monotonic()
+        value, began = f"first-{project[:8]}-{number}", time.monotonic()
         wish = {"project_id": project, "environment": environment, "key": f"KEY_{number}", "value": value}
         secret = str(primary.post("secrets", wish)["id"])
         history.add(Operation(PRIMARY, secret, value, began, time.monotonic(), End.APPLIED, is_write=True, version=1))
@@ -106,11 +129,11 @@ def begin(primary: PrimaryClient, history: History, *, environment: str, count: 
     return made
 
 
-def final(primary: PrimaryClient, history: History, secrets: Sequence[str]) -> Final:
-    """What is stored at the Primary, and what became of each promised write."""
+def final(primary: PrimaryClient, history: History, secrets: Sequence[str], gateway: PrimaryClient | None = None) -> Final:
+    """What is stored at the Primary, and what became of each promised write. Values in a vault are read at the `gateway`."""
     versions = {
         secret: {
-            row["version"]: primary.get(f"secrets/{secret}/versions/{row['version']}")["value"]
+            row["version"]: _value_of(primary, gateway, f"secrets/{secret}/versions/{row['version']}")
             for row in primary.get(f"secrets/{secret}/versions")
         }
         for secret in secrets
@@ -122,3 +145,15 @@ def final(primary: PrimaryClient, history: History, secrets: Sequence[str]) -> F
             body = answer.json() if answer.status_code == 200 else {}
             outcomes[one.write] = str(body.get("outcome", f"unknown to the Primary ({answer.status_code})"))
     return Final(versions, outcomes)
+
+
+def _value_of(primary: PrimaryClient, gateway: PrimaryClient | None, path: str) -> str:
+    deadline = time.monotonic() + MOVE_SECONDS
+    while True:
+        answer = primary.raw("GET", path)
+        if answer.status_code == 409 and gateway is not None and _code(answer) == "VALUE_AT_GATEWAY":
+            answer = gateway.raw("GET", path)
+        if answer.status_code == 200:
+            return str(answer.json()["value"])
+        assert time.monotonic() < deadline, f"{path}: {answer.status_code} {answer.text[:300]}"
+        time.sleep(0.5)  # the gateway's copy may be a moment behind

@@ -2,75 +2,25 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import psycopg
 import pytest
-from psycopg import sql
 
 from cli.stack import children
-from cli.stack.children import Child
-from cli.stack.layout import ROOT, GatewaySpec
 from cli.stack.observer import Observer
-from cli.stack.stack import free_port_base
 from tests.journeys.conftest import Town
+from tests.journeys.machines import Machine
 
 SHORT_LEASE = 5.35
 """Lease and drift of the short times, in seconds."""
 
 
-class Machine:
-    """The machine of one gateway, whose disk and database can be copied."""
-
-    def __init__(self, town: Town, name: str, folder: Path) -> None:
-        self.town, self.name, self.folder = town, name, folder
-        self.spec = next(one for one in town.stack.layout.gateways if one.name == name)
-        self.url = town.stack.environment_of(name)["DATABASE_URL"]
-
-    def sql(self, *statements: sql.Composed | sql.SQL) -> None:
-        databases = self.town.stack._databases
-        assert databases is not None
-        with psycopg.connect(databases.admin_url, autocommit=True) as admin:
-            for one in statements:
-                admin.execute(one)
-
-    def copy_database(self, there: str, source: str = "") -> None:
-        """Its database under another name; nobody may be connected to either."""
-        own = urlsplit(self.url).path.lstrip("/")
-        self.sql(
-            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(there)),
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(
-                sql.Identifier(there), sql.Identifier(source or own), sql.Identifier(own)
-            ),
-        )
-
-    def copied(self) -> tuple[Child, GatewaySpec]:
-        """A copy of it as it is now, off. The machine itself is stopped for the moment and runs again."""
-        self.town.stack.stop(self.name)
-        self.copy_database("copied")
-        shutil.copytree(self.town.stack.layout.node(self.name), self.folder / self.name, dirs_exist_ok=True)
-        self.town.stack.start(self.name)
-        port = free_port_base()
-        environment = {
-            **self.town.stack.environment_of(self.name),
-            "DATABASE_URL": self.url.replace(f"/{urlsplit(self.url).path.lstrip('/')}?", "/copied?"),
-            "MAZEVAULT_LISTEN_ADDR": f"127.0.0.1:{port}",
-            "MAZEVAULT_GATEWAY_STATE_FILE": str(self.folder / self.name / "gateway-state.json"),
-        }
-        argv = [sys.executable, str(ROOT / "manage.py"), "serve"]
-        child = Child("copy", argv, environment, self.town.stack.layout.logs / "copy.log", ROOT)
-        return child, replace(self.spec, name="copy", port=port)
-
-
 @pytest.fixture
 def machine(town: Town, tmp_path: Path) -> Iterator[Callable[[str], Machine]]:
-    yield lambda name: Machine(town, name, tmp_path)
+    yield lambda name: Machine(town.stack, name, tmp_path)
     for gateway in town.primary.get("gateways"):
         if gateway["held_at"]:
             town.primary.post(f"gateways/{gateway['id']}/release", {"reason": "the journey is over"})
