@@ -150,6 +150,10 @@ def renewal_is_due(seen: Sighting) -> bool:
     return seen.renewal_ordered_at is not None or seen.moment >= due
 
 
+LISTEN_SECONDS = 0.5
+"""So often the listener looks whether its process is ending: a connection that outlives what uses it keeps its database busy."""
+
+
 class WaitingRoom:
     """Where directive calls wait in this process: one LISTEN connection, a door for each environment, a cap on seats.
 
@@ -196,9 +200,15 @@ class WaitingRoom:
                 return directive
 
     def close(self) -> None:
-        """The process is ending: everybody gets an answer now."""
+        """The process is ending: everybody gets an answer now, and nobody listens any more a moment later."""
         self._closed = True
         self.wake()
+
+    def join(self, seconds: float) -> bool:
+        """After `close`: wait for the end of the listening. False when it takes longer."""
+        if self._listener is not None:
+            self._listener.join(seconds)
+        return self._listener is None or not self._listener.is_alive()
 
     def wake(self, code: str = "") -> None:
         """Let everybody of an environment look again; without one, everybody."""
@@ -239,9 +249,12 @@ class WaitingRoom:
             with open_connection() as listening:
                 listening.execute(f"LISTEN {DIRECTIVE_CHANNEL}")
                 self.wake()
-                for notice in listening.notifies():
-                    self.wake(notice.payload)
+                while not self._closed:
+                    for notice in listening.notifies(timeout=LISTEN_SECONDS):
+                        self.wake(notice.payload)
         except psycopg.Error as error:
+            if self._closed:
+                return
             log.warning("directive listener lost its connection (%s); calls look again every %s s", error, RECHECK_SECONDS)
             time.sleep(1)
 

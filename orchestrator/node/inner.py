@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from common.progress import loops
+from common.progress import Progress, loops
 from orchestrator.node.lifeline import Lifeline
 from orchestrator.node.wire import (
     PIECE,
@@ -59,8 +59,8 @@ class Inner:
         self._application, self._listener, self._lifeline = application, listener, lifeline
         self._server = _private_socket(path)
         self._lock = threading.Lock()
-        self._running: dict[int, float] = {}
-        """Thread to the monotonic second of the last progress of its request."""
+        self._running = Progress()
+        """How far each request has come, by its thread."""
         self._connections = 0
         self._stopping = threading.Event()
 
@@ -76,7 +76,7 @@ class Inner:
             self._lifeline.close()
         self._server.close()
         deadline = time.monotonic() + GRACE_SECONDS
-        while self._running and time.monotonic() < deadline:
+        while self._running.steps() and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -95,9 +95,7 @@ class Inner:
         threading.Thread(target=self._converse, args=(connection,), name="request", daemon=True).start()
 
     def _stuck(self) -> str | None:
-        now = time.monotonic()
-        with self._lock:
-            count = sum(now - since > REQUEST_SECONDS for since in self._running.values())
+        count = len(self._running.late())
         return f"{count} requests have stood still for more than {REQUEST_SECONDS:g} s" if count >= STUCK_REQUESTS else None
 
     def _converse(self, connection: socket.socket) -> None:
@@ -130,12 +128,10 @@ class Inner:
         try:
             _Exchange(connection, asked, lambda: self._moved(thread)).run(self._application)
         finally:
-            with self._lock:
-                self._running.pop(thread, None)
+            self._running.ended(str(thread))
 
     def _moved(self, thread: int) -> None:
-        with self._lock:
-            self._running[thread] = time.monotonic()
+        self._running.moved(str(thread), REQUEST_SECONDS)
 
 
 class _Exchange:

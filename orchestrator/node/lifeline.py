@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from common import starvation
 from common.progress import Progress, Step, loops
 
 PULSE_SECONDS = 0.5
@@ -93,7 +94,11 @@ class Lifeline:
         return found + [trouble for look in self._checks if (trouble := look())]
 
     def _beat(self) -> None:
+        before = time.monotonic()
         while True:
+            moment = time.monotonic()
+            starvation.watch.came(moment - before, PULSE_SECONDS)
+            before = moment
             troubles = self.troubles(time.monotonic())
             self._say(STUCK + b" " + "; ".join(troubles).encode() if troubles else PULSE)
             if select.select([self._line], [], [], PULSE_SECONDS)[0]:

@@ -2,7 +2,8 @@
 
 It does nothing else, imports no Django, and has one thread, so there is little in it that could stop. Each child shows signs of
 life on a line of its own (`lifeline`); one that shows none for longer than `SILENT_SECONDS`, or says that something in it
-stands still, writes the stacks of its threads to the log, is killed, and is started again.
+stands still, writes the stacks of its threads to the log, is killed, and is started again. One that got no processor meanwhile is
+starved, not stuck, and has a while longer (`common.starvation`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from pathlib import Path
 import msgspec
 
 from common.logs import log_to_standard_error
+from common.starvation import EXCUSED_AT_MOST, all_waited, longest_wait
 from orchestrator.node.lifeline import DUMP_SIGNAL, set_process_name
 from orchestrator.node.shape import FrontPlan, NodeShape, node_shape
 from orchestrator.variables import EnvironmentMistake
@@ -74,6 +76,9 @@ class Child:
     kill_at: float | None = None
     reason: str = ""
     buffer: bytes = b""
+    waits: Mapping[str, float] | None = None
+    """How long its threads had waited for a processor when half of the silence was over, and when that was."""
+    waits_at: float = 0.0
 
     @property
     def silent_seconds(self) -> float:
@@ -159,7 +164,7 @@ class Parent:
         """This process itself stood still (the whole node was frozen, the machine was busy): nobody's silence counts."""
         for child in self.children.values():
             if child.heard is not None:
-                child.heard = now
+                child.heard, child.waits = now, None
 
     def _look_after(self, child: Child, now: float) -> None:
         if child.start_at is not None:
@@ -167,7 +172,9 @@ class Parent:
                 self._start(child, now)
         elif child.line is not None and child.kill_at is None:
             silent = now - (child.heard or child.started)
-            if silent > child.silent_seconds:
+            if silent > child.silent_seconds / 2 and child.waits is None:
+                child.waits, child.waits_at = all_waited(child.pid or 0), now
+            if silent > child.silent_seconds and not _is_starved(child, silent, now):
                 self._put_down(child, f"no sign of life for {silent:.0f} s", now)
         elif child.kill_at is not None and now >= child.kill_at:
             child.kill_at = float("inf")
@@ -180,7 +187,7 @@ class Parent:
             return
         ours, theirs = socket.socketpair()
         child.line, child.heard, child.is_ready, child.started = ours, None, False, now
-        child.start_at = child.kill_at = child.pid = None
+        child.start_at = child.kill_at = child.pid = child.waits = None
         child.buffer = b""
         try:
             self._spawn(child, template, theirs)
@@ -230,7 +237,7 @@ class Parent:
         if not received:
             self._note_end(child)
             return
-        child.heard = time.monotonic()
+        child.heard, child.waits = time.monotonic(), None
         *lines, child.buffer = (child.buffer + received).split(b"\n")
         for line in lines:
             self._take(child, line.decode(errors="replace"))
@@ -335,6 +342,13 @@ class Parent:
         for child in self.children.values():
             if child.process is not None:
                 child.process.wait()
+
+
+def _is_starved(child: Child, silent: float, now: float) -> bool:
+    """Whether a thread of a silent process waited for a processor most of the time. For a while that is an excuse."""
+    if child.waits is None or silent > (1 + EXCUSED_AT_MOST) * child.silent_seconds:
+        return False
+    return longest_wait(child.waits, all_waited(child.pid or 0)) > (now - child.waits_at) / 2
 
 
 @contextlib.contextmanager

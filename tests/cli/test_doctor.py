@@ -8,16 +8,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import httpx
 import pytest
+from django.test import Client
 
 from accounts.entra_settings import EntraSettings
 from cli import doctor
-from cli.doctor import Primary, State
+from cli.doctor import Owner, Primary, State
 from cli.stack.layout import ROOT
+from common.clock import now
 from sandbox.azure.server import Sandbox
+from tests.conftest import Person
+from vault.models import CertificateAuthority
 
 NOBODY = Primary("", None)
 
@@ -137,3 +142,47 @@ def test_the_command_prints_text_or_json_and_its_exit_status_tells(variables: Ca
     assert wrong.returncode == 1 and "ENTRA_TENANT_ID" in wrong.stdout and "Traceback" not in wrong.stderr
     off = run(MAZEVAULT_VAR="/nonexistent")
     assert off.returncode == 0 and "switched off" in off.stdout
+
+
+class AtTheViews(Primary):
+    """A Primary whose calls reach the real views, without a port."""
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(transport=httpx.MockTransport(self._answer))
+
+    def _answer(self, request: httpx.Request) -> httpx.Response:
+        answer = Client().get(request.url.path, headers=dict(request.headers.items()))
+        return httpx.Response(answer.status_code, content=answer.content, headers=dict(answer.headers))
+
+
+@pytest.mark.usefixtures("primary")
+class TestAuthorities:
+    def look(self, token: str = "") -> doctor.Finding:
+        return doctor.authorities(AtTheViews("https://primary.example", None, token))
+
+    def test_who_may_look_at_the_fleet_sees_all_of_them(self, admin: Person) -> None:
+        told = self.look(admin.token)
+        assert told.state is State.OK and "token" not in told.sentence
+        assert {part.split()[0] for part in told.sentence.split(", ")} >= {"root", "platform", "NPR", "PRO", "channel"}
+
+    def test_anybody_sees_those_that_are_shown_to_everybody(self) -> None:
+        shown = self.look()
+        assert shown.state is State.OK and "MAZEVAULT_TOKEN" in shown.sentence
+        assert [part.split()[0] for part in shown.sentence.split(", ")] == ["root", "platform", "channel"]
+
+    def test_one_that_ends_without_a_successor_is_named_with_its_fix(
+        self, admin: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        CertificateAuthority.objects.filter(scope="NPR").update(not_after=now() + timedelta(days=5))
+        told = self.look(admin.token)
+        assert (told.state, told.code, told.owner) == (State.FAILED, "CA_ENDS", Owner.OPERATOR.value)
+        assert "NPR" in told.sentence and "PRO" not in told.sentence and "keys list" in told.fix
+        monkeypatch.setattr(doctor, "warn_below", lambda life: life)
+        assert "root ends in" in self.look().sentence and self.look().code == "CA_ENDS"
+
+    def test_who_may_not_look_and_who_is_not_there_are_told_apart(self, person: Callable[[str], Person]) -> None:
+        refused = self.look(person("user").token)
+        assert refused.state is State.FAILED and refused.code not in ("PRIMARY", "CA_ENDS")
+        away = doctor.authorities(Primary("https://localhost:1", None, "x"))
+        assert (away.state, away.code) == (State.FAILED, "PRIMARY") and "--url" in away.fix
+        assert doctor.authorities(NOBODY).state is State.SKIPPED

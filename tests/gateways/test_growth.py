@@ -219,6 +219,12 @@ class TestTheFleet:
         room.wake()
         assert room._turn_of("NPR") == before["NPR"] + 1
 
+    def test_nobody_listens_any_more_when_the_process_ends(self, desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
+        room = directives.WaitingRoom()
+        room._ensure_listener()
+        room.close()
+        assert room.join(10) and not [one for one in caplog.records if one.name == directives.log.name]
+
 
 def count(call: Callable[[], Any]) -> int:
     with CaptureQueriesContext(connection) as seen:

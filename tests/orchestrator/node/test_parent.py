@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from cli.stack.layout import ROOT
+from common import starvation
+from orchestrator.node.inner import REQUEST_SECONDS, STUCK_REQUESTS, Inner
 from orchestrator.node.parent import GIVE_UP, NodeFailed, Parent, _forget_dead_ones, private_directory, shape_of_children
 from orchestrator.node.shape import node_shape
 from orchestrator.variables import EnvironmentMistake, listen_address, secret
@@ -46,6 +49,9 @@ from pathlib import Path
 from orchestrator.node import parent
 from orchestrator.node.shape import node_shape
 parent.SILENT_SECONDS, parent.SILENT_DEFAULT, parent.BACKOFF = {{}}, 2.0, 0.01
+if {what!r} == "starves":
+    import time
+    parent.all_waited = lambda pid: {{"1": time.monotonic()}}
 logging.basicConfig(format="%(message)s", level="ERROR", stream=sys.stdout)
 class Small(parent.Parent):
     def command(self, child):
@@ -109,10 +115,23 @@ def test_what_is_killed_or_frozen_comes_back_and_term_ends_all(tmp_path: Path) -
         time.sleep(1)  # it has shown a sign of life
         os.kill(made.pids("core")[0], signal.SIGSTOP)
         until(lambda: len(made.pids("core")) == 2, 20)
+        said = re.search(r"stands still: no sign of life for (\d+) s", made.said)
+        assert said and int(said[1]) <= 3, "it is told in the promised time, however little the machine has to give"
         assert "stands still: no sign of life for" in made.said
         made.process.send_signal(signal.SIGTERM)
         assert made.process.wait(10) == 0 and "ended in order" in made.said
         assert not any(lives(pid) for pid in made.pids("front") + made.pids("core"))
+
+
+def test_a_process_that_gets_no_processor_has_a_while_longer_and_not_for_ever() -> None:
+    with node("starves") as made:
+        until(lambda: made.pids("front") and made.pids("core"))
+        time.sleep(1)
+        os.kill(made.pids("core")[0], signal.SIGSTOP)
+        time.sleep(4)
+        assert "stands still" not in made.said, "2 s are the promise"
+        until(lambda: len(made.pids("core")) == 2, 30)
+        assert "stands still: no sign of life for 10 s" in made.said
 
 
 def test_what_says_that_a_loop_stands_still_shows_its_stacks_and_is_replaced() -> None:
@@ -251,3 +270,14 @@ def test_a_fork_that_is_ordered_of_a_template_that_has_just_died_is_ordered_agai
     parent._start(machine, 100.0)
     assert machine.line is None and machine.start_at is not None and machine.start_at > 100.0
     template.line.close()
+
+
+def test_requests_that_stand_still_are_told_and_starved_ones_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starvation, "watch", starvation.OwnWatch())
+    inner = Inner(tmp_path / "inner.sock", lambda *_: [], None, None)
+    for number in range(STUCK_REQUESTS):
+        assert inner._stuck() is None
+        inner._running.moved(str(number), REQUEST_SECONDS, now=time.monotonic() - REQUEST_SECONDS - 1)
+    assert inner._stuck() == "4 requests have stood still for more than 120 s"
+    starvation.watch.came(REQUEST_SECONDS, 0.5)
+    assert inner._stuck() is None
