@@ -24,8 +24,15 @@ OF_A_PROJECT = 4
 """Of one project, so that one project's people do not take a shared vault from the others."""
 SHARE_OF_THREADS = 2
 """All vaults together hold at most every second thread that serves people."""
+SHARE_OF_ONE = 4
+"""And one of them every fourth."""
 WAIT_SECONDS = 2.0
 RETRY_SECONDS = 5
+
+
+def most(threads: int) -> tuple[int, int]:
+    """Calls to one vault and to all at once, of a node with so many threads for people: one vault never takes it."""
+    return max(1, min(OF_A_VAULT, threads // SHARE_OF_ONE)), max(1, threads // SHARE_OF_THREADS)
 
 
 class Places:
@@ -38,11 +45,8 @@ class Places:
     @contextmanager
     def taken(self, vault: str, project: str) -> Iterator[None]:
         """A place for as long as the block lasts. Raises `Unavailable` (VAULT_BUSY) when none became free in time."""
-        limits = {
-            f"vault {vault}": OF_A_VAULT,
-            f"project {project}": OF_A_PROJECT,
-            "all": max(OF_A_VAULT, settings.MAZEVAULT.threads // SHARE_OF_THREADS),
-        }
+        of_a_vault, of_all = most(settings.MAZEVAULT.threads)
+        limits = {f"vault {vault}": of_a_vault, f"project {project}": OF_A_PROJECT, "all": of_all}
         outside.begins(vault)
         give_connection_back()
         self._take(limits, vault)

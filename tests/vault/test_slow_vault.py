@@ -218,3 +218,8 @@ def test_people_who_hold_all_their_connections_hold_none_of_the_others(slow: Non
         done.set()
         for holder in holders:
             holder.join()
+
+
+@pytest.mark.parametrize(("threads", "most"), [(1, (1, 1)), (4, (1, 2)), (8, (2, 4)), (16, (4, 8)), (64, (6, 32))])
+def test_one_vault_never_takes_a_node_of_few_threads(threads: int, most: tuple[int, int]) -> None:
+    assert places.most(threads) == most
