@@ -117,14 +117,20 @@ class BearerAuthentication(BaseAuthentication):
 
 
 def admit(found: Rights, request: HttpRequest, moment: datetime) -> None:
-    """Count the call, once in a request, and refuse one who must change their password first."""
-    if not hasattr(request, "response_headers"):
-        with refusals.noting_limits(found.account, address=str(request.META.get("REMOTE_ADDR", "")), now=moment):
-            limit = rates.count_call(str(found.id), moment)
-        request.response_headers = {"X-RateLimit-Limit": str(limit)}  # type: ignore[attr-defined]
+    """Count the call, and refuse one who must change their password first."""
+    count(str(found.id), found.account, request, moment)
     if found.must_change_password and not request.path.startswith(OWN_ACCOUNT):
         raise PermissionRefused("change your password first, with POST /api/v1/auth/password", code="PASSWORD_CHANGE_REQUIRED")
     rights.note_use(found, moment)
+
+
+def count(credential: str, actor: str, request: HttpRequest, moment: datetime) -> None:
+    """Count the call of a credential, once in a request. Raises `TooManyRequests`, and notes that."""
+    if hasattr(request, "response_headers"):
+        return
+    with refusals.noting_limits(actor, address=str(request.META.get("REMOTE_ADDR", "")), now=moment):
+        limit = rates.count_call(credential, moment)
+    request.response_headers = {"X-RateLimit-Limit": str(limit)}  # type: ignore[attr-defined]
 
 
 def _rights_in_cookie(request: Request, moment: datetime) -> Rights | None:

@@ -13,12 +13,13 @@ from datetime import datetime
 from typing import Any, LiteralString
 
 from django.conf import settings
+from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
 from accounts import browser, rights
 from accounts.access import Grant, Principal, PrincipalKind, Scope, limited
-from accounts.authentication import bearer_text
+from accounts.authentication import bearer_text, count
 from accounts.sessions import hash_token
 from common import remembered
 from common.clock import now as clock_now
@@ -99,13 +100,20 @@ class GatewayAuthentication(BaseAuthentication):
         token = presented or browser.token_in(request)
         if not token:
             return None
-        principal = principal_of_token(token, clock_now())
+        moment = clock_now()
+        principal = principal_of_token(token, moment)
+        count_call(token, principal, request._request, moment)
         if not presented:
             browser.refuse_without_proof(request, token)
         return principal, token
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"
+
+
+def count_call(token: str, principal: Principal, request: HttpRequest, moment: datetime) -> None:
+    """The same limit as at the Primary, of this gateway alone. Raises `TooManyRequests`."""
+    count(f"gateway|{hash_token(token)}", principal.actor, request, moment)
 
 
 def refuse_old_copy(row: NodeState | state.Standing, now: datetime) -> None:

@@ -84,7 +84,10 @@ class GatewayNode:
     def hot_caller(self, token: str, request: HttpRequest, moment: datetime) -> Principal | None:
         found = principals.rights_of(hash_token(token), moment)
         caller = principals.principal_of(found, moment) if found else None
-        return caller if caller and SECRETS_READ in caller.permissions_anywhere else None
+        if caller is None or SECRETS_READ not in caller.permissions_anywhere:
+            return None
+        principals.count_call(token, caller, request, moment)
+        return caller
 
     def hot_standing(
         self, told: Sequence[Any], longest_age: int | None, moment: datetime

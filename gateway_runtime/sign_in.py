@@ -33,6 +33,8 @@ log = logging.getLogger("mazevault.gateway.sign_in")
 SIGN_IN_SECONDS = 20.0
 """Longest wait for the Primary, which may have to page through somebody's groups at Graph."""
 SIGN_OUT_SECONDS = 5.0
+COPY_SECONDS = 2.0
+"""Longest wait for a pull of the copy, or for somebody else who signs in."""
 _OF_THE_PERSON = ("SSO_", "ENTRA_", "ACCOUNT_DISABLED")
 """How the codes begin of refusals that concern who signs in; any other concerns this gateway."""
 _OVER = ("AUTH_INVALID", "AUTH_EXPIRED")
@@ -47,7 +49,7 @@ def finish(values: Mapping[str, str], browser: str, *, address: str, now: dateti
     proof, tokens = sso.redeem(values, browser, address=address, now=now)
     message = EntraProof(id_token=proof.id_token, nonce=proof.nonce, access_token=proof.access, address=address[:64])
     give_connection_back()
-    with sso.refusals_noted(address), _answers_of_the_primary(), replica.pulling:
+    with sso.refusals_noted(address), _answers_of_the_primary(), _no_pull_meanwhile():
         opened = supervisor.channel.call(paths.SIGN_IN, message, SessionOpened, timeout=SIGN_IN_SECONDS)
         _store(opened, address)
     personal.remember(opened.token, tokens, datetime.fromisoformat(opened.expires_at), now)
@@ -59,18 +61,40 @@ def sign_out(token: str, principal: Principal, *, address: str, now: datetime) -
     if token.startswith(API_TOKEN_PREFIX):
         raise PermissionRefused("this needs the session of a sign-in; the token is an API token")
     give_connection_back()
-    with replica.pulling:
-        ended = _end_at_primary(EndSession(token=token, address=address[:64]))
-        with transaction.atomic():
-            mine = ReplicaToken.objects.filter(hash=hash_token(token))
-            until = mine.values_list("expires_at", flat=True).first() or now
-            mine.delete()
-            personal.forget(token)
-            audit.record(
-                actor=principal.actor, action="auth.logout", entity=principal.kind.value, entity_id=principal.id, address=address,
-                details={"ended_at_primary": ended},
-            )  # fmt: skip
+    ended = _end_at_primary(EndSession(token=token, address=address[:64]))
+    waited = replica.pulling.acquire(timeout=COPY_SECONDS)  # a page that is being stored may still have the token
+    try:
+        until = _forget(token, principal, ended, address=address, now=now)
+    finally:
+        if waited:
+            replica.pulling.release()
     return None if ended else until
+
+
+def _forget(token: str, principal: Principal, ended: bool, *, address: str, now: datetime) -> datetime:
+    """End it here, and say when it expires. Without a wait for the copy the next page takes it away again, if it ended there."""
+    with transaction.atomic():
+        mine = ReplicaToken.objects.filter(hash=hash_token(token))
+        until = mine.values_list("expires_at", flat=True).first() or now
+        mine.delete()
+        personal.forget(token)
+        audit.record(
+            actor=principal.actor, action="auth.logout", entity=principal.kind.value, entity_id=principal.id, address=address,
+            details={"ended_at_primary": ended},
+        )  # fmt: skip
+    return until
+
+
+@contextmanager
+def _no_pull_meanwhile() -> Iterator[None]:
+    """No page of the copy comes between the Primary's answer and its storing: a newer one would be written over by it. Raises
+    `Unavailable` (PRIMARY_NEEDED) when that takes long: whoever waits here holds a thread that others need."""
+    if not replica.pulling.acquire(timeout=COPY_SECONDS):
+        raise _needed("this gateway is busy reading from it")
+    try:
+        yield
+    finally:
+        replica.pulling.release()
 
 
 @contextmanager

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from django.conf import settings
 
+from accounts import rates
 from common.clock import now
+from common.models import AuditEntry
 from gateway_runtime.models import NodeState, ReplicaToken
 from tests.conftest import Person
 from tests.gateway_runtime.conftest import SECRETS, GatewayPerson, Site
@@ -70,3 +73,15 @@ def test_a_token_carries_no_more_than_its_scopes(site: Site) -> None:
     secret, reader = site.secret(), site.person(scopes=["secrets:read"])
     assert reader.get(f"secrets/{secret.id}")[0] == 200
     assert reader.put(f"secrets/{secret.id}", {"value": "x"})[0] == 403
+
+
+def test_people_and_programs_have_the_limit_they_have_at_the_primary(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret, ann, bob = site.secret(), site.person(), site.person(name="bob")
+    monkeypatch.setattr(settings, "MAZEVAULT", replace(settings.MAZEVAULT, calls_per_minute=3))
+    monkeypatch.setattr(rates, "_minute", lambda _now: 7)  # no minute ends while this runs
+    asked = [f"secrets/{secret.id}", f"secrets?project_id={site.project.id}"] * 2
+    assert [ann.get(path)[0] for path in asked] == [200, 200, 200, 429], "the short way and the whole one count together"
+    status, refused = ann.get(asked[0])
+    assert (status, refused["code"]) == (429, "RATE_LIMITED")
+    assert bob.get(asked[0])[0] == 200
+    assert AuditEntry.objects.filter(action="auth.limited").count() == 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -26,7 +28,7 @@ from common import feed
 from common.clock import boottime, now
 from common.errors import AuthenticationInvalid
 from common.models import AuditEntry
-from gateway_runtime import current, personal, replica, state
+from gateway_runtime import current, personal, replica, sign_in, state
 from gateway_runtime.models import NodeState, PersonalTokens, ReplicaPrincipal, ReplicaToken
 from gateway_runtime.replica import Pulled
 from gateways.models import ToldPrincipal
@@ -395,6 +397,46 @@ def test_signing_out_without_the_primary_says_what_is_left(here: Here, paul_may:
     assert (answer.status_code, body["ended_here"], body["ended_at_primary"]) == (202, True, False)
     assert body["expires_at"] and "Primary cannot be reached" in body["message"]
     assert here.value(**token)[0] == 401 and Session.objects.get().revoked_at is None
+
+
+def test_nobody_waits_long_for_a_pull_that_hangs(here: Here, paul_may: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads of people are few; a Primary that does not answer must not take them all."""
+    token = here.token()
+    monkeypatch.setattr(sign_in, "COPY_SECONDS", 0.05)
+    pulls, over = threading.Event(), threading.Event()
+
+    def pull() -> None:
+        with replica.pulling:
+            pulls.set()
+            over.wait(30)
+
+    hanging = threading.Thread(target=pull)
+    hanging.start()
+    pulls.wait(10)
+    try:
+        began = time.monotonic()
+        assert here.post("auth/logout", **token).status_code == 204 and not ReplicaToken.objects.exists()
+        assert code_of(here.sign_in()) == (503, "PRIMARY_NEEDED")
+        assert time.monotonic() - began < 20
+    finally:
+        over.set()
+        hanging.join()
+
+
+def test_nobody_else_waits_while_the_primary_is_told_that_a_session_ends(
+    here: Here, paul_may: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, free = here.token(), list[bool]()
+
+    def told(wish: EndSession) -> bool:
+        with ThreadPoolExecutor(1) as others:
+            free.append(others.submit(replica.pulling.acquire, timeout=1).result())
+        if free[0]:
+            replica.pulling.release()
+        return True
+
+    monkeypatch.setattr(sign_in, "_end_at_primary", told)
+    assert here.post("auth/logout", **token).status_code == 204 and free == [True]
 
 
 def test_signing_out_of_a_session_that_is_over_at_the_primary_is_no_failure(here: Here, paul_may: None) -> None:
