@@ -59,7 +59,7 @@ class Caller:
 
 
 def wrong(rows: tuple[Budget, ...], caller: Caller, grow: Callable[[], None]) -> list[str]:
-    """Each operation that costs more than its row says, or more when there is more; and rows that promise too little."""
+    """Each operation that costs more than its row says, or more when there is more."""
     few = [_twice(row, caller, 0) for row in rows]
     grow()
     many = [_twice(row, caller, 10) for row in rows]
@@ -67,7 +67,7 @@ def wrong(rows: tuple[Budget, ...], caller: Caller, grow: Callable[[], None]) ->
         f"{row}: {len(one)} statements with few objects, {len(more)} with many, {row.statements} are allowed\n  "
         + "\n  ".join(text.strip()[:150].replace("\n", " ") for text in more)
         for row, one, more in zip(rows, few, many, strict=True)
-        if not len(one) == len(more) == row.statements
+        if not len(one) == len(more) <= row.statements
     ]
 
 
@@ -175,12 +175,11 @@ GROWTH = (
 
 
 def test_an_operation_that_asks_for_each_object_is_found(admin: Person, world: dict[str, str]) -> None:
-    """The measure itself: one statement for each object is seen, and a row that promises too much or too little."""
+    """The measure itself: one statement for each object is seen, and a row that allows too little."""
     caller = Caller(admin, "/api/v1/", world)
     row = Budget("GET", "projects", 2)
     assert wrong((row,), caller, lambda: None) == []
-    for promised in (1, 3):
-        assert wrong((replace(row, statements=promised),), caller, lambda: None)
+    assert wrong((replace(row, statements=1),), caller, lambda: None)
     cost, grown = caller.cost, list[bool]()
     caller.cost = lambda row, turn: cost(row, turn) + ["SELECT"] * (5 if grown else 0)  # type: ignore[method-assign]
     assert wrong((row,), caller, lambda: grown.append(True))
