@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import psycopg
 from django.db import connection
@@ -20,11 +21,16 @@ def open_connection() -> psycopg.Connection:
 
     The caller closes it. Raises `psycopg.Error`.
     """
+    return psycopg.connect(**connection_parameters(), autocommit=True)
+
+
+def connection_parameters() -> dict[str, Any]:
+    """What libpq is told of the node's database."""
     settings = connection.settings_dict
     options = {key: value for key, value in settings["OPTIONS"].items() if key != "pool"}
     named = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host": "HOST", "port": "PORT"}
     values = {libpq: settings[django] for libpq, django in named.items() if settings.get(django)}
-    return psycopg.connect(**{**options, **values}, autocommit=True)
+    return {**options, **values}
 
 
 @contextmanager

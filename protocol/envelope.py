@@ -13,6 +13,7 @@ import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, NoReturn
 
 import msgspec
@@ -33,6 +34,8 @@ SUITES = {SUITE: Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)}
 """The suite is named in the header, so that a post-quantum hybrid can be one more line here."""
 WINDOW_SECONDS = 300
 """A message older or newer than this is refused; inside it the receiver's receipts find replays."""
+KEYS_REMEMBERED = 16384
+"""Public keys of others that were decoded and checked, about 1 kB each: more than the gateways of one Primary."""
 _SIGNATURE_CONTEXT = b"mazevault envelope v1\0"
 _RECIPIENTS_CONTEXT = b"mazevault recipients v1\0"
 
@@ -200,7 +203,7 @@ def answer_header(
         direction="down",
         sender="primary",
         certificate="",
-        recipient=key_id(decode_encryption_key(recipient_key)),
+        recipient=encryption_key_id(recipient_key),
         environment=environment,
         epoch=epoch,
         generation=request.generation,
@@ -233,6 +236,7 @@ def encode_public_key(key: X25519PublicKey | Ed25519PublicKey) -> str:
     return _encoded(key.public_bytes_raw())
 
 
+@lru_cache(maxsize=KEYS_REMEMBERED)
 def decode_encryption_key(text: str) -> X25519PublicKey:
     """Raises `ValueError` for anything but 32 bytes in base64url, and for points of small order."""
     key = X25519PublicKey.from_public_bytes(_raw_key(text))
@@ -243,6 +247,13 @@ def decode_encryption_key(text: str) -> X25519PublicKey:
     return key
 
 
+@lru_cache(maxsize=KEYS_REMEMBERED)
+def encryption_key_id(text: str) -> str:
+    """`key_id` of a public key as it is written in a registration."""
+    return key_id(decode_encryption_key(text))
+
+
+@lru_cache(maxsize=KEYS_REMEMBERED)
 def decode_signing_key(text: str) -> Ed25519PublicKey:
     """Raises `ValueError` for anything but 32 bytes in base64url."""
     return Ed25519PublicKey.from_public_bytes(_raw_key(text))
