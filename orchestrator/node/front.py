@@ -67,6 +67,8 @@ KEPT_DESCRIPTORS = 200
 """For the private socket, some callers with a certificate, and the process itself: what strangers never take."""
 KNOWN_CONNECTIONS = 100_000
 """Connections of callers with a certificate that are to have room, where the system gives it: two or three for each gateway."""
+HEALTH_FRESH_SECONDS = 0.1
+"""An answer about health as young as this is given again, so that a flood of questions is one question."""
 
 
 @dataclass(eq=False)
@@ -87,6 +89,8 @@ class Front:
         self._context: FreshContext | None = None
         self._raw: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._healths: dict[str, tuple[float, asyncio.Task[Answered]]] = {}
+        """The last answer to each question for health, and the monotonic second until which it is given again."""
 
     # What a connection asks of its service.
 
@@ -219,7 +223,29 @@ class Front:
             connection.close()
 
     async def _health(self, asked: Asked) -> tuple[Answer | None, Answered]:
-        """Within a second: what a worker says, or that none does."""
+        """Within a second: what a worker says, or that none does. Those who ask at the same time get the same answer."""
+        if asked.method not in ("GET", "HEAD") or asked.body or asked.query:
+            return await self._asked_for_health(asked)
+        question = f"{asked.method} {plain_path(asked.path)}"
+        until, known = self._healths.get(question, (0.0, None))
+        if known is None or time.monotonic() >= until:
+            known = asyncio.ensure_future(self._whole_health(asked))
+            self._healths[question] = (time.monotonic() + HEALTH_SECONDS, known)
+            known.add_done_callback(lambda done: self._keep_health(question, done))
+        found = await asyncio.shield(known)
+        return None, msgspec.structs.replace(found, headers=list(found.headers))
+
+    def _keep_health(self, question: str, done: asyncio.Task[Answered]) -> None:
+        failed = done.cancelled() or done.exception() is not None
+        self._healths[question] = (0.0 if failed else time.monotonic() + HEALTH_FRESH_SECONDS, done)
+
+    async def _whole_health(self, asked: Asked) -> Answered:
+        rest, head = await self._asked_for_health(asked)
+        if rest is not None:
+            rest.close()
+        return head
+
+    async def _asked_for_health(self, asked: Asked) -> tuple[Answer | None, Answered]:
         try:
             return await self.lanes.ask("health", msgspec.structs.replace(asked, lane="health"))
         except Exception as error:  # whatever the way there was: the answer to "are you well" is no

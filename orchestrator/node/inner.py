@@ -29,6 +29,7 @@ from orchestrator.node.wire import (
     Piece,
     Ping,
     Pong,
+    Question,
     WireBroken,
     packed,
     read_question,
@@ -57,7 +58,7 @@ class Inner:
     def __init__(self, path: Path, application: Application, listener: Callable[[], Listener] | None,
                  lifeline: Lifeline | None) -> None:  # fmt: skip
         self._application, self._listener, self._lifeline = application, listener, lifeline
-        self._server = _private_socket(path)
+        self._server = private_socket(path)
         self._lock = threading.Lock()
         self._running = Progress()
         """How far each request has come, by its thread."""
@@ -111,7 +112,7 @@ class Inner:
             with self._lock:
                 self._connections -= 1
 
-    def _answer(self, connection: socket.socket, question: Asked | Ping | AskListener) -> None:
+    def _answer(self, connection: socket.socket, question: Question) -> None:
         if isinstance(question, Ping):
             connection.sendall(packed(Pong()))
         elif isinstance(question, AskListener):
@@ -119,8 +120,10 @@ class Inner:
                 connection.sendall(packed(self._listener()))
             else:
                 connection.close()
-        else:
+        elif isinstance(question, Asked):
             self._serve_request(connection, question)
+        else:
+            connection.close()
 
     def _serve_request(self, connection: socket.socket, asked: Asked) -> None:
         thread = threading.get_ident()
@@ -226,7 +229,7 @@ def _add_header(environ: dict[str, Any], name: str, value: str) -> None:
     environ[key] = value
 
 
-def _private_socket(path: Path) -> socket.socket:
+def private_socket(path: Path) -> socket.socket:
     path.unlink(missing_ok=True)
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o177)

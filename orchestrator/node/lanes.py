@@ -1,14 +1,15 @@
 """Which process serves a request, and what happens when it cannot: slots, a bounded queue, an answer at once beyond it.
 
-A lane is a number of slots at the processes of one role. A slot is one connection of the private socket and one thread over
-there, so what waits in one lane takes nothing from another: waiting directive calls never hold up a lease, strangers never a
-gateway.
+A lane is a number of slots at the processes of one role, so what waits in one lane takes nothing from another: waiting directive
+calls never hold up a lease, strangers never a gateway. A slot is one connection of the private socket and one thread over there;
+in the lanes of machines it is a number on the one connection of all, and costs no thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import time
 from collections import Counter, deque
 from collections.abc import Coroutine, Iterable, Mapping
@@ -21,11 +22,14 @@ from orchestrator.node.wire import (
     Answered,
     Asked,
     AskListener,
+    Frames,
     Listener,
+    Numbered,
     Piece,
     Ping,
     Pong,
     Reply,
+    Told,
     WireBroken,
     packed,
     read_reply,
@@ -40,9 +44,12 @@ PATIENCE_SECONDS = 5.0
 """How long a request waits for a slot; longer than the restart of a worker, shorter than a gateway's own patience."""
 HEALTH_SECONDS = 0.9
 """Health answers within a second, whatever is down."""
-URGENT_SLOTS, STRANGER_SLOTS, HEALTH_SLOTS = 8, 4, 2
-SEATS_BEYOND = 4
-"""Slots for directive calls beyond the seats of the waiting room, so that who gets none hears so at once."""
+URGENT_SLOTS, STRANGER_SLOTS, HEALTH_SLOTS = 512, 8, 2
+"""An urgent call waits for its group to commit and for nothing else; some hundred gathered ones make a commit worth while."""
+WAITING_SLOTS = 12_500
+"""More than the lane has places for directive calls, so that who gets none hears so at once."""
+BULK_BEYOND = 64
+"""Bulk calls beyond the threads that work on them; the lane lets so many wait itself."""
 
 URGENT_PATHS = frozenset({
     paths.LEASE_RENEW, paths.LEASE_RELEASE, paths.HEARTBEAT, paths.FENCE_ACKNOWLEDGE, paths.DRAIN_REPORT, paths.SIGN_OF_LIFE,
@@ -73,16 +80,18 @@ class Lane:
     patience: float
     answer_seconds: float | None = None
     """The front answers itself when the worker has not by then; None waits as long as the worker lives."""
+    shared: bool = False
+    """All slots are numbers on one connection, and answers come whole."""
 
 
 def primary_lanes(threads: int) -> tuple[Lane, ...]:
     """The lanes of a Primary whose processes have so many threads for people and for bulk each."""
     half = max(4, threads // 2)
     return (
-        Lane("urgent", "machine", URGENT_SLOTS, 512, PATIENCE_SECONDS),
-        Lane("waiting", "machine", threads // 2 + SEATS_BEYOND, 512, PATIENCE_SECONDS),
-        Lane("machine", "machine", half, 256, PATIENCE_SECONDS),
-        Lane("strangers", "machine", STRANGER_SLOTS, 64, PATIENCE_SECONDS),
+        Lane("urgent", "machine", URGENT_SLOTS, 512, PATIENCE_SECONDS, shared=True),
+        Lane("waiting", "machine", WAITING_SLOTS, 512, PATIENCE_SECONDS, shared=True),
+        Lane("machine", "machine", half + BULK_BEYOND, 256, PATIENCE_SECONDS, shared=True),
+        Lane("strangers", "machine", STRANGER_SLOTS, 64, PATIENCE_SECONDS, shared=True),
         *_people_lanes("people", threads),
     )
 
@@ -131,6 +140,7 @@ class Process:
     busy: Counter[str] = field(default_factory=Counter)
     served: int = 0
     idle: dict[str, list[Link]] = field(default_factory=dict)
+    shared: SharedLink | None = None
 
     def is_usable(self, now: float) -> bool:
         return now - self.seen < SUSPECT_SECONDS
@@ -145,6 +155,78 @@ class Link:
 
     def close(self) -> None:
         self.writer.close()
+
+
+class SharedLink:
+    """The connection on which many numbered requests are on their way at once."""
+
+    def __init__(self) -> None:
+        self._frames = Frames(Reply, self._heard, self._lost)
+        self._numbers = itertools.count()
+        self._waiting: dict[int, asyncio.Future[Answered]] = {}
+
+    @staticmethod
+    async def opened(path: Path) -> SharedLink:
+        """Raises `OSError`."""
+        link = SharedLink()
+        await asyncio.get_running_loop().create_unix_connection(lambda: link._frames, str(path))
+        return link
+
+    @property
+    def is_open(self) -> bool:
+        return self._frames.is_open
+
+    def ask(self, asked: Asked) -> asyncio.Future[Answered]:
+        """The answer, or `WireBroken` when the connection ends before it."""
+        number, answer = next(self._numbers), asyncio.get_running_loop().create_future()
+        if not self.is_open:
+            answer.set_exception(WireBroken("closed"))
+            return answer
+        self._waiting[number] = answer
+        self._frames.say(Numbered(number, asked))
+        return answer
+
+    def _heard(self, frames: Frames, reply: Any) -> None:
+        answer = self._waiting.pop(reply.number, None) if isinstance(reply, Told) else None
+        if answer is not None and not answer.done():
+            answer.set_result(reply.answered)
+
+    def _lost(self) -> None:
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(WireBroken("the connection ended"))
+        self._waiting.clear()
+
+
+class SharedTalk:
+    """A request on a shared connection. Its slot is free once the answer is there, whether or not anybody still wants it."""
+
+    def __init__(self, lanes: Lanes, lane: Lane, process: Process, link: SharedLink) -> None:
+        self._lanes, self._lane, self._process, self._link = lanes, lane, process, link
+        self._answer: asyncio.Future[Answered] | None = None
+
+    async def begin(self, asked: Asked) -> Answered:
+        """Hand the request over and return its answer. Raises `Lost`."""
+        self._answer = self._link.ask(asked)
+        try:
+            return await asyncio.shield(self._answer)
+        except WireBroken as error:
+            self._process.seen = float("-inf")
+            raise Lost(f"{self._process.name}: {error}") from error
+
+    async def piece(self) -> Piece:
+        raise Lost("the answer came whole")
+
+    def close(self) -> None:
+        if self._answer is None:
+            self._lanes.give_back(self._process, self._lane, None)
+        else:
+            self._answer.add_done_callback(self._end)
+
+    def _end(self, answer: asyncio.Future[Answered]) -> None:
+        if not answer.cancelled():
+            answer.exception()  # it was told, or nobody waits for it any more
+        self._lanes.give_back(self._process, self._lane, None)
 
 
 class Talk:
@@ -228,7 +310,7 @@ class Lanes:
         self._waiting: dict[str, deque[asyncio.Future[Process]]] = {name: deque() for name in self.lanes}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(self, name: str, asked: Asked) -> tuple[Talk, Answered]:
+    async def ask(self, name: str, asked: Asked) -> tuple[Talk | SharedTalk, Answered]:
         """Hand a request to a process of this lane. Raises `Busy` or `Lost`; the caller closes the talk."""
         lane = self.lanes[name]
         talk = await self._reached(lane)
@@ -289,11 +371,20 @@ class Lanes:
         living = {process.role for process in self.processes if process.is_usable(now)}
         return [role for role in roles if role not in living]
 
-    async def _reached(self, lane: Lane) -> Talk:
+    async def _shared_link(self, process: Process) -> SharedLink:
+        if process.shared is None or not process.shared.is_open:
+            opened = await SharedLink.opened(process.socket)
+            if process.shared is None or not process.shared.is_open:  # another one may have been faster
+                process.shared = opened
+        return process.shared
+
+    async def _reached(self, lane: Lane) -> Talk | SharedTalk:
         """A slot and its connection. A process that cannot be reached gets nothing until it answers again. Raises `Busy`."""
         while True:
             process = await self._slot(lane)
             try:
+                if lane.shared:
+                    return SharedTalk(self, lane, process, await self._shared_link(process))
                 return Talk(self, lane, process, await self._link(process, lane))
             except OSError:
                 process.seen = float("-inf")

@@ -1,7 +1,8 @@
 """What front and workers say to each other over the private socket: frames of four bytes of length and one message.
 
 A request travels as fields, never as HTTP text: what the front itself saw of the peer has fields of its own, so that no header
-of a client can be taken for it. One connection carries one request at a time. Pure but for the two functions that move bytes.
+of a client can be taken for it. A connection carries one request at a time, but for numbered ones, of which it carries many. Pure
+but for what moves bytes.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -47,6 +50,13 @@ class Asked(msgspec.Struct, frozen=True, tag=True):
     lane: str = ""
 
 
+class Numbered(msgspec.Struct, frozen=True, tag=True):
+    """One of many requests on a connection; its answer comes whole and carries the number."""
+
+    number: int
+    asked: Asked
+
+
 class Ping(msgspec.Struct, frozen=True, tag=True):
     """Does the process accept and answer?"""
 
@@ -63,6 +73,13 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
     headers: list[tuple[str, str]]
     body: bytes
     more: bool = False
+
+
+class Told(msgspec.Struct, frozen=True, tag=True):
+    """The whole answer to a numbered request."""
+
+    number: int
+    answered: Answered
 
 
 class Piece(msgspec.Struct, frozen=True, tag=True):
@@ -87,8 +104,8 @@ class Listener(msgspec.Struct, frozen=True, tag=True):
     password: bytes | None
 
 
-Question = Asked | Ping | AskListener
-Reply = Answered | Piece | Pong | Listener
+Question = Asked | Numbered | Ping | AskListener
+Reply = Answered | Told | Piece | Pong | Listener
 _encoder = msgspec.msgpack.Encoder()
 _questions = msgspec.msgpack.Decoder(Question)
 _replies = msgspec.msgpack.Decoder(Reply)
@@ -105,6 +122,53 @@ def _checked_length(head: bytes) -> int:
     if length > LONGEST_FRAME:
         raise WireBroken(f"a frame of {length} bytes")
     return length
+
+
+class Frames(asyncio.Protocol):
+    """One end of a connection in an event loop. `heard` takes each message, `lost` the end of the connection."""
+
+    def __init__(self, kind: type[Any] | Any, heard: Callable[[Frames, Any], None], lost: Callable[[], None]) -> None:
+        self._decoder, self._heard, self._lost = msgspec.msgpack.Decoder(kind), heard, lost
+        self._received = bytearray()
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  of a socket
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        try:
+            while (message := self._next()) is not None:
+                self._heard(self, message)
+        except (WireBroken, msgspec.MsgspecError):
+            self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost()
+
+    def say(self, message: Question | Reply) -> None:
+        """Nothing happens when the connection has ended: `lost` was told."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(packed(message))
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _next(self) -> Any:
+        if len(self._received) < _LENGTH.size:
+            return None
+        end = _LENGTH.size + _checked_length(bytes(self._received[: _LENGTH.size]))
+        if len(self._received) < end:
+            return None
+        message = self._decoder.decode(bytes(memoryview(self._received)[_LENGTH.size : end]))
+        del self._received[:end]
+        return message
 
 
 async def read_reply(stream: asyncio.StreamReader) -> Reply:

@@ -30,10 +30,12 @@ from orchestrator.node.shape import FrontPlan
 
 PATIENCE_SECONDS = 30.0
 WORKER = """
-import json, os, sys, threading, time
+import asyncio, json, os, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from orchestrator.node.inner import Inner
-from orchestrator.node.wire import Listener
+from orchestrator.node.inner import Inner, environ_of
+from orchestrator.node.machine import Machine
+from orchestrator.node.wire import Answered, Listener
 folder, name = Path(sys.argv[1]), sys.argv[2]
 
 def application(environ, start):
@@ -55,6 +57,19 @@ def application(environ, start):
     return [text]
 
 files = lambda: Listener(str(folder / "node.crt"), str(folder / "node.key"), (folder / "node.crt").read_text(), None)
+
+def whole(asked):
+    head = []
+    body = b"".join(application(environ_of(asked), lambda status, headers: head.extend((status, headers))))
+    return Answered(int(head[0].split()[0]), "", head[1], body)
+
+async def machine():
+    threads = ThreadPoolExecutor(64)
+    answer = lambda asked: asyncio.get_running_loop().run_in_executor(threads, whole, asked)
+    await Machine(folder / f"{name}.sock", answer, files).run(asyncio.Event())
+
+if name == "machine":
+    asyncio.run(machine())
 Inner(folder / f"{name}.sock", application, files, None).serve()
 """
 FRONT = """
