@@ -22,7 +22,8 @@ class ErrorShape:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
-        if refused := _out_of_bounds(request):
+        meta = request.META
+        if refused := out_of_bounds(request.path, meta.get("QUERY_STRING", ""), meta.get("CONTENT_LENGTH") or ""):
             return error_response(refused)
         response = self._get_response(request)
         for name, value in getattr(request, "response_headers", {}).items():
@@ -37,17 +38,16 @@ class ErrorShape:
         return error_response(translate(exception))
 
 
-def _out_of_bounds(request: HttpRequest) -> MazeVaultError | None:
-    """Why this request is not looked at, from what stands before its body."""
-    query = request.META.get("QUERY_STRING", "")
-    if "\0" in request.path or "%00" in query:
+def out_of_bounds(path: str, query: str, length: str | int) -> MazeVaultError | None:
+    """Why a request is not looked at, from what stands before its body."""
+    if "\0" in path or "%00" in query:
         return MalformedBody("a NUL byte is not allowed in a path or query")
-    if len(request.path) > LONGEST_PATH:
+    if len(path) > LONGEST_PATH:
         return MalformedBody(f"the path is longer than {LONGEST_PATH} characters")
     if len(query) > LONGEST_QUERY:
         return MalformedBody(f"the query is longer than {LONGEST_QUERY} characters")
     if query.count("&") >= MOST_PARAMETERS:
         return MalformedBody(f"the query has more than {MOST_PARAMETERS} parameters")
-    if is_longer(request.META.get("CONTENT_LENGTH") or "", MAX_WIRE_BYTES):
+    if is_longer(str(length), MAX_WIRE_BYTES):
         return TooLarge(f"Content-Length: a body has at most {MAX_WIRE_BYTES} bytes")
     return None

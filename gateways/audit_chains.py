@@ -47,10 +47,10 @@ COLUMNS = """
     (SELECT json_build_object('text', text, 'signature', signature, 'key', key) FROM common_auditcheckpoint
       WHERE chain = 'primary' AND NOT is_cut ORDER BY id DESC LIMIT 1) AS newest_checkpoint,
     (SELECT json_agg(json_build_object('id', id, 'text', text)) FROM common_auditcheckpoint
-      WHERE chain = 'primary' AND NOT is_cut AND position = %(spoken_of)s) AS spoken_of,
+      WHERE chain = 'primary' AND NOT is_cut AND position = asked.spoken_of) AS spoken_of,
     EXISTS (SELECT 1 FROM gateways_auditcountersignature WHERE generation = g.generation) AS known_witness
 """
-"""What countersigning needs, beside `sightings.SOURCES`."""
+"""What countersigning needs, beside `sightings.SOURCES` and `asked`, which says what position is spoken of."""
 CHECKPOINT_SECONDS = 30.0
 """A checkpoint is signed this long after the last one when the chain moved; with the loop's pause that stays under 60 s."""
 

@@ -1,22 +1,23 @@
 """The sealed channel on the Primary's side: who speaks, is it theirs, is it new; then call, then seal the answer (DESIGN §6).
 
-Plain views with strict decoding, since every gateway comes here all the time. The checks run in one order and each failure
-denies: certificate of the socket, row of the gateway, signature, binding to this very request, replay, decryption, schema.
+Without any framework's request and with strict decoding, since every gateway comes here all the time. The checks run in one
+order and each failure denies: certificate of the socket, row of the gateway, signature, binding to this very request, replay,
+decryption, schema. What a check needs of the process it asks of the desk (`gateways.desks`).
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import wraps
+from inspect import iscoroutinefunction
+from typing import Any
 
-from django.http import HttpRequest, HttpResponse
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from common.api import client_address, guarded
-from common.clock import now as clock_now
 from common.errors import (
     AuthenticationInvalid,
     AuthenticationRequired,
@@ -26,13 +27,11 @@ from common.errors import (
     PermissionRefused,
     TooLarge,
 )
-from common.parsing import is_longer
-from gateways import channel_keys, instances, quarantine
+from gateways import instances, quarantine
+from gateways.desks import Desk
 from gateways.instances import Seat
 from gateways.models import Gateway, GatewayCertificate
-from gateways.peer import peer_fingerprint
 from protocol.envelope import (
-    CONTENT_TYPE,
     MAX_WIRE_BYTES,
     SUITE,
     EnvelopeRefused,
@@ -55,6 +54,21 @@ from protocol.plain import plain_message
 
 log = logging.getLogger("mazevault.gateways.channel")
 
+LONG_BYTES = 64 * 1024
+"""A sealed message or an answer beyond this is opened, decoded or sealed apart: it takes milliseconds in which nobody else is
+served."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One request as the front saw it. `path` is without trailing slash, `certificate` the DER that TLS has verified."""
+
+    method: str
+    path: str
+    body: bytes
+    certificate: bytes | None
+    address: str
+
 
 @dataclass(frozen=True)
 class Call:
@@ -66,85 +80,113 @@ class Call:
     address: str
     now: datetime
     seat: Seat
+    desk: Desk
 
 
-Handler = Callable[[Call, Message], Message]
+@dataclass(frozen=True)
+class Door:
+    """One sealed call: what may be said there and what is done. Only the current instance of a gateway is answered, and only
+    while its identity is in one hand.
 
-
-def channel(
-    kind: type[Message], *, waiting: bool = False, quarantined: bool = False
-) -> Callable[[Callable], Callable[[HttpRequest], HttpResponse]]:
-    """Make a view of a function `(call, body) -> message`; the body is decoded as `kind`.
-
-    Only the current instance of a gateway is answered, and only while its identity is in one hand. `waiting`: so is an instance
-    that may not act yet; the function looks at `call.seat`. `quarantined`: so is a gateway whose identity two machines use.
+    `waiting`: so is an instance that may not act yet; the function looks at `call.seat`. `quarantined`: so is a gateway whose
+    identity two machines use. A coroutine is run where it is called; any other function apart, on Django's connection.
     """
 
-    def decorate(handle: Callable) -> Callable[[HttpRequest], HttpResponse]:
-        @wraps(handle)
-        @guarded
-        def view(request: HttpRequest) -> HttpResponse:
-            wire = _wire(request)
-            certificate = _caller(request)
-            call, payload = _opened(request, wire, certificate)
-            _refuse_who_may_not_act(call, waiting=waiting, quarantined=quarantined)
-            answer = handle(call, _decoded(payload, kind))
-            return _sealed(answer, call, wire)
+    kind: type[Message]
+    handle: Callable[[Call, Any], Any]
+    waiting: bool = False
+    quarantined: bool = False
 
-        vars(view)["kind"] = kind  # what may be said there, for whoever looks at the routes
-        return view
+    async def pass_through(self, desk: Desk, question: Question) -> bytes:
+        """The sealed answer. Raises `MazeVaultError`."""
+        refuse_what_is_no_message(question)
+        call, payload = await _opened(desk, question, await _caller(desk, question.certificate))
+        self._refuse_who_may_not_act(call)
+        answer = await self._handled(call, payload)
+        epoch = getattr(answer, "epoch", 0)
+        key = await desk.signing_key()
+        return await _long_apart(
+            desk, payload, lambda: sealed_answer(answer, call.header, call.gateway, question.body, key, desk.now(), epoch)
+        )
 
-    return decorate
+    async def _handled(self, call: Call, payload: bytes) -> Message:
+        if iscoroutinefunction(self.handle):
+            said = await _long_apart(call.desk, payload, lambda: decoded(payload, self.kind))
+            answer: Message = await self.handle(call, said)
+            return answer
+        return await call.desk.apart(lambda: self._handled_apart(call, payload))
+
+    def _handled_apart(self, call: Call, payload: bytes) -> Message:
+        """Such a function looks at the row of its gateway, so it gets it as it is now."""
+        said = decoded(payload, self.kind)
+        answer: Message = self.handle(replace(call, gateway=call.desk.row_of_now(call.gateway)), said)
+        return answer
+
+    def _refuse_who_may_not_act(self, call: Call) -> None:
+        """Whatever is refused here stays where it is: the gateway keeps it and asks again."""
+        if not call.seat.current and not self.waiting:
+            raise Conflict(f"{instances.MAY_STILL_ACT}; this one waits", code="ANOTHER_INSTANCE", retry_after=call.seat.retry)
+        if quarantine.has_two_lives(call.gateway) and not self.quarantined:
+            raise PermissionRefused(
+                "this gateway is quarantined: two machines use its identity; an administrator must look",
+                code="GATEWAY_QUARANTINED",
+            )
 
 
-def open_registration(request: HttpRequest) -> tuple[Register, Header, bytes]:
+async def open_registration(desk: Desk, question: Question) -> tuple[Register, Header]:
     """Open a first message: its signing key is inside, since nobody knows the sender yet; the token proves the right."""
-    wire = _wire(request)
+    refuse_what_is_no_message(question)
     try:
-        parcel = parse(wire)
+        parcel = parse(question.body)
         header = parcel.header
         sender = header.sender if header.sender.startswith("token:") else ""
-        _bind(request, parcel, sender=sender, certificate="", environment="", generation=header.generation)
-        payload = open_parcel(parcel, _recipient(parcel))
-        body = _decoded(payload, Register)
+        _bind(desk, question, parcel, sender=sender, certificate="", environment="", generation=header.generation)
+        body = decoded(await _payload(desk, parcel), Register)
         verify(parcel, decode_signing_key(body.signing_key))
     except EnvelopeRefused as refused:
         raise _refusal(refused) from refused
     except ValueError as error:
         raise MalformedBody("signing_key must be a raw Ed25519 public key in base64url") from error
-    return body, header, wire
+    return body, header
 
 
-def sealed_answer(answer: Message, request_header: Header, gateway: Gateway, wire: bytes, epoch: int = 0) -> HttpResponse:
+def sealed_answer(
+    answer: Message, request_header: Header, gateway: Gateway, wire: bytes, key: Ed25519PrivateKey, now: datetime, epoch: int = 0
+) -> bytes:
     """Seal a message to a gateway, bound to the request it answers."""
     header = answer_header(
         request_header, recipient_key=gateway.encryption_key, environment=gateway.environment_id, epoch=epoch,
-        request_hash=request_hash(wire), issued_at=int(clock_now().timestamp()), message_id=str(uuid.uuid4()), suite=SUITE,
+        request_hash=request_hash(wire), issued_at=int(now.timestamp()), message_id=str(uuid.uuid4()), suite=SUITE,
     )  # fmt: skip
-    body = seal(header, encode(answer), decode_encryption_key(gateway.encryption_key), channel_keys.signing_key())
-    response = HttpResponse(body, content_type=CONTENT_TYPE)
-    response["Content-Length"] = str(len(body))
-    response["Cache-Control"] = "no-store"
-    return response
+    return seal(header, encode(answer), decode_encryption_key(gateway.encryption_key), key)
 
 
-def _wire(request: HttpRequest) -> bytes:
-    if request.method != "POST":
+def refuse_what_is_no_message(question: Question) -> None:
+    if question.method != "POST":
         raise MethodNotAllowed("this path takes POST only")
-    length = str(request.META.get("CONTENT_LENGTH") or "0")
-    if not length.isdecimal() or is_longer(length, MAX_WIRE_BYTES):
+    if len(question.body) > MAX_WIRE_BYTES:
         raise TooLarge(f"a sealed message is at most {MAX_WIRE_BYTES} bytes and names its length")
-    return request.body
 
 
-def _caller(request: HttpRequest) -> GatewayCertificate:
-    fingerprint = peer_fingerprint(request)
-    if fingerprint is None:
+def decoded(payload: bytes, kind: type[Message]):  # type: ignore[no-untyped-def]
+    """Strictly, and with every text in it made plain: it is shown in logs and answers from here on."""
+    try:
+        return plain_message(decode(payload, kind))
+    except MessageError as error:
+        raise MalformedBody(f"the sealed body does not fit {kind.__name__}: {error}") from error
+
+
+async def _caller(desk: Desk, shown: bytes | None) -> GatewayCertificate:
+    if shown is None:
         raise AuthenticationRequired("this path needs a gateway's client certificate", code="CERTIFICATE_REQUIRED")
-    certificate = GatewayCertificate.objects.select_related("gateway").filter(fingerprint=fingerprint).first()
+    return await _fit(desk, hashlib.sha256(shown).hexdigest())
+
+
+async def _fit(desk: Desk, fingerprint: str, *, fresh: bool = False) -> GatewayCertificate:
+    certificate = await desk.caller(fingerprint, fresh=fresh)
     if certificate is None:
         raise AuthenticationInvalid("this client certificate is not a gateway's", code="CERTIFICATE_UNKNOWN")
-    _refuse_unfit(certificate, clock_now())
+    _refuse_unfit(certificate, desk.now())
     return certificate
 
 
@@ -163,38 +205,46 @@ def _refuse_unfit(certificate: GatewayCertificate, now: datetime) -> None:
         )
 
 
-def _opened(request: HttpRequest, wire: bytes, certificate: GatewayCertificate) -> tuple[Call, bytes]:
-    gateway = certificate.gateway
+async def _opened(desk: Desk, question: Question, certificate: GatewayCertificate) -> tuple[Call, bytes]:
     try:
-        parcel = parse(wire)
-        verify(parcel, decode_signing_key(gateway.signing_key))
-        _bind(
-            request,
-            parcel,
-            sender=str(gateway.id),
-            certificate=thumbprint_of_fingerprint(certificate.fingerprint),
-            environment=gateway.environment_id,
-            generation=str(gateway.generation),
-        )
-        address = client_address(request)
-        seat = instances.hear(gateway, parcel.header, address)  # after the signature: a forgery proves nothing about anybody
-        payload = open_parcel(parcel, _recipient(parcel))
+        parcel = await _long_apart(desk, question.body, lambda: _verified(desk, question, certificate))
+        # After the signature: a forgery proves nothing about anybody.
+        row = await instances.take(desk, certificate.gateway, certificate.fingerprint, parcel.header, question.address)
+        if row is None or not instances.is_as_remembered(row, certificate.gateway):
+            certificate = await _fit(desk, certificate.fingerprint, fresh=True)
+            _bind_to(desk, question, parcel, certificate)
+        if row is None:
+            raise AuthenticationInvalid("this client certificate is not a gateway's", code="CERTIFICATE_UNKNOWN")
+        seat = await instances.seat_of(desk, certificate.gateway, parcel.header, question.address, row)
+        payload = await _payload(desk, parcel)
     except EnvelopeRefused as refused:
         raise _refusal(refused) from refused
-    return Call(gateway, certificate, parcel.header, address, clock_now(), seat), payload
+    return Call(certificate.gateway, certificate, parcel.header, question.address, desk.now(), seat, desk), payload
 
 
-def _refuse_who_may_not_act(call: Call, *, waiting: bool, quarantined: bool) -> None:
-    """Whatever is refused here stays where it is: the gateway keeps it and asks again."""
-    if not call.seat.current and not waiting:
-        raise Conflict(f"{instances.MAY_STILL_ACT}; this one waits", code="ANOTHER_INSTANCE", retry_after=call.seat.retry)
-    if quarantine.has_two_lives(call.gateway) and not quarantined:
-        raise PermissionRefused(
-            "this gateway is quarantined: two machines use its identity; an administrator must look", code="GATEWAY_QUARANTINED"
-        )
+def _verified(desk: Desk, question: Question, certificate: GatewayCertificate) -> Parcel:
+    parcel = parse(question.body)
+    verify(parcel, decode_signing_key(certificate.gateway.signing_key))
+    _bind_to(desk, question, parcel, certificate)
+    return parcel
 
 
-def _bind(request: HttpRequest, parcel: Parcel, *, sender: str, certificate: str, environment: str, generation: str) -> None:
+def _bind_to(desk: Desk, question: Question, parcel: Parcel, certificate: GatewayCertificate) -> None:
+    gateway = certificate.gateway
+    _bind(
+        desk,
+        question,
+        parcel,
+        sender=str(gateway.id),
+        certificate=thumbprint_of_fingerprint(certificate.fingerprint),
+        environment=gateway.environment_id,
+        generation=str(gateway.generation),
+    )
+
+
+def _bind(
+    desk: Desk, question: Question, parcel: Parcel, *, sender: str, certificate: str, environment: str, generation: str
+) -> None:
     """Every field the header claims must be what the server sees itself (a moved or redirected message is refused)."""
     check_binding(
         parcel.header,
@@ -206,34 +256,26 @@ def _bind(request: HttpRequest, parcel: Parcel, *, sender: str, certificate: str
             environment=environment,
             generation=generation,
             instance=parcel.header.instance,  # which one it is decides `gateways.instances`
-            method=request.method or "",
-            path=request.path.rstrip("/"),
+            method=question.method,
+            path=question.path,
             request_hash="",
-            now=int(clock_now().timestamp()),
+            now=int(desk.now().timestamp()),
         ),
     )
 
 
-def _recipient(parcel: Parcel):  # type: ignore[no-untyped-def]
-    key = channel_keys.recipient_key(parcel.header.recipient)
+async def _payload(desk: Desk, parcel: Parcel) -> bytes:
+    key = await desk.recipient_key(parcel.header.recipient)
     if key is None:
         raise Conflict("the message is sealed to a key this Primary no longer has; fetch the trust document again",
                        code="RECIPIENT_UNKNOWN")  # fmt: skip
-    return key
+    return await _long_apart(desk, parcel.ciphertext, lambda: open_parcel(parcel, key))
 
 
-def _decoded(payload: bytes, kind: type[Message]):  # type: ignore[no-untyped-def]
-    """Strictly, and with every text in it made plain: it is shown in logs and answers from here on."""
-    try:
-        return plain_message(decode(payload, kind))
-    except MessageError as error:
-        raise MalformedBody(f"the sealed body does not fit {kind.__name__}: {error}") from error
+async def _long_apart(desk: Desk, measure: bytes, work: Callable[[], Any]) -> Any:
+    return await desk.apart(work) if len(measure) > LONG_BYTES else work()
 
 
 def _refusal(refused: EnvelopeRefused) -> PermissionRefused:
     log.warning("sealed message refused: %s", refused.reason.value)
     return PermissionRefused(str(refused), code="ENVELOPE_REFUSED")
-
-
-def _sealed(answer: Message, call: Call, wire: bytes) -> HttpResponse:
-    return sealed_answer(answer, call.header, call.gateway, wire, epoch=getattr(answer, "epoch", 0))

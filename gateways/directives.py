@@ -5,23 +5,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import random
-import threading
 import time
+import uuid
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 import msgspec
-import psycopg
 from django.conf import settings
-from django.db import connection
 
-from common.direct import open_connection
-from common.process_locks import Condition, ProcessLock
+from common.errors import NotFound
+from common.grouped import Grouped
 from gateways import sightings
-from gateways.instances import MAY_STILL_ACT, Seat, seat_of
+from gateways.desks import Desk, RequestDesk, at_once
+from gateways.instances import MAY_STILL_ACT, Seat
 from gateways.models import Gateway, Route
-from gateways.routes import DIRECTIVE_CHANNEL
 from gateways.sightings import RouteFacts, Sighting
 from protocol.messages import Directive, DrainOrder, FenceOrder
 from protocol.vocabulary import Assignment, Role
@@ -30,8 +28,6 @@ log = logging.getLogger("mazevault.gateways.directives")
 
 RENEWAL_SHARE = 2 / 3
 """A certificate is renewed before this share of its life has passed (DESIGN §6)."""
-RECHECK_SECONDS = 5.0
-"""A waiting call looks again this often even without a wake-up, so that a lost NOTIFY costs seconds, not the call."""
 COLUMNS = """
     EXISTS (SELECT 1 FROM gateways_task WHERE environment_id = g.environment_id AND state = 'pending'
                AND not_before <= statement_timestamp()) AS tasks_wait,
@@ -40,13 +36,55 @@ COLUMNS = """
 """
 """What a directive needs beside `sightings.COLUMNS`. The generation tells a gateway whose cursor it holds; `sign_asked`
 is the last question whether it is alive."""
-_ORDERED = f"SELECT {sightings.COLUMNS}, {COLUMNS} FROM {sightings.SOURCES} WHERE g.id = %(gateway)s"  # noqa: S608
+ORDERED = Grouped("directive", f"""
+SELECT asked.place, {sightings.COLUMNS}, {COLUMNS}, p.gateway_id IS NOT NULL AS is_seated, p.put_back, p.write_sequence, p.told_in
+  FROM {{asked}} CROSS JOIN {sightings.SOURCES}
+  LEFT JOIN gateways_gatewaypresence p
+         ON p.gateway_id = g.id AND p.generation = g.generation AND p.instance = asked.instance AND NOT p.ended
+ WHERE g.id = asked.gateway
+""", {"gateway": "uuid", "instance": "uuid"}, key="gateway")  # noqa: S608  # fmt: skip
+"""A gateway's facts, and where an instance of it stands now, without a word of it."""
+NOBODY = str(uuid.UUID(int=0))
+"""An instance that never was."""
+DUE = """
+SELECT DISTINCT environment_id FROM gateways_task
+ WHERE state = 'pending' AND not_before BETWEEN statement_timestamp() - %s * interval '1 second' AND statement_timestamp()
+"""
+"""Environments in which work became due in these last seconds, which nobody notified anybody of."""
 
 
 def directive_for(gateway: Gateway, seat: Seat) -> Directive:
-    """The order of the moment, in one statement. `revision` changes exactly when something a gateway must react to changes."""
-    rows = sightings.read(_ORDERED, {"gateway": gateway.id})
-    return directive_of(sightings.sighting(rows[0]), rows[0], seat)
+    """`ordered` where nothing waits for anything else."""
+    return at_once(ordered(RequestDesk(), gateway, NOBODY, seat))
+
+
+async def ordered(desk: Desk, gateway: Gateway, instance: str, seat: Seat | None = None) -> Directive:
+    """The order of the moment, in one statement. `revision` changes exactly when something a gateway must react to changes.
+
+    Without a seat it is the one where the instance stands now.
+    """
+    row = await desk.run(ORDERED, {"gateway": gateway.id, "instance": uuid.UUID(instance)})
+    if row is None:
+        raise NotFound("there is no such gateway any more")
+    now = Seat(True, 0.0, row["put_back"], row["write_sequence"], row["told_in"]) if row["is_seated"] else Seat(False)
+    return directive_of(sightings.sighting(row), row, seat or now)
+
+
+async def wait_for_change(desk: Desk, gateway: Gateway, instance: str, after: str, seconds: float) -> Directive:
+    """The directive once its revision differs from `after`, or when the time is over.
+
+    Beyond the seats of a desk the answer comes at once with a retry time of 5 to 15 s, so that heartbeats never starve.
+    """
+    code, deadline = gateway.environment_id, time.monotonic() + seconds
+    turn = desk.turn(code)
+    while True:
+        directive = await ordered(desk, gateway, instance)
+        left = deadline - time.monotonic()
+        if directive.revision != after or left <= 0:
+            return directive
+        if not await desk.next_turn(code, turn, left):
+            return msgspec.structs.replace(directive, retry_after_seconds=random.uniform(5, 15))  # noqa: S311  jitter
+        turn = desk.turn(code)
 
 
 def directive_of(seen: Sighting, row: Mapping[str, Any], seat: Seat) -> Directive:
@@ -148,115 +186,3 @@ def renewal_is_due(seen: Sighting) -> bool:
     life = seen.certificate_until - seen.certificate_from
     due = seen.certificate_from + timedelta(seconds=life.total_seconds() * RENEWAL_SHARE)
     return seen.renewal_ordered_at is not None or seen.moment >= due
-
-
-LISTEN_SECONDS = 0.5
-"""So often the listener looks whether its process is ending: a connection that outlives what uses it keeps its database busy."""
-
-
-class WaitingRoom:
-    """Where directive calls wait in this process: one LISTEN connection, a door for each environment, a cap on seats.
-
-    A NOTIFY names an environment and wakes the calls of that one only; each then costs one statement.
-    """
-
-    def __init__(self) -> None:
-        self._lock = ProcessLock("seats of the waiting room")
-        self._doors: dict[str, Condition] = {}
-        self._turns: dict[str, int] = {}
-        self._waiting = 0
-        self._closed = False
-        self._listener: threading.Thread | None = None
-
-    def wait_for_change(self, gateway: Gateway, instance: str, after: str, seconds: float) -> Directive:
-        """Return the directive once its revision differs from `after`, or when the time is over.
-
-        Beyond the cap the answer comes at once with a retry time of 5 to 15 s, so that heartbeats never starve.
-        """
-        self._ensure_listener()
-        turn = self._turn_of(gateway.environment_id)
-        directive = directive_for(gateway, seat_of(gateway, instance))
-        if directive.revision != after or seconds <= 0:
-            return directive
-        if not self._take_seat():
-            return msgspec.structs.replace(directive, retry_after_seconds=random.uniform(5, 15))  # noqa: S311  jitter
-        try:
-            return self._sit(gateway, instance, after, seconds, turn)
-        finally:
-            self._leave_seat()
-
-    def _sit(self, gateway: Gateway, instance: str, after: str, seconds: float, turn: int) -> Directive:
-        deadline, code = time.monotonic() + seconds, gateway.environment_id
-        while True:
-            connection.close()  # a waiting thread holds no database connection
-            left = deadline - time.monotonic()
-            door = self._door(code)
-            with door:
-                if self._turns.get(code, 0) == turn and left > 0 and not self._closed:
-                    door.wait(min(left, RECHECK_SECONDS))
-                turn = self._turns.get(code, 0)
-            directive = directive_for(gateway, seat_of(gateway, instance))
-            if directive.revision != after or time.monotonic() >= deadline or self._closed:
-                return directive
-
-    def close(self) -> None:
-        """The process is ending: everybody gets an answer now, and nobody listens any more a moment later."""
-        self._closed = True
-        self.wake()
-
-    def join(self, seconds: float) -> bool:
-        """After `close`: wait for the end of the listening. False when it takes longer."""
-        if self._listener is not None:
-            self._listener.join(seconds)
-        return self._listener is None or not self._listener.is_alive()
-
-    def wake(self, code: str = "") -> None:
-        """Let everybody of an environment look again; without one, everybody."""
-        for one in [code] if code else list(self._doors):
-            door = self._door(one)
-            with door:
-                self._turns[one] = self._turns.get(one, 0) + 1
-                door.notify_all()
-
-    def _door(self, code: str) -> Condition:
-        with self._lock:
-            return self._doors.setdefault(code, Condition("waiting room"))
-
-    def _turn_of(self, code: str) -> int:
-        with self._door(code):
-            return self._turns.get(code, 0)
-
-    def _take_seat(self) -> bool:
-        with self._lock:
-            if self._waiting >= settings.MAZEVAULT.threads // 2:
-                return False
-            self._waiting += 1
-            return True
-
-    def _leave_seat(self) -> None:
-        with self._lock:
-            self._waiting -= 1
-
-    def _ensure_listener(self) -> None:
-        with self._lock:
-            if self._listener is None or not self._listener.is_alive():
-                self._listener = threading.Thread(target=self._listen, name="directive-listener", daemon=True)
-                self._listener.start()
-
-    def _listen(self) -> None:
-        """Turn NOTIFY into wake-ups. Ends when the connection is lost; the next caller starts it again."""
-        try:
-            with open_connection() as listening:
-                listening.execute(f"LISTEN {DIRECTIVE_CHANNEL}")
-                self.wake()
-                while not self._closed:
-                    for notice in listening.notifies(timeout=LISTEN_SECONDS):
-                        self.wake(notice.payload)
-        except psycopg.Error as error:
-            if self._closed:
-                return
-            log.warning("directive listener lost its connection (%s); calls look again every %s s", error, RECHECK_SECONDS)
-            time.sleep(1)
-
-
-room = WaitingRoom()

@@ -98,6 +98,8 @@ def claim(gateway: Gateway, epoch: int, limit: int) -> list[OfferedTask]:
             offers += _claim_of_kind(gateway, epoch, kind.name, kind.claim_seconds, min(room, 1) if kind.long else room)
             if offers and kind.long and offers[-1].kind == kind.name:
                 break
+        if offers:
+            routes.wake(gateway.environment_id)  # who waits has heard that there is work; the next one is news again
     return offers
 
 

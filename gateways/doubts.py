@@ -66,6 +66,12 @@ def known_in(seen: Sighting, row: Mapping[str, Any]) -> Known:
     )  # fmt: skip
 
 
+def is_remarkable(gateway: Gateway, beat: Heartbeat, known: Known) -> bool:
+    """Whether there is anything to heed in a heartbeat. Pure; the signature of a mark is looked at only where this says so."""
+    shown = marks.shown_beyond(beat.mark, gateway.environment_id, Mark(gateway.environment_id, known.epoch, known.position))
+    return shown is not None or beliefs.of_heartbeat(beat, known) is not None
+
+
 def heed_heartbeat(gateway: Gateway, beat: Heartbeat, known: Known) -> bool:
     """Whether the environment was frozen by what it proves. Raises `ValidationFailed` for what is not believed."""
     proof = heed_mark(gateway, beat.mark, known)

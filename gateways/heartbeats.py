@@ -11,11 +11,13 @@ from typing import Any
 
 import msgspec
 from django.conf import settings
-from django.db import connection
 from django.utils.dateparse import parse_datetime
 
-from common.errors import Unavailable, ValidationFailed
+from common.errors import NotFound, Unavailable, ValidationFailed
+from common.grouped import Grouped
 from gateways import audit_chains, directives, doubts, health, losses, replicas, sightings
+from gateways.beliefs import Known
+from gateways.desks import Desk, RequestDesk, at_once
 from gateways.models import Gateway, GatewayStatus
 from gateways.sightings import Sighting
 from protocol.messages import Heartbeat
@@ -32,22 +34,34 @@ TRIES = 5
 JUDGED_AT_ONCE = 2000
 """Most gateways judged in one look of the loop; those not judged for longest come first."""
 
-_LOOK = f"""
-SELECT {sightings.COLUMNS}, {replicas.COLUMNS}, {directives.COLUMNS}, {losses.COLUMNS}, {audit_chains.COLUMNS}, {doubts.COLUMNS}
-  FROM {sightings.SOURCES} WHERE g.id = %(gateway)s
-"""  # noqa: S608  constants of these modules
-_STORE = f"""
-WITH told AS ({losses.TAKE_REPORT})
-UPDATE gateways_gatewaystatus
-   SET heartbeat_at = clock_timestamp(), report = %(report)s::jsonb, clock_skew_seconds = %(skew)s, score = %(score)s,
-       label = %(label)s, label_memory = %(memory)s::jsonb, stable_since = %(stable)s, good_in_row = %(good)s,
-       consecutive_failures = 0, highest_epoch = GREATEST(highest_epoch, %(epoch)s),
-       resync_ordered_at = CASE WHEN %(begun_anew)s AND resync_begun_at IS NOT NULL THEN NULL ELSE resync_ordered_at END,
-       resync_ended_at = CASE WHEN %(begun_anew)s AND resync_begun_at IS NOT NULL THEN clock_timestamp() ELSE resync_ended_at END,
-       resync_begun_at = CASE WHEN %(begun_anew)s THEN NULL ELSE resync_begun_at END
- WHERE gateway_id = %(gateway)s
-   AND heartbeat_at IS NOT DISTINCT FROM %(was_heard)s AND judged_at IS NOT DISTINCT FROM %(was_judged)s
-"""  # noqa: S608
+LOOK = Grouped("look", f"""
+SELECT asked.place, {sightings.COLUMNS}, {replicas.COLUMNS}, {directives.COLUMNS}, {losses.COLUMNS}, {audit_chains.COLUMNS},
+       {doubts.COLUMNS}
+  FROM {{asked}} CROSS JOIN {sightings.SOURCES} WHERE g.id = asked.gateway
+""", {"gateway": "uuid", "spoken_of": "bigint"}, key="gateway")  # noqa: S608  constants of these modules  # fmt: skip
+STORE = Grouped("store", f"""
+WITH asked AS MATERIALIZED (SELECT * FROM {{asked}}), held AS MATERIALIZED (
+    SELECT asked.* FROM asked JOIN gateways_gatewaystatus s ON s.gateway_id = asked.gateway {{hold}}
+), told AS ({losses.TAKE_REPORT}), stored AS (
+UPDATE gateways_gatewaystatus s
+   SET heartbeat_at = clock_timestamp(), report = held.report::jsonb, clock_skew_seconds = held.skew, score = held.score,
+       label = held.label, label_memory = held.memory::jsonb, stable_since = held.stable, good_in_row = held.good,
+       consecutive_failures = 0, highest_epoch = GREATEST(s.highest_epoch, held.epoch),
+       resync_ordered_at = CASE WHEN held.begun_anew AND s.resync_begun_at IS NOT NULL THEN NULL ELSE s.resync_ordered_at END,
+       resync_ended_at = CASE WHEN held.begun_anew AND s.resync_begun_at IS NOT NULL THEN clock_timestamp()
+                              ELSE s.resync_ended_at END,
+       resync_begun_at = CASE WHEN held.begun_anew THEN NULL ELSE s.resync_begun_at END
+  FROM held
+ WHERE s.gateway_id = held.gateway
+   AND s.heartbeat_at IS NOT DISTINCT FROM held.was_heard AND s.judged_at IS NOT DISTINCT FROM held.was_judged
+RETURNING held.place
+)
+SELECT held.place, stored.place IS NOT NULL AS is_stored FROM held LEFT JOIN stored USING (place)
+""", {  # noqa: S608
+    "gateway": "uuid", "generation": "uuid", "last_sequence": "bigint", "report": "text", "skew": "float8", "score": "float8",
+    "label": "text", "memory": "text", "stable": "timestamptz", "good": "int", "epoch": "bigint", "begun_anew": "bool",
+    "was_heard": "timestamptz", "was_judged": "timestamptz",
+}, key="gateway", hold="FOR NO KEY UPDATE OF s SKIP LOCKED")  # fmt: skip
 _DUE = f"""
 SELECT {sightings.COLUMNS} FROM {sightings.SOURCES}
  WHERE {sightings.LIVING} AND s.gateway_id IS NOT NULL
@@ -90,6 +104,11 @@ class Heard:
 
 
 def take_heartbeat(gateway: Gateway, beat: Heartbeat) -> Heard:
+    """`heartbeat_taken` where nothing waits for anything else."""
+    return at_once(heartbeat_taken(RequestDesk(), gateway, beat))
+
+
+async def heartbeat_taken(desk: Desk, gateway: Gateway, beat: Heartbeat) -> Heard:
     """Store a heartbeat and what follows from it. What is not believed is refused, and nothing of it is stored.
 
     Read, judged and stored in one statement each, whatever is stored here; all times are the database's. What follows in rare
@@ -98,29 +117,39 @@ def take_heartbeat(gateway: Gateway, beat: Heartbeat) -> Heard:
     """
     sent = parse_moment("sent_at", beat.sent_at)
     parse_moment("certificate_expires_at", beat.certificate_expires_at)
-    heard = _stored(gateway, beat, sent)
-    if gateway.version != beat.version:
-        Gateway.objects.filter(pk=gateway.pk).update(version=beat.version)
-    return _look(gateway, beat) if _follow(gateway, beat, heard) else heard
+    heard = await _stored(desk, gateway, beat, sent)
+    if heard.seen.version != beat.version:
+        await desk.apart(lambda: Gateway.objects.filter(pk=gateway.pk).update(version=beat.version))
+    if _has_consequences(beat, heard) and await desk.apart(lambda: _follow(gateway, beat, heard)):
+        return await _look(desk, gateway, beat)
+    return heard
 
 
-def _stored(gateway: Gateway, beat: Heartbeat, sent: datetime) -> Heard:
+async def _stored(desk: Desk, gateway: Gateway, beat: Heartbeat, sent: datetime) -> Heard:
     for _ in range(TRIES):
-        heard = _look(gateway, beat)
+        heard = await _look(desk, gateway, beat)
         if not heard.seen.heard:
-            GatewayStatus.objects.get_or_create(gateway=gateway)
+            await desk.apart(lambda: GatewayStatus.objects.get_or_create(gateway=gateway))
             continue
-        if doubts.heed_heartbeat(gateway, beat, doubts.known_in(heard.seen, heard.row)):
-            heard = _look(gateway, beat)
+        known = doubts.known_in(heard.seen, heard.row)
+        if doubts.is_remarkable(gateway, beat, known) and await _heeded(desk, gateway, beat, known):
+            heard = await _look(desk, gateway, beat)
         after = _after(heard, beat, sent)
-        if _store(heard, beat, after):
+        row = await desk.run(STORE, _stored_values(heard, beat, after))
+        if row is not None and row["is_stored"]:
             return replace(heard, seen=after)
     raise Unavailable("this gateway's state was changed by others at the same time; send it again", retry_after=1)
 
 
-def _look(gateway: Gateway, beat: Heartbeat) -> Heard:
+async def _heeded(desk: Desk, gateway: Gateway, beat: Heartbeat, known: Known) -> bool:
+    return await desk.apart(lambda: doubts.heed_heartbeat(gateway, beat, known))
+
+
+async def _look(desk: Desk, gateway: Gateway, beat: Heartbeat) -> Heard:
     spoken_of = beat.countersigned.position if beat.countersigned else -1
-    row = sightings.read(_LOOK, {"gateway": gateway.id, "spoken_of": spoken_of})[0]
+    row = await desk.run(LOOK, {"gateway": gateway.id, "spoken_of": spoken_of})
+    if row is None:
+        raise NotFound("there is no such gateway any more")
     return Heard(sightings.sighting(row), row)
 
 
@@ -136,19 +165,22 @@ def _after(heard: Heard, beat: Heartbeat, sent: datetime) -> Sighting:
     return _relabelled(told)
 
 
-def _store(heard: Heard, beat: Heartbeat, after: Sighting) -> bool:
-    """False when somebody else stored or judged in between: then what was decided may be wrong."""
+def _stored_values(heard: Heard, beat: Heartbeat, after: Sighting) -> dict[str, Any]:
+    """Stored only where nobody else stored or judged in between: then what was decided may be wrong."""
     before = heard.seen
-    values: dict[str, Any] = {
+    return {
         "gateway": after.id, "generation": after.generation, "last_sequence": beat.write_queue_last_sequence,
-        "report": json.dumps(after.report), "skew": after.clock_skew_seconds, "score": after.score, "label": after.label,
-        "memory": json.dumps(after.label_memory), "stable": after.stable_since, "good": after.good_in_row,
+        "report": msgspec.json.encode(after.report).decode(), "skew": after.clock_skew_seconds, "score": after.score,
+        "label": after.label, "memory": msgspec.json.encode(after.label_memory).decode(), "stable": after.stable_since,
+        "good": after.good_in_row,
         "epoch": after.highest_epoch, "begun_anew": replicas.has_begun_anew(before, replicas.FeedFacts.of(heard.row), beat),
         "was_heard": before.heartbeat_at, "was_judged": before.judged_at,
     }  # fmt: skip
-    with connection.cursor() as cursor:
-        cursor.execute(_STORE, values)
-        return cursor.rowcount == 1
+
+
+def _has_consequences(beat: Heartbeat, heard: Heard) -> bool:
+    """Whether there is anything for `_follow` to do. Pure."""
+    return replicas.needs_resync(heard.seen, replicas.FeedFacts.of(heard.row), beat) or losses.may_be_complete(heard.row, beat)
 
 
 def _follow(gateway: Gateway, beat: Heartbeat, heard: Heard) -> bool:

@@ -20,9 +20,18 @@ from django.db.models import DateTimeField, Exists, F, Func, Q
 from common import audit, retention
 from common.clock import database_now
 from common.errors import Conflict, PermissionRefused
+from common.grouped import Grouped, Row
 from common.retained import PRIMARY
 from gateways import losses, presence, quarantine, routes
-from gateways.models import Gateway, GatewayInstance, GatewayPresence, MessageReceipt, Route, WriteStream
+from gateways.desks import Desk, RequestDesk, at_once
+from gateways.models import (
+    Gateway,
+    GatewayInstance,
+    GatewayPresence,
+    MessageReceipt,
+    Route,
+    WriteStream,
+)
 from gateways.presence import Instance, Known, Pair, Ruling, Spans, Standing, Word
 from gateways.quarantine import Reason
 from protocol.envelope import Header
@@ -38,28 +47,43 @@ LONGEST_RETRY = 15.0
 """Seconds after which an instance that waits asks again at the latest."""
 MAY_STILL_ACT = "another instance of this gateway may still act"
 
-_HEAR = """
-WITH taken AS (
+HEAR = Grouped("hear", """
+WITH asked AS MATERIALIZED (SELECT * FROM {asked}), known AS MATERIALIZED (
+    SELECT asked.*, g.banned_at IS NOT NULL OR g.decommissioned_at IS NOT NULL AS is_out, g.held_code,
+           g.generation AS generation_now, c.revoked_at IS NOT NULL AS is_revoked
+      FROM asked JOIN gateways_gateway g ON g.id = asked.gateway
+      JOIN gateways_gatewaypresence p ON p.gateway_id = asked.gateway
+      LEFT JOIN gateways_gatewaycertificate c ON c.fingerprint = asked.fingerprint {hold}
+), taken AS (
     INSERT INTO gateways_messagereceipt (message_id, gateway_id, generation, sequence, instance)
-    VALUES (%(message)s, %(gateway)s, %(generation)s, %(sequence)s, %(instance)s) ON CONFLICT DO NOTHING RETURNING 1
+    SELECT message, gateway, generation, sequence, instance FROM known ON CONFLICT DO NOTHING RETURNING message_id
 ), mine AS (
-    UPDATE gateways_gatewaypresence
-       SET sequence = GREATEST(sequence, %(sequence)s),
-           until = GREATEST(until, clock_timestamp() + %(quiet)s * interval '1 second')
-     WHERE gateway_id = %(gateway)s AND generation = %(generation)s AND instance = %(instance)s AND NOT ended
-       AND floor < %(sequence)s AND EXISTS (SELECT 1 FROM taken)
-    RETURNING put_back, write_sequence, told_in
+    UPDATE gateways_gatewaypresence p
+       SET sequence = GREATEST(p.sequence, known.sequence),
+           until = GREATEST(p.until, clock_timestamp() + known.quiet * interval '1 second')
+      FROM known JOIN taken ON taken.message_id = known.message
+     WHERE p.gateway_id = known.gateway AND p.generation = known.generation AND p.instance = known.instance AND NOT p.ended
+       AND p.floor < known.sequence
+    RETURNING known.place, p.put_back, p.write_sequence, p.told_in
 ), heard AS (
-    UPDATE gateways_gatewayinstance
-       SET address = %(address)s,
-           lag_seconds = LEAST(lag_seconds, extract(epoch FROM clock_timestamp()) - %(issued)s),
-           heard_at = CASE WHEN extract(epoch FROM clock_timestamp()) - %(issued)s <= lag_seconds + %(late)s
-                           THEN clock_timestamp() ELSE heard_at END
-     WHERE gateway_id = %(gateway)s AND instance = %(instance)s AND EXISTS (SELECT 1 FROM mine)
+    UPDATE gateways_gatewayinstance i
+       SET address = known.address,
+           lag_seconds = LEAST(i.lag_seconds, extract(epoch FROM clock_timestamp()) - known.issued),
+           heard_at = CASE WHEN extract(epoch FROM clock_timestamp()) - known.issued <= i.lag_seconds + known.late
+                           THEN clock_timestamp() ELSE i.heard_at END
+      FROM known JOIN mine USING (place)
+     WHERE i.gateway_id = known.gateway AND i.instance = known.instance
     RETURNING 1
 )
-SELECT EXISTS (SELECT 1 FROM taken), mine.* FROM (SELECT 1) one LEFT JOIN mine ON true
-"""
+SELECT known.place, taken.message_id IS NOT NULL AS taken, mine.put_back, mine.write_sequence, mine.told_in,
+       known.is_out, known.is_revoked, known.held_code, known.generation_now
+  FROM known LEFT JOIN taken ON taken.message_id = known.message LEFT JOIN mine USING (place)
+""", {
+    "message": "uuid", "gateway": "uuid", "generation": "uuid", "sequence": "bigint", "instance": "uuid", "address": "text",
+    "issued": "bigint", "quiet": "float8", "late": "float8", "fingerprint": "text",
+}, key="gateway", hold="FOR KEY SHARE OF g SKIP LOCKED FOR NO KEY UPDATE OF p SKIP LOCKED")  # fmt: skip
+"""Takes a message once and notes it under its instance. It answers too how the gateway and its certificate stand at this moment,
+whatever was remembered of them."""
 _DROP_RECEIPTS = """
 WITH dropped AS (
     DELETE FROM gateways_messagereceipt WHERE message_id IN (
@@ -92,33 +116,54 @@ class Seat:
 
 
 def hear(gateway: Gateway, header: Header, address: str) -> Seat:
-    """Take a verified message once and say whether its sender counts.
+    """`take` and `seat_of` where nothing waits for anything else; of a message whose certificate nobody asks for."""
+    desk = RequestDesk()
+    row = at_once(take(desk, gateway, "", header, address))
+    return at_once(seat_of(desk, gateway, header, address, row)) if row is not None else Seat(False)
+
+
+async def take(desk: Desk, gateway: Gateway, fingerprint: str, header: Header, address: str) -> Row | None:
+    """Take a verified message once. Returns what `HEAR` answers; None when there is no such gateway any more."""
+    spans = Spans.of(settings.MAZEVAULT.timing)
+    item = {
+        "message": uuid.UUID(header.message_id), "gateway": gateway.id, "generation": gateway.generation,
+        "sequence": header.sequence, "instance": uuid.UUID(header.instance), "address": address[:64],
+        "issued": header.issued_at, "quiet": spans.quiet.total_seconds(), "late": spans.late.total_seconds(),
+        "fingerprint": fingerprint,
+    }  # fmt: skip
+    row = await desk.run(HEAR, item)
+    if row is None:
+        await desk.apart(lambda: _be_present(gateway))
+        row = await desk.run(HEAR, item)
+    return row
+
+
+def is_as_remembered(row: Row, gateway: Gateway) -> bool:
+    """Whether the gateway and its certificate were, when the message was taken, what was remembered of them."""
+    standing = (row["is_out"], row["is_revoked"], row["held_code"], row["generation_now"])
+    return standing == (False, False, gateway.held_code, gateway.generation)
+
+
+async def seat_of(desk: Desk, gateway: Gateway, header: Header, address: str, row: Row) -> Seat:
+    """Whether the sender of a message that was taken counts. `gateway` is as it was then, or later.
 
     Raises `Conflict`: REPLAYED for the same message again, NUMBER_USED for another message under a number that was used before,
     with the next number that is free in `details`.
     """
-    timing = settings.MAZEVAULT.timing
-    spans = Spans.of(timing)
-    values: dict[str, Any] = {
-        "message": header.message_id, "gateway": gateway.id, "generation": header.generation, "sequence": header.sequence,
-        "instance": header.instance, "address": address[:64], "issued": header.issued_at, "quiet": spans.quiet.total_seconds(),
-        "late": spans.late.total_seconds(),
-    }  # fmt: skip
-    with connection.cursor() as cursor:
-        cursor.execute(_HEAR, values)
-        taken, put_back, write_sequence, told_in = cursor.fetchone()
-    if put_back is not None:
-        return Seat(True, 0.0, put_back, write_sequence, told_in)
+    if row["put_back"] is not None:
+        return Seat(True, 0.0, row["put_back"], row["write_sequence"], row["told_in"])
+    return await desk.apart(lambda: _judged_unless_replayed(gateway, header, address, taken=row["taken"]))
+
+
+def _be_present(gateway: Gateway) -> None:
+    GatewayPresence.objects.get_or_create(gateway=gateway, defaults={"generation": gateway.generation})
+
+
+def _judged_unless_replayed(gateway: Gateway, header: Header, address: str, *, taken: bool) -> Seat:
     if not taken and MessageReceipt.objects.filter(message_id=header.message_id).exists():
         log.warning("replayed message %s of %s refused", header.message_id, gateway.name)
         raise Conflict("this message was taken before", code="REPLAYED")
-    return _judged(gateway, header, address, spans, fresh=taken)
-
-
-def seat_of(gateway: Gateway, instance: str) -> Seat:
-    """Where an instance stands now, without a word of it."""
-    row = GatewayPresence.objects.filter(gateway=gateway, generation=gateway.generation, instance=instance, ended=False).first()
-    return Seat(True, 0.0, row.put_back, row.write_sequence, row.told_in) if row else Seat(False)
+    return _judged(gateway, header, address, Spans.of(settings.MAZEVAULT.timing), fresh=taken)
 
 
 def say_goodbye(gateway: Gateway, instance: str, number: int) -> None:
@@ -133,6 +178,12 @@ def say_goodbye(gateway: Gateway, instance: str, number: int) -> None:
             current.filter(~Exists(renewed)).update(ended=True) or not current.exists()
         ):  # one that waits will never be the current one
             GatewayInstance.objects.filter(gateway=gateway, instance=instance).update(ended=True)
+            routes.wake(gateway.environment_id)
+
+
+def says_what_is_known(seat: Seat, said: int) -> bool:
+    """Whether there is nothing to look at in what it says of its stream of writes."""
+    return not seat.put_back and said == seat.write_sequence
 
 
 def look_at_writes(gateway: Gateway, seat: Seat, said: int, number: int) -> int:
@@ -239,6 +290,7 @@ def _judged(gateway: Gateway, header: Header, address: str, spans: Spans, *, fre
         _set_aside(gateway, ruling.two_lives, {one.instance: one.address for one in rows.values()}, address, now)
     elif ruling.standing is Standing.TAKES_OVER:
         _tell_of_a_new_instance(gateway, ruling, address)
+        routes.wake(gateway.environment_id)  # the former one may be waiting for its directive
     if ruling.used:
         raise _number_used(gateway, header, row.sequence + 1)
     wait = (ruling.until - now).total_seconds()
@@ -266,7 +318,7 @@ def _known(gateway: Gateway, row: GatewayPresence, rows: dict[uuid.UUID, Gateway
     current = rows.get(row.instance) if row.instance else None
     return Known(
         current=_instance(current) if current else None, until=row.until, sequence=row.sequence, floor=row.floor,
-        evidence_from=gateway.released_at,
+        evidence_from=Gateway.objects.values_list("released_at", flat=True).get(pk=gateway.pk),
     )  # fmt: skip
 
 

@@ -39,13 +39,13 @@ COLUMNS = """
 """
 """The open manifests of a gateway, with what has arrived and whether something waits, beside `sightings.SOURCES`."""
 TAKE_REPORT = """
-UPDATE gateways_lossmanifest SET last_sequence = %(last_sequence)s
- WHERE gateway_id = %(gateway)s AND generation = %(generation)s AND closed_at IS NULL
-   AND NOT stopped AND last_sequence < %(last_sequence)s
+UPDATE gateways_lossmanifest m SET last_sequence = held.last_sequence FROM held
+ WHERE m.gateway_id = held.gateway AND m.generation = held.generation AND m.closed_at IS NULL
+   AND NOT m.stopped AND m.last_sequence < held.last_sequence
 """
 """A lost gateway is heard of again in the same life: what it accepted while nobody heard it belongs to its manifest too.
 
-Part of the statement that stores a heartbeat, so that a report which a new life overwrites later was counted before.
+Part of the statement that stores heartbeats (`held`), so that a report which a new life overwrites later was counted before.
 """
 
 

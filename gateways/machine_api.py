@@ -1,15 +1,19 @@
-"""Views of the machine channel: each one unpacks, calls a use case and answers with a message. No rules here."""
+"""The calls of the machine channel: each one unpacks, calls a use case and answers with a message. No rules here.
+
+A coroutine is served in the loop of the machine lane and may not block it; any other function in a thread (`gateways.channel`).
+"""
 
 from __future__ import annotations
 
+import json
 import uuid
 from dataclasses import asdict
 
 from django.conf import settings
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from msgspec import structs
 
-from common.api import client_address, guarded
+from common.api import guarded
 from common.clock import database_now
 from common.clock import now as clock_now
 from common.errors import MethodNotAllowed
@@ -34,8 +38,10 @@ from gateways import (
     vault_ways,
     write_checks,
 )
-from gateways.channel import Call, channel, open_registration, sealed_answer
-from gateways.models import Gateway
+from gateways.channel import Call, Question, open_registration, sealed_answer
+from gateways.desks import Desk
+from gateways.door_views import channel, served
+from protocol.envelope import Header
 from protocol.messages import (
     Acknowledged,
     AskDirective,
@@ -47,6 +53,7 @@ from protocol.messages import (
     FenceAcknowledged,
     Heartbeat,
     LeaseAnswer,
+    Register,
     Registered,
     ReleaseLease,
     Renew,
@@ -72,13 +79,24 @@ def trust(request: HttpRequest) -> HttpResponse:
     """Public: what a gateway compares with the pin of its token before it says anything (DESIGN §6)."""
     if request.method not in ("GET", "HEAD"):
         raise MethodNotAllowed("this path takes GET only")
-    return JsonResponse(asdict(channel_keys.trust_document()))
+    return HttpResponse(trust_text(), content_type="application/json")
 
 
-@guarded
-def register(request: HttpRequest) -> HttpResponse:
-    body, header, wire = open_registration(request)
-    enrolled = enrollment.register(body, address=client_address(request), now=clock_now())
+def trust_text() -> bytes:
+    return json.dumps(asdict(channel_keys.trust_document())).encode()
+
+
+async def take_registration(desk: Desk, question: Question) -> bytes:
+    """A token becomes a gateway; the answer is sealed to the key it named."""
+    body, header = await open_registration(desk, question)
+    return await desk.apart(lambda: _registered(body, header, question))
+
+
+register = served(take_registration, take_registration)
+
+
+def _registered(body: Register, header: Header, question: Question) -> bytes:
+    enrolled = enrollment.register(body, address=question.address, now=clock_now())
     gateway, certificate = enrolled.gateway, enrolled.certificate
     message = Registered(
         gateway_id=str(gateway.id),
@@ -90,42 +108,46 @@ def register(request: HttpRequest) -> HttpResponse:
         server_certificate=certificate.server_pem,
         heartbeat_seconds=settings.MAZEVAULT.timing.heartbeat_interval,
     )
-    return sealed_answer(message, header, gateway, wire)
+    return sealed_answer(message, header, gateway, question.body, channel_keys.signing_key(), clock_now())
 
 
 @channel(Heartbeat, waiting=True, quarantined=True)
-def heartbeat(call: Call, body: Heartbeat) -> Directive:
+async def heartbeat(call: Call, body: Heartbeat) -> Directive:
+    desk, gateway, number = call.desk, call.gateway, call.header.sequence
     if not call.seat.current:
-        return directives.directive_for(call.gateway, call.seat)
-    heard = heartbeats.take_heartbeat(call.gateway, body)
-    seen = instances.look_at_writes(call.gateway, call.seat, body.write_queue_last_sequence, call.header.sequence)
-    if body.countersigned:
-        audit_chains.take_countersignature(call.gateway, body.countersigned, heard.row)
+        return await directives.ordered(desk, gateway, call.header.instance, call.seat)
+    heard = await heartbeats.heartbeat_taken(desk, gateway, body)
+    said, seen = body.write_queue_last_sequence, 0
+    if not instances.says_what_is_known(call.seat, said):
+        seen = await desk.apart(lambda: instances.look_at_writes(gateway, call.seat, said, number))
+    if (countersigned := body.countersigned) is not None:
+        await desk.apart(lambda: audit_chains.take_countersignature(gateway, countersigned, heard.row))
     directive = directives.directive_of(heard.seen, heard.row, instances.after_writes(call.seat, seen))
     checkpoint = audit_chains.offered_checkpoint(heard.row)
-    return structs.replace(_marked(call.gateway, directive), checkpoint=checkpoint, writes_seen=seen)
+    return structs.replace(await _marked(call, directive), checkpoint=checkpoint, writes_seen=seen)
 
 
 @channel(AskDirective, waiting=True, quarantined=True)
-def directive(call: Call, body: AskDirective) -> Directive:
+async def directive(call: Call, body: AskDirective) -> Directive:
     if not call.seat.current:
-        return directives.directive_for(call.gateway, call.seat)
+        return await directives.ordered(call.desk, call.gateway, call.header.instance, call.seat)
     wait = min(body.wait, settings.MAZEVAULT.timing.directive_wait)
-    return _marked(call.gateway, directives.room.wait_for_change(call.gateway, call.header.instance, body.after, wait))
+    return await _marked(call, await directives.wait_for_change(call.desk, call.gateway, call.header.instance, body.after, wait))
 
 
-def _marked(gateway: Gateway, answer: Directive) -> Directive:
+async def _marked(call: Call, answer: Directive) -> Directive:
     """With what proves its epoch, should this database be put back (I4)."""
-    return structs.replace(answer, mark=marks.mark_of(gateway.environment_id, answer.epoch))
+    key = await call.desk.signing_key()
+    return structs.replace(answer, mark=marks.signed_mark(call.gateway.environment_id, answer.epoch, 0, key))
 
 
 @channel(RenewLease, waiting=True, quarantined=True)
-def lease(call: Call, body: RenewLease) -> LeaseAnswer:
+async def lease(call: Call, body: RenewLease) -> LeaseAnswer:
     if not call.seat.current:
         return LeaseAnswer(verdict=LeaseVerdict.ANOTHER_INSTANCE, epoch=body.epoch, retry_after_seconds=call.seat.retry)
     skew = (heartbeats.parse_moment("sent_at", body.sent_at) - call.now).total_seconds()
-    grant = routes.renew_lease(
-        call.gateway, instance=call.header.instance, epoch=body.epoch, sequence=call.header.sequence, skew_seconds=skew
+    grant = await routes.lease_renewed(
+        call.desk, call.gateway, instance=call.header.instance, epoch=body.epoch, sequence=call.header.sequence, skew_seconds=skew
     )
     return LeaseAnswer(verdict=grant.verdict, epoch=grant.epoch, ttl_seconds=grant.ttl)
 

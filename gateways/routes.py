@@ -21,6 +21,8 @@ from django.db.models.functions import Coalesce, Greatest, Now
 from common import audit
 from common.clock import database_now
 from common.errors import NotFound
+from common.grouped import Grouped
+from gateways.desks import Desk, RequestDesk, at_once
 from gateways.models import EpochGrant, Gateway, GatewayEnvironment, GatewayPresence, Route
 from protocol.vocabulary import LeaseVerdict
 
@@ -33,27 +35,36 @@ TWO_LIVES = "two_lives"
 MAXIMUM_SKEW_SECONDS = 300.0
 """A gateway whose wall clock is further off gets no lease (reliability §4.3)."""
 
-_RENEW = """
-WITH granted AS (
-UPDATE gateways_route
-   SET lease_until = clock_timestamp() + %(ttl)s * interval '1 second',
-       lease_sequence = GREATEST(lease_sequence, %(sequence)s)
- WHERE environment_id = %(environment)s AND active_gateway_id = %(gateway)s AND epoch = %(epoch)s
-   AND lease_open AND danger = '' AND (lease_blocked_until IS NULL OR lease_blocked_until < clock_timestamp())
-   AND EXISTS (SELECT 1 FROM gateways_gateway WHERE id = %(gateway)s AND generation = %(generation)s
+RENEW = Grouped("renew", """
+WITH asked AS MATERIALIZED (SELECT * FROM {asked}), held AS MATERIALIZED (
+    SELECT asked.* FROM asked JOIN gateways_route r ON r.environment_id = asked.environment
+      JOIN gateways_gatewaypresence p ON p.gateway_id = asked.gateway {hold}
+), granted AS (
+UPDATE gateways_route r
+   SET lease_until = clock_timestamp() + held.ttl * interval '1 second',
+       lease_sequence = GREATEST(r.lease_sequence, held.sequence)
+  FROM held
+ WHERE r.environment_id = held.environment AND r.active_gateway_id = held.gateway AND r.epoch = held.epoch
+   AND r.lease_open AND r.danger = '' AND (r.lease_blocked_until IS NULL OR r.lease_blocked_until < clock_timestamp())
+   AND EXISTS (SELECT 1 FROM gateways_gateway WHERE id = held.gateway AND generation = held.generation
                   AND banned_at IS NULL AND decommissioned_at IS NULL AND held_code <> 'two_lives')
    AND EXISTS (SELECT 1 FROM gateways_gatewaypresence
-                WHERE gateway_id = %(gateway)s AND generation = %(generation)s AND instance = %(instance)s AND NOT ended)
+                WHERE gateway_id = held.gateway AND generation = held.generation AND instance = held.instance AND NOT ended)
    AND NOT EXISTS (SELECT 1 FROM gateways_primarynode
                     WHERE timeline <> ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int)
-RETURNING lease_until
+RETURNING held.place, r.lease_until
+), kept AS (
+UPDATE gateways_gatewaypresence p
+   SET until = GREATEST(p.until, granted.lease_until + held.drift * interval '1 second')
+  FROM granted JOIN held USING (place)
+ WHERE p.gateway_id = held.gateway AND p.generation = held.generation AND p.instance = held.instance AND NOT p.ended
+RETURNING held.place
 )
-UPDATE gateways_gatewaypresence
-   SET until = GREATEST(until, granted.lease_until + %(drift)s * interval '1 second')
-  FROM granted
- WHERE gateway_id = %(gateway)s AND generation = %(generation)s AND instance = %(instance)s AND NOT ended
-RETURNING until
-"""
+SELECT held.place, kept.place IS NOT NULL AS granted FROM held LEFT JOIN kept USING (place)
+""", {
+    "environment": "text", "gateway": "uuid", "generation": "uuid", "instance": "uuid", "ttl": "float8", "drift": "float8",
+    "epoch": "bigint", "sequence": "bigint",
+}, key="gateway", hold="FOR NO KEY UPDATE OF r SKIP LOCKED FOR NO KEY UPDATE OF p SKIP LOCKED")  # fmt: skip
 """The gateway is looked at in the same statement, and so is the database: one that was promoted a moment ago grants nothing.
 
 It is granted only if the instance that asks is still the current one when its row is changed, and that row then keeps every
@@ -100,21 +111,27 @@ def lock_route(code: str) -> Route:
 
 
 def renew_lease(gateway: Gateway, *, instance: str, epoch: int, sequence: int, skew_seconds: float) -> LeaseGrant:
+    """`lease_renewed` where nothing waits for anything else."""
+    return at_once(
+        lease_renewed(RequestDesk(), gateway, instance=instance, epoch=epoch, sequence=sequence, skew_seconds=skew_seconds)
+    )
+
+
+async def lease_renewed(
+    desk: Desk, gateway: Gateway, *, instance: str, epoch: int, sequence: int, skew_seconds: float
+) -> LeaseGrant:
     """One conditional UPDATE: the lease is prolonged only for the current instance of the active gateway, in its epoch, while
     renewal is open."""
     if abs(skew_seconds) > MAXIMUM_SKEW_SECONDS:
         return LeaseGrant(LeaseVerdict.CLOCK_SKEW, epoch)
     timing = settings.MAZEVAULT.timing
-    ttl = timing.lease_ttl
-    values: dict[str, Any] = {
-        "environment": gateway.environment_id, "gateway": gateway.id, "generation": gateway.generation, "instance": instance,
-        "ttl": ttl, "drift": timing.drift, "epoch": epoch, "sequence": sequence,
-    }  # fmt: skip
-    with connection.cursor() as cursor:
-        cursor.execute(_RENEW, values)
-        if cursor.fetchone():
-            return LeaseGrant(LeaseVerdict.GRANTED, epoch, ttl)
-    return _why_not(gateway, instance, epoch)
+    row = await desk.run(RENEW, {
+        "environment": gateway.environment_id, "gateway": gateway.id, "generation": gateway.generation,
+        "instance": uuid.UUID(instance), "ttl": timing.lease_ttl, "drift": timing.drift, "epoch": epoch, "sequence": sequence,
+    })  # fmt: skip
+    if row is not None and row["granted"]:
+        return LeaseGrant(LeaseVerdict.GRANTED, epoch, timing.lease_ttl)
+    return await desk.apart(lambda: _why_not(gateway, instance, epoch))
 
 
 def release_lease(gateway: Gateway, *, instance: str, epoch: int, sequence: int) -> bool:

@@ -50,10 +50,10 @@ def _prepare(socket: Path, lifeline: Lifeline) -> None:
 
 
 def _machine(socket: Path, lifeline: Lifeline) -> None:
-    from gateways.directives import room
+    from orchestrator.node import machine_lane
 
     lanes.process_is(Lane.MACHINES)
-    _serve(socket, lifeline, listener=_primary_listener, on_stop=room.close)
+    machine_lane.serve(socket, lifeline)
 
 
 def _people(socket: Path, lifeline: Lifeline) -> None:
@@ -99,12 +99,6 @@ def _core(socket: Path, lifeline: Lifeline) -> None:
 ROLES: dict[str, Callable[[Path, Lifeline], None]] = {
     "prepare": _prepare, "machine": _machine, "people": _people, "loops": _loops, "core": _core,
 }  # fmt: skip
-
-
-def _primary_listener() -> Listener:
-    from orchestrator.listener import primary_files
-
-    return primary_files()
 
 
 def _gateway_listener() -> Listener:

