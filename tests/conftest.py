@@ -24,23 +24,17 @@ from common.clock import now
 from failover import driver
 from failover.transitions import state_of
 from failover.witness import ClockWitness
-from gateways import channel_keys, directives, generation, identity, routes, signs
+from gateways import channel_keys, generation, identity, routes, signs
 from tests.fakes.gateway import KNOWN, FakeGateway, all_answer
 from vault import succession
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """Tests that commit are cleaned up by TRUNCATE, which the audit tables refuse; rows stay protected.
-
-    Who listens to the database ends before it does, or it would tell of its loss when nobody takes the log any more.
-    """
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> None:
+    """Tests that commit are cleaned up by TRUNCATE, which the audit tables refuse; rows stay protected."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         for table in ("common_auditentry", "common_auditlink", "gateways_gatewayauditrecord"):
             cursor.execute(f"ALTER TABLE {table} DISABLE TRIGGER {table}_all")
-    yield
-    directives.room.close()
-    directives.room.join(5)
 
 
 @pytest.fixture(autouse=True)
