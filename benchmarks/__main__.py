@@ -13,13 +13,14 @@ from typing import Any
 
 import typer
 
-from benchmarks import channel, front, growth, lane, limits, reconcile, report, stack, sync
+from benchmarks import channel, copy, front, growth, lane, limits, reconcile, report, stack, sync
 from benchmarks.goals import outcomes
 
 BENCHMARKS: dict[str, Callable[[], Mapping[str, object]]] = {
     "lane": lane.lane,
     "limits": limits.here,
     "reconcile": reconcile.reconcile,
+    "copy": copy.copy,
     "envelope": channel.envelope,
     "front": front.front,
     "growth": growth.growth,

@@ -18,6 +18,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ async def _measured(bench: Bench, seconds: float) -> dict[str, object]:
     bearer = {"Authorization": f"Bearer {bench.primary.token}"}
     read, written = itertools.cycle(ids), itertools.cycle(ids)
     results["secret_read"] = await _both(
-        bench, _people(bench, lambda: request("GET", f"/api/v1/secrets/{next(read)}", **bearer)), seconds
+        bench, _people(bench, lambda: request("GET", f"/api/v1/secrets/{next(read)}", b"", **bearer)), seconds
     )
 
     def write() -> bytes:
@@ -111,10 +112,10 @@ async def _measured(bench: Bench, seconds: float) -> dict[str, object]:
     results["secret_write"] = await _both(bench, _people(bench, write), seconds)
     results["health"] = await _closed(bench, _people(bench, lambda: request("GET", paths.HEALTH)), seconds)
     for name, path in (("status", "admin/failover/NPR"), ("gateway_health", "admin/gateway-health")):
-        one = _people(bench, lambda path=path: request("GET", f"/api/v1/{path}", **bearer))[:1]
+        one = _people(bench, partial(request, "GET", f"/api/v1/{path}", b"", **bearer))[:1]
         results[name] = await _closed(bench, one, seconds / 3)
     metrics = {"Authorization": f"Bearer {bench.stack.layout.secret('primary', 'metrics.token').read_text().strip()}"}
-    results["metrics"] = await _closed(bench, _people(bench, lambda: request("GET", "/metrics", **metrics))[:1], seconds / 3)
+    results["metrics"] = await _closed(bench, _people(bench, lambda: request("GET", "/metrics", b"", **metrics))[:1], seconds / 3)
     return results
 
 

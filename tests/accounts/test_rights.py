@@ -210,7 +210,7 @@ def test_what_is_remembered_has_a_bound() -> None:
     known = Remembered[int]("test", most=3)
     known.listens(True)
     for number in range(10):
-        known.get(number, lambda number=number: number)  # type: ignore[misc]
+        known.get(number, lambda number=number: number)
     assert len(known) == 3 and known.get(9, lambda: -1) == 9 and known.get(0, lambda: -1) == -1
 
 

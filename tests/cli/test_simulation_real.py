@@ -15,7 +15,7 @@ from cli.stack.layout import ROOT
 from tests.cli.test_launcher import Home
 
 
-def simulated(folder, *arguments: str, profile: str = "short") -> dict[str, Any]:  # type: ignore[no-untyped-def]
+def simulated(folder, *arguments: str, profile: str = "short") -> dict[str, Any]:
     """What a run of the command says as JSON. It must not touch the data folder it was started with."""
     home = Home(folder / "var", MAZEVAULT_TIME_PROFILE=profile)
     command = [str(ROOT / "mazevault"), "simulate", "-o", "json", *arguments]
@@ -29,7 +29,7 @@ def simulated(folder, *arguments: str, profile: str = "short") -> dict[str, Any]
 
 @pytest.mark.journey
 @pytest.mark.xdist_group("journeys")
-def test_a_small_fleet_enrols_speaks_and_is_heard_again_after_a_restart(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_a_small_fleet_enrols_speaks_and_is_heard_again_after_a_restart(tmp_path) -> None:
     found = simulated(tmp_path, "--gateways", "8", "--seconds", "10", "--faults", "restart,duplicates")
     assert found["holds"], found["problems"]
     assert {"heartbeat", "lease", "directive"} <= set(found["quiet"]["kinds"])
@@ -40,7 +40,7 @@ def test_a_small_fleet_enrols_speaks_and_is_heard_again_after_a_restart(tmp_path
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_two_hundred_gateways_outlive_every_fault(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_two_hundred_gateways_outlive_every_fault(tmp_path) -> None:
     found = simulated(tmp_path, "--gateways", "200", "--seconds", "300", profile="standard")
     assert found["holds"], found["problems"]
     assert found["least_lease_left_seconds"] > 0
@@ -75,5 +75,13 @@ def _outcome(**facts: Any) -> Any:
 
     usual: dict[str, Any] = dict.fromkeys(Outcome.__dataclass_fields__, 0)
     quiet = {"messages_per_second": 1.0, "cpu_ms_a_message": {}}
-    empty = {"kinds": {}, "statuses": {}, "latency_ms": {}, "restarts": [], "memory_mb": {}, "spells": [], "problems": []}
+    empty: dict[str, Any] = {
+        "kinds": {},
+        "statuses": {},
+        "latency_ms": {},
+        "restarts": [],
+        "memory_mb": {},
+        "spells": [],
+        "problems": [],
+    }
     return Outcome(**{**usual, **empty, "quiet": quiet, "least_lease_left_seconds": None, "last_refusal": "", **facts})

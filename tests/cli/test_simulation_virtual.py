@@ -92,7 +92,7 @@ def apply_writes_of_the_past(monkeypatch: pytest.MonkeyPatch) -> None:
 def promote_into_the_same_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     real = virtual_primary.VirtualPrimary.promote
 
-    def promote(self, environment, gateway):  # type: ignore[no-untyped-def]
+    def promote(self, environment, gateway):
         environment.epoch = max(0, environment.epoch - 1)
         real(self, environment, gateway)
 
@@ -106,7 +106,7 @@ def promote_into_the_same_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
         (promote_into_the_same_epoch, "I1"),
     ],
 )  # fmt: skip
-def test_a_broken_rule_is_found(mutant, invariant: str, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_broken_rule_is_found(mutant, invariant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant(monkeypatch)
     outcome = first_broken()
     assert outcome.broken.startswith(f"{invariant}:"), outcome.broken

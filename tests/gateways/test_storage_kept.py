@@ -227,7 +227,7 @@ def test_a_move_back_that_broke_off_leaves_no_deleted_secret_recovered(desk: Syn
                 raise MayNotAct("the lease is over")
             return nullcontext(1)
 
-    desk.work(node=Fading())  # type: ignore[arg-type]
+    desk.work(node=Fading())
     assert desk.there() == {"A": "one"}, "it is recovered, and nobody deleted it again"
     Task.objects.filter(kind="storage.move", state="pending").update(state="dead_letter")
     assert storage_moves.sweep(now()) == 1

@@ -107,7 +107,7 @@ def said(desk: SyncDesk, result: Any, *, code: str = "PRO", integration: str = "
 
 
 LATE = {"name": "A", "owner": "project:x/y", "epoch": 1, "operation": "o", "at": "2026-01-01T00:00:00+00:00"}
-MALFORMED = (
+MALFORMED: tuple[Any, ...] = (
     {}, {"late": 7}, {"looked_at": 1, "late": None}, {"looked_at": 1, "late": 7}, {"looked_at": 1, "late": ["x"]},
     {"looked_at": 1, "late": [{}]}, {"looked_at": 1, "late": [{**LATE, "owner": 5}]},
     {"looked_at": 1, "late": [{**LATE, "name": "x" * 1000}]}, {"looked_at": -1, "late": []},

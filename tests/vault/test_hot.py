@@ -176,7 +176,7 @@ def test_each_way_writes_the_same_entry_once(admin: Person, project: Project) ->
     made = make(admin, project)
     same(both(admin, f"secrets/{made}"))
     rows = AuditEntry.objects.filter(action="secret.read").order_by("id").values()
-    one, other = ({name: row[name] for name in row if name not in ("id", "at")} for row in rows)
+    one, other = ({name: value for name, value in row.items() if name not in ("id", "at")} for row in rows)
     assert one == other and one["entity_id"] == made and one["address"] == "127.0.0.1"
 
 
