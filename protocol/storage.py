@@ -104,7 +104,7 @@ class VersionSeen(Message, frozen=True):
 
     version: Count
     sight: Sight
-    digest: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    digest: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
     detail: Sentence = ""
 
 
@@ -128,7 +128,7 @@ class LookAnswer(Message, frozen=True):
 
     access: VaultAccess | None = None
     secret: MovingSecret | None = None
-    nonce: Annotated[str, Meta(pattern="^([0-9a-f]{64})?$")] = ""
+    nonce: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")] = ""
 
 
 def seen_digest(nonce: str, secret: str, version: int, external_version: str, value: str) -> str:

@@ -7,9 +7,8 @@ from typing import Annotated
 from msgspec import Meta
 
 from protocol.messages import Count, Message
-from protocol.sync import NO_NUL, Name
+from protocol.sync import Mark, Name, Stamp
 
-Mark = Annotated[str, Meta(max_length=256, pattern=NO_NUL)]
 """A tag in a vault, which anybody may write who writes there; a vault holds no longer one."""
 Epoch = Annotated[int, Meta(ge=0, lt=10**18)]
 MOST_LATE = 25_000
@@ -22,7 +21,7 @@ class LateWrite(Message, frozen=True):
     owner: Mark
     epoch: Epoch
     operation: Mark
-    at: Annotated[str, Meta(max_length=40, pattern=NO_NUL)]
+    at: Stamp
 
 
 class Survey(Message, frozen=True):

