@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from accounts.attempts import MOST_OF_A_BROWSER
 from accounts.entra_settings import EntraSettings
 from accounts.models import EntraSession, RoleGrant, Session, User
 from tests.accounts.conftest import Node, mapped
@@ -44,10 +45,10 @@ def test_one_way_back_is_used_by_one_of_many(committed_node: Node, browser: Brow
 
 def test_a_newcomer_with_many_tabs_gets_one_account(committed_node: Node, browser: Browser) -> None:
     mapped("secret_manager", "APP_MZV_PRO_ADMIN")
-    ways = [values_of(browser.pick(committed_node.begin(), "ada.admin@bank.example")) for _ in range(RACERS)]
-    racers = racers_of(committed_node, RACERS)
+    ways = [values_of(browser.pick(committed_node.begin(), "ada.admin@bank.example")) for _ in range(MOST_OF_A_BROWSER)]
+    racers = racers_of(committed_node, MOST_OF_A_BROWSER)
     answers = at_once(*(lambda one=one, way=way: one.come_back(way) for one, way in zip(racers, ways, strict=True)))
     assert {answer.status_code for answer in answers} == {200}, [answer.content for answer in answers]
     assert User.objects.filter(email="ada.admin@bank.example").count() == 1
     assert RoleGrant.objects.filter(user__email="ada.admin@bank.example", assigned_by_sso=True).count() == 1
-    assert Session.objects.count() == RACERS
+    assert Session.objects.count() == MOST_OF_A_BROWSER

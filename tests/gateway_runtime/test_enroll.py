@@ -238,6 +238,7 @@ class TestAddressOfThePrimary:
         registered = self.follow(place, monkeypatch)
         supervisor = Supervisor()
         supervisor.node = SimpleNamespace(breaker=Breaker(), highest_epoch=0)  # type: ignore[assignment]
+        monkeypatch.setattr(supervisor.one_process, "still_held", lambda: True)  # who holds no lock says nothing
         supervisor._use(registered)
         place.wire.asked.clear()
         with suppress(PrimaryUnreachable, PrimaryRefused):

@@ -163,15 +163,22 @@ def test_a_step_and_a_cancel_at_once_never_both_happen(person: Any) -> None:
 def test_the_status_is_of_one_moment_while_a_move_goes_on(admin: Person, monkeypatch: pytest.MonkeyPatch) -> None:
     """The move changes the state after the first read of the answer: the answer is the older state as a whole."""
     fleet_of("NPR")
-    asked = selectors.open_operation
+    asked = selectors._operations
 
-    def moved_meanwhile(code: str) -> Operation | None:
+    def moved_meanwhile(code: str) -> tuple[Operation | None, Operation | None]:
         with open_connection() as other:
             other.execute("UPDATE failover_environmentstate SET state = 'FENCING' WHERE environment_id = %s", [code])
         return asked(code)
 
-    monkeypatch.setattr(selectors, "open_operation", moved_meanwhile)
-    monkeypatch.setattr(selectors, "_last_operation", lambda code, route: {"state": selectors.state_of(code).state})
+    monkeypatch.setattr(selectors, "_operations", moved_meanwhile)
+    standing = selectors._standing
+    seen = list[str]()
+
+    def noted(route: Any, state: Any, *others: Any) -> Any:
+        seen.append(selectors.state_of("NPR").state)
+        return standing(route, state, *others)
+
+    monkeypatch.setattr(selectors, "_standing", noted)
     row = selectors.status_row("NPR")
-    assert (row["state"], row["last_operation"]["state"]) == ("PRIMARY_ACTIVE", "PRIMARY_ACTIVE")
+    assert (row["state"], seen) == ("PRIMARY_ACTIVE", ["PRIMARY_ACTIVE"])
     assert selectors.state_of("NPR").state == "FENCING"
