@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from django.conf import settings
 from django.db import DatabaseError, transaction
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
 from common.clock import boottime, database_now, now
 from common.errors import Conflict
@@ -20,7 +20,7 @@ from common.locks import try_transaction_lock
 from failover import machine, preflight
 from failover.facts import checks_of, living_gateway, move_facts
 from failover.kinds import KINDS
-from failover.machine import FENCING, PREFLIGHT, PROMOTION, Event, LeaseTime, Sign, State, StepFacts
+from failover.machine import FENCING, PREFLIGHT, PROMOTION, RESTFUL, Event, LeaseTime, Sign, State, StepFacts
 from failover.models import EnvironmentState, Operation
 from failover.preflight import Level
 from failover.transitions import Step, carry_out, open_operation, state_of
@@ -37,6 +37,7 @@ LONGEST_RUN = 8
 DRIVER = "system"
 QUEUE = "source_queue"
 """Name of the check whose waiver means: do not wait for the old gateway's writes."""
+_MOVING = [state.value for state in State if state not in RESTFUL]
 witness = ClockWitness()
 
 
@@ -101,14 +102,15 @@ def _freeze_when_nobody_can_be_promoted(route: Route, state: EnvironmentState, o
 
 
 def _environments_to_look_at() -> list[str]:
-    """Those in motion, in danger or not begun; a restful one costs one query for all."""
-    known = dict(EnvironmentState.objects.values_list("environment_id", "state"))
-    endangered = set(Route.objects.filter(~Q(danger="")).values_list("environment_id", flat=True))
-    codes = GatewayEnvironment.objects.order_by("code").values_list("code", flat=True)
-    resting = {State.PRIMARY_ACTIVE.value, State.DR_ACTIVE.value}
-    return [
-        code for code in codes if known.get(code) != State.HOLD.value and (code in endangered or known.get(code) not in resting)
-    ]
+    """Those in motion, in danger, or not begun although their primary gateway has spoken. One statement, however many rest."""
+    spoken = Gateway.objects.filter(
+        environment=OuterRef("pk"), role=Role.PRIMARY.value, decommissioned_at=None, banned_at=None, held_at=None,
+        status__heartbeat_at__isnull=False,
+    )  # fmt: skip
+    not_begun = Q(failover__state=State.UNASSIGNED.value) | Q(failover=None)
+    due = Q(failover__state__in=_MOVING) | Q(route__danger__gt="") | (not_begun & Exists(spoken))
+    known = GatewayEnvironment.objects.filter(due).exclude(failover__state=State.HOLD.value)
+    return list(known.order_by("code").values_list("code", flat=True))
 
 
 def _facts(route: Route, row: EnvironmentState, operation: Operation | None) -> StepFacts:

@@ -6,7 +6,7 @@ The only module that writes `EnvironmentState`. The caller holds the route's loc
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 
 from django.conf import settings
@@ -40,6 +40,11 @@ def state_of(code: str) -> EnvironmentState:
     """The state row of an environment; it begins as UNASSIGNED."""
     row, _ = EnvironmentState.objects.get_or_create(environment_id=code)
     return row
+
+
+def ensure_states(codes: Iterable[str]) -> None:
+    """The state rows of environments, in one statement. Safe to repeat and to race."""
+    EnvironmentState.objects.bulk_create([EnvironmentState(environment_id=code) for code in codes], ignore_conflicts=True)
 
 
 def open_operation(code: str) -> Operation | None:

@@ -99,10 +99,9 @@ def environment_of(code: str) -> GatewayEnvironment:
 
 
 def ensure_environments(codes: tuple[str, ...]) -> None:
-    """Create environments and their routes where they are missing. Safe to repeat."""
-    for code in codes:
-        environment, _ = GatewayEnvironment.objects.get_or_create(code=code)
-        Route.objects.get_or_create(environment=environment)
+    """Create environments and their routes where they are missing, in two statements. Safe to repeat and to race."""
+    GatewayEnvironment.objects.bulk_create([GatewayEnvironment(code=code) for code in codes], ignore_conflicts=True)
+    Route.objects.bulk_create([Route(environment_id=code) for code in codes], ignore_conflicts=True)
 
 
 def lock_route(code: str) -> Route:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from accounts.organizations import ensure_default_organization
 from accounts.setup import ensure_admin, ensure_system_roles
-from failover.transitions import state_of
+from failover.transitions import ensure_states
 from gateways import generation, identity, routes
 from orchestrator.environment import Settings
 from orchestrator.listener import ensure_server_certificate
@@ -14,8 +14,7 @@ from vault import succession
 def set_up(node: Settings) -> bool:
     """Create what is missing; True when that was the administrator. Raises `ValueError` for an unusable password file."""
     routes.ensure_environments(node.gateway_environments)
-    for code in node.gateway_environments:
-        state_of(code)
+    ensure_states(node.gateway_environments)
     succession.ensure_authorities(node.gateway_environments)
     ensure_system_roles()
     ensure_default_organization()

@@ -59,8 +59,11 @@ def ensure_authorities(environments: Iterable[str], now: datetime | None = None)
     """Create the root and the intermediates that are missing. Safe to repeat and to race."""
     with transaction.atomic():
         transaction_lock(LOCK)
+        standing = CertificateAuthority.objects.filter(standing=Standing.CURRENT)
+        known = set(standing.values_list("scope", flat=True))
         for scope in (ROOT, PLATFORM, *environments):
-            if current(scope) is None:
+            if scope not in known:
+                known.add(scope)
                 create(scope, Standing.CURRENT, now or clock_now())
 
 

@@ -37,6 +37,8 @@ class Loop:
     turn: int = 0
     attempt: int = 0
     busy: bool = False
+    paused: bool = False
+    """Only the breaker keeps its step from being made."""
 
 
 class VirtualGateway:
@@ -148,6 +150,7 @@ class VirtualGateway:
         if self.breaker.allows(now):
             return True
         self._plan(name, now + self.breaker.pause(now, at_most=PAUSE_CAP))
+        self.loops[name].paused = True
         return False
 
     def _call(self, name: str, handle: Callable[..., Any], body: tuple[Any, ...], took: Callable[[Any], float]) -> None:
@@ -180,12 +183,13 @@ class VirtualGateway:
         self.world.log.say(self.name, f"breaker {self.breaker.state.value}, {self.beats.count} beats missed")
         if self.breaker.state is BreakerState.CLOSED:
             for name, loop in self.loops.items():
-                if not loop.busy and not (name == "directive" and self.is_waiting):
+                if loop.paused:
                     self._plan(name, self.world.events.now + self.world.random.uniform(0, 1.0))
 
     def _plan(self, name: str, moment: float) -> None:
         loop = self.loops[name]
         loop.turn += 1
+        loop.paused = False
         self.world.events.at(moment, self._turn, loop, loop.turn)
 
     def _turn(self, loop: Loop, turn: int) -> None:

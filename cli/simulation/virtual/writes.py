@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gateways import reconciliation
 from gateways.reconciliation import Facts, PreviousFacts, RouteFacts, SecretFacts, Verdict, WriteFacts
 from protocol.messages import Directive
-from protocol.vocabulary import Assignment, WriteOperation, WriteOutcome
+from protocol.vocabulary import Assignment, BreakerState, WriteOperation, WriteOutcome
 
 if TYPE_CHECKING:
     from cli.simulation.virtual.gateway import VirtualGateway
@@ -50,7 +50,7 @@ class Queue:
         self._gateway = gateway
         self._waiting: list[Write] = []
         self._sequence = 0
-        self._busy = False
+        self._busy = self._is_planned = False
         self.copy = [1] * SECRETS
         """The versions of the environment's secrets as this gateway's copy has them."""
 
@@ -76,11 +76,24 @@ class Queue:
         return self._waiting[-1]
 
     def upload(self) -> None:
-        """Bring what waits, oldest first. One upload at a time."""
-        if self._waiting and not self._busy:
-            self._busy = True
-            batch = tuple(self._waiting[:BATCH])
-            self._gateway.world.wire.call(self._gateway, self._gateway.world.primary.take_writes, (batch,), self._taken)
+        """Bring what waits, oldest first. One upload at a time, and none while the breaker keeps calls back."""
+        gateway = self._gateway
+        if not self._waiting or self._busy:
+            return
+        if gateway.breaker.state is not BreakerState.CLOSED:
+            self._come_again()
+            return
+        self._busy = True
+        gateway.world.wire.call(gateway, gateway.world.primary.take_writes, (tuple(self._waiting[:BATCH]),), self._taken)
+
+    def _come_again(self) -> None:
+        if not self._is_planned:
+            self._is_planned = True
+            self._gateway.world.events.after(AGAIN_SECONDS * self._gateway.world.random.uniform(0.5, 1.0), self._again)
+
+    def _again(self) -> None:
+        self._is_planned = False
+        self.upload()
 
     def report_drain(self, directive: Directive) -> None:
         """Tell how much is left until nothing is; the order goes on until another directive comes."""
@@ -96,12 +109,12 @@ class Queue:
         self._busy = False
         self._gateway.note(answer)
         if not isinstance(answer, Settled):
-            self._gateway.world.events.after(AGAIN_SECONDS, self.upload)
+            self._come_again()
             return
         self._waiting = [one for one in self._waiting if one.id not in answer.outcomes]
         self.copy = list(answer.versions)
         if self._waiting:
-            self._gateway.world.events.after(AGAIN_SECONDS, self.upload)
+            self._come_again()
 
 
 @dataclass(frozen=True)
