@@ -17,7 +17,7 @@ from django.db import connection, transaction
 from common import audit
 from common.clock import database_now
 from common.errors import Conflict, PermissionRefused, ValidationFailed
-from gateways import routes
+from gateways import left_undone, routes
 from gateways.directives import polls_tasks
 from gateways.kinds import KINDS, TaskKind, check_payload, kind_of
 from gateways.models import Gateway, RejectedResult, Route, Task
@@ -282,6 +282,7 @@ def _finish(task: Task, state: TaskState, now: datetime, why: str) -> None:
     task.save()
     _count_end(task)
     _tally(task.environment_id, state.value)
+    left_undone.tell(task, why)
     log.warning("task %s (%s) ended as %s: %s", task.id, task.kind, state.value, why)
 
 

@@ -10,6 +10,9 @@ from typing import Any
 from common.errors import ValidationFailed
 
 PROBE_TARGETS = ("database", "cache", "primary")
+PROMISED_ATTEMPTS = 20
+"""Of what keeps a promise about a vault: with the pauses of `dispatch` (2 s, doubled, 5 min at most) that is more than an hour,
+longer than a vault is throttled or restarted, and than a change of its permissions takes to be mended."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class TaskKind:
     """`idempotent`: may be done again when nobody knows whether it was done; others wait for a person.
 
     `long`: takes its time, so a gateway takes one of them and nothing behind it. `by_people`: may be asked for as such; the
-    others are made by what they belong to, a sync run for example.
+    others are made by what they belong to, a sync run for example. `left_undone`: what remains so when it ends without success,
+    as a sentence, with `what_to_do` about it; for kinds that nothing else watches. It is told in the audit then.
     """
 
     name: str
@@ -29,6 +33,8 @@ class TaskKind:
     check: Callable[[Mapping[str, Any]], None]
     by_people: bool = True
     long: bool = False
+    left_undone: str = ""
+    what_to_do: str = ""
 
 
 def _check_targets(payload: Mapping[str, Any]) -> None:
@@ -85,10 +91,14 @@ KINDS: Mapping[str, TaskKind] = {
             summary="after a promotion: look for writes of an earlier epoch that reached a vault late",
             idempotent=True,
             claim_seconds=120,
-            attempts=5,
+            attempts=PROMISED_ATTEMPTS,
             fields={"integration": "its id", "epoch": "the present one", "since": "when the environment was moved"},
             check=_check_id("integration"),
             by_people=False,
+            left_undone="nobody knows whether a write of an earlier epoch reached the vault late; one that did stays there",
+            what_to_do="test the integration until its vault answers, then look at the newest version of each secret there: one "
+            "whose tag mazevault-epoch is below the present epoch and that is younger than the move came late. Run the sync "
+            "rules of this vault again, and save a secret of a project anew whose late value should not count",
         ),
         TaskKind(
             name="vault.retire",
@@ -111,7 +121,7 @@ KINDS: Mapping[str, TaskKind] = {
             summary="after a write was discarded that its vault has: make the recorded state count there again",
             idempotent=True,
             claim_seconds=60,
-            attempts=5,
+            attempts=PROMISED_ATTEMPTS,
             fields={
                 "integration": "its id",
                 "name": "in the vault",
@@ -124,6 +134,9 @@ KINDS: Mapping[str, TaskKind] = {
             },
             check=_check_id("integration"),
             by_people=False,
+            left_undone="the vault still holds what was discarded; whoever reads the vault itself gets it",
+            what_to_do="test the integration until its vault answers, then make the recorded state count there: save the secret "
+            "anew in MazeVault, or delete it there where it is deleted here",
         ),
         TaskKind(
             name="storage.move",

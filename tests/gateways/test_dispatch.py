@@ -10,6 +10,7 @@ import pytest
 from django.db.models.functions import Now
 
 from common.clock import now
+from common.models import AuditEntry
 from failover import driver
 from gateways import dispatch
 from gateways.kinds import KINDS
@@ -167,6 +168,34 @@ def test_a_failure_that_no_retry_can_heal_ends_at_once(npr: Pair, admin: Person)
     identifier = offer(admin)
     npr[0].results(result(take(npr[0]), outcome=TaskOutcome.FAILED, retry=False, detail="unknown host"))
     assert (state(admin, identifier)["state"], state(admin, identifier)["detail"]) == ("failed", "unknown host")
+
+
+@pytest.mark.parametrize("kind", ["vault.put_back", "vault.survey"])
+def test_what_breaks_a_promise_is_tried_for_an_hour_and_then_told(npr: Pair, kind: str) -> None:
+    first, _ = npr
+    integration = str(uuid.uuid4())
+    more = {"name": "DB-PASSWORD", "key": "DB_PASSWORD", "does": "set"} if kind == "vault.put_back" else {}
+    made = dispatch.offer("NPR", KINDS[kind], {"integration": integration, **more}, actor="system", address="")
+    waited = 0.0
+    for _ in range(KINDS[kind].attempts):
+        assert not AuditEntry.objects.filter(action="task.left_undone").exists(), "it is still tried"
+        waited += max(0.0, (Task.objects.get().not_before - now()).total_seconds())
+        Task.objects.update(not_before=Now())
+        first.results(result(take(first), outcome=TaskOutcome.FAILED, retry=True, detail="the vault denies"))
+    assert waited > 3600
+    told = AuditEntry.objects.get(action="task.left_undone")
+    assert (told.severity, told.environment, told.entity_id) == ("critical", "NPR", str(made.id))
+    said = told.details
+    assert (said["kind"], said["environment"], said["integration"]) == (kind, "NPR", integration)
+    assert said["left_undone"] == KINDS[kind].left_undone and said["what_to_do"] and "the vault denies" in said["why"]
+    if more:
+        assert (said["secret"], said["name_in_vault"]) == ("DB_PASSWORD", "DB-PASSWORD")
+
+
+def test_a_probe_that_fails_breaks_no_promise(npr: Pair, admin: Person) -> None:
+    offer(admin)
+    npr[0].results(result(take(npr[0]), outcome=TaskOutcome.FAILED, retry=False, detail="unknown host"))
+    assert not AuditEntry.objects.filter(action="task.left_undone").exists()
 
 
 def test_an_unknown_task_is_said_so(npr: Pair, admin: Person) -> None:
