@@ -39,17 +39,17 @@ def rotate(
     grace: Annotated[str, typer.Option("--grace", help="with --now: hours the present one is still trusted (24)")] = "",
     confirm: Annotated[str, typer.Option("--confirm", help="with --now: the authority's name once more")] = "",
     reason: Annotated[str, typer.Option("--reason", help="for the audit trail")] = "",
-    root_key: Annotated[str, typer.Option("--root-key", help="file with the root's key, where it is not kept here")] = "",
+    root_key: Annotated[list[str] | None, typer.Option("--root-key", help="file with a root's key that is not kept here")] = None,
     import_root: Annotated[str, typer.Option("--import-root", help="with ROOT: a root certificate made elsewhere")] = "",
-    passphrase_file: Annotated[str, typer.Option("--passphrase-file", help="passphrase of the key file")] = "",
+    passphrase_file: Annotated[list[str] | None, typer.Option("--passphrase-file", help="passphrase of each key file")] = None,
     node: Node = "primary",
 ) -> None:
     """Change the master key, an environment's key at rest, or an authority. It can be ended anywhere; run it again to go on."""
-    files = {"--root-key": root_key, "--import-root": import_root, "--passphrase-file": passphrase_file}
+    files = [("--root-key", one) for one in root_key or []] + [("--passphrase-file", one) for one in passphrase_file or []]
     words = {"--environment": environment, "--authority": authority, "--grace": grace, "--confirm": confirm, "--reason": reason}
-    wish = words | {name: _file(given) for name, given in files.items()}
+    brought = [part for name, given in files for part in (name, _file(given))]
     flags = [*(["--master"] if master else []), *(["--now"] if now else [])]
-    _run(node, ["rotate", *flags, *_options(wish)])
+    _run(node, ["rotate", *flags, *_options(words | {"--import-root": _file(import_root)}), *brought])
 
 
 @app.command("export-root")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -12,11 +13,12 @@ from common import audit
 from common.errors import Conflict, NotFound
 from common.locks import transaction_lock, try_transaction_lock
 from gateways import channel_keys, identity, routes
-from gateways.models import BootstrapTokenRow, Gateway, GatewayCertificate
+from gateways.models import BootstrapTokenRow, Gateway, GatewayCertificate, GatewayEnvironment
 from vault import authorities, generations, succession
-from vault.generations import CHANNEL, PLATFORM, ROOT, Move
+from vault.ceremony import ForeignRoot
+from vault.generations import CHANNEL, PLATFORM, ROOT, Move, Standing
 from vault.models import CertificateAuthority
-from vault.succession import Changed, ForeignRoot
+from vault.succession import Changed
 
 LONGEST_GRACE = timedelta(days=7)
 GRACE = timedelta(hours=24)
@@ -27,8 +29,8 @@ GRACE = timedelta(hours=24)
 class Wish:
     """What an operator asks for. `authority` is an environment's code, platform, root or channel.
 
-    With `at_once` the next generation signs now, and the one before is trusted for `grace` only. `root_key` is the signing root's
-    key where it is not kept here; `root` brings a root made elsewhere.
+    With `at_once` a fresh generation signs now, and the one before is trusted for `grace` only. `root_keys` are those of trusted
+    roots that are not kept here; `root` brings a root made elsewhere.
     """
 
     authority: str
@@ -36,7 +38,7 @@ class Wish:
     reason: str
     at_once: bool = False
     grace: timedelta = GRACE
-    root_key: ec.EllipticCurvePrivateKey | None = None
+    root_keys: Sequence[ec.EllipticCurvePrivateKey] = ()
     root: ForeignRoot | None = None
 
 
@@ -67,19 +69,44 @@ def _rotate_authority(wish: Wish, now: datetime) -> list[str]:
         transaction_lock(authorities.LOCK)
         old = authorities.current(wish.authority)
         if old is None:
-            raise NotFound(f"there is no authority {wish.authority}; there are: {', '.join(known())}")
-        made = succession.announce(wish.authority, now, wish.actor, wish.reason, root_key=wish.root_key, root=wish.root)
-        if made is None and not wish.at_once:
-            raise Conflict(f"a next generation of {wish.authority} waits already; it takes over by itself, or with --now")
-        if not wish.at_once:
-            assert made is not None  # noqa: S101  refused above
-            takes_over = now + generations.rules_of(wish.authority).announcement
-            return [f"generation {made.row.generation} of {wish.authority} is announced; it signs from {takes_over:%Y-%m-%d}"]
-        return _replace_at_once(wish, old, now)
+            return _begin(wish, now)
+        if wish.at_once:
+            return _replace_at_once(wish, old, now)
+        done = _certify(wish, now)
+        made = succession.announce(wish.authority, now, wish.actor, wish.reason, root_keys=wish.root_keys, root=wish.root)
+        if made is None:
+            if not done:
+                raise Conflict(f"a next generation of {wish.authority} waits already; it takes over by itself")
+            return done
+        takes_over = now + generations.rules_of(wish.authority).announcement
+        return [*done, f"generation {made.row.generation} of {wish.authority} is announced; it signs from {takes_over:%Y-%m-%d}"]
+
+
+def _begin(wish: Wish, now: datetime) -> list[str]:
+    """An environment that was added while the root's key lay in the safe has no authority yet."""
+    if not GatewayEnvironment.objects.filter(code=wish.authority).exists():
+        raise NotFound(f"there is no authority {wish.authority}; there are: {', '.join(known())}")
+    made = succession.begin(wish.authority, now, wish.actor, wish.reason, wish.root_keys)
+    return [f"generation {made.row.generation} of {wish.authority} signs now; it is the first one"]
+
+
+def _certify(wish: Wish, now: datetime) -> list[str]:
+    """What stands under too few roots is put under those whose keys were brought."""
+    if not wish.root_keys or wish.authority == ROOT:
+        return []
+    rows = succession.certify(wish.authority, now, wish.actor, wish.reason, wish.root_keys)
+    return [f"generation {row.generation} of {wish.authority} stands under each root now whose key was brought" for row in rows]
 
 
 def consequences(wish: Wish, now: datetime) -> list[str]:
     """What a change at once breaks, as sentences for the person who must confirm it."""
+    waiting = CertificateAuthority.objects.filter(scope=wish.authority, standing=Standing.NEXT).first()
+    if waiting is None:
+        return _broken(wish, now)
+    return [*_broken(wish, now), f"generation {waiting.generation}, which waits, is discarded: its key lay in the same place"]
+
+
+def _broken(wish: Wish, now: datetime) -> list[str]:
     until = f"{now + wish.grace:%Y-%m-%d %H:%M} UTC"
     if wish.authority == CHANNEL:
         return [
@@ -107,14 +134,22 @@ def consequences(wish: Wish, now: datetime) -> list[str]:
 
 def known() -> list[str]:
     """The names `rotate` takes."""
-    found = CertificateAuthority.objects.values_list("scope", flat=True).distinct()
-    return [*sorted(found), CHANNEL]
+    found = CertificateAuthority.objects.values_list("scope", flat=True)
+    environments = GatewayEnvironment.objects.values_list("code", flat=True)
+    return [*sorted({*found, *environments}), CHANNEL]
 
 
 def _replace_at_once(wish: Wish, old: CertificateAuthority, now: datetime) -> list[str]:
+    discarded = succession.discard_next(wish.authority, now, wish.actor, f"its key lay where one leaked: {wish.reason}")
+    made = succession.announce(
+        wish.authority, now, wish.actor, wish.reason, root_keys=wish.root_keys, root=wish.root, leaked=True
+    )
+    assert made is not None  # noqa: S101  none waits any more, and the lock is held
     promoted = succession.promote(wish.authority, now, wish.actor, wish.reason, trust_for=wish.grace)
     done = [f"generation {promoted.row.generation} of {wish.authority} signs now",
             f"generation {old.generation} is trusted until {now + wish.grace:%Y-%m-%d %H:%M} UTC"]  # fmt: skip
+    if discarded is not None:
+        done.append(f"generation {discarded.row.generation}, which waited, is discarded: its key lay in the same place")
     if wish.authority in (ROOT, PLATFORM):
         identity.replace_keys_at_once(wish.actor, wish.reason, now)
         done.append("the channel has new keys, so every connected gateway looks at the trust document")

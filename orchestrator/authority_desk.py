@@ -20,10 +20,10 @@ from common.files import write_private
 from gateways import authority_changes, authority_report
 from gateways.authority_api import shown
 from gateways.authority_changes import Wish
-from vault import authorities, succession
+from vault import authorities, ceremony
 from vault.authorities import IssuingRefused, RootKeyAbsent
-from vault.generations import ROOT
-from vault.succession import ForeignRoot, RootRefused
+from vault.ceremony import ForeignRoot, RootRefused
+from vault.generations import CHANNEL, ROOT
 
 ACTOR = "operator:keys"
 Tell = Callable[[str], Any]
@@ -75,11 +75,11 @@ def _wish(options: Mapping[str, Any], now: datetime) -> Wish:
         raise CommandError(f"--grace must be 0 to {authority_changes.LONGEST_GRACE / timedelta(hours=1):.0f} hours")
     if options["import_root"] and authority != ROOT:
         raise CommandError("--import-root goes with --authority ROOT")
-    if options["import_root"] and not options["root_key"]:
+    if options["import_root"] and len(options["root_key"]) != 1:
         raise CommandError("--import-root needs the new root's key: --root-key FILE and --passphrase-file FILE")
-    key = _key(options) if options["root_key"] else None
-    root = _foreign(options["import_root"], key, now) if key and options["import_root"] else None
-    return Wish(authority, ACTOR, options["reason"] or "asked for by an operator", options["now"], grace, key, root)
+    keys = _keys(options)
+    root = _foreign(options["import_root"], keys[0], now) if options["import_root"] else None
+    return Wish(authority, ACTOR, options["reason"] or "asked for by an operator", options["now"], grace, keys, root)
 
 
 def _grace(hours: float | None) -> timedelta:
@@ -94,29 +94,38 @@ def _named(text: str) -> str:
     return found[0]
 
 
-def _key(options: Mapping[str, Any]) -> ec.EllipticCurvePrivateKey:
-    passphrase = Path(options["passphrase_file"]).read_bytes().strip() if options["passphrase_file"] else None
+def _keys(options: Mapping[str, Any]) -> list[ec.EllipticCurvePrivateKey]:
+    """The root keys that were brought: under one passphrase, or each under its own in the same order."""
+    files, passphrases = options["root_key"], options["passphrase_file"]
+    if len(passphrases) not in (0, 1, len(files)):
+        raise CommandError("give one --passphrase-file for all keys, or one for each --root-key in the same order")
+    each = passphrases * len(files) if len(passphrases) == 1 else passphrases or [""] * len(files)
+    return [_key(file, passphrase) for file, passphrase in zip(files, each, strict=True)]
+
+
+def _key(file: str, passphrase_file: str) -> ec.EllipticCurvePrivateKey:
+    passphrase = Path(passphrase_file).read_bytes().strip() if passphrase_file else None
     try:
-        key = load_pem_private_key(Path(options["root_key"]).read_bytes(), passphrase)
+        key = load_pem_private_key(Path(file).read_bytes(), passphrase)
     except (ValueError, TypeError) as error:
-        raise CommandError(f"{options['root_key']} does not open; give its passphrase with --passphrase-file FILE") from error
+        raise CommandError(f"{file} does not open; give its passphrase with --passphrase-file FILE") from error
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
         raise CommandError("the root's key must be on the curve P-256 or P-384")
     return key
 
 
 def _foreign(file: str, key: ec.EllipticCurvePrivateKey, now: datetime) -> ForeignRoot:
-    return succession.checked_root(Path(file).read_text(), key, now)
+    return ceremony.checked_root(Path(file).read_text(), key, now)
 
 
 def _export(options: Mapping[str, Any], tell: Tell) -> None:
     """Into a file that nobody else reads, under a passphrase; the key stays here until `remove-root`."""
-    if not options["out"] or not options["passphrase_file"]:
+    if not options["out"] or len(options["passphrase_file"]) != 1:
         raise CommandError("say where to and under which passphrase: --out FILE --passphrase-file FILE")
     out = Path(options["out"])
     if out.exists():
         raise CommandError(f"{out} exists; name a new file")
-    exported = authorities.export_root_key(Path(options["passphrase_file"]).read_bytes().strip())
+    exported = authorities.export_root_key(Path(options["passphrase_file"][0]).read_bytes().strip())
     with transaction.atomic():
         _audit("authority.root.exported")
         write_private(out, exported.decode())
@@ -133,6 +142,10 @@ def _remove(options: Mapping[str, Any], tell: Tell) -> None:
         removed = authorities.remove_root_key()
         _audit("authority.root.removed")
     tell(f"{removed} root keys removed; from now on new generations need --root-key FILE")
+    rows = [row for row in authority_report.overview(clock_now()) if row.followed_from and row.authority != CHANNEL]
+    for row in sorted(rows, key=lambda row: row.followed_from or row.not_after):
+        since, end = f"{row.followed_from:%Y-%m-%d}", f"{row.not_after:%Y-%m-%d}"
+        tell(f"bring the root's key back for {row.authority} from {since}; it ends on {end}")
 
 
 def _audit(action: str) -> None:
@@ -145,4 +158,4 @@ def _sentence(error: Exception, options: Mapping[str, Any]) -> str:
     if options["authority"].lower() == ROOT:
         return (f"{error}: make the next root elsewhere, and bring it with --import-root FILE --root-key FILE "
                 "--passphrase-file FILE (docs/operations/keys.md)")  # fmt: skip
-    return f"{error}: --root-key FILE --passphrase-file FILE"
+    return str(error)

@@ -195,5 +195,6 @@ def _rows() -> QuerySet[CertificateAuthority]:
 def _require(scope: str) -> CertificateAuthority:
     found = current(scope)
     if found is None:
-        raise IssuingRefused(f"there is no certificate authority for {scope}; run: manage.py setup")
+        fix = f"manage.py setup; with the root's key in a safe ./mazevault keys rotate --authority {scope} --root-key FILE"
+        raise IssuingRefused(f"there is no certificate authority for {scope}; run: {fix}")
     return found

@@ -19,11 +19,14 @@ from django.db import transaction
 from common import audit
 from common.clock import now as clock_now
 from common.locks import transaction_lock
-from vault import certificates, generations
+from common.models import AuditEntry
+from vault import certificates, generations, roots
 from vault.authorities import LOCK, TABLE, IssuingRefused, RootKeyAbsent, current, living, private_key, seal_scope
+from vault.ceremony import ForeignRoot
 from vault.encryption import seal
 from vault.generations import PLATFORM, ROOT, Change, Generation, Move, Standing
 from vault.models import CertificateAuthority, CrossCertificate
+from vault.roots import Keys
 
 log = logging.getLogger("mazevault.vault.succession")
 
@@ -34,8 +37,8 @@ MOST_LIVING = 6
 each of them under each root, and whoever reads it takes a bounded number (`protocol.trust`, `protocol.certificates`)."""
 
 
-class RootRefused(ValueError):
-    """A root that was brought from elsewhere cannot be ours; the sentence says why."""
+TOLD_AGAIN = timedelta(days=30)
+"""What a person must do about an authority is told in the audit this often; the metric and the doctor say it all the time."""
 
 
 @dataclass(frozen=True)
@@ -47,24 +50,25 @@ class Changed:
     row: CertificateAuthority
 
 
-@dataclass(frozen=True)
-class ForeignRoot:
-    """A root made elsewhere, with its key."""
-
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePrivateKey
-
-
 def ensure_authorities(environments: Iterable[str], now: datetime | None = None) -> None:
-    """Create the root and the intermediates that are missing. Safe to repeat and to race."""
+    """Create the root and the intermediates that are missing. Safe to repeat and to race.
+
+    One that needs a root's key from the safe is left out and said in the log: the other environments go on meanwhile.
+    """
+    moment = now or clock_now()
     with transaction.atomic():
         transaction_lock(LOCK)
         standing = CertificateAuthority.objects.filter(standing=Standing.CURRENT)
         known = set(standing.values_list("scope", flat=True))
         for scope in (ROOT, PLATFORM, *environments):
-            if scope not in known:
-                known.add(scope)
-                create(scope, Standing.CURRENT, now or clock_now())
+            if scope in known:
+                continue
+            known.add(scope)
+            if scope != ROOT and (absent := roots.missing(moment)):
+                log.error("%s has no authority and gets none without %s; run: %s", scope, roots.named(absent),
+                          roots.command(scope, absent))  # fmt: skip
+            else:
+                create(scope, Standing.CURRENT, moment)
 
 
 def keep_up(now: datetime, actor: str = "system") -> list[Changed]:
@@ -77,22 +81,33 @@ def keep_up(now: datetime, actor: str = "system") -> list[Changed]:
     for scope in sorted(found, key=_rank):
         if made or _next_change(scope, found[scope], now, root_end) is not None:  # the root's change may be a reason for another
             made += _keep_up(scope, now, actor)
+    for scope in found if not made else ():
+        _tell_hindrance(scope, hindrance(scope, found[scope], now), actor)
     return made
 
 
-def announce(scope: str, now: datetime, actor: str, reason: str, *, root_key: ec.EllipticCurvePrivateKey | None = None,
-             root: ForeignRoot | None = None) -> Changed | None:  # fmt: skip
-    """Begin a next generation now; None when one waits already. Raises `RootKeyAbsent` where the root's key is needed."""
+def announce(scope: str, now: datetime, actor: str, reason: str, *, root_keys: Sequence[ec.EllipticCurvePrivateKey] = (),
+             root: ForeignRoot | None = None, leaked: bool = False) -> Changed | None:  # fmt: skip
+    """Begin a next generation now; None when one waits already. Raises `RootKeyAbsent` where a root's key is needed.
+
+    `root_keys` are brought from the safe and not kept. `leaked`: the present generation's key leaked (`roots.needed`).
+    """
     if CertificateAuthority.objects.filter(scope=scope, standing=Standing.NEXT).exists():
         return None
     if _is_full(scope):
         raise IssuingRefused(f"{MOST_LIVING} generations of {scope} are trusted already; wait until the oldest has ended")
-    row = create(scope, Standing.NEXT, now, root_key=root_key, root=root)
+    row = create(scope, Standing.NEXT, now, root_keys=root_keys, root=root, leaked=leaked)
     return _told(Changed(scope, Move.ANNOUNCE, row), now, actor, reason)
 
 
 def promote(scope: str, now: datetime, actor: str, reason: str, trust_for: timedelta | None = None) -> Changed:
-    """The next generation signs from now on. `trust_for` ends the trust in the one before so soon, because its key leaked."""
+    """The next generation signs from now on. `trust_for` ends the trust in the one before so soon, because its key leaked.
+
+    Raises `IssuingRefused` where gateways could not follow it.
+    """
+    refused = roots.not_followed(CertificateAuthority.objects.get(scope=scope, standing=Standing.NEXT))
+    if refused:
+        raise IssuingRefused(refused)
     old = current(scope)
     if old is not None:
         until = generations.trusted_until(generations.rules_of(scope), fact(old), now)
@@ -103,12 +118,39 @@ def promote(scope: str, now: datetime, actor: str, reason: str, trust_for: timed
     return _told(Changed(scope, Move.PROMOTE, row), now, actor, reason)
 
 
-def create(scope: str, standing: Standing, now: datetime, *, root_key: ec.EllipticCurvePrivateKey | None = None,
-           root: ForeignRoot | None = None) -> CertificateAuthority:  # fmt: skip
-    """A new generation of a scope. `root_key` is the signing root's, where it is not kept here."""
+def discard_next(scope: str, now: datetime, actor: str, reason: str) -> Changed | None:
+    """Trust a waiting generation no more: its key lay where the present one's leaked. It has signed nothing."""
+    row = CertificateAuthority.objects.filter(scope=scope, standing=Standing.NEXT).first()
+    if row is None:
+        return None
+    _move(row, Standing.NEXT, Standing.ENDED, ended_at=now, sealed_key=None)
+    return _told(Changed(scope, Move.END, row), now, actor, reason, action="discarded")
+
+
+def begin(scope: str, now: datetime, actor: str, reason: str, root_keys: Sequence[ec.EllipticCurvePrivateKey]) -> Changed:
+    """The first generation of an environment that came while the root's key lay in the safe. It signs at once."""
+    row = create(scope, Standing.CURRENT, now, root_keys=root_keys)
+    return _told(Changed(scope, Move.ANNOUNCE, row), now, actor, reason)
+
+
+def certify(scope: str, now: datetime, actor: str, reason: str,
+            root_keys: Sequence[ec.EllipticCurvePrivateKey]) -> list[CertificateAuthority]:  # fmt: skip
+    """Put the trusted generations of a scope under each root whose key is at hand. Returns those that were not before."""
+    keys, done = roots.at_hand(root_keys, now), dict[uuid.UUID, CertificateAuthority]()
+    for row, root in roots.not_certified(scope, keys, now):
+        _cross(row, root, keys[root.id], now)
+        done[row.id] = row
+    for row in done.values():
+        _told(Changed(scope, Move.ANNOUNCE, row), now, actor, reason, action="certified")
+    return list(done.values())
+
+
+def create(scope: str, standing: Standing, now: datetime, *, root_keys: Sequence[ec.EllipticCurvePrivateKey] = (),
+           root: ForeignRoot | None = None, leaked: bool = False) -> CertificateAuthority:  # fmt: skip
+    """A new generation of a scope. `root_keys` are those of trusted roots that are not kept here."""
     if scope == ROOT:
-        return _create_root(standing, now, root or _made_root(now, root_key))
-    return _create_intermediate(scope, standing, now, root_key)
+        return _create_root(standing, now, root or _made_root(now, next(iter(root_keys), None)))
+    return _create_intermediate(scope, standing, now, roots.at_hand(root_keys, now), leaked=leaked)
 
 
 def facts(scope: str) -> list[Generation]:
@@ -125,36 +167,25 @@ def revision() -> int:
 
 
 def hindrance(scope: str, living: Sequence[Generation], now: datetime) -> str:
-    """Why a generation that is due is not made, as a sentence; empty when nothing is. `living` are those of the scope."""
-    if not generations.is_due(generations.rules_of(scope), living, now):
+    """Why a change that is due is not made, as a sentence; empty when nothing is. `living` are the generations of the scope."""
+    rules = generations.rules_of(scope)
+    change = generations.next_change(rules, living, now, now + rules.life)
+    if change is not None and change.move is Move.PROMOTE:
+        return roots.not_followed(CertificateAuthority.objects.get(scope=scope, generation=change.number))
+    if not generations.is_due(rules, living, now):
         return ""
-    if not _root_key_is_here():
-        how = "--import-root FILE --root-key FILE" if scope == ROOT else "--root-key FILE"
-        return (f"the next generation of {scope} is due and the root's key is not here; "
-                f"run: ./mazevault keys rotate --authority {scope} {how}")  # fmt: skip
-    return f"the next generation of {scope} is due; it is made by itself within minutes, look at the log when it is not"
-
-
-def checked_root(pem: str, key: ec.EllipticCurvePrivateKey, now: datetime) -> ForeignRoot:
-    """A root from elsewhere as one of ours. Raises `RootRefused`."""
-    try:
-        found = certificates.read(pem)
-        found.verify_directly_issued_by(found)
-        basic = found.extensions.get_extension_for_class(x509.BasicConstraints).value
-        usage = found.extensions.get_extension_for_class(x509.KeyUsage).value
-        key_id = certificates.key_id_of(found)
-    except Exception as error:  # a parser met what it was not made for; whatever it raises, this is no root
-        raise RootRefused("the certificate is not a self-signed certificate authority in PEM with a key identifier") from error
-    if found.public_key() != key.public_key():
-        raise RootRefused("the certificate is not of this key")
-    if not basic.ca or basic.path_length == 0 or not usage.key_cert_sign:
-        raise RootRefused("the certificate may not sign intermediates: it needs CA:TRUE, a path length of 1 and keyCertSign")
-    if not found.not_valid_before_utc <= now or found.not_valid_after_utc - now < generations.rules_of(ROOT).reserve:
-        days = generations.rules_of(ROOT).reserve.days
-        raise RootRefused(f"the certificate must be valid now and for {days} more days; make it for ten years")
-    if CertificateAuthority.objects.filter(key_id=key_id).exists():
-        raise RootRefused("this root, or its key, is known here already; a new generation needs a new key")
-    return ForeignRoot(found, key)
+    due = f"the next generation of {scope} is due and "
+    if scope == ROOT and not _root_key_is_here():
+        how = f"./mazevault keys rotate --authority {ROOT} --import-root FILE --root-key FILE --passphrase-file FILE"
+        return f"{due}the root's key is not here; run: {how}"
+    if scope != ROOT and (above := current(ROOT)) and _next_change(scope, list(living), now, above.not_after) is None:
+        return f"{due}would end with the root on {above.not_after:%Y-%m-%d}; {_root_first(now)}"
+    absent = roots.missing(now) if scope != ROOT else []
+    if absent:
+        return f"{due}the root's key is not here: {roots.named(absent)}; run: {roots.command(scope, absent)}"
+    if _is_full(scope):
+        return f"{due}{MOST_LIVING} are trusted already; it is made once the oldest has ended"
+    return f"{due}is made by itself within minutes; look at the log when it is not"
 
 
 def _keep_up(scope: str, now: datetime, actor: str) -> list[Changed]:
@@ -162,8 +193,7 @@ def _keep_up(scope: str, now: datetime, actor: str) -> list[Changed]:
     while len(made) < MOST_CHANGES:
         root = current(ROOT)
         change = _next_change(scope, facts(scope), now, root.not_after if root else None)
-        can_make = root is not None and root.sealed_key is not None and not _is_full(scope)
-        if change is None or (change.move is Move.ANNOUNCE and not can_make):
+        if change is None or not _can(scope, change, root, now):
             break
         made.append(_carry_out(scope, change, now, actor))
     return made
@@ -173,6 +203,38 @@ def _next_change(scope: str, found: list[Generation], now: datetime, root_end: d
     rules = generations.rules_of(scope)
     end = now + rules.life
     return generations.next_change(rules, found, now, min(end, root_end) if root_end and scope != ROOT else end)
+
+
+def _can(scope: str, change: Change, root: CertificateAuthority | None, now: datetime) -> bool:
+    """Whether a change that is due can be made without a person (`hindrance` says why not)."""
+    if change.move is Move.ANNOUNCE:
+        own = root is not None and root.sealed_key is not None
+        return own and not _is_full(scope) and (scope == ROOT or not roots.missing(now))
+    row = CertificateAuthority.objects.get(scope=scope, generation=change.number)
+    return change.move is not Move.PROMOTE or not roots.not_followed(row)
+
+
+def _root_first(now: datetime) -> str:
+    waiting = CertificateAuthority.objects.filter(scope=ROOT, standing=Standing.NEXT).first()
+    if waiting is None:
+        return f"first change the root: ./mazevault keys rotate --authority {ROOT}"
+    signs_from = waiting.announced_at + generations.ROOT_ANNOUNCEMENT
+    return f"it waits for root {waiting.generation}, which signs from {signs_from:%Y-%m-%d}"
+
+
+def _tell_hindrance(scope: str, sentence: str, actor: str) -> None:
+    row = current(scope) if sentence else None
+    if row is None:
+        return
+    action = "authority.generation.overdue"
+    told = AuditEntry.objects.filter(entity="authority", entity_id=str(row.id), action=action, at__gt=clock_now() - TOLD_AGAIN)
+    if not told.exists():
+        audit.record(
+            actor=actor, action=action, entity="authority", entity_id=str(row.id), severity=audit.Severity.CRITICAL,
+            environment="" if scope in (ROOT, PLATFORM) else scope,
+            details={"authority": scope, "generation": row.generation, "not_after": row.not_after.isoformat(), "why": sentence},
+        )  # fmt: skip
+        log.error("%s", sentence)
 
 
 def _carry_out(scope: str, change: Change, now: datetime, actor: str) -> Changed:
@@ -207,9 +269,9 @@ def _move(row: CertificateAuthority, before: Standing, after: Standing, **values
     row.refresh_from_db()
 
 
-def _told(changed: Changed, now: datetime, actor: str, reason: str) -> Changed:
+def _told(changed: Changed, now: datetime, actor: str, reason: str, action: str = "") -> Changed:
     row = changed.row
-    action = {Move.ANNOUNCE: "announced", Move.PROMOTE: "promoted", Move.END: "ended"}[changed.move]
+    action = action or {Move.ANNOUNCE: "announced", Move.PROMOTE: "promoted", Move.END: "ended"}[changed.move]
     audit.record(
         actor=actor, action=f"authority.generation.{action}", entity="authority", entity_id=str(row.id),
         severity=audit.Severity.CRITICAL, environment="" if row.scope in (ROOT, PLATFORM) else row.scope,
@@ -237,24 +299,27 @@ def _create_root(standing: Standing, now: datetime, root: ForeignRoot) -> Certif
     return row
 
 
-def _create_intermediate(
-    scope: str, standing: Standing, now: datetime, root_key: ec.EllipticCurvePrivateKey | None
-) -> CertificateAuthority:
+def _create_intermediate(scope: str, standing: Standing, now: datetime, keys: Keys, *, leaked: bool) -> CertificateAuthority:
+    """Under the root that signs, and under each other trusted root whose key is at hand; never without one of `roots.needed`."""
     root = current(ROOT)
     if root is None:
         raise IssuingRefused("there is no root to sign with; run: manage.py setup")
-    signer, key = root_key or private_key(root), ec.generate_private_key(ec.SECP256R1())
-    issuer = certificates.read(root.certificate)
-    if signer.public_key() != issuer.public_key():
-        raise RootKeyAbsent("this is not the key of the root that signs now")
     if root.not_after <= now:
         raise IssuingRefused("the root has ended; run: ./mazevault keys rotate --authority ROOT")
-    number = _next_number(scope)
+    absent = roots.missing(now, keys, leaked=leaked)
+    if absent:
+        wanted = roots.needed(now, leaked=leaked)
+        kept = [one for one in wanted if one.sealed_key is not None]
+        brought = [one for one in wanted if one not in kept]
+        raise RootKeyAbsent(f"the key of the root authority was removed: {roots.named(absent)}; bring it with "
+                            f"{roots.command(scope, brought)}")  # fmt: skip
+    key, number = ec.generate_private_key(ec.SECP256R1()), _next_number(scope)
     named = f"MazeVault {scope} CA" if number == 1 else f"MazeVault {scope} CA {number}"
-    made = certificates.intermediate(named, key.public_key(), issuer, signer, now, now + generations.INTERMEDIATE_LIFE)
+    issuer, end = certificates.read(root.certificate), now + generations.INTERMEDIATE_LIFE
+    made = certificates.intermediate(named, key.public_key(), issuer, keys[root.id], now, end)
     row = _store(scope, made, key, standing, now, root)
-    for other in living(ROOT).exclude(pk=root.pk).filter(sealed_key__isnull=False, not_after__gt=now):
-        _cross(row, other, private_key(other), now)
+    for other in living(ROOT).exclude(pk=root.pk).filter(pk__in=keys, not_after__gt=now):
+        _cross(row, other, keys[other.id], now)
     return row
 
 

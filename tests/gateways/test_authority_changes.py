@@ -19,7 +19,7 @@ from common.clock import now
 from common.errors import Conflict, NotFound
 from common.locks import lock_number
 from common.models import AuditEntry
-from gateways import authority_changes, authority_report, directives, identity, tokens
+from gateways import authority_changes, authority_report, directives, identity, routes, tokens
 from gateways.authority_changes import Wish
 from gateways.instances import Seat
 from gateways.models import GatewayCertificate, PrimaryKeyPair
@@ -28,7 +28,9 @@ from protocol.bootstrap_token import unpack
 from protocol.trust import pins_of
 from tests.conftest import Person
 from tests.fakes.gateway import FakeGateway
-from vault import authorities, generations, succession
+from tests.vault.test_succession import foreign
+from vault import authorities, ceremony, generations, succession
+from vault.authorities import RootKeyAbsent
 from vault.generations import ROOT, Standing
 from vault.models import CertificateAuthority
 
@@ -127,6 +129,33 @@ class TestLeaked:
         assert CertificateAuthority.objects.get(scope=authority, generation=1).standing == Standing.ENDED
         assert npr[0].heartbeat().epoch == 1
         assert npr[0].renew().certificate
+
+    @pytest.mark.parametrize("authority", ["NPR", "platform", ROOT])
+    def test_one_that_waits_is_not_trusted_for_its_key_lay_in_the_same_place(self, npr: Pair, authority: str) -> None:
+        rotated(authority)
+        assert any("generation 2, which waits" in one for one in authority_changes.consequences(wish(authority), now()))
+        said = rotated(authority, at_once=True)
+        rows = CertificateAuthority.objects.filter(scope=authority).order_by("generation")
+        assert list(rows.values_list("generation", "standing")) == [(1, "retired"), (2, "ended"), (3, "current")]
+        assert rows[1].sealed_key is None and rows[1].key_id != rows[2].key_id
+        assert "generation 3" in said and "generation 2, which waited, is discarded" in said
+        told = AuditEntry.objects.get(action="authority.generation.discarded")
+        assert (told.severity, told.details["generation"], "leaked" in told.details["reason"]) == ("critical", 2, True)
+        assert npr[0].heartbeat().epoch == 1 and npr[0].renew().certificate
+
+    def test_a_root_from_elsewhere_takes_over_although_another_one_waits(self, npr: Pair) -> None:
+        rotated(ROOT)
+        pem, key = foreign()
+        rotated(ROOT, at_once=True, root=ceremony.checked_root(pem, key, now()))
+        assert authorities.root_certificate() == pem and len(authorities.trusted_roots()) == 2
+        assert npr[0].heartbeat().epoch == 1
+
+    def test_nothing_is_discarded_where_no_fresh_one_can_be_made(self, npr: Pair) -> None:
+        rotated("NPR")
+        authorities.remove_root_key()
+        with pytest.raises(RootKeyAbsent):
+            rotated("NPR", at_once=True)
+        assert CertificateAuthority.objects.get(scope="NPR", standing=Standing.NEXT).sealed_key is not None
 
     def test_what_breaks_is_said_before(self, npr: Pair) -> None:
         tokens.create_token(TokenWish("gw-other"), actor="user:t", address="", now=now())
@@ -227,6 +256,23 @@ class TestCommand:
         assert set(AuditEntry.objects.filter(action__startswith="authority.root").values_list("action", "severity")) == {
             ("authority.root.exported", "critical"), ("authority.root.removed", "critical"),
         }  # fmt: skip
+
+    def test_an_environment_that_comes_while_the_root_is_in_the_safe_gets_its_authority(
+        self, primary: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        passphrase, key = tmp_path / "passphrase", tmp_path / "root.pem"
+        passphrase.write_text("correct horse battery\n")
+        call_command("keys", "export-root", "--out", str(key), "--passphrase-file", str(passphrase))
+        call_command("keys", "remove-root", "--confirm", "ROOT")
+        assert "bring the root's key back for NPR from 20" in capsys.readouterr().out
+        routes.ensure_environments(("NPR", "PRO", "TST"))
+        succession.ensure_authorities(("NPR", "PRO", "TST"))
+        assert authorities.current("TST") is None
+        with pytest.raises(CommandError, match="one for each --root-key"):
+            call_command("keys", "rotate", "--authority", "TST", "--root-key", str(key), *["--passphrase-file", str(key)] * 2)
+        call_command("keys", "rotate", "--authority", "TST", "--root-key", str(key), "--passphrase-file", str(passphrase))
+        made = authorities.current("TST")
+        assert made is not None and made.generation == 1
 
 
 class TestUpgrade:

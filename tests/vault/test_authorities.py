@@ -25,6 +25,7 @@ from protocol.certificates import new_tls_key, pin_of, spki_fingerprint
 from vault import authorities, profiles, succession
 from vault.authorities import IssuedCertificate, IssuingRefused, RootKeyAbsent, issue
 from vault.encryption import SealBroken, open_sealed
+from vault.generations import Standing
 from vault.models import CertificateAuthority
 from vault.profiles import San, SignerProfile
 
@@ -329,10 +330,13 @@ class TestRootKey:
         authorities.remove_root_key()
         is_client(issued(profiles.GATEWAY_CLIENT), "NPR")
 
-    def test_once_removed_makes_no_new_intermediate_and_cannot_be_exported(self) -> None:
+    def test_once_removed_makes_no_new_intermediate_and_cannot_be_exported(self, caplog: pytest.LogCaptureFixture) -> None:
         authorities.remove_root_key()
-        with pytest.raises(RootKeyAbsent, match="root authority was removed"):
+        with caplog.at_level("ERROR"):
             succession.ensure_authorities(["TST"])
+        assert authorities.current("TST") is None and "keys rotate --authority TST --root-key FILE" in caplog.text
+        with pytest.raises(RootKeyAbsent, match="root authority was removed"):
+            succession.create("TST", Standing.CURRENT, now())
         with pytest.raises(RootKeyAbsent):
             authorities.export_root_key(b"correct horse battery")
 

@@ -18,12 +18,12 @@ from common.locks import transaction_lock
 from common.models import AuditEntry
 from protocol.certificates import MOST_CERTIFICATES, new_tls_key
 from protocol.trust import MOST_ROOTS
-from vault import authorities, certificates, generations, profiles, succession
+from vault import authorities, ceremony, certificates, generations, profiles, succession
 from vault.authorities import IssuingRefused, RootKeyAbsent
+from vault.ceremony import RootRefused
 from vault.generations import ROOT, Standing
 from vault.models import CertificateAuthority, CrossCertificate
 from vault.profiles import San
-from vault.succession import RootRefused
 
 DAY, YEAR = timedelta(days=1), timedelta(days=365)
 URI = San.uri("mzv://default/NPR/gateway/6f1f0f8e-6c1b-4a53-9a55-0d8f5f3f6a01")
@@ -186,7 +186,7 @@ class TestRootInTheSafe:
         exported = authorities.export_root_key(b"correct horse battery")
         authorities.remove_root_key()
         key = serialization.load_pem_private_key(exported, b"correct horse battery")
-        announced("NPR", now(), root_key=key)
+        announced("NPR", now(), root_keys=[key])
         assert standing_of("NPR") == [(1, "current"), (2, "next")]
         assert not CertificateAuthority.objects.filter(scope=ROOT, sealed_key__isnull=False).exists()
 
@@ -194,12 +194,12 @@ class TestRootInTheSafe:
         authorities.remove_root_key()
         for scope in ("NPR", ROOT):
             with pytest.raises(RootKeyAbsent, match="not the key of the root"):
-                announced(scope, now(), root_key=ec.generate_private_key(ec.SECP384R1()))
+                announced(scope, now(), root_keys=[ec.generate_private_key(ec.SECP384R1())])
 
     def test_a_root_made_elsewhere_is_announced_and_signs_the_intermediates(self) -> None:
         authorities.remove_root_key()
         pem, key = foreign()
-        announced(ROOT, now(), root=succession.checked_root(pem, key, now()))
+        announced(ROOT, now(), root=ceremony.checked_root(pem, key, now()))
         made = leaf(now())
         for root in authorities.trusted_roots():
             follows(made, authorities.chain_for(made), root, now())
@@ -222,7 +222,7 @@ class TestRootInTheSafe:
         self, root: Callable[[], tuple[str, ec.EllipticCurvePrivateKey]], why: str
     ) -> None:
         with pytest.raises(RootRefused, match=why):
-            succession.checked_root(*root(), now())
+            ceremony.checked_root(*root(), now())
 
     def test_leaves_are_cut_short_and_then_refused_with_the_fix_when_nobody_brings_it(self) -> None:
         authorities.remove_root_key()
@@ -230,6 +230,106 @@ class TestRootInTheSafe:
         assert certificates.read(leaf(end - DAY)).not_valid_after_utc == end
         with pytest.raises(IssuingRefused, match="keys rotate --authority NPR"):
             leaf(end)
+
+
+def from_ceremony(moment: datetime) -> ec.EllipticCurvePrivateKey:
+    """A next root; both keys lie in the safe then. Returns the one it was made with."""
+    pem, key = foreign(life=20 * YEAR)
+    announced(ROOT, moment, root=ceremony.checked_root(pem, key, moment))
+    authorities.remove_root_key()
+    return key
+
+
+def roots_above(scope: str, generation: int) -> set[int]:
+    row = CertificateAuthority.objects.get(scope=scope, generation=generation)
+    above = CertificateAuthority.objects.filter(id__in=[row.issuer_id, *row.crossed.values_list("issuer", flat=True)])
+    return set(above.values_list("generation", flat=True))
+
+
+@pytest.mark.usefixtures("primary")
+class TestTwoRootsInTheSafe:
+    """Nothing is made that a gateway could not follow, and nothing that could be made is left out silently (ADR 40)."""
+
+    def test_an_intermediate_stands_under_the_root_that_waits_too_or_is_not_made(self) -> None:
+        _, old = own_root()
+        new = from_ceremony(now())
+        with pytest.raises(RootKeyAbsent, match=r"root 2 \(key [0-9a-f]{8}\).*--root-key FILE --root-key FILE"):
+            announced("NPR", now(), root_keys=[old])
+        assert standing_of("NPR") == [(1, "current")]
+        announced("NPR", now(), root_keys=[new, old])
+        promoted("NPR", now())
+        assert roots_above("NPR", 2) == {1, 2}
+        made = leaf(now())
+        for root in authorities.trusted_roots():
+            follows(made, authorities.chain_for(made), root, now())
+
+    def test_a_leaked_one_too(self) -> None:
+        _, old = own_root()
+        from_ceremony(now())
+        with pytest.raises(RootKeyAbsent, match="root 2"):
+            announced("NPR", now(), root_keys=[old], leaked=True)
+
+    def test_a_root_that_came_late_signs_alone_once_every_gateway_knows_it(self) -> None:
+        """The one before gives no whole lives any more, so it takes over at once, and sleeping gateways do not know it yet."""
+        _, old = own_root()
+        moment = end_of("platform") - 400 * DAY
+        pem, key = foreign(life=20 * YEAR)
+        CertificateAuthority.objects.filter(scope=ROOT).update(sealed_key=None, not_after=end_of("platform") + YEAR)
+        announced(ROOT, moment, root=ceremony.checked_root(pem, key, moment))
+        keep_up(moment)
+        assert standing_of(ROOT) == [(1, "retired"), (2, "current")] and standing_of("platform") == [(1, "current")]
+        why = succession.hindrance("platform", succession.facts("platform"), moment)
+        assert "root 1 (key" in why and "--authority platform --root-key FILE --passphrase-file FILE" in why
+        announced("PRO", moment, root_keys=[old])
+        assert roots_above("PRO", 2) == {1, 2}, "with the key from the safe it is made at once"
+        keep_up(moment + generations.ROOT_ANNOUNCEMENT)
+        assert roots_above("platform", 2) == {2}
+
+    def test_a_root_above_too_few_does_not_sign_until_its_key_was_brought(self) -> None:
+        new = from_ceremony(now())
+        CrossCertificate.objects.filter(authority__scope="NPR").delete()  # as an earlier version left it
+        moment = now() + generations.ROOT_ANNOUNCEMENT
+        keep_up(moment)
+        assert standing_of(ROOT) == [(1, "current"), (2, "next")]
+        why = succession.hindrance(ROOT, succession.facts(ROOT), moment)
+        assert "NPR 1 has no certificate under root 2" in why and "--authority NPR --root-key FILE" in why
+        with pytest.raises(IssuingRefused, match="cannot sign"), transaction.atomic():
+            succession.promote(ROOT, moment, "user:test", "tried")
+        with transaction.atomic():
+            rows = succession.certify("NPR", moment, "user:test", "tried", [new])
+        assert [(row.scope, row.generation) for row in rows] == [("NPR", 1)] and roots_above("NPR", 1) == {1, 2}
+        assert AuditEntry.objects.filter(action="authority.generation.certified", environment="NPR").exists()
+        keep_up(moment)
+        assert standing_of(ROOT) == [(1, "retired"), (2, "current")]
+
+    def test_one_under_the_root_before_only_does_not_take_over_either(self) -> None:
+        announced("NPR", now())
+        announced(ROOT, now())
+        promoted(ROOT, now())
+        CrossCertificate.objects.filter(authority__scope="NPR", authority__generation=2).delete()
+        keep_up(now() + generations.ANNOUNCEMENT)
+        assert standing_of("NPR") == [(1, "current"), (2, "next")]
+
+    def test_what_would_end_with_the_root_waits_for_another_root(self) -> None:
+        authorities.remove_root_key()
+        moment = end_of("NPR") - 100 * DAY
+        CertificateAuthority.objects.filter(scope=ROOT).update(not_after=end_of("NPR"))
+        assert "first change the root" in succession.hindrance("NPR", succession.facts("NPR"), moment)
+        pem, key = foreign(life=20 * YEAR)
+        announced(ROOT, moment, root=ceremony.checked_root(pem, key, moment))
+        assert "waits for root 2, which signs from" in succession.hindrance("NPR", succession.facts("NPR"), moment)
+
+    def test_what_a_person_must_do_is_told_in_the_audit_long_before_and_once(self) -> None:
+        authorities.remove_root_key()
+        moment = end_of("NPR") - generations.rules_of("NPR").reserve
+        keep_up(moment - DAY)
+        told = AuditEntry.objects.filter(action="authority.generation.overdue", environment="NPR")
+        assert not told.exists()
+        keep_up(moment)
+        keep_up(moment + DAY)
+        one = told.get()
+        assert one.severity == "critical" and "./mazevault keys rotate --authority NPR --root-key FILE" in one.details["why"]
+        assert moment + YEAR < end_of("NPR")
 
 
 @pytest.mark.django_db(transaction=True)

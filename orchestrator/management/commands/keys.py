@@ -109,9 +109,10 @@ def _add_authority_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--grace", type=float, help="with --now: hours the present one is still trusted (0 to 168; 24)")
     parser.add_argument("--confirm", default="", help="with --now: the authority's name once more")
     parser.add_argument("--reason", default="", help="for the audit trail")
-    parser.add_argument("--root-key", default="", help="file with the root's key (encrypted PKCS #8 PEM), where it is not here")
+    parser.add_argument("--root-key", action="append", default=[],
+                        help="file with a root's key (encrypted PKCS #8 PEM) that is not here; again for each root")  # fmt: skip
     parser.add_argument("--import-root", default="", help="with --authority ROOT: file with a root certificate made elsewhere")
-    parser.add_argument("--passphrase-file", default="", help="passphrase of that key file")
+    parser.add_argument("--passphrase-file", action="append", default=[], help="passphrase of that key file, or of each of them")
     parser.add_argument("--out", default="", help="export-root: the file to write")
 
 
