@@ -17,7 +17,6 @@ import ssl
 import sys
 import time
 from asyncio import sslproto
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +43,7 @@ from orchestrator.node.lanes import (
 from orchestrator.node.lifeline import Lifeline, end_with_parent, set_process_name
 from orchestrator.node.limits import Caps, Holdings, network_of
 from orchestrator.node.shape import FrontPlan
+from orchestrator.node.shares import Holder
 from orchestrator.node.tls import FreshContext, server_context
 from orchestrator.node.wire import Answered, Asked, Listener, WireBroken
 from protocol import paths
@@ -61,6 +61,9 @@ RETRY_SECONDS = 0.1
 """Pause between two questions to a worker that is not there yet, and after the system had no descriptor left."""
 GRACE_SECONDS = 4.0
 """Requests that are worked on when the node is told to end have so long."""
+UNSENT = 64 * 1024
+"""Bytes of an answer that the system takes ahead of what it can send: else it would take megabytes, and nobody would see for a
+minute that a slow reader goes on reading."""
 TLS_BUFFER = 32 * 1024
 """Bytes; two TLS records."""
 KEPT_DESCRIPTORS = 200
@@ -83,8 +86,6 @@ class Front:
     stopping: bool = False
 
     def __post_init__(self) -> None:
-        self._idle: OrderedDict[Connection, None] = OrderedDict()
-        self._strangers: set[Connection] = set()
         self._connections: set[Connection] = set()
         self._context: FreshContext | None = None
         self._raw: socket.socket | None = None
@@ -110,12 +111,10 @@ class Front:
         return await self.lanes.ask(name, msgspec.structs.replace(asked, lane=name))
 
     def note_idle(self, connection: Connection) -> None:
-        if not connection.is_known:
-            self._idle[connection] = None
+        self.holdings.connections.note_newest(connection.network, connection)
 
     def forget(self, connection: Connection) -> None:
-        self._idle.pop(connection, None)
-        self._strangers.discard(connection)
+        self.holdings.connections.give(connection.network, connection)
         self._connections.discard(connection)
 
     # Serving.
@@ -178,30 +177,30 @@ class Front:
             self._admit(taken, address)
 
     def _rest(self) -> None:
-        """No descriptor is left: idle strangers go, and the loop does not spin on the listener meanwhile."""
+        """No descriptor is left: a stranger goes, and the loop does not spin on the listener meanwhile."""
         assert self._raw is not None  # noqa: S101
         loop, raw = asyncio.get_running_loop(), self._raw
         loop.remove_reader(raw)
-        self._close_the_longest_idle()
+        if not self.holdings.connections.end_one_for("", is_idle):
+            self.holdings.unfinished.end_one_for("", is_idle)
         loop.call_later(RETRY_SECONDS, lambda: None if self.stopping else loop.add_reader(raw, self._accept))
 
     def _admit(self, taken: socket.socket, address: tuple[Any, ...]) -> None:
-        network = network_of(str(address[0]))
-        if len(self._strangers) >= self.holdings.caps.connections:
-            self._close_the_longest_idle()
-        if len(self._strangers) >= self.holdings.caps.connections or not self.holdings.take_unfinished(network):
+        connection = Connection(self, address, network_of(str(address[0])), self.plan.secure)
+        if not self.holdings.unfinished.take(connection.network, connection):
             taken.close()
             return
         taken.setblocking(False)
         with contextlib.suppress(OSError):
             taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        task = asyncio.ensure_future(self._welcome(taken, address, network))
+            taken.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT)
+        task = asyncio.ensure_future(self._welcome(taken, connection))
+        connection.entering = task
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _welcome(self, taken: socket.socket, address: tuple[Any, ...], network: str) -> None:
+    async def _welcome(self, taken: socket.socket, connection: Connection) -> None:
         """Wait for the client's first byte, then for the handshake. Whoever says nothing costs a descriptor and no TLS state."""
-        connection = Connection(self, address, network, self.plan.secure)
         context = self._context() if self._context else None
         times = {} if context is None else {
             "ssl_handshake_timeout": limits.HANDSHAKE_SECONDS, "ssl_shutdown_timeout": limits.LINGER_SECONDS,
@@ -213,14 +212,18 @@ class Front:
         except (OSError, TimeoutError, asyncio.CancelledError):
             connection.give_up()
             return
+        if connection.is_lost:
+            return
         self._connections.add(connection)
-        if not connection.is_known:
-            self._strangers.add(connection)
+        if not connection.is_known and not self._has_place(connection):
+            connection.make_room()
 
-    def _close_the_longest_idle(self) -> None:
-        if self._idle:
-            connection, _ = self._idle.popitem(last=False)
-            connection.close()
+    def _has_place(self, connection: Connection) -> bool:
+        """Whether this stranger may stay; where no place is left, one of the address that has the most of them goes."""
+        held = self.holdings.connections
+        if held.total >= held.most and not held.end_one_for(connection.network, is_idle):
+            return False
+        return held.take(connection.network, connection)
 
     async def _health(self, asked: Asked) -> tuple[Answer | None, Answered]:
         """Within a second: what a worker says, or that none does. Those who ask at the same time get the same answer."""
@@ -270,6 +273,10 @@ class Front:
             for connection in list(self._connections):
                 connection.close()
             await asyncio.sleep(0.02)
+
+
+def is_idle(holder: Holder) -> bool:
+    return isinstance(holder, Connection) and holder.is_idle
 
 
 def context_of(files: Listener) -> ssl.SSLContext:

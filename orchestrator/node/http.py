@@ -31,6 +31,7 @@ from orchestrator.node.heads import (
 )
 from orchestrator.node.lanes import Busy, Lost
 from orchestrator.node.limits import Holdings
+from orchestrator.node.sending import Outgoing
 from orchestrator.node.wire import Answered, Asked, Peer, Piece
 
 HELD_OF_AN_ANSWER = 1024 * 1024
@@ -64,8 +65,10 @@ class Connection(asyncio.Protocol):
     """Made after the handshake. A stranger's place among the unfinished was taken when the connection was accepted."""
 
     def __init__(self, service: Service, address: tuple[Any, ...], network: str, secure: bool) -> None:
-        self._service, self._network, self._secure = service, network, secure
-        self._address = address
+        self._service, self._secure = service, secure
+        self._address, self.network = address, network
+        self.entering: asyncio.Task[None] | None = None
+        """What brings it to its handshake and through it."""
         self._transport: Any = None
         self._parser = httptools.HttpRequestParser(self)
         self._incoming: Incoming | None = None
@@ -74,13 +77,11 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._body_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._send_timer: asyncio.TimerHandle | None = None
         self._complete: deque[Incoming] = deque()
         self._task: asyncio.Task[None] | None = None
-        self._flushed = asyncio.Event()
-        self._flushed.set()
+        self._out: Outgoing | None = None
         self._certificate: bytes | None = None
-        self.is_idle = False
+        self.is_idle = self.is_lost = False
 
     @property
     def is_known(self) -> bool:
@@ -91,6 +92,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        self._out = Outgoing(transport)
         transport.set_write_buffer_limits(high=1, low=0)  # "paused" means that something is not taken yet
         tls = transport.get_extra_info("ssl_object")
         shown = tls.getpeercert(binary_form=True) if tls is not None else None
@@ -116,16 +118,14 @@ class Connection(asyncio.Protocol):
         return False
 
     def pause_writing(self) -> None:
-        self._flushed.clear()
-        self._send_timer = asyncio.get_running_loop().call_later(limits.SEND_SECONDS, self._transport.abort)
+        self._outgoing.pause()
 
     def resume_writing(self) -> None:
-        if self._send_timer is not None:
-            self._send_timer.cancel()
-        self._flushed.set()
+        self._outgoing.resume()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.resume_writing()
+        self.is_lost = True
+        self._outgoing.lost()
         self._stop_timer()
         self._end_counting()
         if self._certificate is not None:
@@ -143,7 +143,7 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self.is_idle = False
         if not self._is_first and not self.is_known:
-            if not self._service.holdings.take_unfinished(self._network):
+            if not self._service.holdings.unfinished.take(self.network, self):
                 self._stop(Refused(503, "UNAVAILABLE", "too many unfinished requests come from this address", 5))
             self._is_counted = True
         self._is_first = False
@@ -182,13 +182,13 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._set_timer(limits.BODY_SECONDS)
         if wants_to_be_told(request.headers) and not request.is_old:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._outgoing.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, part: bytes) -> None:
         request = self._current()
         if len(request.body) + len(part) > request.limit:
             self._stop(too_large(request.limit))
-        if not self.is_known and not self._service.holdings.take_body(self._network, len(part)):
+        if not self.is_known and not self._service.holdings.bodies.take(self.network, self, len(part)):
             self._stop(Refused(503, "UNAVAILABLE", "too much is being sent at the moment; try again", 5))
         self._body_bytes += len(part)
         request.body += part
@@ -211,8 +211,20 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """End an idle connection, or any other after its answer. Nobody waits for a farewell."""
-        if self._task is None and self._flushed.is_set():
+        if self._task is None and self._outgoing.is_sent:
             self._transport.abort()
+
+    def make_room(self) -> None:
+        """End at once, whatever is under way: another address has less than this one (`shares`)."""
+        if self._transport is not None:
+            self._transport.abort()
+        elif self.entering is not None:
+            self.entering.cancel()
+
+    @property
+    def _outgoing(self) -> Outgoing:
+        assert self._out is not None  # noqa: S101  made with the connection, before anything comes in
+        return self._out
 
     def _feed(self, data: bytes) -> None:
         if self._incoming is None or not self._incoming.head_complete:
@@ -255,21 +267,22 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     async def _serve(self, request: Incoming) -> None:
-        counted = not self.is_known and self._service.holdings.take_request(self._network)
+        counted = not self.is_known and self._service.holdings.take_request(self.network)
         try:
             if not counted and not self.is_known:
                 await self._send(None, _too_many(), request)
             else:
                 await self._relay(request)
-            await self._flushed.wait()
+            await self._outgoing.until_sent()
         finally:
             if counted:
-                self._service.holdings.give_request(self._network)
+                self._service.holdings.give_request(self.network)
             self._give_body(request)
         self._after(request)
 
     async def _relay(self, request: Incoming) -> None:
         rest, head = await answered(self._service.answer(self._asked(request)))
+        self._give_body(request)  # it was worked on; a slow reader of the answer holds nothing of it
         try:
             await self._send(rest, head, request)
         except Lost:
@@ -291,18 +304,18 @@ class Connection(asyncio.Protocol):
         if (chunked and request.is_old) or self._service.stopping:
             request.keep_alive = False
         chunked = chunked and not request.is_old
-        self._transport.write(head_bytes(head, keep_alive=request.keep_alive, chunked=chunked, secure=self._secure))
+        self._outgoing.write(head_bytes(head, keep_alive=request.keep_alive, chunked=chunked, secure=self._secure))
         piece = Piece(head.body, head.more)
         while True:
             if piece.body and not bodiless:
-                self._transport.write(b"%x\r\n%b\r\n" % (len(piece.body), piece.body) if chunked else piece.body)
+                self._outgoing.write(b"%x\r\n%b\r\n" % (len(piece.body), piece.body) if chunked else piece.body)
             if not piece.more or rest is None:
                 break
-            if self._transport.get_write_buffer_size() > HELD_OF_AN_ANSWER:
-                await self._flushed.wait()
+            if self._outgoing.held > HELD_OF_AN_ANSWER:
+                await self._outgoing.until_sent()
             piece = await rest.piece()
         if chunked:
-            self._transport.write(b"0\r\n\r\n")
+            self._outgoing.write(b"0\r\n\r\n")
 
     def _after(self, request: Incoming) -> None:
         self._task = None
@@ -328,7 +341,7 @@ class Connection(asyncio.Protocol):
         if self._task is not None or self._complete:
             self._transport.abort()  # sent ahead behind requests that are still worked on: not worth waiting for
             return
-        self._transport.write(head_and_body(refused.answer(), secure=self._secure))
+        self._outgoing.write(head_and_body(refused.answer(), secure=self._secure))
         self._set_timer(limits.LINGER_SECONDS)
 
     def _on_time(self) -> None:
@@ -349,16 +362,16 @@ class Connection(asyncio.Protocol):
     def _end_counting(self) -> None:
         if self._is_counted:
             self._is_counted = False
-            self._service.holdings.give_unfinished(self._network)
+            self._service.holdings.unfinished.give(self.network, self)
 
     def _drop_body(self) -> None:
         if self._body_bytes and not self.is_known:
-            self._service.holdings.give_body(self._network, self._body_bytes)
+            self._service.holdings.bodies.give(self.network, self, self._body_bytes)
         self._body_bytes = 0
 
     def _give_body(self, request: Incoming) -> None:
         if request.body and not self.is_known:
-            self._service.holdings.give_body(self._network, len(request.body))
+            self._service.holdings.bodies.give(self.network, self, len(request.body))
         request.body = bytearray()
 
     def _pause_reading(self) -> None:

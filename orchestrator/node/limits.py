@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from orchestrator.node.shares import Share
 
 HANDSHAKE_SECONDS = 5.0
 """A TLS handshake takes two round trips; who needs longer is none or is not there."""
@@ -18,7 +20,8 @@ HEAD_SECONDS = 10.0
 BODY_SECONDS = 30.0
 """The same for a whole body; the largest one then needs 70 kB/s."""
 SEND_SECONDS = 20.0
-"""A peer that takes nothing of an answer for so long loses its connection."""
+"""A peer that takes less of an answer than the next pieces (`sending.AT_ONCE`) in so long loses its connection. However long an
+answer is, it arrives at whoever takes some 4 kB/s."""
 IDLE_SECONDS = 65.0
 """A connection on which nothing is asked is closed after so long."""
 KNOWN_IDLE_SECONDS = 150.0
@@ -35,18 +38,19 @@ MOST_PIPELINED = 16
 """Requests a client may send ahead on one connection before it has read an answer."""
 
 UNFINISHED = 2000
-"""Connections of strangers, in all, that have not sent one complete request yet (or not the next one that they began)."""
+"""Connections of strangers, in all, that have not sent one complete request yet (or not the next one that they began). When there
+are so many, the oldest of the address that has the most of them is ended in favour of one that has fewer."""
 UNFINISHED_PER_ADDRESS = 500
 """The same for one address. One such connection costs a file descriptor and, once it spoke, about 60 kB."""
 REQUESTS_PER_ADDRESS = 64
 """Requests of one stranger's address that are worked on, wait for a worker, or whose answer is not taken yet."""
 CONNECTIONS = 4000
-"""Connections of strangers in all, idle ones included; the idle one that was silent longest makes place."""
+"""Connections of strangers in all, idle ones included; one of the address that has the most makes room, an idle one first."""
 PER_CERTIFICATE = 64
 """Connections with one client certificate; a gateway needs about a dozen. Keeps one stolen certificate from taking all
 descriptors."""
 BODY_BYTES = 64 * 1024 * 1024
-"""Bodies of strangers, in all, that are being received or worked on."""
+"""Bodies of strangers, in all, that are being received or worked on. Beyond them the address that holds the most makes room."""
 BODY_BYTES_PER_ADDRESS = 24 * 1024 * 1024
 
 
@@ -73,62 +77,40 @@ def network_of(address: str) -> str:
     return str(ipaddress.ip_network((address, 64), strict=False))
 
 
-@dataclass
 class Holdings:
-    """What strangers hold now. Each `take` that answers True is followed by one `give` with the same arguments."""
+    """What strangers hold now. Each `take` that answers True is followed by one `give` with the same arguments.
 
-    caps: Caps = field(default_factory=Caps)
-    unfinished: Counter[str] = field(default_factory=Counter)
-    requests: Counter[str] = field(default_factory=Counter)
-    body_bytes: Counter[str] = field(default_factory=Counter)
-    certificates: Counter[bytes] = field(default_factory=Counter)
-    all_unfinished: int = 0
-    all_body_bytes: int = 0
+    Where all of something is taken, an address that holds less gets its part from the one that holds the most (`shares`).
+    """
 
-    def take_unfinished(self, network: str) -> bool:
-        per_address = self.caps.unfinished_per_address
-        if self.all_unfinished >= self.caps.unfinished or (per_address and self.unfinished[network] >= per_address):
-            return False
-        self.all_unfinished += 1
-        self.unfinished[network] += 1
-        return True
-
-    def give_unfinished(self, network: str) -> None:
-        self.all_unfinished -= 1
-        _less(self.unfinished, network)
+    def __init__(self, caps: Caps | None = None) -> None:
+        self.caps = caps = caps or Caps()
+        self.unfinished = Share(caps.unfinished, caps.unfinished_per_address)
+        self.bodies = Share(BODY_BYTES, BODY_BYTES_PER_ADDRESS if caps.requests_per_address else 0)
+        self.connections = Share(caps.connections)
+        self._requests: Counter[str] = Counter()
+        self._certificates: Counter[bytes] = Counter()
 
     def take_request(self, network: str) -> bool:
-        if self.caps.requests_per_address and self.requests[network] >= self.caps.requests_per_address:
+        if self.caps.requests_per_address and self._requests[network] >= self.caps.requests_per_address:
             return False
-        self.requests[network] += 1
+        self._requests[network] += 1
         return True
 
     def give_request(self, network: str) -> None:
-        _less(self.requests, network)
-
-    def take_body(self, network: str, size: int) -> bool:
-        per_address = BODY_BYTES_PER_ADDRESS if self.caps.requests_per_address else BODY_BYTES
-        if self.all_body_bytes + size > BODY_BYTES or self.body_bytes[network] + size > per_address:
-            return False
-        self.all_body_bytes += size
-        self.body_bytes[network] += size
-        return True
-
-    def give_body(self, network: str, size: int) -> None:
-        self.all_body_bytes -= size
-        _less(self.body_bytes, network, size)
+        _less(self._requests, network)
 
     def take_certificate(self, certificate: bytes) -> bool:
-        if self.certificates[certificate] >= PER_CERTIFICATE:
+        if self._certificates[certificate] >= PER_CERTIFICATE:
             return False
-        self.certificates[certificate] += 1
+        self._certificates[certificate] += 1
         return True
 
     def give_certificate(self, certificate: bytes) -> None:
-        _less(self.certificates, certificate)
+        _less(self._certificates, certificate)
 
 
-def _less(counts: Counter[Any], key: object, by: int = 1) -> None:
-    counts[key] -= by
+def _less(counts: Counter[Any], key: object) -> None:
+    counts[key] -= 1
     if counts[key] <= 0:
         del counts[key]

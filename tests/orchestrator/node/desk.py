@@ -73,8 +73,9 @@ if name == "machine":
 Inner(folder / f"{name}.sock", application, files, None).serve()
 """
 FRONT = """
-import runpy, sys
+import functools, runpy, sys
 from orchestrator.node import limits, lanes
+limits.Caps = functools.partial(limits.Caps, **{caps!r})
 for name, value in {changes!r}.items():
     setattr(limits if hasattr(limits, name) else lanes, name, value)
 sys.argv[0] = "front"
@@ -105,6 +106,8 @@ class Desk:
     requests_per_address: int = 64
     changes: dict[str, float] = field(default_factory=dict)
     """Constants of `limits` and `lanes` with other values than in the product."""
+    caps: dict[str, int] = field(default_factory=dict)
+    """The same for `limits.Caps`, where a plan does not name them."""
     port: int = 0
     workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     front: subprocess.Popen[bytes] | None = None
@@ -124,7 +127,7 @@ class Desk:
             unfinished_per_address=self.unfinished_per_address, requests_per_address=self.requests_per_address,
         )  # fmt: skip
         ours, theirs = socket.socketpair()
-        program = FRONT.format(changes=self.changes)
+        program = FRONT.format(changes=self.changes, caps=self.caps)
         command = [sys.executable, "-c", program, msgspec.json.encode(plan).decode(), str(theirs.fileno())]
         self.front = subprocess.Popen(command, pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONPATH": str(ROOT)})
         theirs.close()

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.node.front import within
-from orchestrator.node.limits import HANDSHAKE_SECONDS, Caps, Holdings, network_of
+from orchestrator.node.limits import HANDSHAKE_SECONDS, Caps, network_of
 from tests.orchestrator.node.desk import Desk, desk, read_answer, talk, until
 
 LEASE, DIRECTIVE = "/api/v1/gateways/channel/lease", "/api/v1/gateways/channel/directive"
@@ -108,6 +109,77 @@ def test_one_address_holds_only_so_many_unfinished_connections(tmp_path: Path) -
             assert talk(elsewhere, "/a").status == 200
 
 
+def test_addresses_that_fill_all_unfinished_connections_keep_nobody_else_out(tmp_path: Path) -> None:
+    with desk(tmp_path, unfinished_per_address=4, caps={"unfinished": 12}) as front, contextlib.ExitStack() as held:
+        warm = held.enter_context(contextlib.closing(front.connect(known=True)))
+        silent = [
+            held.enter_context(socket.create_connection(("127.0.0.1", front.port), 10, source_address=(f"127.0.0.{place}", 0)))
+            for place in (2, 3, 4) for _ in range(4)
+        ]  # fmt: skip
+        time.sleep(0.3)
+        began = time.monotonic()
+        with contextlib.closing(front.connect(address="127.0.0.9")) as elsewhere:
+            assert talk(elsewhere, "/a").status == 200
+            assert front.ask(LEASE, known=True).status == talk(warm, LEASE).status == 200
+        assert time.monotonic() - began < HANDSHAKE_SECONDS / 2, "nobody waited for the silent ones to be given up"
+        assert [_has_ended(one) for one in silent].count(True) == 1 and _has_ended(silent[0]), "one made room, the oldest"
+
+
+def test_addresses_that_fill_all_bodies_keep_nobody_else_out(tmp_path: Path) -> None:
+    changes = {"BODY_BYTES": 90_000, "BODY_BYTES_PER_ADDRESS": 30_000}
+    with desk(tmp_path, changes=changes) as front, contextlib.ExitStack() as held:
+        for place in (2, 3, 4):
+            sender = held.enter_context(contextlib.closing(front.connect(address=f"127.0.0.{place}")))
+            sender.sendall(b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 50000\r\n\r\n" + b"a" * 30_000)
+        time.sleep(0.5)
+        assert len(front.ask("/a", method="POST", body=b"b" * 20_000).json["body"]) == 20_000
+
+
+def test_addresses_that_fill_all_connections_keep_nobody_else_out(tmp_path: Path) -> None:
+    with desk(tmp_path, caps={"connections": 6}) as front, contextlib.ExitStack() as held, ThreadPoolExecutor(6) as threads:
+        busy = [held.enter_context(contextlib.closing(front.connect(address=f"127.0.0.{place}"))) for place in (2, 3, 4) * 2]
+        slow = [threads.submit(talk, one, "/slow?4") for one in busy]
+        time.sleep(0.5)
+        assert front.ask("/a").status == 200
+        assert [one.exception() is None for one in slow].count(True) == 5
+
+
+def test_who_reads_slowly_gets_the_whole_answer_and_who_stops_loses_the_connection(tmp_path: Path) -> None:
+    with desk(tmp_path, changes={"SEND_SECONDS": 1.0}) as front:
+        with contextlib.closing(front.connect()) as slow:
+            assert _read_at(slow, 1_200_000, b"GET /stream?6000 HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n") > 6_000_000
+        with contextlib.closing(front.connect()) as stopped:
+            stopped.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+            stopped.sendall(b"GET /stream?9000 HTTP/1.1\r\nHost: a\r\n\r\n")
+            time.sleep(4)
+            with pytest.raises(OSError):
+                while stopped.recv(65536):
+                    pass
+                raise ConnectionError("ended")
+
+
+def _read_at(connection: socket.socket, rate: int, request: bytes) -> int:
+    """Ask, and take the answer at so many bytes a second up to its end. Returns how many came."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    connection.sendall(request)
+    total = 0
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        while piece := connection.recv(rate // 20):
+            total += len(piece)
+            time.sleep(len(piece) / rate)
+    return total
+
+
+def _has_ended(connection: socket.socket) -> bool:
+    connection.settimeout(0.05)
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
 def test_one_address_gets_only_so_many_answers_at_once_and_a_gateway_there_all_it_needs(tmp_path: Path) -> None:
     with desk(tmp_path, requests_per_address=2) as front, ThreadPoolExecutor(4) as threads:
         slow = [threads.submit(front.ask, "/slow?2") for _ in range(2)]
@@ -197,20 +269,6 @@ def test_a_silent_connection_costs_little_memory(tmp_path: Path) -> None:
         each = (_resident(front.front.pid) - before) / 100
         print(f"{each:.0f} kB for a connection after its handshake")
         assert each < 150
-
-
-def test_holdings_give_back_what_they_took() -> None:
-    held = Holdings(Caps(unfinished=3, unfinished_per_address=2, requests_per_address=1))
-    assert [held.take_unfinished("a") for _ in range(3)] == [True, True, False]
-    assert [held.take_unfinished("b") for _ in range(2)] == [True, False]
-    held.give_unfinished("a")
-    assert held.take_unfinished("b") and not held.take_unfinished("c")
-    assert held.take_request("a") and not held.take_request("a")
-    held.give_request("a")
-    assert held.take_request("a")
-    for network in ("a", "b", "b"):
-        held.give_unfinished(network)
-    assert held.all_unfinished == 0 and not held.unfinished
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,96 @@
+"""Something that is bounded in all, held by many addresses: when it is full, whoever holds the most of it makes room.
+
+So a few addresses can use up what nobody else asks for, and never keep another one out. Sizes are in the unit of what is held
+(connections, bytes).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Protocol
+
+
+class Holder(Protocol):
+    """What holds a part, for an address."""
+
+    def make_room(self) -> None:
+        """End: what it held is counted as free already. It may still give it back; that counts nothing."""
+        ...
+
+
+class Share:
+    """At most `most` in all, and `most_of_one` for one address (0: no bound of its own)."""
+
+    def __init__(self, most: int, most_of_one: int = 0) -> None:
+        self.most, self.most_of_one = most, most_of_one
+        self.total = 0
+        self.of_network: Counter[str] = Counter()
+        self._holders: dict[str, dict[Holder, int]] = {}
+
+    def take(self, network: str, holder: Holder, size: int = 1) -> bool:
+        """Let `holder` have so much more. False when its address has its part, or nobody's address has clearly more than it."""
+        if size > self.most or (self.most_of_one and self.of_network[network] + size > self.most_of_one):
+            return False
+        while self.total + size > self.most:
+            if not self._take_from_the_greediest(network, size):
+                return False
+        held = self._holders.setdefault(network, {})
+        held[holder] = held.get(holder, 0) + size
+        self.of_network[network] += size
+        self.total += size
+        return True
+
+    def give(self, network: str, holder: Holder, size: int = 1) -> None:
+        """Give so much back, or what is left of it. Who holds nothing any more gives nothing."""
+        held = self._holders.get(network, {})
+        size = min(size, held.get(holder, 0))
+        if not size:
+            return
+        held[holder] -= size
+        if not held[holder]:
+            del held[holder]
+        if not held:
+            del self._holders[network]
+        self.total -= size
+        self.of_network[network] -= size
+        if not self.of_network[network]:
+            del self.of_network[network]
+
+    def note_newest(self, network: str, holder: Holder) -> None:
+        """From now on this one is not older than any other of its address."""
+        held = self._holders.get(network, {})
+        if holder in held:
+            held[holder] = held.pop(holder)
+
+    def end_one_for(self, network: str, first: Callable[[Holder], bool]) -> bool:
+        """Where everything is taken: end a holder of the address that holds the most (of this one, where none has more), one for
+        which `first` is true if there is any. False when only this address could make room and has none such."""
+        if not self._holders:
+            return False
+        greediest = self._greediest()
+        if self.of_network[greediest] <= self.of_network[network]:
+            greediest = network
+        held = self._holders.get(greediest, {})
+        chosen = next((one for one in held if first(one)), None if greediest == network else next(iter(held)))
+        if chosen is None:
+            return False
+        self._end(greediest, chosen)
+        return True
+
+    def _take_from_the_greediest(self, network: str, size: int) -> bool:
+        """Whoever holds nothing yet comes before anybody; else an address only takes from one that has more than it then has."""
+        greediest = self._greediest()
+        mine = self.of_network[network]
+        if greediest == network or (mine and self.of_network[greediest] <= mine + size):
+            return False
+        held = self._holders[greediest]
+        self._end(greediest, max(held, key=held.__getitem__))  # of equal ones the oldest
+        return True
+
+    def _greediest(self) -> str:
+        return max(self._holders, key=self.of_network.__getitem__)  # of equal ones the one that came first
+
+    def _end(self, network: str, holder: Holder) -> None:
+        self.give(network, holder, self._holders[network][holder])
+        holder.make_room()

@@ -1,0 +1,100 @@
+"""What is bounded in all and by address: who makes room for whom, and that the counts are right whatever happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.node.limits import Caps, Holdings
+from orchestrator.node.shares import Share
+
+
+@dataclass(eq=False)
+class Held:
+    """One that holds, and whether it had to make room."""
+
+    name: str = ""
+    ended: bool = False
+    sizes: list[int] = field(default_factory=list)
+
+    def make_room(self) -> None:
+        self.ended = True
+
+
+def filled(share: Share, network: str, count: int, size: int = 1) -> list[Held]:
+    made = [Held(f"{network}{number}") for number in range(count)]
+    assert all(share.take(network, one, size) for one in made)
+    return made
+
+
+def test_a_few_addresses_that_hold_everything_make_room_for_another_one_each_time() -> None:
+    share = Share(12, 4)
+    greedy = [one for network in "abc" for one in filled(share, network, 4)]
+    assert not share.take("a", Held()), "its part is taken"
+    newcomers = filled(share, "d", 3)
+    assert [one.name for one in greedy if one.ended] == ["a0", "b0", "c0"] and not any(one.ended for one in newcomers)
+    assert share.total == 12 and not share.take("d", Held()), "all have the same now"
+    assert share.take("e", Held()) and share.total == 12, "but whoever has nothing comes in"
+
+
+def test_the_one_of_an_address_that_holds_the_most_goes_first() -> None:
+    share = Share(100, 60)
+    small, large = Held("small"), Held("large")
+    assert share.take("a", small, 10) and share.take("a", large, 50) and share.take("b", Held(), 40)
+    assert share.take("c", Held(), 30)
+    assert large.ended and not small.ended and share.total == 80
+    assert not share.take("c", Held(), 101)
+
+
+def test_what_was_taken_away_is_not_given_back_a_second_time() -> None:
+    share = Share(2)
+    first, second = filled(share, "a", 2)
+    assert share.take("b", Held()) and first.ended
+    share.give("a", first)
+    share.give("a", second)
+    share.give("a", second)
+    assert share.total == 1 and dict(share.of_network) == {"b": 1}
+
+
+def test_an_idle_one_goes_before_one_that_works_and_nobody_ends_those_of_who_has_less() -> None:
+    share = Share(9)
+    working, idle, also_idle = filled(share, "a", 3)
+    only = filled(share, "b", 1)
+    share.note_newest("a", idle)
+    assert share.end_one_for("b", lambda one: one in (idle, also_idle)) and also_idle.ended and not idle.ended
+    assert not share.end_one_for("a", lambda one: False), "its own that work stay"
+    assert share.end_one_for("c", lambda one: False) and working.ended and not only[0].ended
+    assert not Share(1).end_one_for("a", lambda one: True)
+
+
+def test_requests_and_certificates_are_counted_by_whom_they_are() -> None:
+    held = Holdings(Caps(requests_per_address=1))
+    assert held.take_request("a") and not held.take_request("a") and held.take_request("b")
+    held.give_request("a")
+    assert held.take_request("a")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3), st.integers(1, 5), st.booleans()), max_size=60))
+def test_the_counts_are_those_of_who_holds_whatever_happens(steps: list[tuple[str, int, int, bool]]) -> None:
+    share = Share(12, 8)
+    held = {(network, number): Held(f"{network}{number}") for network in "abcd" for number in range(4)}
+    for network, number, size, gives in steps:
+        one = held[network, number]
+        if one.ended:
+            one.ended, one.sizes = False, []  # a new one in its place
+        if not gives:
+            before = share.of_network[network]
+            if share.take(network, one, size):
+                one.sizes.append(size)
+            else:
+                assert before, "an address that holds nothing is never refused"
+        elif one.sizes:
+            share.give(network, one, one.sizes.pop())
+        for other in held.values():
+            other.sizes = [] if other.ended else other.sizes
+        sums = {name: sum(sum(one.sizes) for key, one in held.items() if key[0] == name) for name in "abcd"}
+        assert {name: share.of_network[name] for name in "abcd"} == sums
+        assert share.total == sum(sums.values()) <= 12 and max(sums.values()) <= 8
