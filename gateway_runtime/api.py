@@ -22,6 +22,7 @@ from gateway_runtime import current, replica, write_queue
 from gateway_runtime.models import WriteTally
 from gateway_runtime.supervisor import Supervisor, days_left
 from integrations.azure import denials
+from vault.metrics import ClaimCollector
 
 PREFIX = "mazevault_gateway_"
 
@@ -74,6 +75,7 @@ def metrics(request: HttpRequest) -> HttpResponse:
         raise AuthenticationRequired("send an Authorization: Bearer header with the token of METRICS_TOKEN_FILE")
     registry = CollectorRegistry()
     registry.register(_NodeCollector(current.supervisor))
+    registry.register(ClaimCollector())
     registry.register(RetentionCollector(GATEWAY))
     return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
 

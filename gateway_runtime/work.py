@@ -114,7 +114,11 @@ def retire_versions(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, A
 
 
 def put_back(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """`vault.put_back`: undo a discarded change, unless somebody changed the name since. Repeating it changes nothing more."""
+    """`vault.put_back`: undo a discarded change, unless somebody changed the name since. Repeating it changes nothing more.
+
+    The newest version must be the one the change set; where it set none (a restoration), the recorded one that it brought back.
+    What is not is named as `kept`, and the Primary tells it.
+    """
     ask = AskAccess(integration=str(payload["integration"]), epoch=frame.epoch)
     connection = vaults.connection_of(frame.ask(paths.VAULT_ACCESS, ask, VaultAccess))
     does, name, version, recorded = (str(payload[field]) for field in ("does", "name", "version", "recorded"))
@@ -130,8 +134,11 @@ def put_back(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
                 with frame.effect():
                     vault.recover(name)
             return {"put_back": newest is None}
-        if newest is None or (version and newest.version != version):
-            return {"put_back": False, "newest": newest.version if newest else ""}
+        if newest is None:
+            return {"put_back": False, "newest": ""}
+        if not (newest.version == version if version else newest.stands_for == recorded):
+            done_before = does == "set" and newest.stands_for == recorded
+            return {"put_back": False, "newest": newest.version, **({} if done_before else {"kept": newest.version})}
         if does == "delete":
             with frame.effect():
                 vault.delete(name)
@@ -160,7 +167,7 @@ def _claimed(connection: Connection, payload: Mapping[str, Any]) -> Iterator[Vau
     with transaction.atomic():
         claim = claims.take(undone, Request("system"), place)
     if claim is None:
-        raise claims.busy()
+        raise claims.busy(claims.of_name(place, key))
     try:
         yield claim
     except AzureTrouble as trouble:

@@ -248,6 +248,7 @@ def _apply_result(task: Task, result: TaskResult) -> None:
         _count_end(task)
         _tally(task.environment_id, TaskState.SUCCEEDED.value)
         _count_duration(task, result.duration_seconds)
+        left_undone.tell_kept(task)
     elif result.outcome is TaskOutcome.REFUSED:
         # Nothing was tried, so no attempt is used up: the gateway had no right to act at that moment.
         task.attempts = max(0, task.attempts - 1)

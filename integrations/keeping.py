@@ -196,7 +196,10 @@ class Work(Look):
         return self._set(value, held)
 
     def put_back(self, change: SecretChange, version: str) -> bool:
-        """Undo what was done and not recorded. `version` is what it set; another newest one is somebody's since, and stays."""
+        """Undo what was done and not recorded. `version` is what it set; another newest one is somebody's since, and stays.
+
+        A restoration that set nothing brought the recorded version back: what stands for another one is somebody's too.
+        """
         newest = self.newest()
         if change.operation in secrets.SEALS:
             if newest is None or newest.version != version:
@@ -210,10 +213,14 @@ class Work(Look):
         if change.operation is WriteOperation.DELETE:
             self._recover()
             return True
-        if change.operation is WriteOperation.RESTORE and newest is not None:
+        if change.operation is WriteOperation.RESTORE and newest is not None and self._is_restored(newest, version):
             self.delete()
             return True
         return False
+
+    def _is_restored(self, newest: Entry, version: str) -> bool:
+        row = values.resting(self._secret)
+        return newest.version == version if version else row is not None and newest.stands_for == row.external_version
 
     def _former(self, version: int) -> str:
         row = values.resting(self._secret, version)

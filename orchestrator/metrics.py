@@ -18,6 +18,7 @@ from common.retention_metrics import RetentionCollector
 from gateways.authority_report import AuthorityCollector
 from gateways.metrics import FleetCollector, text_of_fleet
 from integrations.metrics import SyncCollector
+from vault.metrics import ClaimCollector
 
 
 @guarded
@@ -34,6 +35,7 @@ def exposition() -> bytes:
     registry.register(AuthorityCollector())
     registry.register(EntraCollector())
     registry.register(SyncCollector())
+    registry.register(ClaimCollector())
     registry.register(RetentionCollector(PRIMARY))
     return text_of_fleet().encode() + generate_latest(registry)
 

@@ -12,6 +12,8 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import IntegrityError, connection, transaction
+from django.db.models import Q
+from django.db.models.functions import Now
 from msgspec import structs
 
 from common.clock import database_now
@@ -32,6 +34,9 @@ WAIT_SECONDS = 3.0
 LOOK_SECONDS = 0.1
 KEPT = timedelta(days=7)
 """A claim of which nobody could find out what became of it is dropped then, with an audit entry."""
+HOLDS_UP = timedelta(minutes=15)
+"""A change that no vault hears of waits so long for another one of which nobody knows what became of it, counted from that one's
+beginning. Then it is recorded; the other one is judged on the secret as it is by then and put back where it does not fit."""
 LOST = "CLAIM_LOST"
 PAUSES = (5.0, 15.0, 60.0, 300.0, 900.0)
 """Seconds until what became of a claim is looked for again, after so many looks in vain."""
@@ -133,9 +138,10 @@ def of_request(request: Request) -> VaultClaim | None:
     return VaultClaim.objects.filter(actor=request.actor, idempotency_key=key).first() if key else None
 
 
-def running(secret: uuid.UUID) -> bool:
-    """Whether a change of this secret is under way in its vault."""
-    return VaultClaim.objects.filter(secret=secret).exists()
+def holding_up(secret: uuid.UUID) -> VaultClaim | None:
+    """What a change of this secret that no vault hears of has to wait for: one under way, or one not settled for `HOLDS_UP`."""
+    waits = Q(until__gt=Now()) | Q(begun_at__gt=Now() - HOLDS_UP)
+    return VaultClaim.objects.filter(waits, secret=secret).order_by("begun_at").first()
 
 
 def ended_alone(limit: int) -> list[VaultClaim]:
@@ -159,11 +165,23 @@ def lost() -> Unavailable:
     )  # fmt: skip
 
 
-def busy(seconds: float | None = None) -> Unavailable:
-    return Unavailable(
-        "another change of this secret is being made in its vault; try again", code="SECRET_BUSY",
-        retry_after=max(1, round(seconds if seconds is not None else 2)),
-    )  # fmt: skip
+def busy(claim: VaultClaim | None = None) -> Unavailable:
+    """SECRET_BUSY, with what is waited for, since when, and what is known of it."""
+    seconds = seconds_left(claim) if claim is not None else 2.0
+    return Unavailable(_waited_for(claim), code="SECRET_BUSY", retry_after=max(1, round(seconds)))
+
+
+def _waited_for(claim: VaultClaim | None) -> str:
+    if claim is None:
+        return "another change of this secret is being made in its vault; try again"
+    other = f"another change of this secret ({claim.operation}, begun {claim.begun_at:%Y-%m-%d %H:%M:%S} UTC)"
+    if not claim.looks:
+        return f"{other} is being made in its vault; try again"
+    minutes, days = round(HOLDS_UP / timedelta(minutes=1)), KEPT.days
+    return (
+        f"nobody knows yet what became of {other}: its vault was asked {claim.looks} times in vain. Test the integration. "
+        f"A change of what does not rest in the vault waits {minutes} minutes for it, one of the value {days} days at most"
+    )
 
 
 def seconds_left(claim: VaultClaim) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -92,7 +93,7 @@ def change_secret(
     """
     there = _to_be_changed_there(change)
     if there is None:
-        return Made(_record_here(change, desk), change)
+        return Made(_record_here(change, asker, keeper, desk, desk_of), change)
     with _denials_told(change, there, asker):
         place = keeper.place_to_write(there)
     begun = _begin(change, asker, keeper, desk, desk_of, place)
@@ -186,17 +187,24 @@ def _begin(
         if other is not None and not claims.seconds_left(other) and settle(other, keeper, desk_of, asker):
             continue
         if time.monotonic() > deadline:
-            raise claims.busy(claims.seconds_left(other) if other is not None else None)
+            raise claims.busy(other)
         give_connection_back()
         time.sleep(claims.LOOK_SECONDS)
 
 
-def _record_here(change: SecretChange, desk: Desk[Result]) -> Result:
-    """No vault has to hear of it. Where one hears of another change of the same secret, that one comes first."""
-    deadline = time.monotonic() + claims.WAIT_SECONDS
-    while claims.running(change.secret) and not change.body.external_version:
+def _record_here(
+    change: SecretChange, asker: Asker, keeper: ValueKeeper, desk: Desk[Result], desk_of: DeskOf
+) -> Result:  # fmt: skip
+    """No vault has to hear of it. Where one hears of another change of the same secret, that one comes first: it is waited for,
+    and looked into once if its maker is gone; for longer than `claims.HOLDS_UP` it holds up nobody."""
+    deadline, looked_into = time.monotonic() + claims.WAIT_SECONDS, set[uuid.UUID]()
+    while not change.body.external_version and (other := claims.holding_up(change.secret)) is not None:
+        if not claims.seconds_left(other) and other.id not in looked_into:
+            looked_into.add(other.id)
+            settle(other, keeper, desk_of, asker)
+            continue
         if time.monotonic() > deadline:
-            raise claims.busy()
+            raise claims.busy(other)
         give_connection_back()
         time.sleep(claims.LOOK_SECONDS)
     with transaction.atomic():
@@ -235,7 +243,7 @@ def _undo_now(claim: VaultClaim, wish: SecretChange, keeper: ValueKeeper, asker:
 
 def _put_back(claim: VaultClaim, wish: SecretChange, secret: Secret, keeper: ValueKeeper, asker: Asker | None) -> str:
     there = keeper.put_back(wish, secret, asker, Held(claim), wish.body.external_version or "")
-    outcome = "put back" if there else "changed since"
+    outcome = "put back" if there else "changed since, so the vault is left as it is"
     with transaction.atomic():
         claims.end(claim)
         secrets.tell_ended(secret, claim.actor, wish.operation, outcome)

@@ -17,7 +17,8 @@ from gateway_runtime import secrets_node, write_queue
 from gateway_runtime.models import PendingWrite
 from gateways import inbox
 from integrations.keeping import VaultKeeper
-from tests.gateway_runtime.test_storage import CANARY, VAULT, Keeping, keeping  # noqa: F401  the fixture
+from orchestrator.metrics import exposition
+from tests.gateway_runtime.test_storage import CANARY, VAULT, Keeping, keeping, portal  # noqa: F401  the fixture
 from tests.gateway_runtime.test_with_the_primary import pair  # noqa: F401  the fixture
 from vault import claims, elsewhere
 from vault.models import Secret, VaultClaim
@@ -117,6 +118,38 @@ def test_a_second_writer_of_the_same_name_waits_a_little_and_is_told_when_to_com
     assert keeping.create(key="OTHER")[0] == 201, "another name is not held up"
 
 
+def tagged(keeping: Keeping, path: str) -> Any:
+    """A change that no vault hears of."""
+    return keeping.pair.ann.call("patch", path, data={"tags": ["x"]}, content_type="application/json")
+
+
+def test_a_change_that_no_vault_hears_of_ends_what_a_crash_left(
+    keeping: Keeping, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_and_be_killed(keeping, monkeypatch, path, "two")
+    run_out()
+    assert tagged(keeping, path)[0] in (200, 202) and not VaultClaim.objects.exists()
+    assert [write.operation for write in PendingWrite.objects.order_by("sequence")] == ["create", "update", "metadata"]
+
+
+def test_what_nobody_can_find_out_holds_such_a_change_up_for_a_while_only(
+    keeping: Keeping, path: str, control: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "WAIT_SECONDS", 0.3)
+    put_and_be_killed(keeping, monkeypatch, path, "two")
+    control.post("/faults", json={"vault_forbidden": [VAULT]})
+    run_out()
+    status, refused = tagged(keeping, path)
+    assert (status, refused["code"], VaultClaim.objects.get().looks) == (503, "SECRET_BUSY", 1), "asked once for each request"
+    assert all(part in refused["error"] for part in ("nobody knows yet", "waits 15 minutes", "update, begun 20"))
+    assert "mazevault_vault_changes_in_doubt 1.0" in exposition().decode()
+    VaultClaim.objects.update(begun_at=database_now() - claims.HOLDS_UP - timedelta(seconds=1))
+    assert tagged(keeping, path)[0] in (200, 202) and VaultClaim.objects.exists()
+    control.post("/faults", json={"vault_forbidden": []})
+    run_out()
+    assert secrets_node.sweep_claims() == 1 and not VaultClaim.objects.exists()
+
+
 def test_who_slept_over_the_end_of_its_claim_records_nothing(
     keeping: Keeping, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -161,6 +194,30 @@ def test_what_cannot_be_recorded_after_all_is_put_back(keeping: Keeping, path: s
     read = keeping.pair.ann.get(path)[1]
     assert (read["value"], read["version"], read["changed_in_vault"]) == (CANARY, 1, False)
     assert AuditEntry.objects.get(action="secret.vault_change_ended").details["outcome"] == "put back"
+
+
+@pytest.mark.parametrize("since", ["", "from the portal"])
+def test_a_restoration_is_taken_back_unless_somebody_set_it_since(
+    keeping: Keeping, path: str, monkeypatch: pytest.MonkeyPatch, since: str
+) -> None:
+    keeping.pair.ann.delete(path)
+    with monkeypatch.context() as dying:
+        dying.setattr(elsewhere, "_record", kill)
+        with pytest.raises(Killed):
+            keeping.pair.ann.post(f"{path}/restore")
+    assert keeping.there() == {"DB-PASSWORD": CANARY}
+    if since:
+        portal(keeping).set_secret("DB-PASSWORD", since)
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise Conflict("no", code="SECRET_ARCHIVED")
+
+    monkeypatch.setattr(write_queue, "accept", refuse)
+    run_out()
+    assert secrets_node.sweep_claims() == 1
+    assert keeping.there() == ({"DB-PASSWORD": since} if since else {})
+    outcome = AuditEntry.objects.get(action="secret.vault_change_ended").details["outcome"]
+    assert outcome == ("changed since, so the vault is left as it is" if since else "put back")
 
 
 def test_what_the_primary_refuses_afterwards_is_put_back(keeping: Keeping, path: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
+from django.db import transaction
 
 from accounts.models import Project
 from common.clock import database_now
@@ -14,7 +15,7 @@ from common.errors import Conflict, ValidationFailed
 from common.models import AuditEntry
 from gateway_runtime import work
 from gateway_runtime.frames import TaskFrame
-from gateways import write_resolution
+from gateways import left_undone, write_resolution
 from gateways.models import ReceivedWrite, Route, Task
 from integrations.models import Integration
 from tests import factories
@@ -91,6 +92,35 @@ def test_a_discarded_deletion_brings_the_secret_back(keeping: Keeping, path: str
     assert keeping.there() == {}
     decide(write)
     assert do_task(keeping)["put_back"] is True and keeping.there() == {"DB-PASSWORD": CANARY}
+
+
+def restored(keeping: Keeping, path: str) -> uuid.UUID:
+    """A restoration that the vault has and the Primary set aside; the secret is deleted as far as anybody knows."""
+    ann = keeping.pair.ann
+    assert ann.delete(path)[0] in (200, 202, 204)
+    write = late(keeping, lambda: ann.post(f"{path}/restore"))
+    assert keeping.there() == {"DB-PASSWORD": CANARY}
+    return write
+
+
+def test_a_discarded_restoration_is_taken_back(keeping: Keeping, path: str) -> None:
+    decide(restored(keeping, path))
+    assert do_task(keeping)["put_back"] is True and keeping.there() == {}
+
+
+def test_what_somebody_set_after_a_discarded_restoration_stays_and_is_told(keeping: Keeping, path: str) -> None:
+    write = restored(keeping, path)
+    portal(keeping).set_secret("DB-PASSWORD", "from the portal")
+    decide(write)
+    said = do_task(keeping)
+    assert said["put_back"] is False and said["kept"] == said["newest"]
+    assert keeping.there() == {"DB-PASSWORD": "from the portal"}
+    task = Task.objects.get(kind="vault.put_back")
+    task.result = said
+    with transaction.atomic():
+        left_undone.tell_kept(task)
+    told = AuditEntry.objects.get(action="vault.not_put_back")
+    assert (told.severity, told.details["secret"], told.details["kept"]) == ("warning", "DB_PASSWORD", said["kept"])
 
 
 def test_a_discarded_creation_leaves_nothing(keeping: Keeping) -> None:
