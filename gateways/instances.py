@@ -32,7 +32,7 @@ from gateways.models import (
     Route,
     WriteStream,
 )
-from gateways.presence import Instance, Known, Pair, Ruling, Spans, Standing, Word
+from gateways.presence import LAG_RISE, Instance, Known, Pair, Ruling, Spans, Standing, Way, Word
 from gateways.quarantine import Reason
 from protocol.envelope import Header
 
@@ -68,10 +68,18 @@ WITH asked AS MATERIALIZED (SELECT * FROM {asked}), known AS MATERIALIZED (
 ), heard AS (
     UPDATE gateways_gatewayinstance i
        SET address = known.address,
-           lag_seconds = LEAST(i.lag_seconds, extract(epoch FROM clock_timestamp()) - known.issued),
-           heard_at = CASE WHEN extract(epoch FROM clock_timestamp()) - known.issued <= i.lag_seconds + known.late
-                           THEN clock_timestamp() ELSE i.heard_at END
-      FROM known JOIN mine USING (place)
+           lag_seconds = i.lag_seconds + way.longer
+                         * CASE WHEN way.longer <= 0 THEN 1 WHEN way.grows THEN known.rise ELSE 0 END,
+           lag_grown_at = CASE WHEN way.longer > 0 AND way.grows THEN way.moment ELSE i.lag_grown_at END,
+           heard_at = CASE WHEN way.longer <= known.late THEN way.moment ELSE i.heard_at END
+      FROM known JOIN mine USING (place) JOIN gateways_gatewayinstance same ON same.gateway_id = known.gateway
+           AND same.instance = known.instance
+           CROSS JOIN LATERAL (
+               SELECT clock_timestamp() AS moment,
+                      extract(epoch FROM clock_timestamp()) - known.issued - same.lag_seconds AS longer,
+                      same.lag_grown_at > clock_timestamp()
+                      OR same.lag_grown_at <= clock_timestamp() - known.quiet * interval '1 second' AS grows
+           ) way
      WHERE i.gateway_id = known.gateway AND i.instance = known.instance
     RETURNING 1
 )
@@ -80,7 +88,7 @@ SELECT known.place, taken.message_id IS NOT NULL AS taken, mine.put_back, mine.w
   FROM known LEFT JOIN taken ON taken.message_id = known.message LEFT JOIN mine USING (place)
 """, {
     "message": "uuid", "gateway": "uuid", "generation": "uuid", "sequence": "bigint", "instance": "uuid", "address": "text",
-    "issued": "bigint", "quiet": "float8", "late": "float8", "fingerprint": "text",
+    "issued": "bigint", "quiet": "float8", "late": "float8", "rise": "float8", "fingerprint": "text",
 }, key="gateway", hold="FOR KEY SHARE OF g SKIP LOCKED FOR NO KEY UPDATE OF p SKIP LOCKED")  # fmt: skip
 """Takes a message once and notes it under its instance. It answers too how the gateway and its certificate stand at this moment,
 whatever was remembered of them."""
@@ -129,7 +137,7 @@ async def take(desk: Desk, gateway: Gateway, fingerprint: str, header: Header, a
         "message": uuid.UUID(header.message_id), "gateway": gateway.id, "generation": gateway.generation,
         "sequence": header.sequence, "instance": uuid.UUID(header.instance), "address": address[:64],
         "issued": header.issued_at, "quiet": spans.quiet.total_seconds(), "late": spans.late.total_seconds(),
-        "fingerprint": fingerprint,
+        "rise": LAG_RISE, "fingerprint": fingerprint,
     }  # fmt: skip
     row = await desk.run(HEAR, item)
     if row is None:
@@ -347,9 +355,10 @@ def _owner(receipt: MessageReceipt, rows: dict[uuid.UUID, GatewayInstance]) -> I
 def _store(gateway: Gateway, row: GatewayPresence, ruling: Ruling, word: Word, address: str, lag: float, spans: Spans) -> None:
     speaker = ruling.speaker
     known = GatewayInstance.objects.filter(gateway=gateway, instance=speaker.id).first()
+    way = Way(known.lag_seconds, known.lag_grown_at).after(lag, word.now, spans) if known else Way(lag, word.now)
     facts = {
         "address": address[:64], "heard_at": speaker.heard_at, "shared": speaker.shared, "waiting_since": speaker.waiting_since,
-        "lag_seconds": min(lag, known.lag_seconds) if known else lag,
+        "lag_seconds": way.seconds, "lag_grown_at": way.grown_at,
     }  # fmt: skip
     GatewayInstance.objects.update_or_create(
         gateway=gateway, instance=speaker.id, defaults=facts, create_defaults={**facts, "first_heard_at": speaker.first_heard_at}

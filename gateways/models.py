@@ -160,6 +160,7 @@ class GatewayInstance(models.Model):
     """One of the last instances of a gateway that were heard: where from and when. Times are the database's.
 
     `lag_seconds` is the shortest way of a message by both clocks; one that took much longer proves nothing about now.
+    `lag_grown_at` is when that way last grew (`presence.Way`).
     """
 
     gateway = models.ForeignKey(Gateway, models.CASCADE, related_name="instances")
@@ -168,6 +169,7 @@ class GatewayInstance(models.Model):
     first_heard_at = models.DateTimeField()
     heard_at = models.DateTimeField()
     lag_seconds = models.FloatField()
+    lag_grown_at = models.DateTimeField(db_default=Now())
     ended = models.BooleanField(default=False)
     shared = models.BooleanField(default=False)
     waiting_since = models.DateTimeField(null=True)

@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import msgspec
+from django.conf import settings
 from django.db import connection
-from django.db.models import F
+from django.db.models import Case, F, When
 from django.db.models.functions import Now
 
 from gateways import routes
@@ -45,9 +46,15 @@ def asked_of(gateway: uuid.UUID) -> int:
 
 
 def take(gateway: Gateway, body: messages.SignOfLife) -> bool:
-    """Keep an answer. False for a number that was never asked, or was answered before."""
+    """Keep an answer. False for a number that was never asked, or was answered before.
+
+    It proves a life after its question. One that took longer than a living gateway needs has waited somewhere, and its sender may
+    have ended since: it counts as being of the moment of its question, which is old by then, so the question is put again.
+    """
+    bound = timedelta(seconds=settings.MAZEVAULT.timing.sign_of_life)
+    proven = Case(When(asked_at__lt=Now() - bound, then=F("asked_at")), default=Now())
     open_now = SignOfLife.objects.filter(gateway=gateway, asked__gte=body.number, answered__lt=body.number)
-    return bool(open_now.update(answered=body.number, answered_at=Now(), report=msgspec.to_builtins(body)))
+    return bool(open_now.update(answered=body.number, answered_at=proven, report=msgspec.to_builtins(body)))
 
 
 def wait_for(questions: Iterable[tuple[uuid.UUID, int]], seconds: float = PATIENCE) -> None:

@@ -291,6 +291,19 @@ class TestSigns:
         signs.ask(second.row)
         assert directives.directive_for(second.row, Seat(True)).revision != before
 
+    def test_an_answer_that_waited_somewhere_is_not_of_now(self, npr: Pair, admin: Person) -> None:
+        """Its sender may have frozen since: it is asked again, and nothing moves to it on that answer."""
+        _, second = npr
+        second.lively = False
+        admin.post("admin/failover/NPR/activate-dr")
+        number = SignOfLife.objects.get(gateway_id=second.id).asked
+        pass_bound(second)
+        assert second.give_sign(number).detail == "taken"
+        Operation.objects.update(opened_at=Now())
+        driver.drive_all()
+        assert state_of(admin)["state"] == "FO_PREFLIGHT"
+        assert SignOfLife.objects.get(gateway_id=second.id).asked == number + 1
+
     def test_a_gateway_answers_for_itself_only(self, npr: Pair) -> None:
         first, second = npr
         number = signs.ask(second.row)

@@ -436,3 +436,41 @@ class TestLateWords:
         let_time_pass(active, 60)
         assert verdict_of(other) != "granted"
         assert verdict_of(active) == "granted", "the current one goes on"
+
+
+class TestAClockThatWasPutBack:
+    """The gateway's own: each of its messages looks as if it had been long on its way."""
+
+    def say(self, gateway: FakeGateway, *, put_back: int) -> GatewayInstance:
+        header = gateway.header(paths.HEARTBEAT)
+        gateway.send(paths.HEARTBEAT, gateway.report(), header=structs.replace(header, issued_at=header.issued_at - put_back))
+        return GatewayInstance.objects.get(gateway_id=gateway.id)
+
+    def test_does_not_make_an_honest_gateway_late_for_ever(self, npr: Pair) -> None:
+        first, _ = npr
+        before = self.say(first, put_back=0)
+        for _ in range(60):
+            GatewayInstance.objects.update(lag_grown_at=database_now() - timedelta(minutes=1))
+            row = self.say(first, put_back=60)
+            if row.heard_at > before.heard_at:
+                break
+        assert row.heard_at > before.heard_at and row.lag_seconds <= 60
+
+    def test_is_believed_slowly_in_the_statement_as_in_the_rule(self, npr: Pair) -> None:
+        first, _ = npr
+        before = self.say(first, put_back=0)
+        GatewayInstance.objects.update(lag_grown_at=database_now() - timedelta(minutes=1))
+        raised = self.say(first, put_back=100)
+        assert raised.lag_seconds == pytest.approx(before.lag_seconds + 5, abs=0.3) and raised.heard_at == before.heard_at
+        again = self.say(first, put_back=100)
+        assert (again.lag_seconds, again.lag_grown_at) == (raised.lag_seconds, raised.lag_grown_at), "once in a while only"
+        assert self.say(first, put_back=0).lag_seconds < 2
+
+    def test_makes_one_that_waits_punctual_in_time_too(self, npr: Pair) -> None:
+        first, _ = npr
+        other = skipped(first.restarted())
+        mine = GatewayInstance.objects.filter(instance=other.instance)
+        header = structs.replace(other.header(paths.HEARTBEAT), issued_at=other.header(paths.HEARTBEAT).issued_at - 100)
+        mine.update(lag_seconds=0, lag_grown_at=database_now() - timedelta(minutes=1))
+        other.send(paths.HEARTBEAT, other.report(), header=header)
+        assert mine.get().lag_seconds == pytest.approx(5, abs=0.3)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateways.presence import Instance, Known, Spans, Standing, Word, judge
+from gateways.presence import Instance, Known, Spans, Standing, Way, Word, judge
 from protocol.timing import SHORT, STANDARD, TimeProfile
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -29,6 +29,29 @@ KNOWN = Known(current=instance(), until=NOW + timedelta(seconds=40), sequence=50
 
 def word(of: uuid.UUID = B, number: int = 1001, **more: object) -> Word:
     return replace(Word(of, number, NOW), **more)
+
+
+class TestTheShortestWay:
+    def test_falls_at_once_and_grows_by_a_share_of_what_a_message_took_longer(self) -> None:
+        way = Way(2.0, ago(30))
+        assert way.after(1.0, NOW, SPANS) == Way(1.0, ago(30))
+        assert way.after(22.0, NOW, SPANS) == Way(3.0, NOW)
+
+    def test_is_reached_by_a_clock_that_was_put_back_within_the_hour(self) -> None:
+        way, steps = Way(0.5, ago(3600)), 0
+        while steps < 1000 and way.seconds + SPANS.late.total_seconds() < 300.5:
+            steps += 1
+            way = way.after(300.5, NOW + steps * SPANS.quiet, SPANS)
+        assert 20 < steps * SPANS.quiet.total_seconds() / 60 < 60
+
+    def test_is_raised_once_by_messages_that_waited_and_arrive_together(self) -> None:
+        way = Way(0.5, ago(3600))
+        for number in range(100):
+            way = way.after(60.0 - number / 10, NOW + timedelta(milliseconds=number), SPANS)
+        assert way.seconds < 4, "another one of them is still late"
+
+    def test_grows_although_a_clock_that_was_put_back_noted_a_later_moment(self) -> None:
+        assert Way(0.0, NOW + timedelta(hours=1)).after(20.0, NOW, SPANS) == Way(1.0, NOW)
 
 
 class TestWhoCounts:
