@@ -1,12 +1,14 @@
 """What changed lately, in an order that readers can follow with a cursor: one entry for each thing in each scope.
 
 A row is written with the change it tells of and has no position yet. One sequencer gives positions to committed rows only, so a
-reader who has seen position n has seen everything below n, whatever transactions were under way. An older entry of the same
-thing goes away when a newer one gets its position, so reading from 0 visits everything once.
+reader who has seen position n has seen everything below n, whatever transactions were under way. Each scope counts by itself: a
+position tells a reader how much happened in their own scope, and nothing of another one (I13). An older entry of the same thing
+goes away when a newer one gets its position, so reading from 0 visits everything once.
 """
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable
 
@@ -20,14 +22,20 @@ from common.rowsets import Rowset
 _CHANGES = Rowset("common_change", {"scope": "text", "kind": "text", "entity_id": "uuid"})
 
 _PLACE = """
-WITH last AS (SELECT coalesce(max(position), 0) AS position FROM common_change),
-     waiting AS (SELECT id, row_number() OVER (ORDER BY id) AS place
-                   FROM (SELECT id FROM common_change WHERE position IS NULL ORDER BY id LIMIT %s) AS next)
-UPDATE common_change SET position = last.position + waiting.place FROM last, waiting WHERE common_change.id = waiting.id
+WITH waiting AS MATERIALIZED (
+         SELECT id, scope, row_number() OVER (PARTITION BY scope ORDER BY id) AS place
+           FROM (SELECT id, scope FROM common_change WHERE position IS NULL ORDER BY id LIMIT %s) AS next),
+     last AS MATERIALIZED (
+         SELECT one.scope, coalesce((SELECT max(position) FROM common_change WHERE scope = one.scope), 0) AS position
+           FROM (SELECT DISTINCT scope FROM waiting) AS one),
+     placed AS (
+         UPDATE common_change SET position = last.position + waiting.place
+           FROM waiting JOIN last USING (scope) WHERE common_change.id = waiting.id RETURNING 1)
+SELECT (SELECT count(*) FROM placed), coalesce(json_object_agg(scope, position), '{}'::json)::text FROM last
 """
 _FORGET_OLDER = """
 DELETE FROM common_change AS older USING common_change AS newer
- WHERE newer.position > %s AND older.position < newer.position
+ WHERE newer.scope = %s AND newer.position > %s AND older.position < newer.position
    AND (older.scope, older.kind, older.entity_id) = (newer.scope, newer.kind, newer.entity_id)
 """
 
@@ -64,17 +72,13 @@ def head(scope: str) -> int:
     return Change.objects.filter(scope=scope).aggregate(at=Max("position"))["at"] or 0
 
 
-def head_of_all() -> int:
-    return Change.objects.aggregate(at=Max("position"))["at"] or 0
-
-
 def _place_batch(batch: int) -> int:
     with transaction.atomic():
         if not Change.objects.filter(position=None).exists() or not try_transaction_lock("change-feed"):
             return 0
-        before = head_of_all()
         with connection.cursor() as cursor:
             cursor.execute(_PLACE, [batch])
-            placed: int = cursor.rowcount
-            cursor.execute(_FORGET_OLDER, [before])
-    return placed
+            placed, before = cursor.fetchone()
+            for scope, position in json.loads(before).items():
+                cursor.execute(_FORGET_OLDER, [scope, position])
+    return int(placed)

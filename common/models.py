@@ -77,11 +77,11 @@ class Change(models.Model):
     scope = models.CharField(max_length=16)
     kind = models.CharField(max_length=16)
     entity_id = models.UUIDField()
-    position = models.BigIntegerField(null=True, unique=True)
+    position = models.BigIntegerField(null=True)
 
     class Meta:
+        constraints = [models.UniqueConstraint(fields=["scope", "position"], name="one_change_at_a_position_of_a_scope")]
         indexes = [
-            models.Index(fields=["scope", "position"], name="changes_of_a_scope"),
             models.Index(fields=["scope", "kind", "entity_id"], name="changes_of_a_thing"),
             models.Index(fields=["id"], condition=models.Q(position=None), name="changes_waiting"),
         ]

@@ -229,6 +229,29 @@ class TestPlacing:
         assert feed.place_pending(batch=3) == 7
         assert not Change.objects.filter(position=None).exists()
 
+    def test_an_environment_counts_only_its_own_changes(self, gateway: FakeGateway) -> None:
+        """Else a gateway of NPR would see from its positions how much changes in PRO (I13)."""
+        feed.place_pending()
+        before, of_pro = gateway.all_changes()[-1].position, feed.head("PRO")
+        with transaction.atomic():
+            for _ in range(50):
+                feed.note(["PRO"], "secret", uuid.uuid4())
+            feed.note(["NPR"], "secret", uuid.uuid4())
+            feed.note(["PRO", "NPR"], "secret", uuid.uuid4())
+        assert feed.place_pending() == 53
+        assert gateway.changes(before).head == feed.head("NPR") == before + 2
+        assert feed.head("PRO") == of_pro + 51
+
+    def test_an_older_entry_of_a_thing_goes_and_one_in_another_environment_stays(self, gateway: FakeGateway) -> None:
+        feed.place_pending()
+        one = uuid.uuid4()
+        for scopes in (["NPR", "PRO"], ["NPR"], ["NPR"]):
+            with transaction.atomic():
+                feed.note(scopes, "secret", one)
+            feed.place_pending()
+        left = dict(Change.objects.filter(entity_id=one).values_list("scope", "position"))
+        assert left == {"NPR": feed.head("NPR"), "PRO": feed.head("PRO")} and Change.objects.filter(entity_id=one).count() == 2
+
     def test_it_does_not_take_a_gateway_that_asks(self) -> None:
         assert feed.place_pending in [use_case for _, use_case, _ in loops.LOOPS]
 
