@@ -398,6 +398,8 @@ class Supervisor:
         """Take over a directive and act on its orders. Orders come by heartbeat and by directive call; one at a time."""
         marks.keep(directive.mark)  # before its epoch counts, so that no epoch is told without its proof
         with self._order_lock:
+            if self.stop.is_set():
+                return  # it answers a process that said goodbye: "take nothing new" would be what the next one goes by
             if not self.node.obey(directive):
                 return
             self.channel.epoch = self.node.highest_epoch

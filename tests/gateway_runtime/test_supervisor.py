@@ -259,6 +259,13 @@ class TestStop:
         other.begin().fence()
         assert other.told(paths.FENCE_ACKNOWLEDGE) == 1
 
+    def test_what_is_heard_after_goodbye_is_not_what_the_next_process_goes_by(self, process: Process) -> None:
+        """The Primary answers the call that waits at once: this instance is nobody's any more. With the Primary away that would
+        keep the next process from taking changes."""
+        process.serve().shut_down()
+        process._obey(directive(Assignment.DRAINING, waits="another instance may still act"))
+        assert state.standing_of(state.this_life()) is Assignment.ACTIVE
+
     def test_gives_nothing_back_while_an_effect_runs(self, process: Process, other: Process) -> None:
         process.serve()
         with process.node.effect():
