@@ -12,7 +12,7 @@ from pathlib import Path
 from benchmarks.lane import Bench, _cpu_of, _register_all, _resident_mb, _running
 from cli.simulation.real.http import Connection
 from cli.simulation.real.speaker import Speaker
-from orchestrator.node.wire import Answered, Asked, Frames, Numbered, Peer, Reply, Told
+from orchestrator.node.wire import REPLIES, Answered, Asked, Frames, Numbered, Peer, Told
 from protocol import messages, paths
 
 CALLS = 10_000
@@ -57,7 +57,7 @@ class Link:
 
     def __init__(self) -> None:
         self.answered: dict[int, Answered] = {}
-        self.frames = Frames(Reply, self._heard, lambda: None)
+        self.frames = Frames(REPLIES, self._heard, lambda: None)
 
     def ask(self, number: int, gateway: Speaker, body: messages.Message) -> None:
         peer = Peer("127.0.0.1", 1, gateway.der)

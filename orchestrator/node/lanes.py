@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from orchestrator.node.wire import (
+    REPLIES,
     Answered,
     Asked,
     AskListener,
@@ -161,7 +162,7 @@ class SharedLink:
     """The connection on which many numbered requests are on their way at once."""
 
     def __init__(self) -> None:
-        self._frames = Frames(Reply, self._heard, self._lost)
+        self._frames = Frames(REPLIES, self._heard, self._lost)
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[Answered]] = {}
 

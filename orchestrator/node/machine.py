@@ -13,6 +13,7 @@ from typing import Any
 from orchestrator.node.inner import private_socket
 from orchestrator.node.lifeline import Lifeline
 from orchestrator.node.wire import (
+    QUESTIONS,
     Answered,
     Asked,
     AskListener,
@@ -21,7 +22,6 @@ from orchestrator.node.wire import (
     Numbered,
     Ping,
     Pong,
-    Question,
     Told,
 )
 
@@ -57,7 +57,7 @@ class Machine:
                 frames.close()
 
     def _frames(self) -> Frames:
-        frames = Frames(Question, self._heard, lambda: self._open.discard(frames))
+        frames = Frames(QUESTIONS, self._heard, lambda: self._open.discard(frames))
         self._open.add(frames)
         return frames
 

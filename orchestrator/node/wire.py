@@ -107,8 +107,9 @@ class Listener(msgspec.Struct, frozen=True, tag=True):
 Question = Asked | Numbered | Ping | AskListener
 Reply = Answered | Told | Piece | Pong | Listener
 _encoder = msgspec.msgpack.Encoder()
-_questions = msgspec.msgpack.Decoder(Question)
-_replies = msgspec.msgpack.Decoder(Reply)
+QUESTIONS = msgspec.msgpack.Decoder(Question)
+REPLIES = msgspec.msgpack.Decoder(Reply)
+"""Made while the module is imported, by one thread: msgspec works out a type at its first use (`protocol.decoding`)."""
 
 
 def packed(message: Question | Reply) -> bytes:
@@ -127,8 +128,10 @@ def _checked_length(head: bytes) -> int:
 class Frames(asyncio.Protocol):
     """One end of a connection in an event loop. `heard` takes each message, `lost` the end of the connection."""
 
-    def __init__(self, kind: type[Any] | Any, heard: Callable[[Frames, Any], None], lost: Callable[[], None]) -> None:
-        self._decoder, self._heard, self._lost = msgspec.msgpack.Decoder(kind), heard, lost
+    def __init__(
+        self, decoder: msgspec.msgpack.Decoder[Any], heard: Callable[[Frames, Any], None], lost: Callable[[], None]
+    ) -> None:
+        self._decoder, self._heard, self._lost = decoder, heard, lost
         self._received = bytearray()
         self._transport: asyncio.Transport | None = None
 
@@ -175,7 +178,7 @@ async def read_reply(stream: asyncio.StreamReader) -> Reply:
     """The next frame a worker sends. Raises `WireBroken`."""
     try:
         length = _checked_length(await stream.readexactly(_LENGTH.size))
-        return _replies.decode(await stream.readexactly(length))
+        return REPLIES.decode(await stream.readexactly(length))
     except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError) as error:
         raise WireBroken(type(error).__name__) from error
 
@@ -186,7 +189,7 @@ def read_question(connection: socket.socket) -> Question | None:
         head = _exactly(connection, _LENGTH.size)
         if not head:
             return None
-        return _questions.decode(_exactly(connection, _checked_length(head)))
+        return QUESTIONS.decode(_exactly(connection, _checked_length(head)))
     except (OSError, msgspec.MsgspecError) as error:
         raise WireBroken(type(error).__name__) from error
 
