@@ -6,7 +6,6 @@ triggers of the tables say so, whoever makes the change. What time alone ends is
 
 from __future__ import annotations
 
-import json
 import threading
 import uuid
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from accounts.models import ApiToken, Session
 from accounts.roles import permissions_of_account
 from common import remembered
 from common.remembered import Remembered
-from common.statements import fetch
+from common.statements import fetch, plain
 
 CHANNEL: LiteralString = "mazevault_rights"
 """NOTIFY channel of the triggers (migration accounts 0008)."""
@@ -144,14 +143,14 @@ def note_use(rights: Rights, now: datetime) -> None:
 def _rights(model: type[Session] | type[ApiToken], token_hash: str, row: tuple[Any, ...]) -> Rights:
     identifier, expires_at, revoked_at, last_used_at, gateway_environment, scopes, *who = row
     user, email, role, must_change, user_lives, service, called, service_lives, bindings = who
-    grants = tuple(map(_grant, _plain(bindings) or ()))
+    grants = tuple(map(_grant, plain(bindings) or ()))
     if user is not None:
         grants = (Grant(permissions_of_account(role), EVERYWHERE), *grants)
     return Rights(
         model=model, id=identifier, token_hash=token_hash,
         holder=PrincipalKind.USER if user is not None else PrincipalKind.SERVICE,
         holder_id=str(user or service), name=email if user is not None else called,
-        grants=limited(grants, _plain(scopes)),
+        grants=limited(grants, plain(scopes)),
         lives=revoked_at is None and bool(user_lives if user is not None else service_lives),
         expires_at=expires_at, last_used_at=last_used_at, gateway_environment=gateway_environment,
         must_change_password=bool(must_change),
@@ -162,8 +161,3 @@ def _grant(binding: list[Any]) -> Grant:
     permissions, organization, project, environment, expires_at = binding
     place = Scope(organization or "", project or "", environment.lower())
     return Grant(frozenset(permissions), place, datetime.fromisoformat(expires_at) if expires_at else None)
-
-
-def _plain(value: Any) -> Any:
-    """A JSON column as a plain value, however the connection hands it over."""
-    return json.loads(value) if isinstance(value, str) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from django.db import connection
+from common.statements import fetch
 
 
 def lock_number(name: str) -> int:
@@ -14,18 +14,14 @@ def lock_number(name: str) -> int:
 
 def transaction_lock(name: str) -> None:
     """Wait for the lock and hold it until the transaction ends. Must run inside `atomic`."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [lock_number(name)])
+    fetch("SELECT pg_advisory_xact_lock(%(number)s::bigint)", {"number": lock_number(name)})
 
 
 def shared_transaction_lock(name: str) -> None:
     """Hold the lock together with others who share it, until the transaction ends; who wants it alone waits for all of them."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock_shared(%s)", [lock_number(name)])
+    fetch("SELECT pg_advisory_xact_lock_shared(%(number)s::bigint)", {"number": lock_number(name)})
 
 
 def try_transaction_lock(name: str) -> bool:
     """Take the lock until the transaction ends, or return False at once when somebody else holds it."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", [lock_number(name)])
-        return bool(cursor.fetchone()[0])
+    return bool(fetch("SELECT pg_try_advisory_xact_lock(%(number)s::bigint)", {"number": lock_number(name)})[0][0])

@@ -11,7 +11,8 @@ from functools import cached_property
 from typing import Any
 
 import msgspec
-from django.db import connection
+
+from common.statements import run
 
 Row = Mapping[str, Any]
 
@@ -39,8 +40,7 @@ class Rowset:
 
     def _run(self, statement: str, rows: Sequence[Row]) -> None:
         if rows:
-            with connection.cursor() as cursor:
-                cursor.execute(statement, [msgspec.json.encode(rows).decode()])
+            run(statement, {"rows": msgspec.json.encode(rows).decode()})
 
     @cached_property
     def _insert(self) -> str:
@@ -55,7 +55,7 @@ class Rowset:
     @property
     def _source(self) -> str:
         types = {name: "text" if kind == "bytea" else kind for name, kind in self.columns.items()}
-        return f"json_to_recordset(%s::json) AS r({', '.join(f'{name} {kind}' for name, kind in types.items())})"
+        return f"json_to_recordset(%(rows)s::json) AS r({', '.join(f'{name} {kind}' for name, kind in types.items())})"
 
     def _value(self, name: str) -> str:
         return f"decode(r.{name}, 'base64')" if self.columns[name] == "bytea" else f"r.{name}"

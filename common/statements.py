@@ -7,7 +7,9 @@ these too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, LiteralString
 
 import psycopg
@@ -22,21 +24,36 @@ def fetch(text: LiteralString, values: Mapping[str, Any]) -> list[tuple[Any, ...
 
     Raises the errors of `django.db`, as the ORM would.
     """
+    with _executed(text, values) as cursor:
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+    return rows
+
+
+def run(text: str, values: Mapping[str, Any]) -> None:
+    """A statement without rows, else as `fetch`. Its text is one of few: each connection keeps a plan for it."""
+    with _executed(text, values):
+        pass
+
+
+@contextmanager
+def _executed(text: str, values: Mapping[str, Any]) -> Iterator[Any]:
     if connection.execute_wrappers or connection.queries_logged:
-        return _fetch_watched(text, values)
+        with connection.cursor() as watched:
+            watched.execute(text, values)
+            yield watched
+        return
     connection.ensure_connection()
     raw = connection.connection
     with connection.wrap_database_errors:
         before, raw.prepare_threshold = raw.prepare_threshold, PREPARE_AFTER
         try:
             with psycopg.Cursor(raw) as cursor:
-                return cursor.execute(text, values).fetchall()
+                cursor.execute(text.encode(), values)
+                yield cursor
         finally:
             raw.prepare_threshold = before
 
 
-def _fetch_watched(text: LiteralString, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-    with connection.cursor() as cursor:
-        cursor.execute(text, values)
-        rows: list[tuple[Any, ...]] = cursor.fetchall()
-    return rows
+def plain(value: Any) -> Any:
+    """A JSON column as a plain value, however the connection hands it over."""
+    return json.loads(value) if isinstance(value, str) else value

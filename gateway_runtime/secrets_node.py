@@ -20,7 +20,6 @@ from msgspec import structs
 
 from accounts.access import Principal
 from accounts.models import Environment, Project
-from accounts.roles import SECRETS_READ
 from accounts.sessions import hash_token
 from common import errors
 from common.clock import now as clock_now
@@ -64,6 +63,7 @@ _AGAIN = 2
 class GatewayNode:
     """`vault.ports.SecretNode` on a gateway."""
 
+    applies_changes = False
     hot_part: HotPart | None = HotPart(
         columns=""", n.replica_complete_at, n.assigned_role, n.assigned_epoch, n.highest_epoch, n.fenced_epoch,
        (SELECT w.id FROM gateway_runtime_pendingwrite w WHERE w.secret = s.id AND w.outcome IN ('queued', 'received')
@@ -81,10 +81,10 @@ class GatewayNode:
     def freshness(self, project: Project) -> Freshness | None:
         return _freshness(state.this_life(), project.max_staleness_seconds, clock_now())
 
-    def hot_caller(self, token: str, request: HttpRequest, moment: datetime) -> Principal | None:
+    def hot_caller(self, token: str, request: HttpRequest, moment: datetime, needed: str) -> Principal | None:
         found = principals.rights_of(hash_token(token), moment)
         caller = principals.principal_of(found, moment) if found else None
-        if caller is None or SECRETS_READ not in caller.permissions_anywhere:
+        if caller is None or needed not in caller.permissions_anywhere:
             return None
         principals.count_call(token, caller, request, moment)
         return caller

@@ -20,7 +20,7 @@ from common.clock import now
 from common.errors import NotFound, ValidationFailed
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import WriteBody
-from vault import hot, rules, secrets, selectors
+from vault import hot, hot_change, rules, secrets, selectors
 from vault.forms import (
     ChangeWish,
     CreateWish,
@@ -50,8 +50,8 @@ class SecretOperation(Operation):
     node: SecretNode | None = None
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        """A plain read is answered at once (`vault.hot`); everything else, and every refusal, takes the framework's way."""
-        answer = self.at_once(request, **kwargs) if request.method == "GET" else None
+        """What is plain is answered at once (`vault.hot`); everything else, and every refusal, takes the framework's way."""
+        answer = self.at_once(request, **kwargs)
         if answer is None:
             return super().dispatch(request, *args, **kwargs)
         answer["Allow"] = ", ".join(self.allowed_methods)
@@ -157,7 +157,7 @@ class Secrets(SecretOperation):
     permissions = {"GET": SECRETS_READ, "POST": SECRETS_WRITE}
 
     def at_once(self, request: HttpRequest, **named: str) -> HttpResponse | None:
-        return hot.one_of_key(self.here, request)
+        return hot.one_of_key(self.here, request) if request.method == "GET" else None
 
     @extend_schema(operation_id="createSecret", request=CreateWish, responses={201: SecretRow, 202: QueuedRow})
     def post(self, request: Request) -> Response:
@@ -202,7 +202,9 @@ class SecretOne(SecretOperation):
     permissions = {"GET": SECRETS_READ, "PUT": SECRETS_WRITE, "PATCH": SECRETS_WRITE, "DELETE": SECRETS_DELETE}
 
     def at_once(self, request: HttpRequest, **named: str) -> HttpResponse | None:
-        return hot.one_of_id(self.here, request, named["identifier"])
+        if request.method == "PUT":
+            return hot_change.new_value(self.here, request, named["identifier"])
+        return hot.one_of_id(self.here, request, named["identifier"]) if request.method == "GET" else None
 
     @extend_schema(operation_id="getSecret", responses=SecretWithValue)
     def get(self, request: Request, identifier: str) -> Response:

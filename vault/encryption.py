@@ -11,6 +11,7 @@ import os
 import uuid
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import LiteralString
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -18,11 +19,13 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from common.locks import shared_transaction_lock, transaction_lock
+from common.statements import fetch
 from vault.models import KeyEncryptionKey
 
 FORMAT = b"\x01"
 NONCE, KEY, TAG = 12, 32, 16
 WRAPPED = NONCE + KEY + TAG
+_CURRENT: LiteralString = "SELECT id FROM vault_keyencryptionkey WHERE scope = %(scope)s AND retired_at IS NULL"
 
 
 class SealBroken(Exception):
@@ -146,8 +149,9 @@ def lock_of(scope: str) -> str:
 
 
 def _current_key(scope: str) -> tuple[uuid.UUID, bytes]:
-    row = KeyEncryptionKey.objects.filter(scope=scope, retired_at__isnull=True).first() or _first_key(scope)
-    return row.id, _key_by_id(scope, row.id, master_keys())
+    found = fetch(_CURRENT, {"scope": scope})
+    identifier = found[0][0] if found else _first_key(scope).id
+    return identifier, _key_by_id(scope, identifier, master_keys())
 
 
 def _first_key(scope: str) -> KeyEncryptionKey:

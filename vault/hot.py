@@ -17,7 +17,7 @@ from accounts.roles import SECRETS_READ
 from common.api import client_address
 from common.clock import now
 from common.errors import MazeVaultError
-from common.statements import fetch
+from common.statements import fetch, plain
 from vault import encryption, secrets, selectors, values
 from vault.found import Found, FoundEnvironment, FoundProject, FoundValue
 from vault.ports import HotPart, SecretNode
@@ -34,7 +34,7 @@ _FROM: LiteralString = """
   LEFT JOIN LATERAL (SELECT version, sealed_value, retired_at FROM vault_secretversion
                       WHERE secret_id = s.id AND version <= s.version AND (sealed_value IS NOT NULL OR external_version <> '')
                       ORDER BY version DESC LIMIT 1) v ON true"""
-_ALLOWED: LiteralString = """
+ALLOWED: LiteralString = """
    AND (%(everywhere)s::boolean OR EXISTS (
         SELECT 1 FROM jsonb_to_recordset(%(places)s::text::jsonb) AS g(o text, p text, e text)
          WHERE g.o IN ('', p.organization_id::text) AND g.p IN ('', p.id::text) AND g.e IN ('', lower(e.slug))))"""
@@ -67,13 +67,13 @@ def one_of_key(node: SecretNode, request: HttpRequest) -> HttpResponse | None:
 
 
 def _answer(node: SecretNode, request: HttpRequest, which: LiteralString, asked: Mapping[str, Any]) -> HttpResponse | None:
-    token, part = _plain_bearer(request), node.hot_part
+    token, part = plain_bearer(request), node.hot_part
     if not token or part is None:
         return None
     moment = now()
     try:
-        caller = node.hot_caller(token, request, moment)
-        rows = fetch(_text_of(part, which), {**asked, **_places_of(caller)}) if caller else []
+        caller = node.hot_caller(token, request, moment, SECRETS_READ)
+        rows = fetch(_text_of(part, which), {**asked, **places_of(caller, SECRETS_READ)}) if caller else []
         if len(rows) != 1 or caller is None:
             return None
         secret, value, longest, more = _read(rows[0])
@@ -93,7 +93,7 @@ def rendered(row: Mapping[str, Any], version: int) -> HttpResponse:
     return HttpResponse(text.encode(), content_type="application/json", headers={"ETag": f'"{version}"'})
 
 
-def _plain_bearer(request: HttpRequest) -> str:
+def plain_bearer(request: HttpRequest) -> str:
     """The token of a call that asks for nothing but JSON with a bearer token; empty for any other."""
     said = request.META
     scheme, _, token = str(said.get("HTTP_AUTHORIZATION", "")).partition(" ")
@@ -102,12 +102,12 @@ def _plain_bearer(request: HttpRequest) -> str:
 
 
 def _text_of(part: HotPart, which: LiteralString) -> LiteralString:
-    return _FOUND + part.columns + _FROM + part.sources + which + _ALLOWED
+    return _FOUND + part.columns + _FROM + part.sources + which + ALLOWED
 
 
-def _places_of(caller: Principal) -> dict[str, Any]:
-    """Where the caller may read secrets, as parameters of the statement."""
-    scopes = caller.scopes_of(SECRETS_READ)
+def places_of(caller: Principal, permission: str) -> dict[str, Any]:
+    """Where the caller has this permission, as parameters of a statement with `ALLOWED`."""
+    scopes = caller.scopes_of(permission)
     return {
         "everywhere": EVERYWHERE in scopes,
         "places": json.dumps([{"o": one.organization, "p": one.project, "e": one.environment} for one in scopes]),
@@ -119,7 +119,7 @@ def _read(row: tuple[Any, ...]) -> tuple[Found, FoundValue, int | None, tuple[An
     (identifier, project, environment, key, kind, description, tags, metadata, ttl_hours, rotation, status, number, created_by,
      created_at, updated_at) = row[:15]  # fmt: skip
     secret = Found(
-        identifier, project, environment, key, kind, description, _plain(tags), _plain(metadata), ttl_hours, _plain(rotation),
+        identifier, project, environment, key, kind, description, plain(tags), plain(metadata), ttl_hours, plain(rotation),
         status, number, created_by, created_at, updated_at, FoundProject(organization, storage), FoundEnvironment(slug, scope),
     )  # fmt: skip
     return secret, FoundValue(version, bytes(sealed) if sealed is not None else None, retired_at), longest, tuple(more)
@@ -128,8 +128,3 @@ def _read(row: tuple[Any, ...]) -> tuple[Found, FoundValue, int | None, tuple[An
 def _may_read(caller: Principal, secret: Found) -> bool:
     place = Scope(str(secret.project.organization_id), str(secret.project_id), secret.environment.slug.lower())
     return caller.may(SECRETS_READ, place)
-
-
-def _plain(value: Any) -> Any:
-    """A JSON column as a plain value, however the connection hands it over."""
-    return json.loads(value) if isinstance(value, str) else value

@@ -15,7 +15,6 @@ from accounts.access import Principal
 from accounts.authentication import admit, rights_of
 from accounts.models import Project
 from accounts.principals import principal_named
-from accounts.roles import SECRETS_READ
 from common.errors import Conflict, PermissionRefused
 from common.locks import transaction_lock
 from protocol.vocabulary import WriteOutcome
@@ -34,6 +33,7 @@ class PrimaryNode:
     """`vault.ports.SecretNode` on the Primary."""
 
     hot_part: HotPart | None = HotPart()
+    applies_changes = True
 
     def __init__(self, keeper: ValueKeeper) -> None:
         self.keeper = keeper
@@ -54,11 +54,11 @@ class PrimaryNode:
     def creation_of(self, secret: uuid.UUID) -> PendingCreation | None:
         return None
 
-    def hot_caller(self, token: str, request: HttpRequest, moment: datetime) -> Principal | None:
+    def hot_caller(self, token: str, request: HttpRequest, moment: datetime, needed: str) -> Principal | None:
         found = rights_of(token, moment)
         admit(found, request, moment)
         caller = found.principal(moment)
-        return caller if SECRETS_READ in caller.permissions_anywhere else None
+        return caller if needed in caller.permissions_anywhere else None
 
     def hot_standing(
         self, told: Sequence[Any], longest_age: int | None, moment: datetime

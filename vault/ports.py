@@ -194,9 +194,12 @@ class SecretNode(Protocol):
     keeper: ValueKeeper
     hot_part: HotPart | None
     """None: every read goes the whole way."""
+    applies_changes: bool
+    """False: changes wait here for somebody else to apply them."""
 
-    def hot_caller(self, token: str, request: HttpRequest, moment: datetime) -> Principal | None:
-        """Who holds this token, if they may read secrets somewhere; counts the call. None or any refusal: go the whole way."""
+    def hot_caller(self, token: str, request: HttpRequest, moment: datetime, needed: str) -> Principal | None:
+        """Who holds this token, if they have this permission somewhere; counts the call. None or any refusal: go the whole
+        way."""
 
     def hot_standing(
         self, told: Sequence[Any], longest_age: int | None, moment: datetime

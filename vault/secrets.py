@@ -17,12 +17,12 @@ from accounts.access import Principal
 from accounts.models import Environment, Project, Storage
 from common import audit
 from common.errors import Conflict, MazeVaultError, NotFound, ValidationFailed
-from common.rows import locked
 from common.rowsets import Row
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody
 from vault import rules, values
 from vault.found import Found
+from vault.held import hold
 from vault.models import Secret, SecretStatus, SecretVersion
 from vault.ports import Applied, Asker, Origin, SecretChange, Shown, ValueKeeper, VersionConflict
 from vault.recording import Recorder
@@ -189,9 +189,8 @@ def _target(change: SecretChange) -> Place:
 
 def _locked(change: SecretChange) -> Secret:
     """The secret, nobody else's to change until the transaction ends. A change names its place, and it must be the very one."""
-    there = Secret.objects.filter(project_id=change.project, environment_id=change.environment)
-    secret = locked(there.select_related("project", "environment"), change.secret, no_key=True)
-    if secret is None or secret.project.deleted_at or secret.environment.deleted_at:
+    secret = hold(change.secret)
+    if secret is None or (secret.project_id, secret.environment_id) != (change.project, change.environment):
         raise NotFound(rules.ABSENT)
     return secret
 

@@ -41,6 +41,7 @@ class CopyingNode:
 
     keeper = KEEPER
     hot_part = None
+    applies_changes = False
 
     def admit(self) -> None:
         if not self.active:
