@@ -24,7 +24,7 @@ def environments(count: int) -> list[str]:
     return codes
 
 
-def statements_of(work) -> int:  # type: ignore[no-untyped-def]
+def statements_of(work) -> int:
     with CaptureQueriesContext(connection) as told:
         work()
     return len(told)
