@@ -145,9 +145,8 @@ def _lease_time(route: Route, operation: Operation, moment: datetime) -> LeaseTi
     timing = settings.MAZEVAULT.timing
     longest = timedelta(seconds=timing.lease_ttl + timing.fence_wait)
     end = machine.fence_ends_at(route.lease_until, timedelta(seconds=timing.fence_wait), route.lease_blocked_until)
-    waited = witness.has_waited(
-        operation.id, route.lease_blocked_until, longest
-    )  # asked first: the wait begins with the first look
+    # asked first: the wait begins with the first look
+    waited = witness.has_waited(operation.id, route.lease_blocked_until, longest, route.lease_blocks)
     if waited:
         return LeaseTime.WAITED_FOR
     return LeaseTime.STORED if end is None or witness.has_watched_since(end - longest, moment) else LeaseTime.NOT_WATCHED

@@ -17,6 +17,7 @@ from failover.models import EnvironmentState, Operation, Plan, Transition
 from failover.standing import StandingFacts, standing_of
 from failover.transitions import state_of
 from failover.waits import drain_deadline, silent_from
+from gateways import lease_blocks
 from gateways.models import Gateway, LossManifest, Route, SignOfLife
 from protocol.vocabulary import Role
 
@@ -222,7 +223,7 @@ def _standing(
             active=active.name if active else None,
             on_dr=bool(active and active.role == Role.DR_STANDBY),
             lease_until=route.lease_until,
-            blocked_until=route.lease_blocked_until,
+            blocked_until=lease_blocks.shown_until(route.lease_blocked_until, moment),
             switched_at=route.switched_at,
             hold_reason=state.hold_reason,
             under_way=operation.kind if operation else "",

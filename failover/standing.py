@@ -70,7 +70,7 @@ def _nobody_may_act(facts: StandingFacts, ended: float | None) -> tuple[str, str
     code, kind = facts.environment, "failback" if facts.on_dr else "activate-dr"
     if facts.blocked_until and facts.blocked_until > facts.now:
         left = (facts.blocked_until - facts.now).total_seconds()
-        return (f"{code}: nobody may act for {left:.0f} s more, until a lease of the past must have ended", "wait")
+        return (f"{code}: nobody may act for {left:.0f} s more at most, until a lease of the past must have ended", "wait")
     move = f"look at {facts.active}, or {_post(code, 'plan')} and then {_post(code, kind)}"
     if ended is not None:
         return f"{code}: nobody may act, the lease of {facts.active} ended {ended:.0f} s ago", move

@@ -28,7 +28,7 @@ class ClockWitness:
         self._lock = ProcessLock("second clock")
         self._since = watching_since
         self._apart: float | None = None
-        self._waits: OrderedDict[tuple[UUID, datetime | None], float] = OrderedDict()
+        self._waits: OrderedDict[tuple[UUID, datetime | None, int], float] = OrderedDict()
 
     def look(self, database_now: datetime, asked: float | None = None) -> bool:
         """Note both clocks. False when the database's leapt since the look before; it is watched anew from here on.
@@ -51,14 +51,15 @@ class ClockWitness:
         with self._lock:
             return self._since is not None and self._since <= boottime() - (database_now - moment).total_seconds()
 
-    def has_waited(self, operation: UUID, blocked_until: datetime | None, longest: timedelta) -> bool:
+    def has_waited(self, operation: UUID, blocked_until: datetime | None, longest: timedelta, blocks: int = 0) -> bool:
         """Whether this process has waited for so long since it first saw this operation wait, by its own clock alone.
 
-        Another end of a block of leases (the database was put back meanwhile) is another wait.
+        Another end of a block of leases (the database was put back meanwhile) is another wait, and so is another number of blocks
+        (one was asked for that ends no later than the one before).
         """
         mine = boottime()
         with self._lock:
-            began = self._waits.setdefault((operation, blocked_until), mine)
+            began = self._waits.setdefault((operation, blocked_until, blocks), mine)
             while len(self._waits) > MOST_WAITS:
                 self._waits.popitem(last=False)
         return mine - began > longest.total_seconds()

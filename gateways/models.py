@@ -265,6 +265,7 @@ class Route(models.Model):
     lease_until = models.DateTimeField(null=True)
     lease_sequence = models.BigIntegerField(default=0)
     lease_blocked_until = models.DateTimeField(null=True)
+    lease_blocks = models.BigIntegerField(default=0)
     fence_operation = models.UUIDField(null=True)
     fence_number = models.BigIntegerField(default=0)
     fence_cancelled = models.BooleanField(default=False)

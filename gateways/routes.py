@@ -282,7 +282,7 @@ def block_lease_after_rebirth(gateway: Gateway) -> None:
     wait, ttl = timedelta(seconds=timing.fence_wait), timedelta(seconds=timing.lease_ttl)
     until = Coalesce(F("lease_until"), Now() + ttl) + wait
     Route.objects.filter(active_gateway=gateway).update(
-        lease_blocked_until=Greatest(until, F("lease_blocked_until")), lease_sequence=0
+        lease_blocked_until=Greatest(until, F("lease_blocked_until")), lease_blocks=F("lease_blocks") + 1, lease_sequence=0
     )
 
 
@@ -294,14 +294,15 @@ def longest_old_lease(route: Route) -> datetime:
 
 
 def block_lease(route: Route, until: datetime) -> None:
-    """Nobody gets a lease before this moment. A block that lasts longer stays."""
+    """Nobody gets a lease before this moment. A block that lasts longer stays, and counts as asked for anew (`lease_blocks`)."""
     route.lease_blocked_until = max(until, route.lease_blocked_until or until)
-    Route.objects.filter(pk=route.pk).update(lease_blocked_until=route.lease_blocked_until)
+    route.lease_blocks += 1
+    Route.objects.filter(pk=route.pk).update(lease_blocked_until=route.lease_blocked_until, lease_blocks=route.lease_blocks)
 
 
 def block_all_leases(until: datetime) -> None:
     """After a restore of the Primary's database: leases of the lost past may live on (DESIGN §8)."""
-    Route.objects.update(lease_blocked_until=Greatest(F("lease_blocked_until"), Value(until)))
+    Route.objects.update(lease_blocked_until=Greatest(F("lease_blocked_until"), Value(until)), lease_blocks=F("lease_blocks") + 1)
 
 
 def wake(code: str) -> None:

@@ -15,6 +15,7 @@ from django.db import connection
 
 from accounts.models import Environment
 from common.errors import Conflict, PermissionRefused, Unavailable
+from gateways.lease_blocks import MARGIN_SECONDS
 from gateways.models import Route
 from integrations.access import OF_THE_GATEWAY, checked_access, connection_of, method_of
 from integrations.azure.cloud import AuthMethod, Connection
@@ -26,11 +27,10 @@ from vault import elsewhere
 from vault.node import desk_of
 from vault.ports import Asker
 
-BLOCK_MARGIN_SECONDS = 5.0
-"""How much longer no gateway gets a lease than the call of a vault may take."""
 _BLOCK_LEASES = """
 UPDATE gateways_route
-   SET lease_blocked_until = greatest(lease_blocked_until, clock_timestamp() + %s * interval '1 second')
+   SET lease_blocked_until = greatest(lease_blocked_until, clock_timestamp() + %s * interval '1 second'),
+       lease_blocks = lease_blocks + 1
  WHERE environment_id = %s AND active_gateway_id IS NULL RETURNING epoch
 """
 
@@ -77,7 +77,7 @@ class OwnWays:
         """Only while no gateway is active there. One that becomes so meanwhile gets its first lease when the call has ended."""
         code = environment.gateway_environment
         with connection.cursor() as cursor:
-            cursor.execute(_BLOCK_LEASES, [self.seconds + BLOCK_MARGIN_SECONDS, code])
+            cursor.execute(_BLOCK_LEASES, [self.seconds + MARGIN_SECONDS, code])
             row = cursor.fetchone()
         if row is None:
             self.refuse_unless_writing(environment)

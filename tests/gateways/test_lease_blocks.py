@@ -1,0 +1,114 @@
+"""A block of leases ends in real time, however far the database's clock was put back (I1, ADR 6)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from django.db.models.functions import Now
+
+from common.clock import boottime, database_now
+from common.models import AuditEntry
+from failover.witness import ClockWitness
+from gateways import lease_blocks, routes
+from gateways.models import Route
+from orchestrator import loops
+from tests.conftest import Person
+from tests.failover.test_api import state_of
+from tests.fakes.gateway import FakeGateway
+
+Pair = tuple[FakeGateway, FakeGateway]
+
+
+class Clock:
+    """This process's boot clock, moved by a test."""
+
+    def __init__(self) -> None:
+        self.seconds = boottime()
+
+    def __call__(self) -> float:
+        return self.seconds
+
+    def go_on(self, seconds: float) -> None:
+        self.seconds += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    made = Clock()
+    monkeypatch.setattr(lease_blocks, "boottime", made)
+    monkeypatch.setattr(lease_blocks, "witness", lease_blocks.BlockWitness())
+    yield made
+
+
+@pytest.fixture
+def blocked(npr: Pair) -> Pair:
+    """A block was asked for, and then the database's clock was put back by a day."""
+    routes.block_lease(routes_of_npr(), database_now() + timedelta(days=1))
+    Route.objects.filter(pk="NPR").update(lease_until=Now() - timedelta(hours=1))
+    return npr
+
+
+def routes_of_npr() -> Route:
+    return Route.objects.get(pk="NPR")
+
+
+def test_it_lasts_until_an_unknown_lease_must_have_ended_and_no_longer(blocked: Pair, clock: Clock) -> None:
+    first, longest = blocked[0], lease_blocks.longest().total_seconds()
+    assert lease_blocks.end_overdue() == 0 and first.renew_lease().verdict == "held"
+    clock.go_on(longest - 0.1)
+    assert lease_blocks.end_overdue() == 0 and first.renew_lease().verdict == "held"
+    clock.go_on(0.2)
+    assert lease_blocks.end_overdue() == 1 and first.renew_lease().verdict == "granted"
+    assert AuditEntry.objects.filter(action="failover.block_ended", entity_id="NPR").count() == 1
+    assert lease_blocks.end_overdue() == 0
+
+
+def test_one_that_was_asked_for_again_lasts_anew_though_its_end_is_the_same(blocked: Pair, clock: Clock) -> None:
+    first, longest = blocked[0], lease_blocks.longest().total_seconds()
+    lease_blocks.end_overdue()
+    clock.go_on(longest - 1)
+    lease_blocks.end_overdue()
+    for ask in (
+        lambda: routes.block_lease(routes_of_npr(), database_now()),
+        lambda: routes.block_all_leases(database_now()),
+        lambda: routes.block_lease_after_rebirth(first.row),
+    ):
+        before = routes_of_npr().lease_blocked_until
+        ask()
+        assert routes_of_npr().lease_blocked_until == before
+        lease_blocks.end_overdue()
+        clock.go_on(longest - 1)
+        assert lease_blocks.end_overdue() == 0
+    clock.go_on(2)
+    assert lease_blocks.end_overdue() == 1
+
+
+def test_a_wait_of_a_move_begins_anew_with_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, seen, operation, end = Clock(), ClockWitness(), uuid.uuid4(), datetime(2026, 1, 1, tzinfo=UTC)
+    monkeypatch.setattr("failover.witness.boottime", clock)
+    longest = timedelta(seconds=60)
+    assert not seen.has_waited(operation, end, longest, 1)
+    clock.go_on(61)
+    assert not seen.has_waited(operation, end, longest, 2), "another block with the same end"
+    assert seen.has_waited(operation, end, longest, 1)
+    clock.go_on(61)
+    assert seen.has_waited(operation, end, longest, 2)
+
+
+def test_people_are_told_how_long_it_lasts_at_most_in_real_time(blocked: Pair, admin: Person) -> None:
+    longest = lease_blocks.longest().total_seconds()
+    told = state_of(admin)["headline"]
+    assert f"nobody may act for {longest:.0f} s more at most" in told, told
+
+
+def test_every_primary_watches(db: None) -> None:
+    assert lease_blocks.end_overdue in [use_case for _, use_case, _ in loops.LOOPS]
+
+
+def test_one_that_ends_by_itself_is_left_alone(npr: Pair, clock: Clock) -> None:
+    routes.block_lease(routes_of_npr(), database_now() - timedelta(seconds=1))
+    clock.go_on(1000)
+    assert lease_blocks.end_overdue() == 0 and routes_of_npr().lease_blocked_until is not None
