@@ -18,6 +18,7 @@ from accounts.models import Session, User
 from accounts.sessions import LIFE, SignedIn
 from common.api import SIGNED_IN, Operation, Text, checked, rfc3339
 from common.clock import now
+from common.paging import PAGE, page_of
 
 
 class Credentials(serializers.Serializer):
@@ -131,10 +132,10 @@ class Sessions(Operation):
 
     permissions = {"GET": SIGNED_IN}
 
-    @extend_schema(operation_id="listSessions", responses=SessionRow(many=True))
+    @extend_schema(operation_id="listSessions", parameters=PAGE, responses=SessionRow(many=True))
     def get(self, request: Request) -> Response:
         current = session_in(request)
-        return Response([_session_row(row, current) for row in sessions.sessions_of(current, now())])
+        return Response([_session_row(row, current) for row in page_of(sessions.sessions_of(current, now()), request)])
 
 
 class SessionOne(Operation):

@@ -22,6 +22,7 @@ from accounts.tenancy_api import times
 from common.api import SIGNED_IN, Operation, Text, checked, rfc3339
 from common.clock import now
 from common.errors import MalformedBody, ValidationFailed
+from common.paging import PAGE, page_if_asked
 from common.parsing import LimitedFormParser, StrictJSONParser
 
 CLIENT_CREDENTIALS = "client_credentials"
@@ -96,9 +97,9 @@ class Tokens(Signed):
         )
         return Response({**token_row(row), "token": text}, status=201)
 
-    @extend_schema(operation_id="listApiTokens", responses=TokenRow(many=True))
+    @extend_schema(operation_id="listApiTokens", parameters=PAGE, responses=TokenRow(many=True))
     def get(self, request: Request) -> Response:
-        return Response([token_row(row) for row in tokens.tokens_of(credential_in(request))])
+        return Response([token_row(row) for row in page_if_asked(tokens.tokens_of(credential_in(request)), request)])
 
 
 class TokenOne(Signed):
@@ -123,9 +124,9 @@ class Services(Signed):
         service, secret = services.create(checked(ServiceWish, request.data), self.by)
         return Response({**service_row(service), "client_secret": secret}, status=201)
 
-    @extend_schema(operation_id="listServiceIdentities", responses=ServiceRow(many=True))
+    @extend_schema(operation_id="listServiceIdentities", parameters=PAGE, responses=ServiceRow(many=True))
     def get(self, request: Request) -> Response:
-        return Response([service_row(row) for row in services.living()])
+        return Response([service_row(row) for row in page_if_asked(services.living(), request)])
 
 
 class ServiceOne(Signed):

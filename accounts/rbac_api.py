@@ -29,6 +29,7 @@ from accounts.roles import (
 from accounts.tenancy_api import times
 from common.api import Text, checked, rfc3339
 from common.clock import now
+from common.paging import PAGE, page_if_asked
 
 
 class PersonWish(serializers.Serializer):
@@ -142,9 +143,9 @@ class Users(Signed):
         user.refresh_from_db()
         return Response(person_row(user), status=201)
 
-    @extend_schema(operation_id="listUsers", responses=PersonRow(many=True))
+    @extend_schema(operation_id="listUsers", parameters=PAGE, responses=PersonRow(many=True))
     def get(self, request: Request) -> Response:
-        return Response([person_row(user) for user in people.visible_users(self.by.principal)])
+        return Response([person_row(user) for user in page_if_asked(people.visible_users(self.by.principal), request)])
 
 
 class UserOne(Signed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -10,7 +11,9 @@ from uuid import UUID
 
 from common.bounds import LARGEST_SETTINGS, MOST_FIELDS
 from common.errors import ValidationFailed
-from common.sealing import Place, sealer
+from common.sealing import CHANGED_ROW, Place, SealBroken, Unreadable, sealer
+
+log = logging.getLogger("mazevault.accounts")
 
 _SECRET_NAME = re.compile(
     r"(secret|password|passwd|passphrase|token|credential|conn(ection)?_?str(ing)?)s?(_value)?$"
@@ -39,24 +42,39 @@ def put(row: Configured, scope: str, config: Mapping[str, Any]) -> bool:
     One inside of a list is kept only while what is plain around it stays: else it could go to another element than it was for.
     """
     plain, given = split(config)
-    former = secrets_of(row, scope)
+    former, broken = _former(row, scope)
     staying = {name: value for name, value in former.items() if "[" not in name or _same_around(name, row.config, plain)}
     kept = {name: value for name, value in {**staying, **given}.items() if value not in (None, "")}
     _refuse_too_many(kept)
-    changed = row.config != plain or former != kept
+    changed = row.config != plain or former != kept or broken
     row.config = plain
-    if former != kept:
+    if former != kept or broken:
         row.secrets_version += 1
         row.sealed_secrets = _seal(row, scope, kept) if kept else None
     return changed
 
 
 def secrets_of(row: Configured, scope: str) -> dict[str, Any]:
-    """The secret parts by their dotted names, for the code that signs in with them."""
+    """The secret parts by their dotted names, for the code that signs in with them. Raises `Unreadable` (SEAL_BROKEN)."""
     if not row.sealed_secrets:
         return {}
-    opened: dict[str, Any] = json.loads(sealer().open_sealed(*place(row, scope), bytes(row.sealed_secrets)))
+    try:
+        opened: dict[str, Any] = json.loads(sealer().open_sealed(*place(row, scope), bytes(row.sealed_secrets)))
+    except SealBroken as broken:
+        kind, name = type(row).__name__.lower(), getattr(row, "name", "")
+        log.error("the secrets of the %s %s (%s) do not open: %s", kind, row.id, name, broken)
+        raise Unreadable(
+            f"the secrets of the {kind} {name!r} do not open: {CHANGED_ROW}. Save its configuration again with all of its secrets"
+        ) from None
     return opened
+
+
+def _former(row: Configured, scope: str) -> tuple[dict[str, Any], bool]:
+    """The secrets it had, and whether they do not open: then nothing of them is kept, and saving them again mends it."""
+    try:
+        return secrets_of(row, scope), False
+    except Unreadable:
+        return {}, True
 
 
 def place(row: Configured, scope: str) -> Place:

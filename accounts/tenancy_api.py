@@ -18,6 +18,7 @@ from accounts.roles import PROJECTS_READ, PROJECTS_WRITE, SETTINGS_WRITE
 from accounts.scoping import organization_seen, project_seen, visible_organizations, visible_projects
 from common.api import Text, checked, rfc3339
 from common.clock import now
+from common.paging import PAGE, page_if_asked
 
 
 class OrganizationWish(serializers.Serializer):
@@ -204,10 +205,10 @@ class Projects(Signed):
     def post(self, request: Request) -> Response:
         return Response(project_row(projects.create(checked(ProjectWish, request.data), self.by)), status=201)
 
-    @extend_schema(operation_id="listProjects", responses=ProjectRow(many=True))
+    @extend_schema(operation_id="listProjects", parameters=PAGE, responses=ProjectRow(many=True))
     def get(self, request: Request) -> Response:
         rows = visible_projects(self.by.principal).order_by("created_at", "id")
-        return Response([project_row(row) for row in rows])
+        return Response([project_row(row) for row in page_if_asked(rows, request)])
 
 
 class ProjectOne(Signed):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Protocol, TypeVar
 
 from django.db.models import Model, QuerySet
 from drf_spectacular.utils import OpenApiParameter
@@ -14,14 +15,35 @@ SHOWN, MOST_SHOWN, FURTHEST = 100, 1000, 10_000_000
 PAGE = [OpenApiParameter("limit", int), OpenApiParameter("offset", int)]
 
 Row = TypeVar("Row", bound=Model)
+Item = TypeVar("Item", covariant=True)
+
+
+class Sliced(Protocol[Item]):
+    """A list, or a queryset in its order."""
+
+    def __getitem__(self, part: slice, /) -> Sliced[Item]: ...
+    def __iter__(self) -> Iterator[Item]: ...
 
 
 def page_of(found: QuerySet[Row], request: Request) -> QuerySet[Row]:
     """The part of an ordered list that was asked for. Raises `ValidationFailed` with the field."""
+    limit, offset = _asked(request)
+    return found[offset : offset + limit]
+
+
+def page_if_asked(found: Sliced[Item], request: Request) -> Iterable[Item]:
+    """All of an ordered list, because clients of its resource read no second page; a part of it for who asks for one."""
+    if not {"limit", "offset"} & set(request.query_params):
+        return found
+    limit, offset = _asked(request)
+    return found[offset : offset + limit]
+
+
+def _asked(request: Request) -> tuple[int, int]:
     limit, offset = clamped(_number(request, "limit", SHOWN)), _number(request, "offset", 0)
     if offset > FURTHEST:
         raise ValidationFailed(f"offset: must be at most {FURTHEST}; narrow the search instead")
-    return found[offset : offset + limit]
+    return limit, offset
 
 
 def clamped(limit: int) -> int:

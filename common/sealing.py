@@ -9,6 +9,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from common.errors import MazeVaultError
+
+CHANGED_ROW = "its row in the database was changed, moved or taken from another backup"
+
+
+class SealBroken(Exception):
+    """The sealed value was changed, or does not belong to this row, scope or version."""
+
+
+class Unreadable(MazeVaultError, SealBroken):
+    """The same for people: the sentence names what does not open, and what to do."""
+
+    default_code = "SEAL_BROKEN"
+
+
 Place = tuple[str, str, str, int]
 """Scope, table, row and version a value is sealed for."""
 

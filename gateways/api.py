@@ -15,6 +15,7 @@ from accounts.roles import GATEWAY_ADMIN, GATEWAY_READ
 from common.api import Operation, Text, checked
 from common.clock import now
 from common.errors import NotFound, ValidationFailed
+from common.paging import PAGE, page_of
 from gateways import dispatch, fleet, routes, selectors, tokens
 from gateways.models import BootstrapTokenRow
 from gateways.tokens import TokenWish
@@ -138,9 +139,9 @@ class Bootstrap(Operation):
         created = tokens.create_token(wish, actor=self.actor, address=self.address, now=now())
         return Response({"token": created.text, **selectors.token_row(created.row, now())}, status=201)
 
-    @extend_schema(operation_id="listBootstrapTokens", responses=BootstrapRow(many=True))
+    @extend_schema(operation_id="listBootstrapTokens", parameters=PAGE, responses=BootstrapRow(many=True))
     def get(self, request: Request) -> Response:
-        rows = BootstrapTokenRow.objects.order_by("-created_at")
+        rows = page_of(BootstrapTokenRow.objects.order_by("-created_at", "id"), request)
         return Response([selectors.token_row(row, now()) for row in rows])
 
 

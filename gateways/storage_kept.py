@@ -23,6 +23,7 @@ from accounts.changes import SYSTEM
 from common import audit, feed
 from common.errors import Conflict, MazeVaultError, ValidationFailed
 from common.rows import hold, locked
+from common.sealing import SealBroken
 from gateways import dispatch
 from gateways.kinds import KINDS
 from gateways.models import Gateway, Task
@@ -150,8 +151,13 @@ def _take_answers(move: StorageMove, gateway: Gateway, body: LookReport, now: da
         seen = told.get(
             kept.version.version, VersionSeen(kept.version.version, Sight.UNREADABLE, detail="nothing was said of it")
         )
-        same = seen.sight is Sight.READ and hmac.compare_digest(seen.digest, _proof(secret, kept))
-        _follow(move, secret, kept, Look(seen.sight, same, own=False, first_seen=kept.seen_at), seen.detail, now, gateway.name)
+        try:
+            same = seen.sight is Sight.READ and hmac.compare_digest(seen.digest, _proof(secret, kept))
+            _follow(
+                move, secret, kept, Look(seen.sight, same, own=False, first_seen=kept.seen_at), seen.detail, now, gateway.name
+            )
+        except SealBroken as broken:  # before anything was changed; the other versions and secrets go on
+            _put_off(KeptValue.objects.filter(pk=kept.pk), str(broken), now)
 
 
 def _proof(secret: Secret, kept: KeptValue) -> str:
@@ -177,8 +183,13 @@ def _look_ourselves(move: StorageMove, secret: Secret, integration: Integration,
         for kept in KeptValue.objects.filter(pk__in=[one.pk for one in rows]).select_related("version"):
             seen = found.get(kept.version.external_version)
             if seen is not None and held is not None:
-                same = hmac.compare_digest(seen.value.encode(), values.open_kept(secret, kept).encode())
-                _follow(held, secret, kept, Look(seen.sight, same, own=True, first_seen=None), seen.detail, now, "the Primary")
+                try:
+                    same = hmac.compare_digest(seen.value.encode(), values.open_kept(secret, kept).encode())
+                    _follow(
+                        held, secret, kept, Look(seen.sight, same, own=True, first_seen=None), seen.detail, now, "the Primary"
+                    )
+                except SealBroken as broken:
+                    _put_off(KeptValue.objects.filter(pk=kept.pk), str(broken), now)
 
 
 def _seen_here(secret: Secret, integration: Integration, rows: list[KeptValue]) -> list[tuple[KeptValue, Seen]]:

@@ -27,6 +27,7 @@ from accounts.scoping import place_in, project_for
 from common import audit, feed
 from common.errors import Conflict, MazeVaultError, NotFound, PermissionRefused
 from common.rows import locked
+from common.sealing import SealBroken
 from gateways import dispatch, doubts, storage_kept
 from gateways.kinds import KINDS
 from gateways.models import Gateway, Task
@@ -47,6 +48,8 @@ from vault.models import Secret, SecretStatus, SecretVersion
 log = logging.getLogger("mazevault.gateways.storage")
 
 KIND, PUT_BACK = "storage.move", "vault.put_back"
+BROKEN_AT_ONCE = 100
+"""Secrets that do not open one answer passes over; the next task goes on."""
 MOST_RULES = 1000
 """Rules of a project whose names in a vault are taken over."""
 
@@ -132,14 +135,27 @@ def _taken(gateway: Gateway, body: MoveProgress, now: datetime) -> MoveAnswer:
         dispatch.note_progress(move.task)
         move.save(update_fields=["moved", "failed", "opened"])
     answer = MoveAnswer(to_vault=move.to == Storage.KEY_VAULT)
-    secret = next_one(move, uuid.UUID(body.ended[-1].secret) if body.ended else None)
-    if secret is None or not _may(move, secret, now):
-        return answer
+    after = uuid.UUID(body.ended[-1].secret) if body.ended else None
+    for _ in range(BROKEN_AT_ONCE):
+        secret = next_one(move, after)
+        if secret is None or not _may(move, secret, now):
+            return answer
+        try:
+            return _answer(move, secret, gateway, answer)
+        except SealBroken as broken:  # of its value, or of the integration: it stays where it is, and the others go on
+            move.failed = {**move.failed, str(secret.id): {"key": secret.key, "code": "SEAL_BROKEN", "error": str(broken)}}
+            move.save(update_fields=["failed"])
+    return answer
+
+
+def _answer(move: StorageMove, secret: Secret, gateway: Gateway, answer: MoveAnswer) -> MoveAnswer:
+    """The next secret for the gateway, with its values. Raises `SealBroken`, before anything is noted."""
     integration = storage_of(move.project, secret.environment)
     access = checked_access(integration, gateway.environment_id)
     owner = owner_of(move.project_id, secret.environment_id)
+    moving = _moving(move, secret)
     _note_opened(move, secret, integration)
-    return MoveAnswer(answer.to_vault, owner, access, _moving(move, secret), _taken_over(move) if answer.to_vault else [])
+    return MoveAnswer(answer.to_vault, owner, access, moving, _taken_over(move) if answer.to_vault else [])
 
 
 def _taken_over(move: StorageMove) -> list[str]:

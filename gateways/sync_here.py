@@ -16,6 +16,7 @@ from django.db.models import F, Q, QuerySet
 from accounts.access import Principal
 from common.api import rfc3339
 from common.rows import hold
+from common.sealing import SealBroken
 from integrations.models import StepState, SyncRun, SyncStep
 from integrations.sync.plan import Action
 from integrations.sync.words import ActionKind
@@ -137,11 +138,15 @@ def _newest(rows: QuerySet[Secret]) -> QuerySet[Secret]:
 def _fact(secret: Secret, newest: SecretVersion | None, key: bytes) -> OurSecret:
     """`newest` has the secret's value; one that rests in a vault is not ours to bring anywhere."""
     gone, held = secret.status in GONE, newest if newest is not None and newest.sealed_value is not None else None
+    try:
+        seen = "" if gone or held is None else digest(key, values.open_value(secret, held))
+    except SealBroken:  # it is in the log by name; like one that rests elsewhere it is brought nowhere, and the others are
+        seen, held = "", None
     author = held.author if held else ""
     return OurSecret(
         key=secret.key,
         version=secret.version,
-        digest="" if gone or held is None else digest(key, values.open_value(secret, held)),
+        digest=seen,
         changed_at=rfc3339(held.created_at if held else secret.updated_at) or "",
         deleted=gone,
         active=secret.status != SecretStatus.ARCHIVED and (gone or held is not None),

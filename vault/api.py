@@ -18,6 +18,7 @@ from accounts.roles import SECRETS_DELETE, SECRETS_READ, SECRETS_WRITE
 from common.api import Operation, checked
 from common.clock import now
 from common.errors import NotFound, ValidationFailed
+from common.paging import PAGE, page_if_asked
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import WriteBody
 from vault import hot, hot_change, rules, secrets, selectors
@@ -179,6 +180,7 @@ class Secrets(SecretOperation):
             OpenApiParameter("key", description="with it the answer is one object with its value"),
             OpenApiParameter("environment", description="name or slug"),
             OpenApiParameter("status", description="active, archived, deleted or all; for lists"),
+            *PAGE,
         ],
         responses=SecretRow(many=True),
     )
@@ -191,7 +193,7 @@ class Secrets(SecretOperation):
         if "key" in asked:
             return self.opened(selectors.secret_of_key(caller, project, asked["key"], environment))
         fresh = self.here.freshness(project)
-        found = selectors.secrets_of(caller, project, environment, asked.get("status", "active"))
+        found = page_if_asked(selectors.secrets_of(caller, project, environment, asked.get("status", "active")), request)
         pending = self.here.pending_of([row.id for row in found])
         return Response([selectors.secret_row(row, fresh, pending.get(row.id)) for row in found])
 
@@ -251,11 +253,12 @@ class SecretVersions(SecretOperation):
 
     permissions = {"GET": SECRETS_READ}
 
-    @extend_schema(operation_id="listSecretVersions", responses=VersionRow(many=True))
+    @extend_schema(operation_id="listSecretVersions", parameters=PAGE, responses=VersionRow(many=True))
     def get(self, request: Request, identifier: str) -> Response:
         secret = self.secret_to_read(identifier)
         self.here.freshness(secret.project)
-        return Response([selectors.version_row(row, secret.version) for row in selectors.versions_of(secret)])
+        rows = page_if_asked(selectors.versions_of(secret), request)
+        return Response([selectors.version_row(row, secret.version) for row in rows])
 
 
 class SecretVersionOne(SecretOperation):

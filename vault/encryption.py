@@ -19,6 +19,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from common.locks import shared_transaction_lock, transaction_lock
+from common.sealing import SealBroken as SealBroken
 from common.statements import fetch
 from vault.models import KeyEncryptionKey
 
@@ -26,10 +27,6 @@ FORMAT = b"\x01"
 NONCE, KEY, TAG = 12, 32, 16
 WRAPPED = NONCE + KEY + TAG
 _CURRENT: LiteralString = "SELECT id FROM vault_keyencryptionkey WHERE scope = %(scope)s AND retired_at IS NULL"
-
-
-class SealBroken(Exception):
-    """The sealed value was changed, or does not belong to this row, scope or version."""
 
 
 class MasterKeyMismatch(Exception):

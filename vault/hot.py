@@ -18,7 +18,7 @@ from common.api import client_address
 from common.clock import now
 from common.errors import MazeVaultError
 from common.statements import fetch, plain
-from vault import encryption, secrets, selectors, values
+from vault import secrets, selectors, values
 from vault.found import Found, FoundEnvironment, FoundProject, FoundValue
 from vault.ports import HotPart, SecretNode
 
@@ -82,7 +82,7 @@ def _answer(node: SecretNode, request: HttpRequest, which: LiteralString, asked:
         return None
     if value.sealed is None or value.version is None or value.retired_at is not None or not _may_read(caller, secret):
         return None
-    text = encryption.open_sealed(*values.place(secret, value.version), value.sealed).decode()
+    text = values.open_bytes(secret, value.version, value.sealed)
     secrets.tell_read(secret, None, caller.actor, client_address(request))
     return rendered(selectors.secret_row(secret, fresh, pending, text), secret.version)
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any, NoReturn
 
+from django.db.models import QuerySet
+
 from accounts.access import Principal
 from accounts.models import Environment, Project
 from accounts.roles import SECRETS_READ
@@ -113,9 +115,9 @@ def environment_of(project: Project, text: str) -> Environment:
     raise ValidationFailed(f"environment: there is no environment {wanted!r}; there are: {known}")
 
 
-def versions_of(secret: Secret) -> list[SecretVersion]:
+def versions_of(secret: Secret) -> QuerySet[SecretVersion]:
     """All versions, newest first, without their values."""
-    return list(secret.versions.defer("sealed_value").order_by("-version"))
+    return secret.versions.defer("sealed_value").order_by("-version")
 
 
 def version_row(row: SecretVersion, current: int) -> dict[str, Any]:

@@ -6,16 +6,20 @@ the database without the value staying shut.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterable, Mapping
 
 from django.db.models import F, QuerySet
 
 from common.errors import Conflict
+from common.sealing import CHANGED_ROW, SealBroken, Unreadable
 from vault import encryption
 from vault.encryption import Sealing
 from vault.found import Found
 from vault.models import KeptValue, Secret, SecretVersion
+
+log = logging.getLogger("mazevault.vault")
 
 TABLE = "vault_secretversion"
 
@@ -27,17 +31,29 @@ def seal_value(secret: Secret, version: int, text: str, sealing: Sealing | None 
 
 
 def open_value(secret: Secret, row: SecretVersion) -> str:
-    """The value of a version that holds one. Raises `encryption.SealBroken` when it was moved or changed."""
+    """The value of a version that holds one. Raises `Unreadable` (SEAL_BROKEN), with its name, when it was moved or changed."""
     if row.sealed_value is None:
         raise Conflict(
             f"the value of version {row.version} is not held on this node; ask the Primary for it", code="VALUE_NOT_HELD"
         )
-    return encryption.open_sealed(*place(secret, row.version), bytes(row.sealed_value)).decode()
+    return open_bytes(secret, row.version, bytes(row.sealed_value))
 
 
 def open_kept(secret: Secret, kept: KeptValue) -> str:
     """The value that stayed here while its version rests in a vault already."""
-    return encryption.open_sealed(*place(secret, kept.version.version), bytes(kept.sealed_value)).decode()
+    return open_bytes(secret, kept.version.version, bytes(kept.sealed_value))
+
+
+def open_bytes(secret: Secret | Found, version: int, sealed: bytes) -> str:
+    """As `open_value`, of what was read in another way."""
+    try:
+        return encryption.open_sealed(*place(secret, version), sealed).decode()
+    except SealBroken as broken:
+        log.error("secret %s (%s), version %s: %s", secret.id, secret.key, version, broken)
+        raise Unreadable(
+            f"the value of the secret {secret.key!r} (version {version}) does not open: {CHANGED_ROW}. Set its value anew, or "
+            f"bring back the rows of secret {secret.id} from a backup"
+        ) from None
 
 
 def digest_of(secret: Secret, text: str, sealing: Sealing | None = None) -> str:

@@ -349,3 +349,18 @@ def test_a_kept_value_follows_its_keys_and_ends_with_its_version(desk: SyncDesk,
     (left,) = KeptValue.objects.select_related("version__secret")
     assert (left.version.secret.key, left.version.version) == ("RETIRED", 2) and left.seen_at is not None
     assert desk.here()["LOST"] == "lost"
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_kept_value_that_does_not_open_is_named_and_the_others_are_looked_for(desk: SyncDesk, own: bool) -> None:
+    if own:
+        own_application(desk)
+    desk.put("A", "one")
+    desk.put("B", "two")
+    assert move(desk)["state"] == "succeeded"
+    KeptValue.objects.filter(version__secret__key="A").update(sealed_value=b"\x01" + bytes(200))
+    looked_for(desk)
+    later(GRACE)
+    assert looked_for(desk) == 1
+    left = KeptValue.objects.select_related("version__secret").get()
+    assert left.version.secret.key == "A" and "'A' (version 1) does not open" in left.trouble

@@ -16,7 +16,7 @@ from common.clock import now
 from common.models import AuditEntry
 from gateways import dispatch, replica_records, storage_moves, storage_waiting
 from gateways.models import Gateway, Task
-from integrations.models import SyncRule
+from integrations.models import Integration, SyncRule
 from protocol import paths
 from protocol.replica import ReplicaKind, ReplicaProject, ReplicaSecret
 from protocol.storage import MOST_VERSIONS, MoveAnswer, MovedSecret, MovedVersion, MoveProgress
@@ -487,3 +487,39 @@ def test_a_gateway_learns_of_no_rule_of_another_environment(desk: SyncDesk) -> N
     offered = next(task for task in desk.npr.claim().tasks if task.kind == storage_moves.KIND)
     answer = desk.npr.call(paths.STORAGE_MOVE, MoveProgress(look(desk)["id"], offered.claim, desk.npr.epoch), MoveAnswer)
     assert answer.takes_over == [str(own.id)]
+
+
+def broken(key: str) -> Secret:
+    """Somebody changed the row of a value in the database."""
+    secret = Secret.objects.get(key=key)
+    SecretVersion.objects.filter(secret=secret).update(sealed_value=b"\x01" + bytes(200))
+    return secret
+
+
+def test_a_value_that_does_not_open_is_named_and_keeps_no_other_one_back(desk: SyncDesk) -> None:
+    filled(desk)
+    secret = broken("DB_PASSWORD")
+    moved = move(desk)
+    assert (moved["state"], moved["moved"]) == ("incomplete", 2)
+    [stayed] = moved["failed"]
+    assert (stayed["key"], stayed["code"]) == ("DB_PASSWORD", "SEAL_BROKEN")
+    assert "'DB_PASSWORD' (version" in stayed["error"] and "Set its value anew" in stayed["error"]
+    status, body = desk.admin.get(f"secrets/{secret.id}")
+    assert (status, body["code"]) == (500, "SEAL_BROKEN") and "'DB_PASSWORD'" in body["error"]
+    listed = desk.admin.get(f"secrets?project_id={desk.project}")[1]
+    assert {row["key"] for row in listed} == {"DB_PASSWORD", "token"}, "a list opens no value"
+
+
+def test_an_integration_whose_secrets_do_not_open_is_named_in_the_preview_and_saved_anew(desk: SyncDesk) -> None:
+    desk.put("A", "one")
+    config = {"vault_url": desk.url, "auth_method": "client_secret", "tenant_id": TENANT_ID, "client_id": CLIENT_ID,
+              "client_secret": "s"}  # fmt: skip
+    row = Integration.objects.get(deleted_at=None)
+    path = f"projects/integrations/{row.id}"
+    wish = {"name": row.name, "type": row.type, "provider": row.provider, "environment": "dev", "config": config}
+    assert desk.admin.put(path, wish)[0] == 200
+    Integration.objects.filter(id=row.id).update(sealed_secrets=b"\x01" + bytes(200))
+    [problem] = preview(desk)["problems"]
+    assert f"integration '{row.name}' do not open" in problem and "with all of its secrets" in problem
+    assert desk.admin.get(f"projects/{desk.project}/integrations")[0] == 200, "a list opens none"
+    assert desk.admin.put(path, wish)[0] == 200 and preview(desk)["problems"] == []

@@ -1316,3 +1316,10 @@ def test_long_tasks_are_taken_one_at_a_time_and_short_ones_first(desk: SyncDesk)
     desk.admin.post("admin/tasks", {"environment": "NPR", "kind": "gateway.probe", "payload": {}})
     assert [offer.kind for offer in desk.npr.claim(epoch=1, limit=10).tasks] == ["gateway.probe", "sync.run"]
     assert [offer.kind for offer in desk.npr.claim(epoch=1, limit=10).tasks] == ["sync.run"]
+
+
+def test_a_value_that_does_not_open_is_brought_nowhere_and_stops_no_other(desk: SyncDesk) -> None:
+    desk.with_rule().put("A", "one")
+    desk.put("B", "two")
+    SecretVersion.objects.filter(secret__key="A").update(sealed_value=b"\x01" + bytes(200))
+    assert desk.first()["state"] == "succeeded" and desk.there() == {"B": "two"}

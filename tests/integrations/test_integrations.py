@@ -57,7 +57,7 @@ def test_a_sealed_value_of_an_older_state_does_not_open(admin: Person, integrati
     admin.put(f"projects/integrations/{integration['id']}", wish)
     row = Integration.objects.get()
     row.sealed_secrets = old
-    with pytest.raises(Exception, match="does not belong"):
+    with pytest.raises(Exception, match="do not open"):
         sealed_config.secrets_of(row, "PRO")
 
 
