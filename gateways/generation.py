@@ -1,23 +1,26 @@
 """Noticing that the Primary's database was restored or moved: then leases of a lost past may still live (DESIGN §8).
 
 PostgreSQL names each cluster by a system identifier and counts its timelines; either one changes when a backup is restored or a
-standby is promoted. A restore that hides from both is found by gateways that report a higher epoch (I4).
+standby is promoted. A restore that hides from both is found by what nodes remember (`remembered`), or by gateways that show a
+mark of a later epoch or position (I4).
 """
 
 from __future__ import annotations
 
 import logging
 import uuid
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import F
 
 from common import audit
 from common.clock import database_now
 from common.locks import transaction_lock
 from gateways import routes
 from gateways.models import PrimaryNode
+from gateways.remembered import Seen, has_gone_back, memory
 
 log = logging.getLogger("mazevault.gateways.generation")
 
@@ -28,6 +31,7 @@ TIMELINE = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32
 
 def look() -> bool:
     """Compare the database with the one of this life. A new life blocks every lease for a while; returns whether it began."""
+    remembered = memory.seen()  # before the row is read: its count may have grown since, and never fallen
     identifier, timeline = _database_identity()
     with transaction.atomic():
         transaction_lock("primary-generation")
@@ -35,10 +39,25 @@ def look() -> bool:
         if known is None:
             PrimaryNode.objects.create(id=1, system_identifier=identifier, timeline=timeline)
             return False
-        if (known.system_identifier, known.timeline) == (identifier, timeline):
+        gone_back = has_gone_back(remembered, _seen(known))
+        if (known.system_identifier, known.timeline) == (identifier, timeline) and not gone_back:
+            memory.keep(_seen(known))
             return False
-        _begin_new_life(known, identifier, timeline)
+        _begin_new_life(known, identifier, timeline, remembered if gone_back else None)
+    memory.keep(_seen(known), in_file=True)
     return True
+
+
+def keep_watch() -> bool:
+    """`look`, and count that it was done. Returns whether a new life began."""
+    began = look()
+    if PrimaryNode.objects.filter(id=1).update(looks=F("looks") + 1):
+        memory.keep(_seen(PrimaryNode.objects.get(id=1)), in_file=True)
+    return began
+
+
+def _seen(row: PrimaryNode) -> Seen:
+    return Seen(str(row.generation), row.since.timestamp(), row.looks)
 
 
 def lease_block_seconds() -> float:
@@ -47,7 +66,8 @@ def lease_block_seconds() -> float:
     return max(timing.lease_ttl + timing.fence_wait, 1.5 * timing.heartbeat_interval)
 
 
-def _begin_new_life(known: PrimaryNode, identifier: str, timeline: int) -> None:
+def _begin_new_life(known: PrimaryNode, identifier: str, timeline: int, remembered: Seen | None) -> None:
+    """`remembered` is what shows that the database was put back, where it is that."""
     until: datetime = database_now() + timedelta(seconds=lease_block_seconds())
     audit.record(
         actor="system",
@@ -55,13 +75,23 @@ def _begin_new_life(known: PrimaryNode, identifier: str, timeline: int) -> None:
         entity="primary",
         entity_id=str(known.generation),
         severity=audit.Severity.CRITICAL,
-        details={"timeline_before": known.timeline, "timeline": timeline, "no_leases_until": until.isoformat()},
+        details={
+            "timeline_before": known.timeline,
+            "timeline": timeline,
+            "no_leases_until": until.isoformat(),
+            **({"looks_before": remembered.looks, "looks": known.looks} if remembered else {}),
+        },
     )
     known.generation, known.system_identifier, known.timeline = uuid.uuid4(), identifier, timeline
-    known.since = database_now()
+    known.since = max(database_now(), _after(remembered))  # later than what any node remembers, or each would begin one
     known.save()
     routes.block_all_leases(until)
     log.error("the database is another one than before (restored or promoted); no lease is granted until %s", until.isoformat())
+
+
+def _after(remembered: Seen | None) -> datetime:
+    since = remembered.since if remembered else 0.0
+    return datetime.fromtimestamp(since, UTC) + timedelta(milliseconds=1)
 
 
 def _database_identity() -> tuple[str, int]:

@@ -213,13 +213,14 @@ class PrimaryKeyPair(models.Model):
 
 
 class PrimaryNode(models.Model):
-    """Identity of this life of the Primary's database (DESIGN §2, generation)."""
+    """Identity of this life of the Primary's database (DESIGN §2, generation). `looks` only grows in it (`remembered`)."""
 
     id = models.SmallIntegerField(primary_key=True, default=1)
     generation = models.UUIDField(default=uuid.uuid4)
     system_identifier = models.CharField(max_length=32)
     timeline = models.BigIntegerField()
     since = models.DateTimeField(db_default=Now())
+    looks = models.BigIntegerField(default=0)
 
 
 class GatewayStatus(models.Model):

@@ -60,7 +60,7 @@ LOOPS: tuple[tuple[str, Callable[[], object], float], ...] = (
     ("kept-values", lambda: storage_kept.keep_up(now()), 10.0),
     ("vault-surveys", lambda: surveys.judge(now()), 10.0),
     ("rotations", lambda: rotations.keep_up(now()), 15.0),
-    ("generation", generation.look, 5.0),
+    ("generation", generation.keep_watch, 5.0),
     ("lease-blocks", lease_blocks.end_overdue, 5.0),
     ("client-secret", lambda: secret_watch.look(now()), 600.0),
     ("old-sign-ins", forget_old_failures, 300.0),

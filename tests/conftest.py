@@ -25,6 +25,7 @@ from failover import driver
 from failover.transitions import state_of
 from failover.witness import ClockWitness
 from gateways import channel_keys, generation, identity, routes, signs
+from gateways.remembered import memory
 from tests.fakes.gateway import KNOWN, FakeGateway, all_answer
 from vault import succession
 
@@ -48,6 +49,12 @@ def _lively_gateways_answer(monkeypatch: pytest.MonkeyPatch) -> None:
 def _driver_has_watched_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Like a Primary that runs for hours: it has watched the clocks since before any lease of a test was given."""
     monkeypatch.setattr(driver, "witness", ClockWitness(watching_since=-1e6))
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_remembered_of_the_database() -> None:
+    """What a test begins in the database is rolled back, which is what a database that was put back looks like."""
+    memory.forget()
 
 
 @pytest.fixture(autouse=True)
