@@ -170,8 +170,11 @@ def _denials_told(change: SecretChange, secret: Secret, asker: Asker) -> Iterato
 def _begin(
     change: SecretChange, asker: Asker, keeper: ValueKeeper, desk: Desk[Result], desk_of: DeskOf, place: str
 ) -> VaultClaim | Result:  # fmt: skip
-    """The claim; or the answer, where the request was answered before or there is nothing to do."""
-    deadline = time.monotonic() + claims.WAIT_SECONDS
+    """The claim; or the answer, where the request was answered before or there is nothing to do.
+
+    What stands in the way and was left alone is looked into once: more looks in vain only put the next one of the sweep off.
+    """
+    deadline, looked_into = time.monotonic() + claims.WAIT_SECONDS, set[uuid.UUID]()
     while True:
         with transaction.atomic():
             known = desk.known(change)
@@ -184,7 +187,9 @@ def _begin(
                 claim = claims.take(change, desk.request, place)
                 if claim is not None:
                     return claim
-        if other is not None and not claims.seconds_left(other) and settle(other, keeper, desk_of, asker):
+        if other is not None and not claims.seconds_left(other) and other.id not in looked_into:
+            looked_into.add(other.id)
+            settle(other, keeper, desk_of, asker)
             continue
         if time.monotonic() > deadline:
             raise claims.busy(other)

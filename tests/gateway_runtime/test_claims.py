@@ -150,6 +150,17 @@ def test_what_nobody_can_find_out_holds_such_a_change_up_for_a_while_only(
     assert secrets_node.sweep_claims() == 1 and not VaultClaim.objects.exists()
 
 
+def test_a_writer_who_waits_in_vain_looks_once_and_puts_the_sweep_off_once(
+    keeping: Keeping, path: str, control: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "WAIT_SECONDS", 1.0)
+    put_and_be_killed(keeping, monkeypatch, path, "two")
+    control.post("/faults", json={"vault_forbidden": [VAULT]})
+    run_out()
+    status, refused = keeping.pair.ann.put(path, {"value": "three"})
+    assert (status, refused["code"], VaultClaim.objects.get().looks) == (503, "SECRET_BUSY", 1)
+
+
 def test_who_slept_over_the_end_of_its_claim_records_nothing(
     keeping: Keeping, path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
