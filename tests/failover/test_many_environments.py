@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import uuid
+
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
+from common import feed
 from failover import driver
 from failover.machine import State
 from failover.models import EnvironmentState
 from failover.transitions import ensure_states
-from gateways import routes
-from gateways.models import GatewayEnvironment, Route
+from gateways import copy_digests, routes
+from gateways.models import CopiedThing, CopyDigest, GatewayEnvironment, Route
+from protocol.replica import ReplicaKind
 from vault import succession
 
 pytestmark = pytest.mark.django_db
@@ -53,3 +57,19 @@ def test_a_start_finds_its_environments_with_the_same_statements_for_three_and_f
     assert start(3) == start(300)
     assert GatewayEnvironment.objects.filter(code__startswith="E").count() == 300
     assert Route.objects.filter(environment__code__startswith="E").count() == 300
+
+
+def test_copies_are_followed_and_looked_at_again_only_where_there_is_something() -> None:
+    codes = environments(200)
+    assert statements_of(copy_digests.check_all) == 1
+    at_rest = statements_of(copy_digests.advance_all)
+    thing = uuid.uuid4()
+    with transaction.atomic():
+        feed.note([codes[7]], ReplicaKind.SECRET.value, thing)
+    feed.place_pending()
+    assert copy_digests._behind() == [codes[7]] and copy_digests.advance_all() == 1
+    assert copy_digests._behind() == [] and statements_of(copy_digests.advance_all) == at_rest <= 4
+    CopiedThing.objects.create(environment_id=codes[9], kind=ReplicaKind.SECRET.value, entity_id=thing, fingerprint="0" * 64)
+    CopyDigest.objects.create(environment_id=codes[9])
+    CopyDigest.objects.create(environment_id=codes[11], digest="1" * 64)
+    assert copy_digests._with_something_to_look_at() == [codes[9], codes[11]]
