@@ -56,19 +56,19 @@ def missing(now: datetime, keys: Keys | None = None, *, leaked: bool = False) ->
     return [root for root in wanted if (root.sealed_key is None if keys is None else root.id not in keys)]
 
 
-def lacking(row: CertificateAuthority) -> list[CertificateAuthority]:
+def lacking(row: CertificateAuthority, now: datetime) -> list[CertificateAuthority]:
     """What keeps a waiting generation from signing: of a root, the intermediates that do not stand under it; of an intermediate,
-    the root that signs, where it does not stand under that one."""
+    the root that signs, where it does not stand under that one. What has ended itself is followed by nobody and keeps none."""
     if row.scope == ROOT:
-        below = living().filter(standing__in=SIGNING).exclude(scope=ROOT)
+        below = living().filter(standing__in=SIGNING, not_after__gt=now).exclude(scope=ROOT)
         return [one for one in below if row.id not in _above(one)]
     root = current(ROOT)
     return [root] if root is not None and root.id not in _above(row) else []
 
 
-def not_followed(row: CertificateAuthority) -> str:
+def not_followed(row: CertificateAuthority, now: datetime) -> str:
     """Why gateways could not follow a generation if it signed, as a sentence."""
-    absent = lacking(row)
+    absent = lacking(row, now)
     if not absent:
         return ""
     bare, above = (absent, [row]) if row.scope == ROOT else ([row], absent)

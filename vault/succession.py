@@ -105,7 +105,7 @@ def promote(scope: str, now: datetime, actor: str, reason: str, trust_for: timed
 
     Raises `IssuingRefused` where gateways could not follow it.
     """
-    refused = roots.not_followed(CertificateAuthority.objects.get(scope=scope, standing=Standing.NEXT))
+    refused = roots.not_followed(CertificateAuthority.objects.get(scope=scope, standing=Standing.NEXT), now)
     if refused:
         raise IssuingRefused(refused)
     old = current(scope)
@@ -171,7 +171,7 @@ def hindrance(scope: str, living: Sequence[Generation], now: datetime) -> str:
     rules = generations.rules_of(scope)
     change = generations.next_change(rules, living, now, now + rules.life)
     if change is not None and change.move is Move.PROMOTE:
-        return roots.not_followed(CertificateAuthority.objects.get(scope=scope, generation=change.number))
+        return roots.not_followed(CertificateAuthority.objects.get(scope=scope, generation=change.number), now)
     if not generations.is_due(rules, living, now):
         return ""
     due = f"the next generation of {scope} is due and "
@@ -211,7 +211,7 @@ def _can(scope: str, change: Change, root: CertificateAuthority | None, now: dat
         own = root is not None and root.sealed_key is not None
         return own and not _is_full(scope) and (scope == ROOT or not roots.missing(now))
     row = CertificateAuthority.objects.get(scope=scope, generation=change.number)
-    return change.move is not Move.PROMOTE or not roots.not_followed(row)
+    return change.move is not Move.PROMOTE or not roots.not_followed(row, now)
 
 
 def _root_first(now: datetime) -> str:
