@@ -23,11 +23,11 @@ WORK_SECONDS = 40.0
 def work_on(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
     """Look for secrets until none is due, or for as long as one task may."""
     whose: dict[str, Any] = {"move": str(payload["move"]), "claim": frame.claim, "epoch": frame.epoch}
-    until, looked, report = time.monotonic() + WORK_SECONDS, 0, LookReport(**whose)
+    until, looked, report = time.monotonic() + WORK_SECONDS, set[str](), LookReport(**whose)
     while True:
         answer = frame.ask(paths.STORAGE_LOOK, report, LookAnswer)
-        if answer.secret is None or answer.access is None or time.monotonic() > until:
-            return {"looked": looked}
+        if answer.secret is None or answer.access is None or time.monotonic() > until or answer.secret.secret in looked:
+            return {"looked": len(looked)}  # who is asked for the same again was not understood, and will not be now
         try:
             seen = _seen(frame, answer.access, answer.secret, answer.nonce)
         except AzureTrouble as trouble:
@@ -35,9 +35,9 @@ def work_on(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
                 raise
             told = f"{trouble.cause}. Fix: {trouble.fix}"[:1000]
             frame.ask(paths.STORAGE_LOOK, LookReport(**whose, code=trouble.code, detail=told), LookAnswer)
-            return {"looked": looked, "code": trouble.code}
+            return {"looked": len(looked), "code": trouble.code}
         report = LookReport(**whose, secret=answer.secret.secret, seen=seen)
-        looked += 1
+        looked.add(answer.secret.secret)
 
 
 def _seen(frame: TaskFrame, access: VaultAccess, asked: MovingSecret, nonce: str) -> list[VersionSeen]:

@@ -14,6 +14,7 @@ import msgspec
 from django.conf import settings
 
 from common.files import write_private
+from protocol.decoding import decode_json
 
 log = logging.getLogger("mazevault.gateways.generation")
 
@@ -48,7 +49,7 @@ class Memory:
     def seen(self) -> Seen | None:
         if self._seen is None:
             with contextlib.suppress(OSError, msgspec.MsgspecError):
-                self._seen = msgspec.json.decode(_file().read_bytes(), type=Seen)
+                self._seen = decode_json(_file().read_bytes(), Seen)
         return self._seen
 
     def keep(self, found: Seen, *, in_file: bool = False) -> None:
