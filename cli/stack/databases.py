@@ -15,7 +15,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -57,6 +57,9 @@ class Databases:
         database = parts.path if node == "mazevault" else f"{parts.path}_{name}"
         return urlunsplit((parts.scheme, parts.netloc, database, parts.query, ""))
 
+    def name_of(self, node: str) -> str:
+        return urlsplit(self.url_for(node)).path.lstrip("/")
+
     def redis_for(self, number: int) -> str:
         """The REDIS_URL of one node: its own numbered database on our own server."""
         return f"{self.redis_url}?db={number}" if self.redis_url.startswith("unix:") else self.redis_url
@@ -79,18 +82,35 @@ def start(layout: Layout, environ: Mapping[str, str], *, durable: bool = True) -
     return Databases(children, admin_url, redis_url, own_database)
 
 
-def ensure_databases(databases: Databases, nodes: list[str]) -> None:
-    """Create each node's database, and in our own cluster its role, where they are missing."""
+def ensure_databases(databases: Databases, nodes: Iterable[str], like: str = "") -> list[str]:
+    """Create each node's database, and in our own cluster its role, where they are missing. Returns the nodes of those created.
+
+    `like` is a node of our own cluster whose database has nothing but empty tables and is used by nobody: the new ones are copies
+    of it, each owned by its own role.
+    """
+    created = []
     with psycopg.connect(databases.admin_url, autocommit=True) as connection:
         known = {row[0] for row in connection.execute("SELECT datname FROM pg_database").fetchall()}
         roles = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
         for node in nodes:
-            name = urlsplit(databases.url_for(node)).path.lstrip("/")
+            name = databases.name_of(node)
             if databases.own_cluster and name not in roles:
                 connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
             if name not in known:
+                template = sql.SQL(" TEMPLATE {}").format(sql.Identifier(databases.name_of(like))) if like else sql.SQL("")
                 owner = sql.SQL(" OWNER {}").format(sql.Identifier(name)) if databases.own_cluster else sql.SQL("")
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + owner)
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + template + owner)
+                created.append(node)
+    for node in created if like else ():
+        _hand_over(databases, like, node)
+    return created
+
+
+def _hand_over(databases: Databases, source: str, node: str) -> None:
+    """What a copied database holds belongs to its own role."""
+    roles = map(sql.Identifier, (databases.name_of(source), databases.name_of(node)))
+    with psycopg.connect(databases.admin_url, dbname=databases.name_of(node), autocommit=True) as connection:
+        connection.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(*roles))
 
 
 def _start_postgres(layout: Layout, environ: Mapping[str, str], *, durable: bool) -> tuple[Child, str]:

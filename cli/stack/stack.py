@@ -29,6 +29,8 @@ START_SECONDS = 90.0
 """How long one node may take to listen, and the whole fleet to become ready."""
 PRIMARY = "primary"
 BACKGROUND = ("worker", "beat")
+TABLES = "tables of the gateways"
+"""The child that makes them; it ends before any gateway starts."""
 
 Say = Callable[[str], None]
 
@@ -65,7 +67,8 @@ class Stack:
         self._say("starting PostgreSQL and Valkey")
         self._databases = databases.start(self.layout, self._environ, durable=self._durable)
         self.children |= {child.name: child for child in self._databases.children}
-        databases.ensure_databases(self._databases, ["mazevault", *(spec.name for spec in self.layout.gateways)])
+        databases.ensure_databases(self._databases, ["mazevault"])
+        tables = self._begin_gateway_tables(self._databases)
         if self._sandbox:
             self._wait_for_health(SANDBOX, self.layout.sandbox_url)
         for node in self.layout.primaries:  # one after the other: the first one makes the tables and the keys
@@ -75,6 +78,7 @@ class Stack:
         for name in BACKGROUND:
             self._start(name)
         self._say("starting the gateways " + ", ".join(spec.name for spec in self.layout.gateways))
+        self._end_gateway_tables(self._databases, tables)
         for spec in self.layout.gateways:
             self._start(spec.name)
         self._say("waiting until all gateways are registered and the active ones hold their lease")
@@ -82,6 +86,32 @@ class Stack:
         if self._sandbox and not sandbox.own_tenant(self._environ):
             self._map_the_cast()
         self._write_run_file()
+
+    def _begin_gateway_tables(self, found: Databases) -> Child | None:
+        """Where a gateway's database is made by us just now, its tables are made beside the start of the Primary, once for all
+        gateways. None where there is nothing to make, or the server is the caller's own: there each gateway makes its tables."""
+        first, *others = [spec.name for spec in self.layout.gateways]
+        if not others or not found.own_cluster or not databases.ensure_databases(found, [first]):
+            return None
+        spec = self.layout.gateways[0]
+        environment = {**self._common_environment(first), **self._gateway_environment(spec, token="")}
+        argv = [sys.executable, str(ROOT / "manage.py"), "migrate", "--verbosity=0"]
+        made = Child(TABLES, argv, environment, self.layout.logs / f"{first}.log", ROOT)
+        made.start()
+        self.children[TABLES] = made
+        return made
+
+    def _end_gateway_tables(self, found: Databases, made: Child | None) -> None:
+        """The other gateways' databases: copies of the first one, while no gateway has used that."""
+        if made is not None:
+            deadline = time.monotonic() + self.patience
+            while made.ended() is None:
+                self._refuse_ended(deadline, "the tables of the gateways are not made", [self.children[PRIMARY]])
+                time.sleep(0.05)
+            del self.children[TABLES]
+        is_made = made is not None and made.ended() == "exit status 0"
+        names = [spec.name for spec in self.layout.gateways]
+        databases.ensure_databases(found, names, like=names[0] if is_made else "")
 
     def watch(self, should_stop: Callable[[], bool]) -> None:
         """Carry out commands and tell about processes that end, until told to stop. Ended processes are not restarted."""
@@ -168,10 +198,16 @@ class Stack:
 
     def environment_of(self, name: str) -> dict[str, str]:
         """The variables one node runs with."""
+        spec = next((one for one in self.layout.gateways if one.name == name), None)
+        more = self._gateway_environment(spec, token=self._bootstrap_token(spec)) if spec else self._primary_environment(name)
+        overrides = {k: v for k, v in self._environ.items() if k.startswith("MAZEVAULT_TIME_")}
+        return {**self._common_environment(name), **overrides, **more}
+
+    def _common_environment(self, name: str) -> dict[str, str]:
         assert self._databases is not None  # noqa: S101  set by `up` before any node starts
         spec = next((one for one in self.layout.gateways if one.name == name), None)
         node = spec.name if spec else PRIMARY
-        common = {
+        return {
             **child_environment(self._environ),
             "DATABASE_URL": self._databases.url_for(spec.name if spec else "mazevault"),
             "REDIS_URL": self._databases.redis_for(self.layout.gateways.index(spec) + 1 if spec else 0),
@@ -183,9 +219,6 @@ class Stack:
             "RUN_MIGRATIONS": "true",
             "LOG_LEVEL": self._environ.get("LOG_LEVEL", "info"),
         }
-        more = self._gateway_environment(spec) if spec else self._primary_environment(name)
-        overrides = {k: v for k, v in self._environ.items() if k.startswith("MAZEVAULT_TIME_")}
-        return {**common, **overrides, **more}
 
     def _previous_master_key(self, node: str) -> dict[str, str]:
         """An operator who changes a node's master key moves the old one here until its keys are wrapped anew."""
@@ -216,24 +249,29 @@ class Stack:
         local = self._sandbox and not sandbox.own_tenant(self._environ)
         return sandbox.machine_environment(self.layout, code) if local else {}
 
-    def _gateway_environment(self, spec: GatewaySpec) -> dict[str, str]:
-        state = self.layout.node(spec.name) / "gateway-state.json"
-        own = {
+    def _gateway_environment(self, spec: GatewaySpec, token: str) -> dict[str, str]:
+        return {
             "MAZEVAULT_MODE": "gateway",
             "MAZEVAULT_LISTEN_ADDR": f"127.0.0.1:{spec.port}",
             "PRIMARY_BACKEND_URL": ",".join(node.url for node in self.layout.primaries),
             "GATEWAY_NAME": spec.name,
             "MAZEVAULT_GATEWAY_ENVIRONMENT": spec.environment,
             "MAZEVAULT_GATEWAY_ROLE": spec.role,
-            "MAZEVAULT_GATEWAY_STATE_FILE": str(state),
+            "MAZEVAULT_GATEWAY_STATE_FILE": str(self._state_file(spec)),
             **self._entra_environment(spec.url),
             **self._machine_environment(spec.environment),
             "ENTRA_REDIRECT_URI": f"{spec.url}{sandbox.CALLBACK}",
             "GATEWAY_FRONTEND_URL": f"{spec.url}/",
+            **({"GATEWAY_BOOTSTRAP_TOKEN": token} if token else {}),
         }
-        return own if state.exists() else {**own, "GATEWAY_BOOTSTRAP_TOKEN": self._bootstrap_token(spec)}
+
+    def _state_file(self, spec: GatewaySpec) -> Path:
+        return self.layout.node(spec.name) / "gateway-state.json"
 
     def _bootstrap_token(self, spec: GatewaySpec) -> str:
+        """A fresh one for a gateway that has never registered; an empty text for one that has."""
+        if self._state_file(spec).exists():
+            return ""
         wish = {"name": spec.name, "environment": spec.environment, "role": spec.role}
         with self.client() as primary:
             token: str = primary.post("gateways/bootstrap", wish)["token"]
