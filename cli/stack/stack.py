@@ -90,10 +90,12 @@ class Stack:
     def _begin_gateway_tables(self, found: Databases) -> Child | None:
         """Where a gateway's database is made by us just now, its tables are made beside the start of the Primary, once for all
         gateways. None where there is nothing to make, or the server is the caller's own: there each gateway makes its tables."""
-        first, *others = [spec.name for spec in self.layout.gateways]
-        if not others or not found.own_cluster or not databases.ensure_databases(found, [first]):
+        if len(self.layout.gateways) < 2 or not found.own_cluster:
             return None
         spec = self.layout.gateways[0]
+        first = spec.name
+        if not databases.ensure_databases(found, [first]):
+            return None
         environment = {**self._common_environment(first), **self._gateway_environment(spec, token="")}
         argv = [sys.executable, str(ROOT / "manage.py"), "migrate", "--verbosity=0"]
         made = Child(TABLES, argv, environment, self.layout.logs / f"{first}.log", ROOT)
@@ -111,7 +113,7 @@ class Stack:
             del self.children[TABLES]
         is_made = made is not None and made.ended() == "exit status 0"
         names = [spec.name for spec in self.layout.gateways]
-        databases.ensure_databases(found, names, like=names[0] if is_made else "")
+        databases.ensure_databases(found, names, names[0] if is_made else "")
 
     def watch(self, should_stop: Callable[[], bool]) -> None:
         """Carry out commands and tell about processes that end, until told to stop. Ended processes are not restarted."""
