@@ -15,6 +15,7 @@ from common import audit, retention
 from common.locks import try_transaction_lock
 from common.models import AuditCheckpoint, AuditEntry
 from common.retained import GATEWAY
+from gateway_runtime.audit_upload import former_chains
 from gateway_runtime.client import Channel
 from protocol import paths
 from protocol.audit import Signed, Statement, public_key_of, statement_is_signed, statement_of, walk
@@ -27,15 +28,21 @@ LONGEST_CUT = 20_000
 
 
 def apply(channel: Channel, generation: str, now: datetime, timeout: float) -> int:
-    """Ask for a cut where entries are old enough, and remove what it covers. Returns how many entries went.
+    """Ask for cuts where entries are old enough, of the chains of former lives too, and remove what they cover. Returns how many
+    entries of one chain went at most.
 
     Raises `PrimaryUnreachable` or `PrimaryRefused`.
     """
-    position = wanted_cut(generation, now)
+    chains = [generation, *former_chains(generation)]
+    return max(_apply(channel, chain, None if chain == generation else chain, now, timeout) for chain in chains)
+
+
+def _apply(channel: Channel, chain: str, life: str | None, now: datetime, timeout: float) -> int:
+    position = wanted_cut(chain, now)
     if not position:
         return 0
-    taken = channel.call(paths.AUDIT, AuditUpload(records=[], cut_at=position), AuditTaken, timeout=timeout)
-    return cut(generation, position, taken.cut, channel) if taken.cut else 0
+    taken = channel.call(paths.AUDIT, AuditUpload(records=[], cut_at=position, life=life), AuditTaken, timeout=timeout)
+    return cut(chain, position, taken.cut, channel) if taken.cut else 0
 
 
 def wanted_cut(generation: str, now: datetime) -> int:

@@ -15,10 +15,12 @@ from django.db import transaction
 from django.db.models import Q
 
 from common import audit
-from common.models import AuditCheckpoint, AuditEntry
-from gateway_runtime.client import Channel
+from common.errors import ValidationFailed
+from common.models import AuditCheckpoint, AuditEntry, AuditLink
+from gateway_runtime.client import Channel, PrimaryRefused
 from protocol import paths
 from protocol.audit import (
+    CONTRADICTED,
     PRIMARY,
     Link,
     Signed,
@@ -52,20 +54,57 @@ def chain_step(generation: str) -> float:
 
 
 class Uploads:
-    """Sends the chain of one generation in order. The Primary says up to where it holds it; nothing else is remembered."""
+    """Sends the chains of this gateway in order. The Primary says up to where it holds each; nothing else is remembered.
+
+    The present life's chain comes first. What former lives left here goes while that has nothing to send.
+    """
 
     def __init__(self) -> None:
         self._taken: dict[str, int] = {}
+        self._former: tuple[str, list[str]] = ("", [])
+        """The present life, and the chains of the lives before it that may still have something to tell."""
 
     def step(self, channel: Channel, generation: str, timeout: float) -> float:
         """Send the next entries; returns the pause in seconds. Raises `PrimaryUnreachable` or `PrimaryRefused`."""
-        known = self._taken.get(generation)
-        records = list(_next_records(generation, known)) if known is not None else []
+        pause = self._send(channel, generation, None, timeout)
+        if pause is not None:
+            return pause
+        if self._former[0] != generation:
+            self._former = generation, former_chains(generation)
+        return self._send_former(channel, self._former[1], timeout) if self._former[1] else UPLOAD_PAUSE
+
+    def _send(self, channel: Channel, chain: str, life: str | None, timeout: float) -> float | None:
+        """None when there is nothing to send."""
+        known = self._taken.get(chain)
+        records = list(_next_records(chain, known)) if known is not None else []
         if known is not None and not records:
-            return UPLOAD_PAUSE
-        taken = channel.call(paths.AUDIT, AuditUpload(records=records), AuditTaken, timeout=timeout)
-        self._taken[generation] = taken.position
+            return None
+        taken = channel.call(paths.AUDIT, AuditUpload(records=records, life=life), AuditTaken, timeout=timeout)
+        self._taken[chain] = taken.position
         return 0.0 if known is None or taken.position > known else UPLOAD_PAUSE
+
+    def _send_former(self, channel: Channel, former: list[str], timeout: float) -> float:
+        chain = former[0]
+        try:
+            pause = self._send(channel, chain, chain, timeout)
+        except PrimaryRefused as refused:
+            if refused.code not in (CONTRADICTED, ValidationFailed.default_code):
+                raise
+            log.error("the Primary does not take the audit chain of an earlier life, %s: %s", chain, refused)
+            pause = None
+        if pause is None:
+            former.remove(chain)
+        return pause or 0.0
+
+
+def former_chains(generation: str) -> list[str]:
+    """The chains of this gateway's former lives that have entries here, each found by one step in the index."""
+    found, last = list[str](), ""
+    while chain := AuditLink.objects.filter(chain__gt=last).order_by("chain").values_list("chain", flat=True).first():
+        last = chain
+        if chain not in (generation, PRIMARY):
+            found.append(chain)
+    return found
 
 
 class Witness:

@@ -13,7 +13,7 @@ from django.db import connection, transaction
 from django.db.models import F, Q
 
 from common import audit
-from common.errors import Conflict
+from common.errors import Conflict, ValidationFailed
 from common.locks import try_transaction_lock
 from common.models import AuditCheckpoint, AuditEntry, AuditLink
 from common.rows import locked
@@ -22,6 +22,7 @@ from gateways.models import Gateway, GatewayAuditChain, GatewayAuditRecord
 from gateways.sightings import decoded
 from protocol.audit import (
     ANCHORED,
+    CONTRADICTED,
     GENESIS,
     PRIMARY,
     WITNESS_KNOWN,
@@ -33,7 +34,7 @@ from protocol.audit import (
     statement_of,
     walk,
 )
-from protocol.messages import AuditRecord, AuditTaken, Countersigned, SignedCheckpoint
+from protocol.messages import AuditRecord, AuditTaken, AuditUpload, Countersigned, SignedCheckpoint
 
 log = logging.getLogger("mazevault.gateways.audit")
 
@@ -55,22 +56,41 @@ CHECKPOINT_SECONDS = 30.0
 """A checkpoint is signed this long after the last one when the chain moved; with the loop's pause that stays under 60 s."""
 
 
-def take_upload(gateway: Gateway, records: list[AuditRecord], now: datetime, *, cut_at: int = 0) -> AuditTaken:
-    """Store the next entries of this life's chain and say up to where it is held. What is stored is never replaced.
+def take_upload(gateway: Gateway, body: AuditUpload, now: datetime) -> AuditTaken:
+    """Store the next entries of one of this gateway's chains and say up to where it is held. What is stored is never replaced.
 
-    Entries behind a gap wait for the next upload. Raises `Conflict` when an entry contradicts what is stored or does not fit;
-    what came before it is kept, the gateway is held and the audit says so.
+    Entries behind a gap wait for the next upload. Raises `ValidationFailed` for a life this gateway never had, and `Conflict`
+    when an entry contradicts what is stored or does not fit; what came before it is kept and the audit says so. One of the
+    present life holds the gateway; a former one may have been put back to an earlier state, which is why it is one.
     """
-    chain = str(gateway.generation)
+    chain = _chain_of(gateway, body.life)
     with transaction.atomic():
         GatewayAuditChain.objects.get_or_create(chain=chain, defaults={"gateway": gateway, "hash": GENESIS})
         held = GatewayAuditChain.objects.select_for_update(of=("self",)).get(chain=chain)
-        wrong = _first_contradiction(held, records)
-        _keep_what_follows(held, [record for record in records if wrong is None or record.position < wrong])
+        wrong = _first_contradiction(held, body.records)
+        _keep_what_follows(held, [record for record in body.records if wrong is None or record.position < wrong])
     if wrong is not None:
-        _hold(gateway, wrong, now)
-        raise Conflict(f"the audit entry at position {wrong} contradicts this gateway's chain", code="AUDIT_CONTRADICTED")
-    return AuditTaken(position=held.position, hash=held.hash, cut=_cut_for(held, cut_at, now) if cut_at else None)
+        if chain == str(gateway.generation):
+            _hold(gateway, wrong, now)
+        else:
+            _tell_former(gateway, chain, wrong)
+        raise Conflict(f"the audit entry at position {wrong} contradicts this gateway's chain", code=CONTRADICTED)
+    return AuditTaken(position=held.position, hash=held.hash, cut=_cut_for(held, body.cut_at, now) if body.cut_at else None)
+
+
+def _chain_of(gateway: Gateway, life: str | None) -> str:
+    if life is None or life == str(gateway.generation):
+        return str(gateway.generation)
+    if not gateway.lives.filter(generation=life).exists():
+        raise ValidationFailed("life: this gateway never had this generation")
+    return life
+
+
+def _tell_former(gateway: Gateway, chain: str, position: int) -> None:
+    """Once for a life: two pasts of it were told."""
+    with transaction.atomic():
+        _tell_once("audit.former_chain.contradicted", chain, {"gateway": gateway.name, "position": position})
+    log.error("the audit chain of an earlier life of %s contradicts what was told then, at position %s", gateway.name, position)
 
 
 def prove(now: datetime) -> int:

@@ -203,7 +203,7 @@ def task_results(call: Call, body: TaskResults) -> TaskVerdicts:
 
 @channel(AuditUpload, quarantined=True)
 def audit_upload(call: Call, body: AuditUpload) -> AuditTaken:
-    return audit_chains.take_upload(call.gateway, body.records, call.now, cut_at=body.cut_at)
+    return audit_chains.take_upload(call.gateway, body, call.now)
 
 
 @channel(Renew)

@@ -21,6 +21,8 @@ GENESIS = "0" * 64
 """What stands before the first entry."""
 PRIMARY = "primary"
 """Name of the Primary's chain; a gateway's chain is named by its generation."""
+CONTRADICTED = "AUDIT_CONTRADICTED"
+"""The code of an upload that tells another past than an earlier one."""
 ANCHORED, WITNESS_KNOWN, DATABASE_CHANGED = "audit.gateway.anchored", "audit.witness.known", "primary.database.changed"
 """Entries of the Primary's chain that prove something about others: a gateway chain's head, a countersigning gateway's key,
 that a life of its database ended."""

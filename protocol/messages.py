@@ -308,15 +308,17 @@ class AuditRecord(Message, frozen=True):
 
 
 class AuditUpload(Message, frozen=True):
-    """The next entries of this generation's chain, in order."""
+    """The next entries of a chain of this gateway, in order."""
 
     records: Annotated[list[AuditRecord], Meta(max_length=200)]
     cut_at: Count = 0
     """Asks for a signed cut at this position, so that the gateway may remove its entries up to there; 0 for none."""
+    life: Identifier | None = None
+    """The former generation whose chain this is; None for the present one."""
 
 
 class AuditTaken(Message, frozen=True):
-    """The Primary holds this generation's chain up to here."""
+    """The Primary holds the chain that was asked about up to here."""
 
     position: Count
     hash: str

@@ -6,6 +6,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -26,9 +27,10 @@ from common.clock import now
 from common.models import AuditCheckpoint, AuditEntry, AuditLink
 from gateway_runtime.audit_upload import PAST, UPLOAD_PAUSE, Uploads, Witness, chain_step
 from gateways import audit_chains, audit_report, audit_retention
-from gateways.models import AuditCountersignature, GatewayAuditChain, GatewayAuditRecord
+from gateways.models import AuditCountersignature, GatewayAuditChain, GatewayAuditRecord, GatewayLife
 from protocol import messages, paths
 from protocol.audit import (
+    ANCHORED,
     GENESIS,
     PRIMARY,
     Fault,
@@ -65,8 +67,8 @@ def chain_of(generation: str, count: int, start: int = 0, previous: str = GENESI
     return records
 
 
-def upload(gateway: FakeGateway, records: list[messages.AuditRecord]) -> Any:
-    return gateway.call(paths.AUDIT, messages.AuditUpload(records=records), messages.AuditTaken)
+def upload(gateway: FakeGateway, records: list[messages.AuditRecord], life: str | None = None) -> Any:
+    return gateway.call(paths.AUDIT, messages.AuditUpload(records=records, life=life), messages.AuditTaken)
 
 
 def note(number: int) -> AuditEntry:
@@ -144,6 +146,40 @@ class TestUpload:
         for change in (rows.delete, lambda: rows.update(text="")):
             with pytest.raises(DatabaseError, match="append-only"), transaction.atomic():
                 change()
+
+
+class TestFormerLives:
+    """What a gateway did before it began a new life is evidence too (I18)."""
+
+    def test_a_chain_of_a_former_life_is_taken_and_anchored(self, gateway: FakeGateway) -> None:
+        former = former_life(gateway)
+        taken = upload(gateway, chain_of(former, 3), former)
+        assert (taken.position, GatewayAuditChain.objects.get(chain=former).gateway_id) == (3, gateway.row.id)
+        audit_chains.anchor_heads(now())
+        assert AuditEntry.objects.filter(action=ANCHORED, entity_id=former).count() == 1
+
+    def test_a_life_of_somebody_else_is_refused(self, npr: tuple[FakeGateway, FakeGateway]) -> None:
+        for life in (str(npr[1].generation), former_life(npr[1]), str(uuid.uuid4())):
+            answer = upload(npr[0], chain_of(life, 1), life)
+            assert (answer.status_code, answer.json()["error"].split(":")[0]) == (400, "life")
+        assert not GatewayAuditChain.objects.exists()
+
+    def test_another_past_of_a_former_life_is_refused_and_told_once_and_holds_nobody(self, gateway: FakeGateway) -> None:
+        """The database was put back, which is why it is a former life."""
+        former = former_life(gateway)
+        upload(gateway, chain_of(former, 3), former)
+        other = chain_of(former, 3, start=7)
+        forged = [structs.replace(one, position=number) for number, one in enumerate(other, start=1)]
+        for _ in range(2):
+            assert upload(gateway, forged, former).json()["code"] == "AUDIT_CONTRADICTED"
+        told_of = AuditEntry.objects.filter(action="audit.former_chain.contradicted")
+        assert [one.severity for one in told_of] == ["critical"] and gateway.row.held_at is None
+
+
+def former_life(gateway: FakeGateway) -> str:
+    former = uuid.uuid4()
+    GatewayLife.objects.create(gateway=gateway.row, generation=former, signing_key="k", began_at=now(), ended_at=now())
+    return str(former)
 
 
 class TestAnchors:
@@ -329,6 +365,24 @@ class TestUploading:
         chain_step(chain)
         uploads.step(channel, chain, 5)
         assert GatewayAuditChain.objects.get().position == audit.head(chain)[0]
+
+    def test_what_former_lives_left_goes_after_the_present_one_and_a_contradiction_stops_nothing(
+        self, gateway: FakeGateway
+    ) -> None:
+        present, good, forked = str(gateway.generation), former_life(gateway), former_life(gateway)
+        upload(gateway, chain_of(forked, 1), forked)
+        for number, chain in enumerate((good, forked, present)):
+            note(number)
+            chain_step(chain)
+        channel, uploads = LoopbackChannel(gateway), Uploads()
+        pauses = [uploads.step(channel, present, 5) for _ in range(12)]
+        held = dict(GatewayAuditChain.objects.values_list("chain", "position"))
+        assert held == {present: audit.head(present)[0], good: audit.head(good)[0], forked: 1}
+        assert pauses[-1] == UPLOAD_PAUSE and channel.sent <= 8
+        note(5)
+        chain_step(present)
+        uploads.step(channel, present, 5)
+        assert GatewayAuditChain.objects.get(chain=present).position == audit.head(present)[0]
 
     def test_a_restart_asks_where_the_primary_stands_and_sends_nothing_twice(self, gateway: FakeGateway) -> None:
         chain = str(gateway.generation)
