@@ -73,13 +73,13 @@ def _rotate_authority(wish: Wish, now: datetime) -> list[str]:
         if wish.at_once:
             return _replace_at_once(wish, old, now)
         done = _certify(wish, now)
+        if done:  # what was asked for by `roots.not_followed`; a new generation may need keys that were not brought
+            return done
         made = succession.announce(wish.authority, now, wish.actor, wish.reason, root_keys=wish.root_keys, root=wish.root)
         if made is None:
-            if not done:
-                raise Conflict(f"a next generation of {wish.authority} waits already; it takes over by itself")
-            return done
+            raise Conflict(f"a next generation of {wish.authority} waits already; it takes over by itself")
         takes_over = now + generations.rules_of(wish.authority).announcement
-        return [*done, f"generation {made.row.generation} of {wish.authority} is announced; it signs from {takes_over:%Y-%m-%d}"]
+        return [f"generation {made.row.generation} of {wish.authority} is announced; it signs from {takes_over:%Y-%m-%d}"]
 
 
 def _begin(wish: Wish, now: datetime) -> list[str]:

@@ -68,17 +68,16 @@ WITH asked AS MATERIALIZED (SELECT * FROM {asked}), known AS MATERIALIZED (
 ), heard AS (
     UPDATE gateways_gatewayinstance i
        SET address = known.address,
-           lag_seconds = i.lag_seconds + way.longer
-                         * CASE WHEN way.longer <= 0 THEN 1 WHEN way.grows THEN known.rise ELSE 0 END,
-           lag_grown_at = CASE WHEN way.longer > 0 AND way.grows THEN way.moment ELSE i.lag_grown_at END,
-           heard_at = CASE WHEN way.longer <= known.late THEN way.moment ELSE i.heard_at END
-      FROM known JOIN mine USING (place) JOIN gateways_gatewayinstance same ON same.gateway_id = known.gateway
-           AND same.instance = known.instance
-           CROSS JOIN LATERAL (
-               SELECT clock_timestamp() AS moment,
-                      extract(epoch FROM clock_timestamp()) - known.issued - same.lag_seconds AS longer,
-                      same.lag_grown_at > clock_timestamp()
-                      OR same.lag_grown_at <= clock_timestamp() - known.quiet * interval '1 second' AS grows
+           lag_seconds = CASE WHEN way.took <= i.lag_seconds THEN way.took
+                              WHEN i.lag_grown_at > way.moment
+                                   OR i.lag_grown_at <= way.moment - known.quiet * interval '1 second'
+                              THEN i.lag_seconds + known.rise * (way.took - i.lag_seconds) ELSE i.lag_seconds END,
+           lag_grown_at = CASE WHEN way.took > i.lag_seconds AND (i.lag_grown_at > way.moment
+                                    OR i.lag_grown_at <= way.moment - known.quiet * interval '1 second')
+                               THEN way.moment ELSE i.lag_grown_at END,
+           heard_at = CASE WHEN way.took - i.lag_seconds <= known.late THEN way.moment ELSE i.heard_at END
+      FROM known JOIN mine USING (place) CROSS JOIN LATERAL (
+               SELECT clock_timestamp() AS moment, extract(epoch FROM clock_timestamp()) - known.issued AS took
            ) way
      WHERE i.gateway_id = known.gateway AND i.instance = known.instance
     RETURNING 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from errno import ENOENT
 from pathlib import Path
 
 import msgspec
@@ -40,11 +41,18 @@ def has_gone_back(known: Seen | None, found: Seen) -> bool:
     return found.looks < known.looks if found.life == known.life else found.since <= known.since
 
 
+NOT_KEPT = (
+    "%s cannot be written (%s): a snapshot of the database that is put back while this node is stopped will not be noticed here; "
+    "give it a folder it may write to"
+)
+
+
 class Memory:
     """Of one process, and of its node where there is a folder. Safe between threads: it is only ever replaced as a whole."""
 
     def __init__(self) -> None:
         self._seen: Seen | None = None
+        self._told = False
 
     def seen(self) -> Seen | None:
         if self._seen is None:
@@ -54,11 +62,16 @@ class Memory:
 
     def keep(self, found: Seen, *, in_file: bool = False) -> None:
         self._seen = found
-        if in_file and _file().parent.is_dir():
-            try:
-                write_private(_file(), msgspec.json.encode(found).decode())
-            except OSError as error:
-                log.debug("what was seen of the database is not kept over a restart: %s", error)
+        if not in_file:
+            return
+        try:
+            if not _file().parent.is_dir():
+                raise FileNotFoundError(ENOENT, "there is no such folder")
+            write_private(_file(), msgspec.json.encode(found).decode())
+        except OSError as error:
+            if not self._told:
+                log.warning(NOT_KEPT, _file(), error.strerror)
+            self._told = True
 
     def forget(self) -> None:
         self._seen = None

@@ -7,10 +7,21 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtensionOID
 
 from vault import certificates, generations
 from vault.generations import ROOT
 from vault.models import CertificateAuthority
+
+UNDERSTOOD = frozenset({
+    ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.SUBJECT_KEY_IDENTIFIER,
+    ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
+})  # fmt: skip
+HARMLESS = frozenset({
+    ExtensionOID.CRL_DISTRIBUTION_POINTS, ExtensionOID.AUTHORITY_INFORMATION_ACCESS, ExtensionOID.CERTIFICATE_POLICIES,
+})  # fmt: skip
+"""Extensions of a root. Whoever checks a chain goes by all of them (RFC 5280 section 6), so one that narrows what is below, or
+that nobody understands, would end every handshake under it; the harmless ones do so only where they are critical."""
 
 
 class RootRefused(ValueError):
@@ -37,6 +48,12 @@ def checked_root(pem: str, key: ec.EllipticCurvePrivateKey, now: datetime) -> Fo
         raise RootRefused("the certificate is not a self-signed certificate authority in PEM with a key identifier") from error
     if found.public_key() != key.public_key():
         raise RootRefused("the certificate is not of this key")
+    for one in found.extensions:
+        if one.oid not in UNDERSTOOD and (one.critical or one.oid not in HARMLESS):
+            raise RootRefused(
+                f"the certificate has the extension {one.oid.dotted_string}, which TLS would hold what is below it to; make it "
+                "with basicConstraints, keyUsage and key identifiers only"
+            )
     if not basic.ca or basic.path_length == 0 or not usage.key_cert_sign:
         raise RootRefused("the certificate may not sign intermediates: it needs CA:TRUE, a path length of 1 and keyCertSign")
     if not found.not_valid_before_utc <= now or found.not_valid_after_utc - now < generations.rules_of(ROOT).reserve:

@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
@@ -86,31 +87,36 @@ def ensure_databases(databases: Databases, nodes: Iterable[str], like: str = "")
     """Create each node's database, and in our own cluster its role, where they are missing. Returns the nodes of those created.
 
     `like` is a node of our own cluster whose database has nothing but empty tables and is used by nobody: the new ones are copies
-    of it, each owned by its own role.
+    of it. In our own cluster each database belongs to its own role, whatever an interrupted start left.
     """
-    created = []
+    created, names = [], [databases.name_of(node) for node in nodes]
     with psycopg.connect(databases.admin_url, autocommit=True) as connection:
         known = {row[0] for row in connection.execute("SELECT datname FROM pg_database").fetchall()}
         roles = {row[0] for row in connection.execute("SELECT rolname FROM pg_roles").fetchall()}
-        for node in nodes:
-            name = databases.name_of(node)
+        for name in names:
             if databases.own_cluster and name not in roles:
                 connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
             if name not in known:
-                template = sql.SQL(" TEMPLATE {}").format(sql.Identifier(databases.name_of(like))) if like else sql.SQL("")
-                owner = sql.SQL(" OWNER {}").format(sql.Identifier(name)) if databases.own_cluster else sql.SQL("")
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + template + owner)
-                created.append(node)
-    for node in created if like else ():
-        _hand_over(databases, like, node)
+                _create(connection, databases, name, databases.name_of(like) if like else "")
+                created.append(name)
+        for name in [*names, *([databases.name_of(like)] if like else [])] if databases.own_cluster else ():
+            connection.execute(sql.SQL("ALTER DATABASE {0} OWNER TO {0}").format(sql.Identifier(name)))
     return created
 
 
-def _hand_over(databases: Databases, source: str, node: str) -> None:
-    """What a copied database holds belongs to its own role."""
-    roles = map(sql.Identifier, (databases.name_of(source), databases.name_of(node)))
-    with psycopg.connect(databases.admin_url, dbname=databases.name_of(node), autocommit=True) as connection:
-        connection.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(*roles))
+def _create(connection: psycopg.Connection[Any], databases: Databases, name: str, template: str) -> None:
+    """A copy gets its name last, so that half of one is never taken for a database."""
+    if not template:
+        owner = sql.SQL(" OWNER {}").format(sql.Identifier(name)) if databases.own_cluster else sql.SQL("")
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)) + owner)
+        return
+    half = sql.Identifier(f"{name}_being_made")
+    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(half))
+    connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(half, sql.Identifier(template)))
+    with psycopg.connect(databases.admin_url, dbname=f"{name}_being_made", autocommit=True) as inside:
+        # It takes the template itself along, which gets its owner back in the end.
+        inside.execute(sql.SQL("REASSIGN OWNED BY {} TO {}").format(sql.Identifier(template), sql.Identifier(name)))
+    connection.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(half, sql.Identifier(name)))
 
 
 def _start_postgres(layout: Layout, environ: Mapping[str, str], *, durable: bool) -> tuple[Child, str]:

@@ -87,3 +87,40 @@ def test_somebody_who_works_in_the_data_folder_is_not_disturbed(
     finally:
         other.kill()
         other.wait()
+
+
+class TestCopies:
+    """The gateways' databases are copies of the first one's tables, and each belongs to its own gateway alone."""
+
+    GATEWAYS = ("gw-a", "gw-b", "gw-c")
+
+    def made(self, servers: Servers) -> databases.Databases:
+        found = servers.start()
+        assert databases.ensure_databases(found, ["gw-a"]) == ["gw_a"]
+        with psycopg.connect(found.url_for("gw-a")) as first:
+            first.execute("CREATE TABLE kept (id int)")
+        assert databases.ensure_databases(found, self.GATEWAYS, "gw-a") == ["gw_b", "gw_c"]
+        return found
+
+    def test_each_gateway_makes_tables_in_its_own_and_touches_nobody_elses(self, servers: Servers) -> None:
+        found = self.made(servers)
+        for name in self.GATEWAYS:
+            with psycopg.connect(found.url_for(name)) as own:
+                own.execute("ALTER TABLE kept ADD COLUMN more int")
+                own.execute("CREATE TABLE later (id int)")
+        with (
+            psycopg.connect(found.url_for("gw-b"), autocommit=True) as stranger,
+            pytest.raises(psycopg.errors.InsufficientPrivilege),
+        ):
+            stranger.execute("DROP DATABASE gw_a")
+
+    def test_an_interrupted_start_is_put_right_by_the_next_one(self, servers: Servers) -> None:
+        found = self.made(servers)
+        with psycopg.connect(found.admin_url, autocommit=True) as admin:
+            admin.execute("ALTER DATABASE gw_a OWNER TO gw_b")
+            admin.execute("DROP DATABASE gw_c")
+            admin.execute("CREATE DATABASE gw_c_being_made TEMPLATE gw_b")
+        assert databases.ensure_databases(found, self.GATEWAYS, "gw-a") == ["gw_c"]
+        with psycopg.connect(found.admin_url) as admin:
+            rows = admin.execute("SELECT datname, pg_get_userbyid(datdba) FROM pg_database WHERE datname LIKE 'gw_%'").fetchall()
+        assert sorted(rows) == [("gw_a", "gw_a"), ("gw_b", "gw_b"), ("gw_c", "gw_c")]

@@ -32,7 +32,7 @@ from tests.vault.test_succession import foreign
 from vault import authorities, ceremony, generations, succession
 from vault.authorities import RootKeyAbsent
 from vault.generations import ROOT, Standing
-from vault.models import CertificateAuthority
+from vault.models import CertificateAuthority, CrossCertificate
 
 Pair = tuple[FakeGateway, FakeGateway]
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -149,6 +149,16 @@ class TestLeaked:
         rotated(ROOT, at_once=True, root=ceremony.checked_root(pem, key, now()))
         assert authorities.root_certificate() == pem and len(authorities.trusted_roots()) == 2
         assert npr[0].heartbeat().epoch == 1
+
+    def test_the_key_that_is_asked_for_is_enough(self, npr: Pair) -> None:
+        """A root waits, and an intermediate has no certificate under it: bringing that root's key alone must help."""
+        pem, key = foreign()
+        rotated(ROOT, root=ceremony.checked_root(pem, key, now()))
+        CrossCertificate.objects.filter(authority__scope="NPR").delete()
+        authorities.remove_root_key()
+        assert "under each root" in rotated("NPR", root_keys=(key,))
+        assert CrossCertificate.objects.filter(authority__scope="NPR").count() == 1
+        assert not CertificateAuthority.objects.filter(scope="NPR", standing=Standing.NEXT).exists()
 
     def test_nothing_is_discarded_where_no_fresh_one_can_be_made(self, npr: Pair) -> None:
         rotated("NPR")

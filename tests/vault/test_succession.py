@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import pytest
@@ -65,7 +65,12 @@ def follows(pem: str, chain: str, root: str, moment: datetime) -> None:
     judge.build_client_verifier().verify(certificates.read(pem), x509.load_pem_x509_certificates(chain.encode()))
 
 
-def foreign(life: timedelta = 10 * YEAR, path_length: int | None = 1, ca: bool = True) -> tuple[str, ec.EllipticCurvePrivateKey]:
+def foreign(
+    life: timedelta = 10 * YEAR,
+    path_length: int | None = 1,
+    ca: bool = True,
+    more: Sequence[tuple[x509.ExtensionType, bool]] = (),
+) -> tuple[str, ec.EllipticCurvePrivateKey]:
     """A root as a bank's own ceremony makes one."""
     key = ec.generate_private_key(ec.SECP384R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Bank Root G7")])
@@ -82,9 +87,16 @@ def foreign(life: timedelta = 10 * YEAR, path_length: int | None = 1, ca: bool =
         .add_extension(x509.BasicConstraints(ca=ca, path_length=path_length if ca else None), critical=True)
         .add_extension(x509.KeyUsage(digital_signature=False, key_cert_sign=ca, crl_sign=ca, **usage), critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA384())
     )
-    return certificates.pem(made), key
+    for extension, critical in more:
+        made = made.add_extension(extension, critical)
+    return certificates.pem(made.sign(key, hashes.SHA384())), key
+
+
+UNKNOWN = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
+NARROW = x509.NameConstraints([x509.DNSName("bank.example")], None)
+MAIL = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.EMAIL_PROTECTION])
+POLICY = x509.CertificatePolicies([x509.PolicyInformation(x509.ObjectIdentifier("1.2.3"), None)])
 
 
 def own_root() -> tuple[str, ec.EllipticCurvePrivateKey]:
@@ -215,14 +227,35 @@ class TestRootInTheSafe:
             (lambda: ("no certificate", foreign()[1]), "not a self-signed"),
             (lambda: (authorities.chain("NPR"), foreign()[1]), "not a self-signed"),
             (lambda: own_root(), "known here already"),
+            (lambda: foreign(more=[(NARROW, True)]), "2.5.29.30"),
+            (lambda: foreign(more=[(MAIL, False)]), "2.5.29.37"),
+            (lambda: foreign(more=[(UNKNOWN, True)]), "1.2.3.4"),
+            (lambda: foreign(more=[(UNKNOWN, False)]), "1.2.3.4"),
+            (lambda: foreign(more=[(POLICY, True)]), "2.5.29.32"),
         ],
-        ids=["too short", "path length", "no authority", "another key", "no certificate", "intermediate", "known"],
+        ids=[
+            "too short",
+            "path length",
+            "no authority",
+            "another key",
+            "no certificate",
+            "intermediate",
+            "known",
+            "narrow",
+            "mail",
+            "unknown and critical",
+            "unknown",
+            "a policy that counts",
+        ],
     )
     def test_what_is_no_root_for_us_is_refused(
         self, root: Callable[[], tuple[str, ec.EllipticCurvePrivateKey]], why: str
     ) -> None:
         with pytest.raises(RootRefused, match=why):
             ceremony.checked_root(*root(), now())
+
+    def test_a_root_that_says_where_its_list_of_revoked_ones_is_is_one_for_us(self) -> None:
+        assert ceremony.checked_root(*foreign(more=[(POLICY, False)]), now())
 
     def test_leaves_are_cut_short_and_then_refused_with_the_fix_when_nobody_brings_it(self) -> None:
         authorities.remove_root_key()
