@@ -158,7 +158,7 @@ def _welcome(stack: Stack, seconds: float) -> None:
         typer.echo(f"  {gateway['name']:<15} {gateway['url']}  {gateway['environment']} {gateway['role']}")
     typer.echo(f"  Azure sandbox   {shown['sandbox_url']}  sign in: {shown['primary_url']}/api/v1/auth/sso/entra/login")
     typer.echo(f"  logs            {shown['logs']}")
-    typer.echo("Ctrl-C or ./mazevault down ends it; ./mazevault status shows it")
+    typer.echo("./mazevault down ends it, and so does Ctrl-C where it runs in the foreground; ./mazevault status shows it")
 
 
 def _progress(began: float, line: str) -> None:

@@ -238,7 +238,7 @@ _COMPLAINTS: Mapping[str, Callable[[HealthFacts], str]] = {
     "write_queue": lambda facts: f"{facts.write_queue_depth} writes wait in its queue",
     "tasks": lambda facts: f"{facts.tasks_failed} tasks failed lately",
     "latency_and_clock": lambda facts: (
-        f"clock off by {abs(facts.clock_skew_seconds):.0f} s, slowest answers {facts.latency_p95_ms or 0:.0f} ms"
+        f"clock off by {abs(facts.clock_skew_seconds):.1f} s, slowest answers {facts.latency_p95_ms or 0:.0f} ms"
     ),
     "certificate": lambda facts: f"its certificate lives {facts.certificate_days_left or 0:.0f} more days",
     "cache": lambda _: "its cache does not answer",
