@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import select
@@ -25,9 +26,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from cli.stack.layout import ROOT
-from cli.stack.stack import free_port_base
 from orchestrator.node.shape import FrontPlan
 
+FIRST_PORT, PORTS = 12_000, 900
+"""Each worker of a run has so many."""
 PATIENCE_SECONDS = 30.0
 WORKER = """
 import asyncio, json, os, sys, threading, time
@@ -94,6 +96,21 @@ class Answer:
         return json.loads(self.body)
 
 
+_ports = itertools.count(os.getpid() % PORTS)
+
+
+def own_port() -> int:
+    """A port that no other worker of this run takes, below those of the stacks and of outgoing connections."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw7").removeprefix("gw")) % 8
+    for _ in range(PORTS):
+        port = FIRST_PORT + worker * PORTS + next(_ports) % PORTS
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise AssertionError("no port is free")
+
+
 @dataclass
 class Desk:
     """One front and its workers. Everything ends with the test."""
@@ -118,7 +135,7 @@ class Desk:
 
     def start(self) -> None:
         make_certificate(self.folder)
-        self.port = free_port_base(1)
+        self.port = own_port()
         for name, _ in self.processes:
             self.start_worker(name)
         plan = FrontPlan(
@@ -133,6 +150,7 @@ class Desk:
         theirs.close()
         self.line, heard = ours, b""
         while b"ready" not in heard:
+            assert b"cannot be opened" not in heard, heard  # whose words have "already" in them
             assert select.select([ours], [], [], PATIENCE_SECONDS)[0], "the front did not become ready"
             heard += ours.recv(1000)
         self.line.setblocking(False)
