@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("journeys"))
 
 
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 180.0
 """How long a journey waits for what must come. Long, since other tests load the machine; what is quick costs nothing."""
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from cli.stack import children
 from cli.stack.observer import Observer
-from tests.journeys.conftest import Town
+from tests.journeys.conftest import PATIENCE_SECONDS, Town
 from tests.journeys.machines import Machine
 
 SHORT_LEASE = 5.35
@@ -31,7 +31,7 @@ def why(town: Town, name: str) -> str:
     return " | ".join(town.health(name)["why"])
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["gw-npr-primary", pytest.param("gw-npr-dr", marks=pytest.mark.long)])
 def test_a_copy_never_serves_and_both_are_named(town: Town, machine: Callable[[str], Machine], name: str) -> None:
     here = machine(name)
@@ -57,7 +57,7 @@ def test_a_copy_never_serves_and_both_are_named(town: Town, machine: Callable[[s
     assert told.count("instance ") >= 2 and told.count("127.0.0.1") >= 2
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)
 def test_a_database_that_was_put_back_serves_again_at_once(town: Town, machine: Callable[[str], Machine]) -> None:
     name = "gw-npr-primary"
     here = machine(name)
@@ -71,7 +71,7 @@ def test_a_database_that_was_put_back_serves_again_at_once(town: Town, machine: 
     here.copy_database(own, "earlier")
     with Observer(town.stack.layout, [here.spec]) as observer:
         town.stack.start(name)
-        observer.wait_until_serving(name, 90, time.monotonic())
+        observer.wait_until_serving(name, PATIENCE_SECONDS, time.monotonic())
     assert "put back to an earlier state" in why(town, name) and "quarantined" not in why(town, name)
     log = (town.stack.layout.logs / f"{name}.log").read_text()
     assert log.count("its database was put back to an earlier state, or another machine uses its identity") >= 1

@@ -37,7 +37,7 @@ def crash_during(town: Town, kind: str, failpoint: str) -> None:
     town.wait_for("a lease that this Primary gave", lambda: town.status()["lease_until"] != lease)
     town.wait_for_a_lease()
     town.wait_for(f"the Primary to take {kind}", lambda: asked_or_dead(town, kind))
-    town.wait_for(f"a crash at {failpoint}", town.died_in_a_move, 60)
+    town.wait_for(f"a crash at {failpoint}", town.died_in_a_move)
     town.stack.start("primary")
     town.stack.wait_until_primary_answers()
     row = town.wait_for("an end", lambda: (row := town.status())["operation"] is None and row)
@@ -53,7 +53,7 @@ def crash_during(town: Town, kind: str, failpoint: str) -> None:
 BEFORE, AFTER = "before-commit", "after-commit"
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("there_side", "back_side"),
     [(BEFORE, AFTER), pytest.param(AFTER, BEFORE, marks=pytest.mark.long)],

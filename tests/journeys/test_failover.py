@@ -57,7 +57,7 @@ def test_an_unplanned_move_takes_the_rest_of_the_lease_and_no_more(town: Town) -
 
 
 @pytest.mark.long
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 def test_an_unplanned_move_with_the_real_lease_takes_at_most_55_seconds() -> None:
     with throwaway(time_profile="standard") as stack, stack.client() as primary:
         seconds = unplanned(Town(stack, primary), PROFILES["standard"])
