@@ -84,7 +84,7 @@ def start(layout: Layout, environ: Mapping[str, str], *, durable: bool = True) -
 
 
 def ensure_databases(databases: Databases, nodes: Iterable[str], like: str = "") -> list[str]:
-    """Create each node's database, and in our own cluster its role, where they are missing. Returns the nodes of those created.
+    """Create each node's database, and in our own cluster its role, where they are missing. Returns the names of those created.
 
     `like` is a node of our own cluster whose database has nothing but empty tables and is used by nobody: the new ones are copies
     of it. In our own cluster each database belongs to its own role, whatever an interrupted start left.

@@ -118,6 +118,16 @@ def test_a_second_writer_of_the_same_name_waits_a_little_and_is_told_when_to_com
     assert keeping.create(key="OTHER")[0] == 201, "another name is not held up"
 
 
+def nobody_can_find_out(
+    keeping: Keeping, path: str, control: httpx.Client, monkeypatch: pytest.MonkeyPatch, *, waits: float
+) -> None:
+    """A change was killed in the middle, and its vault lets nobody look. The next writer waits so many seconds."""
+    monkeypatch.setattr(claims, "WAIT_SECONDS", waits)
+    put_and_be_killed(keeping, monkeypatch, path, "two")
+    control.post("/faults", json={"vault_forbidden": [VAULT]})
+    run_out()
+
+
 def tagged(keeping: Keeping, path: str) -> Any:
     """A change that no vault hears of."""
     return keeping.pair.ann.call("patch", path, data={"tags": ["x"]}, content_type="application/json")
@@ -135,10 +145,7 @@ def test_a_change_that_no_vault_hears_of_ends_what_a_crash_left(
 def test_what_nobody_can_find_out_holds_such_a_change_up_for_a_while_only(
     keeping: Keeping, path: str, control: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "WAIT_SECONDS", 0.3)
-    put_and_be_killed(keeping, monkeypatch, path, "two")
-    control.post("/faults", json={"vault_forbidden": [VAULT]})
-    run_out()
+    nobody_can_find_out(keeping, path, control, monkeypatch, waits=0.3)
     status, refused = tagged(keeping, path)
     assert (status, refused["code"], VaultClaim.objects.get().looks) == (503, "SECRET_BUSY", 1), "asked once for each request"
     assert all(part in refused["error"] for part in ("nobody knows yet", "waits 15 minutes", "update, begun 20"))
@@ -153,10 +160,7 @@ def test_what_nobody_can_find_out_holds_such_a_change_up_for_a_while_only(
 def test_a_writer_who_waits_in_vain_looks_once_and_puts_the_sweep_off_once(
     keeping: Keeping, path: str, control: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "WAIT_SECONDS", 1.0)
-    put_and_be_killed(keeping, monkeypatch, path, "two")
-    control.post("/faults", json={"vault_forbidden": [VAULT]})
-    run_out()
+    nobody_can_find_out(keeping, path, control, monkeypatch, waits=1.0)
     status, refused = keeping.pair.ann.put(path, {"value": "three"})
     assert (status, refused["code"], VaultClaim.objects.get().looks) == (503, "SECRET_BUSY", 1)
 

@@ -36,14 +36,19 @@ def project(primary: None) -> Project:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each read was answered on the short way."""
-    ways, answer = list[bool](), hot._answer
+    return ways_of(monkeypatch, hot, "_answer")
+
+
+def ways_of(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[bool]:
+    """Grows by one with each call of this function of a short way: whether it had an answer."""
+    ways, answer = list[bool](), getattr(module, name)
 
     def noted(*args: Any) -> Any:
         found = answer(*args)
         ways.append(found is not None)
         return found
 
-    monkeypatch.setattr(hot, "_answer", noted)
+    monkeypatch.setattr(module, name, noted)
     return ways
 
 

@@ -18,7 +18,7 @@ from common.models import AuditEntry, Change
 from tests import factories
 from tests.conftest import Person
 from tests.gateway_runtime.conftest import Site, as_gateway, site  # noqa: F401  fixtures
-from tests.vault.test_hot import SAME, WHOLE, make
+from tests.vault.test_hot import SAME, WHOLE, make, ways_of
 from vault import hot_change
 from vault.models import Secret, SecretVersion, VaultClaim
 
@@ -33,15 +33,7 @@ def project(primary: None) -> Project:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """Whether each change was made on the short way."""
-    ways, change = list[bool](), hot_change.new_value
-
-    def noted(*args: Any) -> Any:
-        found = change(*args)
-        ways.append(found is not None)
-        return found
-
-    monkeypatch.setattr(hot_change, "new_value", noted)
-    return ways
+    return ways_of(monkeypatch, hot_change, "new_value")
 
 
 def put(person: Person, secret: str, body: Any, prefix: str = "/api/v1/", query: str = "", **headers: str) -> Any:
