@@ -282,3 +282,18 @@ def statements_of(running: RunningLane, call: Callable[[], Any]) -> list[str]:
     finally:
         running.desk.run, running.desk.apart = run, apart  # type: ignore[method-assign]
     return names
+
+
+def test_the_known_way_of_messages_never_falls_below_one_that_was_seen(pair: tuple[FakeGateway, FakeGateway]) -> None:
+    """Two messages at once: the second waits for the row that the first one changes, and goes by what is there then."""
+    gateway = pair[0]
+    with open_connection() as other, ThreadPoolExecutor(1) as pool:
+        other.execute("UPDATE gateways_gatewayinstance SET lag_seconds = 60 WHERE gateway_id = %s", [gateway.id])
+        with other.transaction():
+            other.execute("UPDATE gateways_gatewayinstance SET lag_seconds = 0.01 WHERE gateway_id = %s", [gateway.id])
+            heard = pool.submit(gateway.heartbeat)
+            time.sleep(0.5)
+            assert not heard.done(), "the message was to wait for the row"
+        assert heard.result(20).epoch == 1
+        rows = other.execute("SELECT lag_seconds FROM gateways_gatewayinstance WHERE gateway_id = %s", [gateway.id]).fetchall()
+    assert all(-1.0 < lag < 5.0 for (lag,) in rows), rows
