@@ -95,6 +95,7 @@ class Login(Operation):
 class Refresh(Operation):
     """Exchange the token for a new one; the old one ends."""
 
+    open_before_password_change = True
     permissions = {"POST": SIGNED_IN}
 
     @extend_schema(operation_id="refreshToken", request=None, responses=TokenAnswer)
@@ -106,6 +107,7 @@ class Refresh(Operation):
 class Logout(Operation):
     """End the session of the token."""
 
+    open_before_password_change = True
     permissions = {"POST": SIGNED_IN}
 
     @extend_schema(operation_id="logout", request=None, responses={204: None})
@@ -120,6 +122,7 @@ class Logout(Operation):
 class BrowserSession(Operation):
     """What a page needs of the session in its cookie."""
 
+    open_before_password_change = True
     permissions = {"GET": SIGNED_IN}
 
     @extend_schema(operation_id="browserSession", responses=BrowserAnswer)
@@ -130,6 +133,7 @@ class BrowserSession(Operation):
 class Sessions(Operation):
     """Your living sessions, the newest first."""
 
+    open_before_password_change = True
     permissions = {"GET": SIGNED_IN}
 
     @extend_schema(operation_id="listSessions", parameters=PAGE, responses=SessionRow(many=True))
@@ -141,6 +145,7 @@ class Sessions(Operation):
 class SessionOne(Operation):
     """End one of your sessions at once."""
 
+    open_before_password_change = True
     permissions = {"DELETE": SIGNED_IN}
 
     @extend_schema(operation_id="revokeSession", responses={204: None})
@@ -152,6 +157,7 @@ class SessionOne(Operation):
 class Password(Operation):
     """Change your password; your other sessions end."""
 
+    open_before_password_change = True
     permissions = {"POST": SIGNED_IN}
 
     @extend_schema(operation_id="changePassword", request=PasswordChange, responses={204: None})
@@ -166,6 +172,7 @@ class Password(Operation):
 class Me(Operation):
     """The account behind the token."""
 
+    open_before_password_change = True
     permissions = {"GET": SIGNED_IN}
 
     @extend_schema(operation_id="whoAmI", responses=UserRow)
@@ -176,6 +183,7 @@ class Me(Operation):
 class MyPermissions(Operation):
     """What the account behind the token may do."""
 
+    open_before_password_change = True
     permissions = {"GET": SIGNED_IN}
 
     @extend_schema(operation_id="myPermissions", responses=Permissions)

@@ -18,7 +18,6 @@ from common.clock import now
 from common.errors import AuthenticationExpired, AuthenticationInvalid, PermissionRefused
 
 LONGEST_HEADER = 4096
-OWN_ACCOUNT = "/api/v1/auth/"
 
 
 def bearer_text(request: HttpRequest | Request) -> str:
@@ -117,11 +116,18 @@ class BearerAuthentication(BaseAuthentication):
 
 
 def admit(found: Rights, request: HttpRequest, moment: datetime) -> None:
-    """Count the call, and refuse one who must change their password first."""
+    """Count the call, and refuse one who must change their password first. The view that was resolved decides what is open to
+    them: a path is what somebody wrote."""
     count(str(found.id), found.account, request, moment)
-    if found.must_change_password and not request.path.startswith(OWN_ACCOUNT):
+    if found.must_change_password and not _is_open_before_password_change(request):
         raise PermissionRefused("change your password first, with POST /api/v1/auth/password", code="PASSWORD_CHANGE_REQUIRED")
     rights.note_use(found, moment)
+
+
+def _is_open_before_password_change(request: HttpRequest) -> bool:
+    """What the resolved operation declares (`common.api.Operation`); nothing else counts."""
+    view = getattr(getattr(request, "resolver_match", None), "func", None)
+    return bool(getattr(getattr(view, "cls", None), "open_before_password_change", False))
 
 
 def count(credential: str, actor: str, request: HttpRequest, moment: datetime) -> None:

@@ -130,10 +130,12 @@ class Operation(APIView):
     """One path. `permissions` maps each method to the permission it needs; a method that is not named is refused.
 
     `scoped` says that the permission may be held in a part of the world only, and that the use case asks for the very place.
+    `open_before_password_change`: also to somebody who must choose a new password before anything else.
     """
 
     public = False
     scoped = False
+    open_before_password_change = False
     permissions: Mapping[str, str] = {}
     metadata_class = None
 
