@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from common import outside
 from common.process_locks import ProcessLock, Rank
+from common.waiting import seconds_named
 from gateway_runtime.breaker import Breaker
 from gateway_runtime.identity import Identity, Keys, key_password
 from gateway_runtime.state import Sequences
@@ -493,17 +494,12 @@ def _end_of(identity: Identity | None) -> datetime | None:
     return x509.load_pem_x509_certificate(identity.certificate.encode()).not_valid_after_utc
 
 
-def _named_pause(text: str) -> float | None:
-    """`Retry-After` in whole seconds; None for anything else."""
-    return float(text) if text.isascii() and text.isdecimal() and len(text) <= 6 else None
-
-
 def _refusal_of(answer: httpx.Response) -> Exception:
     try:
         body = answer.json()
         return PrimaryRefused(
             answer.status_code, str(body["code"]), str(body["error"])[:500], str(body.get("details") or "")[:500],
-            _named_pause(answer.headers.get("retry-after", "")),
+            seconds_named(answer.headers, datetime.now(UTC)),
         )  # fmt: skip
     except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
         if answer.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:

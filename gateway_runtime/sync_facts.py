@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from common.clock import now as clock_now
-from gateway_runtime.sync_vault import Final, Paused, Reading, Run, Unseen
+from gateway_runtime.sync_vault import Final, Paused, Reading, Run, Unseen, asks_for_rest
 from integrations.azure.connection_test import PROBE_OWNER
 from integrations.azure.errors import (
     AccessDenied,
@@ -156,6 +156,8 @@ def _their_list(run: Run) -> tuple[tuple[Theirs, ...], bool]:
     except (AccessDenied, TokenTrouble) as denied:
         raise Final(denied) from denied
     except AzureTrouble as trouble:
+        if asks_for_rest(trouble):
+            raise
         log.warning("the list of the vault broke off: %s", trouble.cause)
         return (), False
     found = {gone.entry.name.lower(): _theirs(run, gone.entry, now, deleted=True) for gone in deleted}

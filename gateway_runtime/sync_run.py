@@ -8,6 +8,7 @@ still is as it was planned for. What was announced before a crash is resolved by
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,8 +17,9 @@ from typing import Any, TypeVar
 from gateway_runtime import sync_facts, sync_steps, vaults
 from gateway_runtime.frames import TaskFrame
 from gateway_runtime.sync_talk import Talk
-from gateway_runtime.sync_vault import Final, Paused, Reading, Run, Stopped
+from gateway_runtime.sync_vault import Final, Paused, Reading, Run, Stopped, asks_for_rest
 from integrations.azure.egress import CALL_SECONDS
+from integrations.azure.errors import AzureTrouble
 from integrations.azure.keyvault import KeyVault
 from integrations.sync.drift import drift
 from integrations.sync.plan import Action, Note, Plan, RunRefused, plan
@@ -70,6 +72,11 @@ def work_on(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
             code, detail = "", ""
         except Paused:
             end, code, detail = RunEnd.PAUSED, "", ""
+        except AzureTrouble as trouble:
+            if not asks_for_rest(trouble):
+                raise
+            run.rest = math.ceil(trouble.retry_after or 0)
+            end, code, detail = RunEnd.PAUSED, trouble.code, f"{trouble.cause}. Fix: {trouble.fix}"
         except Stopped as stopped:
             end, code, detail = RunEnd.STOPPED, "", str(stopped)
         except Final as final:

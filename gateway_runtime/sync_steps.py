@@ -120,7 +120,7 @@ def _do(run: Run, action: Action, operation: str, value: str) -> StepReport:
     if kind is ActionKind.CREATE_THERE:
         if held is not None:
             return StepReport(operation, StepEnd.OUTDATED)
-        made = run.write(lambda: run.vault.set(name, value, marks, tags={KEY: action.key}))
+        made = run.write(lambda: run.vault.put(name, value, marks, key=action.key))
         return _done(action, operation, made.version)
     if held is None or held.entry.version != action.their_version or run.is_others(held.entry):
         return StepReport(operation, StepEnd.OUTDATED)
@@ -161,9 +161,8 @@ def _valued(run: Run, action: Action, operation: str, value: str, held: Held) ->
 
 
 def _set_anew(run: Run, entry: Entry, value: str, action: Action, marks: Marks) -> Entry:
-    """A new version that keeps the tags and the type people gave the one before."""
-    tags = {**_foreign_tags(entry), KEY: action.key}
-    return run.write(lambda: run.vault.set(action.name, value, marks, tags=tags, content_type=entry.content_type))
+    """A new version that keeps what people gave the one before (`integrations.azure.keyvault.attributes_after`)."""
+    return run.write(lambda: run.vault.put(action.name, value, marks, key=action.key, before=entry))
 
 
 def resolved(run: Run, step: OpenStep) -> StepReport | None:

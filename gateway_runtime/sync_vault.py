@@ -28,7 +28,7 @@ from integrations.sync.words import ActionKind
 from protocol.sync import OpenStep, RunOrder
 
 TRIES, FIRST_PAUSE, LONGEST_PAUSE = 4, 1.0, 20.0
-"""Attempts of a call that trying again may help, and the pause between them in seconds."""
+"""Attempts of a call that trying again may help, and the pause between them in seconds; a longer one pauses the run."""
 CALLS_PER_SECOND, BURST = 100.0, 100.0
 """What a run takes of a vault's budget: a quarter of the 4,000 transactions in 10 seconds that Azure allows."""
 
@@ -125,17 +125,18 @@ class Run:
         return hmac.new(bytes.fromhex(self.order.digest_key), value.encode(), hashlib.sha256).hexdigest()
 
     def call(self, what: Callable[[], Found]) -> Found:
-        """A call of the vault at its pace, tried again where that helps. Raises `AzureTrouble`."""
+        """A call of the vault at its pace, tried again where that helps. Raises `AzureTrouble`: at once where the vault wants to
+        be left alone for longer than a task waits (`asks_for_rest`)."""
         for attempt in range(1, TRIES + 1):
             self.pace.take()
             self.numbers["vault_calls"] += 1
             try:
                 return what()
             except AzureTrouble as trouble:
-                if not trouble.retrying_helps or attempt == TRIES:
+                if not trouble.retrying_helps or attempt == TRIES or asks_for_rest(trouble):
                     raise
                 self.numbers["vault_retries"] += 1
-                time.sleep(min(trouble.retry_after or FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
+                time.sleep(trouble.retry_after or min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
         raise AssertionError("the last attempt returns or raises")
 
     def write(self, what: Callable[[], Found]) -> Found:
@@ -173,6 +174,11 @@ class Run:
 
     def marks(self, operation: str) -> Marks:
         return Marks(self.frame.epoch, operation, self.order.rule)
+
+
+def asks_for_rest(trouble: AzureTrouble) -> bool:
+    """Whether the vault named a time that no task waits for: the run goes on after it, in another task."""
+    return trouble.retrying_helps and (trouble.retry_after or 0.0) > LONGEST_PAUSE
 
 
 class Paused(Exception):

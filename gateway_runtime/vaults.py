@@ -6,6 +6,8 @@ whoever asks, and once more by the vault itself, which does not know this identi
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from django.conf import settings
 
 from common.errors import PermissionRefused
@@ -28,9 +30,10 @@ def connection_of(access: VaultAccess) -> Connection:
         raise PermissionRefused(
             f"{wanted} is none of this gateway's vaults; they are named in MAZEVAULT_PROJECT_VAULTS", code="VAULT_NOT_ALLOWED"
         )
+    way = own_connection(wanted, node)
     if access.auth_method == AuthMethod.CLIENT_SECRET:
-        return Connection(wanted, AuthMethod.CLIENT_SECRET, access.tenant_id, access.client_id, access.client_secret)
-    return own_connection(wanted, node)
+        way = Connection(wanted, AuthMethod.CLIENT_SECRET, access.tenant_id, access.client_id, access.client_secret)
+    return replace(way, content_type=access.content_type, expires_days=access.expires_days)
 
 
 def credential_of(connection: Connection) -> Credential:

@@ -25,7 +25,7 @@ from integrations.azure.cloud import Connection
 from integrations.azure.connection_test import PROBE_OWNER, test_connection
 from integrations.azure.egress import CALL_SECONDS
 from integrations.azure.errors import AzureTrouble, ObjectMissing
-from integrations.azure.keyvault import KEY, Entry, KeyVault, Marks
+from integrations.azure.keyvault import Entry, KeyVault, Marks
 from integrations.azure.rbac import RoleAssignments
 from protocol import paths
 from protocol.messages import (
@@ -143,11 +143,11 @@ def put_back(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
             with frame.effect():
                 vault.delete(name)
             return {"put_back": True}
-        value, tags = vault.get(name, recorded).value, {**newest.tags, KEY: str(payload["key"])}
+        value = vault.get(name, recorded).value
         claims.prolong(claim, seconds)
         with frame.effect() as epoch:
             marks = Marks(epoch, str(payload["operation"]), str(payload["owner"]), recorded)
-            made = vault.set(name, value, marks, tags=tags, content_type=newest.content_type)
+            made = vault.put(name, value, marks, key=str(payload["key"]), before=newest)
         return {"put_back": True, "version": made.version}
 
 

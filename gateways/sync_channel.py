@@ -193,6 +193,7 @@ def end_run(gateway: Gateway, body: EndRun, now: datetime) -> None:
     if run.stop_asked:
         sync_runs.end(run, RunState.STOPPED, now, detail="it was stopped by a person")
     elif body.end is RunEnd.PAUSED:
+        run.code, run.detail = body.code, body.detail
         sync_runs.offer_again(run, gateway.environment_id, timedelta(seconds=body.retry_after))
     elif body.end is RunEnd.FAILED:
         sync_runs.end(run, RunState.FAILED, now, code=body.code, detail=body.detail)

@@ -192,10 +192,10 @@ def _prune(rule: SyncRule) -> None:
 
 
 def offer_again(run: SyncRun, code: str, pause: timedelta) -> None:
-    """Another task for a run that has more to do than one may last."""
+    """Another task for a run that has more to do than one may last. What the run says of why it waits is kept with it."""
     task = dispatch.offer(code, KINDS[KIND], {"run": str(run.id)}, actor=run.asked_by, address="", pause=pause)
     run.task = task.id
-    run.save(update_fields=["task"])
+    run.save(update_fields=["task", "code", "detail"])
 
 
 def task_of(run: SyncRun) -> Task | None:

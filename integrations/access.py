@@ -30,6 +30,8 @@ def vault_access(integration: Integration) -> VaultAccess:
         vault_url=str(config["vault_url"]),
         vault_id=str(config.get("vault_id") or ""),
         auth_method=AuthMethod.CLIENT_SECRET.value if own_secret else AuthMethod.MANAGED_IDENTITY.value,
+        content_type=str(config.get("content_type") or ""),
+        expires_days=int(config.get("expires_days") or 0),
         **({name: str(config.get(name) or "") for name in ("tenant_id", "client_id", "client_secret")} if own_secret else {}),
     )
 
@@ -61,7 +63,10 @@ def connection_of(integration: Integration) -> Connection:
     """The integration's own connection, for calls that this node makes itself. Raises `Conflict` for one that is no vault."""
     config = _config(integration)
     tenant_id, client_id, client_secret = (str(config.get(name) or "") for name in ("tenant_id", "client_id", "client_secret"))
-    return Connection(str(config["vault_url"]), method_of(integration), tenant_id, client_id, client_secret)
+    return Connection(
+        str(config["vault_url"]), method_of(integration), tenant_id, client_id, client_secret,
+        content_type=str(config.get("content_type") or ""), expires_days=int(config.get("expires_days") or 0),
+    )  # fmt: skip
 
 
 def method_of(integration: Integration) -> AuthMethod:

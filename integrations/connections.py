@@ -40,7 +40,7 @@ def create(project_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integratio
             sealed_under=environment.gateway_environment if environment else SEALED_WITHOUT_ENVIRONMENT,
             **{name: wish[name] for name in ("name", "type", "provider")},
         )
-        sealed_config.put(integration, integration.sealed_under, wish.get("config") or {})
+        sealed_config.put(integration, integration.sealed_under, _config(integration, wish))
         _refuse_unusable(integration, by)
         with changes.unique("an integration of this name"):
             integration.save(force_insert=True)
@@ -51,7 +51,8 @@ def create(project_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integratio
 
 
 def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integration:
-    """Make it what the wish says; its environment stays, and so does a secret that the wish leaves out."""
+    """Make it what the wish says; its environment stays, and so do a secret that the wish leaves out and the whole configuration
+    when the wish has none."""
     with transaction.atomic():
         integration = _locked(identifier, by)
         with storing.values_stay_findable(integration.project):
@@ -74,7 +75,7 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
 def _replace(integration: Integration, wish: Mapping[str, Any], by: By) -> None:
     before = _leads_to(integration)
     names = changes.altered(integration, {name: wish[name] for name in ("name", "type", "provider")})
-    if sealed_config.put(integration, integration.sealed_under, wish.get("config") or {}):
+    if sealed_config.put(integration, integration.sealed_under, _config(integration, wish)):
         names += ["config", "sealed_secrets", "secrets_version"]
     if _leads_to(integration) != before:
         rules.refuse_while_running(integration)
@@ -85,6 +86,21 @@ def _replace(integration: Integration, wish: Mapping[str, Any], by: By) -> None:
             integration.save(update_fields=[*names, "updated_at"])
         _record(by, "integration.updated", integration)
         changes.project_changed(integration.project)
+
+
+def _config(integration: Integration, wish: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The configuration that is wished for. For a client that has no words for a vault's address: the address stays what it is,
+    and a new integration leads to the one vault that is open to its project (`vaults.only_open`)."""
+    before, given = integration.config, wish.get("config")
+    if integration.provider != providers.AZURE_KEY_VAULT:
+        return before if given is None else given
+    if not given and before.get("vault_url"):
+        return before
+    config = given or {}
+    if config.get("vault_url") or integration.environment is None:
+        return config
+    url = before.get("vault_url") or vaults.only_open(integration.project, integration.environment.gateway_environment)
+    return {**config, **({"vault_url": url} if url else {})}
 
 
 def _leads_to(integration: Integration) -> tuple[object, ...]:

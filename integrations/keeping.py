@@ -232,13 +232,11 @@ class Work(Look):
         return self._vault.get(self._name, row.external_version).value
 
     def _set(self, value: str, before: Entry | None = None, *, restores: str = "") -> str:
-        tags = {**(before.tags if before else {}), KEY: self._secret.key}
-        kind = before.content_type if before else ""
         operation = self._operation or str(uuid.uuid4())
         with self._effect(self._secret) as epoch:
             owner = owner_of(self._secret.project_id, self._secret.environment_id)
             marks = Marks(epoch, operation, owner, restores)
-            return self._vault.set(self._name, value, marks, tags=tags, content_type=kind).version
+            return self._vault.put(self._name, value, marks, key=self._secret.key, before=before).version
 
     def delete(self) -> None:
         """Soft-delete the name, if it lives."""

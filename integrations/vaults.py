@@ -48,6 +48,12 @@ def open_for_naming(url: str, project: Project, by: By) -> None:
         _open(Vault.objects.get(origin=origin_of(url)), project, by)
 
 
+def only_open(project: Project, gateway_environment: str) -> str:
+    """The address of the vault that is open to a project in a gateway environment; empty where there is none, or a choice."""
+    found = list(Vault.objects.filter(uses__project=project, gateway_environment=gateway_environment)[:2])
+    return f"{found[0].origin}/" if len(found) == 1 else ""
+
+
 def open_to(url: str, project_id: uuid.UUID, by: By, gateway_environment: str = "") -> None:
     """Let a project use a vault; opening it again changes nothing. A vault that nobody has named yet, or that another environment
     only named, is bound to the gateway environment. Raises `NotFound`, `ValidationFailed`, or `Conflict` as `bind`."""

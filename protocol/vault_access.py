@@ -8,9 +8,14 @@ from msgspec import Meta
 
 from protocol.messages import Count, Identifier, Message
 
+LONGEST_EXPIRY_DAYS = 3650
+
 
 class VaultAccess(Message, frozen=True):
-    """How a gateway reaches one vault of its environment. `auth_method` is one of `integrations.azure.cloud.AuthMethod`."""
+    """How a gateway reaches one vault of its environment. `auth_method` is one of `integrations.azure.cloud.AuthMethod`.
+
+    `content_type` and `expires_days` are what is set in the vault gets (`integrations.azure.cloud.Connection`).
+    """
 
     hidden: ClassVar[frozenset[str]] = frozenset({"client_secret"})
 
@@ -21,6 +26,8 @@ class VaultAccess(Message, frozen=True):
     client_id: Annotated[str, Meta(max_length=64)] = ""
     client_secret: Annotated[str, Meta(max_length=4096)] = ""
     vault_id: Annotated[str, Meta(max_length=400)] = ""
+    content_type: Annotated[str, Meta(max_length=255)] = ""
+    expires_days: Annotated[int, Meta(ge=0, le=LONGEST_EXPIRY_DAYS)] = 0
 
 
 class AskAccess(Message, frozen=True):

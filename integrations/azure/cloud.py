@@ -69,7 +69,10 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Connection:
-    """How one integration reaches one vault. `federated_token_file` is read anew for each token."""
+    """How one integration reaches one vault. `federated_token_file` is read anew for each token.
+
+    What is set there gets `content_type` where nobody gave it another one, and ends `expires_days` later (0: no end of ours).
+    """
 
     vault_url: str
     auth_method: AuthMethod
@@ -77,6 +80,8 @@ class Connection:
     client_id: str = ""
     client_secret: str = field(default="", repr=False)
     federated_token_file: Path | None = None
+    content_type: str = ""
+    expires_days: int = 0
 
     def __post_init__(self) -> None:
         for name, needed in _NEEDED[self.auth_method].items():

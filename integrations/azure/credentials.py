@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import msal
@@ -19,6 +20,7 @@ from azure.core.exceptions import ClientAuthenticationError
 from requests.adapters import HTTPAdapter
 
 from common import outside
+from common.waiting import seconds_named
 from integrations.azure.cloud import AuthMethod, Cloud, Connection
 from integrations.azure.entra_answers import diagnose
 from integrations.azure.errors import Owner, TokenTrouble
@@ -272,13 +274,12 @@ def _translated() -> Iterator[None]:
 
 def _passing(answer: requests.Response) -> TokenTrouble:
     cause = "throttles this tenant" if answer.status_code == 429 else "has a passing problem"
-    text = answer.headers.get("Retry-After", "")
     return TokenTrouble(
         f"no token: Entra or this machine's metadata service {cause}",
         "try again in a minute",
         owner=Owner.MICROSOFT,
         passing=True,
-        retry_after=float(text) if text.isdecimal() else None,
+        retry_after=seconds_named(answer.headers, datetime.now(UTC)),
     )
 
 

@@ -118,6 +118,8 @@ class Guard:
 
 def read_vault_url(url: str, cloud: Cloud) -> Target:
     """The vault an address means. Pure; whatever is not plainly the address of a vault is refused."""
+    if not url:
+        raise _refused("it is missing")
     if not isinstance(url, str) or len(url) > LONGEST_URL or not re.fullmatch(r"[A-Za-z0-9:/.-]+", url):
         raise _refused("it is too long, or has characters that no address of a vault has")
     found = re.fullmatch(r"https://([A-Za-z0-9.-]+)(?::(\d{1,5}))?/?", url, re.IGNORECASE)

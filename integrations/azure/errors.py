@@ -9,6 +9,9 @@ AzureTrouble
   AccessDenied          a token, but no access: final, never tried again as somebody else
     RoleMissing         no role assignment allows it
       RoleNotInEffect   a role is assigned and has not reached the vault yet
+    PermissionMissing   the vault has access policies, and none gives this permission
+    OnBehalfOfDemanded  the access policy lets this application in only in the name of a person
+    PolicyDenied        Azure Policy demands an attribute of the object that it has not
     NetworkClosed       the vault's firewall or private access
     ObjectDisabled      this one object is switched off
     PurgeProtected      the vault keeps deleted objects
@@ -103,6 +106,26 @@ class RoleMissing(AccessDenied):
 class RoleNotInEffect(RoleMissing):
     default_code = "KEY_VAULT_ROLE_NOT_IN_EFFECT"
     retrying_helps = True
+
+
+class PermissionMissing(AccessDenied):
+    """`permission` is what no access policy of the vault gives, in its words (`secrets get`); empty when it was not told."""
+
+    default_code = "KEY_VAULT_PERMISSION_MISSING"
+
+    def __init__(self, cause: str, fix: str, *, permission: str = "") -> None:
+        super().__init__(cause, fix)
+        self.permission = permission
+
+
+class OnBehalfOfDemanded(AccessDenied):
+    default_code = "KEY_VAULT_ON_BEHALF_OF_DEMANDED"
+
+
+class PolicyDenied(AccessDenied):
+    """A rule of the organization about what lies in vaults, not a right of the caller. The object itself is to blame."""
+
+    default_code = "KEY_VAULT_POLICY_DENIED"
 
 
 class NetworkClosed(AccessDenied):

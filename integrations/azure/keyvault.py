@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, TypedDict
 
 from azure.keyvault.secrets import DeletedSecret, SecretClient, SecretProperties
 
@@ -18,7 +18,7 @@ from common.errors import ValidationFailed
 from integrations.azure.cloud import Connection
 from integrations.azure.credentials import Credential
 from integrations.azure.egress import CALL_SECONDS, Guard
-from integrations.azure.errors import AzureTrouble, ObjectMissing
+from integrations.azure.errors import AzureTrouble, ObjectMissing, ValueRefused
 from integrations.azure.guarded import GuardedClient, settings
 from integrations.azure.translation import one_call
 
@@ -28,6 +28,8 @@ RESTORES = "mazevault-restores"
 KEY = "mazevault-key"
 """Tag that says which key of a project a name in the vault belongs to."""
 LONGEST_MARK = 256
+MOST_TAGS = 15
+"""Of one secret, ours among them (learn.microsoft.com/azure/key-vault/secrets/about-secrets)."""
 SETTLE_SECONDS = 0.5
 """Between two looks at whether a deletion or recovery has finished."""
 CERTIFICATE_TYPES = ("application/x-pkcs12", "application/x-pem-file")
@@ -72,6 +74,7 @@ class Entry:
     updated_at: datetime
     expires_at: datetime | None
     of_certificate: bool
+    not_before: datetime | None = None
     purgeable: bool = True
     """False where the vault keeps what is deleted until its retention ends."""
 
@@ -103,6 +106,37 @@ class Deleted:
     purged_at: datetime | None
 
 
+class Attributes(TypedDict):
+    """What stands beside a value in a vault."""
+
+    tags: Mapping[str, str]
+    content_type: str
+    enabled: bool
+    expires_at: datetime | None
+    not_before: datetime | None
+
+
+def attributes_after(before: Entry | None, key: str, way: Connection, now: datetime) -> Attributes:
+    """What a new version gets: what people gave the version before it, and what the integration says (`Connection`).
+
+    Tags, content type, not-before and an expiry that is still to come are carried over. Where the integration says how long a
+    value is good for, that counts from now instead; an expiry that has passed ends with its version, and so does a not-before
+    that would come after the new end. A new value is enabled, whatever the version before was: that one stays as it is.
+    """
+    tags = dict(before.tags) if before else {}
+    expires_at, not_before = (before.expires_at, before.not_before) if before else (None, None)
+    if way.expires_days:
+        expires_at = (now + timedelta(days=way.expires_days)).replace(microsecond=0)
+    elif expires_at is not None and expires_at <= now:
+        expires_at = None
+    if not_before is not None and expires_at is not None and not_before >= expires_at:
+        not_before = None
+    return Attributes(
+        tags={**tags, KEY: key}, content_type=(before.content_type if before else "") or way.content_type, enabled=True,
+        expires_at=expires_at, not_before=not_before,
+    )  # fmt: skip
+
+
 class SecretStore(Protocol):
     """What the rest of the product needs of a vault. Every verb raises `AzureTrouble` and nothing else."""
 
@@ -112,8 +146,9 @@ class SecretStore(Protocol):
     def get(self, name: str, version: str = "") -> Held: ...
     def set(
         self, name: str, value: str, marks: Marks, *, tags: Mapping[str, str] | None = None, content_type: str = "",
-        enabled: bool = True, expires_at: datetime | None = None,
+        enabled: bool = True, expires_at: datetime | None = None, not_before: datetime | None = None,
     ) -> Entry: ...  # fmt: skip
+    def put(self, name: str, value: str, marks: Marks, *, key: str, before: Entry | None = None) -> Entry: ...
     def retag(self, entry: Entry, tags: Mapping[str, str]) -> Entry: ...
     def switch_off(self, entry: Entry) -> Entry: ...
     def deleted_one(self, name: str) -> Deleted | None: ...
@@ -127,7 +162,7 @@ class KeyVault(GuardedClient):
 
     def __init__(self, connection: Connection, credential: Credential, guard: Guard, *, seconds: float = CALL_SECONDS) -> None:
         target = guard.vault(connection.vault_url)
-        self._seconds = seconds
+        self._seconds, self._way = seconds, connection
         session = guard.session(target)
         self._client = SecretClient(target.origin, credential, **settings(session))
         super().__init__(session, self._client)
@@ -168,16 +203,21 @@ class KeyVault(GuardedClient):
 
     def set(
         self, name: str, value: str, marks: Marks, *, tags: Mapping[str, str] | None = None, content_type: str = "",
-        enabled: bool = True, expires_at: datetime | None = None,
+        enabled: bool = True, expires_at: datetime | None = None, not_before: datetime | None = None,
     ) -> Entry:  # fmt: skip
-        """Write a new version. Marks win over tags of the same names."""
+        """Write a new version as it is told; what follows another one is `put`. Marks win over tags of the same names."""
         tags = {name: text for name, text in (tags or {}).items() if name != RESTORES}
+        _refuse_too_many(name, {**tags, **marks.tags()})
         with one_call(self._session, self._seconds, f"the secret {name}", effect=True):
             made = self._client.set_secret(
                 name, value, tags={**tags, **marks.tags()}, content_type=content_type or None, enabled=enabled,
-                expires_on=expires_at,
+                expires_on=expires_at, not_before=not_before,
             )  # fmt: skip
             return _entry(made.properties)
+
+    def put(self, name: str, value: str, marks: Marks, *, key: str, before: Entry | None = None) -> Entry:
+        """A new version for this key. It keeps what people gave the version `before` (`attributes_after`)."""
+        return self.set(name, value, marks, **attributes_after(before, key, self._way, datetime.now(UTC)))
 
     def retag(self, entry: Entry, tags: Mapping[str, str]) -> Entry:
         """Give one version these tags in place of the ones it has. Value and version stay."""
@@ -244,6 +284,7 @@ def _entry(found: SecretProperties) -> Entry:
         created_at=found.created_on or epoch,
         updated_at=found.updated_on or epoch,
         expires_at=found.expires_on,
+        not_before=found.not_before,
         of_certificate=bool(found.managed) and found.content_type in CERTIFICATE_TYPES,
         purgeable="Purgeable" in (found.recovery_level or "Purgeable"),
     )
@@ -251,3 +292,13 @@ def _entry(found: SecretProperties) -> Entry:
 
 def _deleted(found: DeletedSecret) -> Deleted:
     return Deleted(_entry(found.properties), found.deleted_date, found.scheduled_purge_date)
+
+
+def _refuse_too_many(name: str, tags: Mapping[str, str]) -> None:
+    """Before anything is sent, since Azure does not say which of its limits it means."""
+    if len(tags) > MOST_TAGS:
+        ours = len([one for one in tags if one in (EPOCH, OPERATION, OWNER, RESTORES, KEY)])
+        raise ValueRefused(
+            f"the secret {name} would have {len(tags)} tags, and a vault takes {MOST_TAGS}",
+            f"remove {len(tags) - MOST_TAGS} of its tags in the vault: {ours} are needed for what MazeVault writes",
+        )

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 
 import requests
 from azure.core.exceptions import AzureError, HttpResponseError, ServiceRequestError
 
-from integrations.azure import denials
+from common.waiting import seconds_named
+from integrations.azure import denials, refusals
 from integrations.azure.credentials import TokenRefused
 from integrations.azure.egress import Deadline, Session
 from integrations.azure.errors import (
-    AccessDenied,
     AzureTrouble,
-    NameTaken,
-    NetworkClosed,
-    ObjectBusy,
-    ObjectConflict,
-    ObjectDisabled,
     ObjectMissing,
     OutcomeUnknown,
-    PurgeProtected,
-    RoleMissing,
     ServiceTrouble,
     Throttled,
     TlsRefused,
-    TokenTrouble,
     Unreachable,
     ValueRefused,
 )
@@ -38,14 +30,6 @@ LIMITS = (
 )
 RETRY_SECONDS = 5.0
 """For a throttling answer that names no time."""
-ROLES = {
-    "secrets/getSecret": "Key Vault Secrets User",
-    "secrets/readMetadata": "Key Vault Secrets User",
-    "secrets/": "Key Vault Secrets Officer",
-    "certificates/": "Key Vault Certificates Officer",
-    "keys/": "Key Vault Crypto Officer",
-}
-"""The smallest built-in role that allows an action, by how the action begins."""
 MAYBE_DONE = (408, 500, 502, 504)
 
 
@@ -78,59 +62,32 @@ def of_response(error: HttpResponseError, what: str, *, effect: bool = False) ->
     """The meaning of an answer with an error status."""
     status, inner, message = error.status_code or 0, _inner_code(error), str(error.message or "")
     if status == 403:
-        denied = _denied(inner, message, what)
+        denied = refusals.of_403(inner, message, what)
         denials.count(denied.code)
         return denied
     if status == 401:
-        return TokenTrouble("the vault does not accept the token", "check tenant_id, and the clock of this node")
+        return refusals.of_401(message)
     if status == 404:
         return ObjectMissing(f"{what} is not in the vault", "check its name; it may have been deleted")
     if status == 409:
-        return _conflict(inner, what)
+        return refusals.of_409(inner, message, what)
     if status == 429:
-        return Throttled(
-            "the vault is called too often", "wait; if it stays, spread the schedules", retry_after=_retry_after(error)
-        )
+        return _throttled(error)
     if effect and status in MAYBE_DONE:
         return _unknown(what)
     if 400 <= status < 500:
         return ValueRefused(f"the vault does not take {what} as it is", LIMITS)
-    return ServiceTrouble(f"Azure answers with status {status}", "try again in a minute", retry_after=_retry_after(error))
-
-
-def _denied(inner: str, message: str, what: str) -> AccessDenied:
-    if inner in ("ForbiddenByConnection", "ForbiddenByFirewall"):
-        closed = "public network access is disabled" if inner == "ForbiddenByConnection" else "this node's address is not allowed"
-        return NetworkClosed(f"the vault's network does not let this node in: {closed}",
-                             "Networking of the vault: add a private endpoint or this node's address")  # fmt: skip
-    if inner in ("SecretDisabled", "KeyDisabled", "CertificateDisabled"):
-        return ObjectDisabled(f"{what} is disabled in the vault", "enable it there, if it shall be used")
-    if inner == "ForbiddenByPolicy" or "purge protection" in message:
-        return PurgeProtected(f"{what} cannot be purged: the vault has purge protection", "wait for its retention to end")
-    if inner == "ForbiddenByRbac":
-        return _role_missing(message)
-    return AccessDenied("the vault denies access", "Access control (IAM) of the vault: check the roles of this principal")
-
-
-def _role_missing(message: str) -> RoleMissing:
-    found = re.search(r"Action: 'Microsoft\.KeyVault/vaults/([A-Za-z/]{1,80})'", message)
-    action = found[1] if found else ""
-    role = next((role for beginning, role in ROLES.items() if action.startswith(beginning)), "Key Vault Secrets User")
-    principal = re.search(r"\boid=([0-9a-f-]{36})\b", message)
-    whom = f" to the principal {principal[1]}" if principal else ""
-    return RoleMissing(
-        f"no role assignment allows {action or 'this'} on the vault",
-        f'Access control (IAM) of the vault: assign "{role}"{whom}; a new assignment takes up to ten minutes',
-        action=action,
+    return ServiceTrouble(
+        f"Azure answers with status {status}", "try again in a minute", retry_after=_retry_after(error) or RETRY_SECONDS
     )
 
 
-def _conflict(inner: str, what: str) -> AzureTrouble:
-    if inner == "ObjectIsDeletedButRecoverable":
-        return NameTaken(f"{what} was deleted and its name is taken until it is recovered or purged", "recover it first")
-    if inner in ("ObjectIsBeingDeleted", "ObjectIsBeingRecovered"):
-        return ObjectBusy(f"{what} is just being deleted or recovered", "try again in some seconds", retry_after=RETRY_SECONDS)
-    return ObjectConflict(f"something else holds the name of {what}", "rename one; a certificate also takes a secret's name")
+def _throttled(error: HttpResponseError) -> Throttled:
+    named = _retry_after(error)
+    return Throttled(
+        "the vault is called too often", "wait; if it stays, spread the schedules",
+        retry_after=RETRY_SECONDS if named is None else named,
+    )  # fmt: skip
 
 
 def _of_silence(error: Exception, deadline: Deadline, session: Session, what: str, *, effect: bool) -> AzureTrouble:
@@ -166,10 +123,9 @@ def _inner_code(error: HttpResponseError) -> str:
     return str(inner.get("code", "")) if isinstance(inner, dict) else ""
 
 
-def _retry_after(error: HttpResponseError) -> float:
-    headers = getattr(error.response, "headers", None) or {}
-    text = str(headers.get("Retry-After", ""))
-    return float(text) if text.isdecimal() else RETRY_SECONDS
+def _retry_after(error: HttpResponseError) -> float | None:
+    """Seconds until the vault wants to be asked again, where it says so (docs: Key Vault throttling guidance)."""
+    return seconds_named(getattr(error.response, "headers", None) or {}, datetime.now(UTC))
 
 
 def _unknown(what: str) -> OutcomeUnknown:

@@ -99,7 +99,7 @@ def memory(world: World) -> Base:
 
 
 def held_off(pair: Pair, rule: Rule) -> Reason | None:
-    """Why a pair is not to be touched at all."""
+    """Why a pair is not to be touched at all. What the rule itself set there may have expired: its next value is to end that."""
     ours, theirs = pair.ours, pair.theirs
     if theirs is not None and rule.owned_by_other(theirs.owner):
         return Reason.OWNED_BY_OTHER
@@ -107,7 +107,7 @@ def held_off(pair: Pair, rule: Rule) -> Reason | None:
         return Reason.CERTIFICATE_BACKED
     if pair.lives_there and theirs is not None and not theirs.enabled:
         return Reason.DISABLED_THERE
-    if pair.lives_there and theirs is not None and theirs.expired:
+    if pair.lives_there and theirs is not None and theirs.expired and not (theirs.owner == rule.id and rule.writes_there):
         return Reason.EXPIRED_THERE
     if pair.lives_here and ours is not None and not ours.active:
         return Reason.INACTIVE_HERE

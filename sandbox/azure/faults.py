@@ -9,6 +9,14 @@ from typing import Any
 from sandbox.azure.tokens import ID_TOKEN_CHANGES
 
 LONGEST_DELAY = 60.0
+ACTIONS = ("getSecret", "setSecret", "readMetadata", "update", "delete", "recover", "purge")
+"""What is done to secrets, by the last words of the data actions that allow it."""
+WAYS = (
+    "network", "rbac", "access_policy", "obo", "governance", "protected", "throttled", "unavailable", "busy", "lost", "unheard",
+    "agreed",
+)  # fmt: skip
+"""Ways an action fails: who refuses it (`sandbox.azure.vault_refusals`); `lost`: done, and the answer does not arrive;
+`unheard`: not done, and no answer comes either; `agreed`: answered as done, and not begun yet."""
 
 
 class FaultMistake(ValueError):
@@ -23,7 +31,9 @@ class Faults:
 
     Those that begin with `vault_` hit Key Vault only: `vault_forbidden` (roles not in effect), `vault_closed` (no public access)
     and `vault_firewalled` (address not allowed) name vaults; `vault_replies_lost` counts writes that are done but not answered;
-    `vault_settle_seconds` is how long a deletion or recovery takes to finish.
+    `vault_settle_seconds` is how long a deletion or recovery takes to finish. `vault_demands_obo`, `vault_demands_expiry` and
+    `vault_demands_content_type` name vaults (the last two by Azure Policy). `vault_fails` says what becomes of an action until it
+    is changed: an object of actions (`ACTIONS`) to one of `WAYS`. With `retry_after_as_date` a throttled caller is told a date.
     """
 
     consent_missing: tuple[str, ...] = ()
@@ -47,6 +57,11 @@ class Faults:
     vault_forbidden: tuple[str, ...] = ()
     vault_closed: tuple[str, ...] = ()
     vault_firewalled: tuple[str, ...] = ()
+    vault_demands_obo: tuple[str, ...] = ()
+    vault_demands_expiry: tuple[str, ...] = ()
+    vault_demands_content_type: tuple[str, ...] = ()
+    vault_fails: Mapping[str, str] = field(default_factory=dict)
+    retry_after_as_date: bool = False
 
     def lacks_consent(self, resource: str) -> bool:
         return "*" in self.consent_missing or resource in self.consent_missing
@@ -69,6 +84,8 @@ def _value(name: str, present: Any, value: Any) -> Any:
         return _names(name, value)
     if name == "id_token_changes":
         return _changes(value)
+    if name == "vault_fails":
+        return _ways(value)
     if isinstance(present, bool):
         if not isinstance(value, bool):
             raise FaultMistake(f"{name}: must be true or false")
@@ -94,4 +111,10 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
 def _changes(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict) or set(value) - set(ID_TOKEN_CHANGES):
         raise FaultMistake(f"id_token_changes: must be an object with any of {', '.join(ID_TOKEN_CHANGES)}")
+    return value
+
+
+def _ways(value: Any) -> Mapping[str, str]:
+    if not isinstance(value, dict) or set(value) - set(ACTIONS) or set(value.values()) - set(WAYS):
+        raise FaultMistake(f"vault_fails: must be an object of {', '.join(ACTIONS)} to one of {', '.join(WAYS)}")
     return value

@@ -15,6 +15,7 @@ from sandbox.azure import (
     vault_api,
     vault_certificates,
     vault_keys,
+    vault_refusals,
     vault_secrets,
 )
 from sandbox.azure.aadsts import Aadsts
@@ -49,9 +50,9 @@ def answer(world: World, request: Request) -> Answer:
 def _at_a_vault(world: World, request: Request) -> Answer:
     """Key Vault refuses in its own words. Clients write a slash where they leave the version out."""
     if world.count_down("throttled") or world.count_down("vault_throttled"):
-        raise vault_api.throttled(world)
+        raise vault_refusals.throttled(world)
     if world.count_down("unavailable") or world.count_down("vault_unavailable"):
-        raise vault_api.VaultRefusal(503, "ServiceUnavailable", "The service is temporarily unavailable.")
+        raise vault_refusals.unavailable()
     return _routed(VAULT_ROUTES, world, replace(request, path=request.path.rstrip("/").replace("//", "/")))
 
 

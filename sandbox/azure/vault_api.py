@@ -8,33 +8,23 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
+from sandbox.azure import vault_refusals
 from sandbox.azure.bearer import SKEW_SECONDS
 from sandbox.azure.directory import KEY_VAULT
 from sandbox.azure.tokens import BadToken
+from sandbox.azure.vault_refusals import VaultRefusal as VaultRefusal
+from sandbox.azure.vault_refusals import bad_parameter as bad_parameter
 from sandbox.azure.vaults import Item, Vault, Version, Write, new_version_id
-from sandbox.azure.web import LOST, Answer, Refusal, Request, json_answer
+from sandbox.azure.web import LOST, Answer, Request, json_answer
 from sandbox.azure.world import World
 
 PAGE = 25
+_SECRETS = ("/secrets", "/deletedsecrets")
 MOST_TAGS, LONGEST_TAG = 15, 256
 RECOVERABLE_DAYS = 90
 NAME = re.compile(r"[0-9a-zA-Z-]{1,127}")
 ONE = {"secrets": "secret", "keys": "key", "certificates": "certificate"}
 CODES = {"secrets": "SecretNotFound", "keys": "KeyNotFound", "certificates": "CertificateNotFound"}
-
-
-class VaultRefusal(Refusal):
-    """A refusal in Key Vault's shape; `inner` is the code clients look at."""
-
-    def __init__(self, status: int, code: str, message: str, inner: str = "", headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message, self.inner, self.headers = status, code, message, inner, headers or {}
-
-    def answer(self) -> Answer:
-        error: dict[str, Any] = {"code": self.code, "message": self.message}
-        if self.inner:
-            error["innererror"] = {"code": self.inner}
-        return json_answer({"error": error}, self.status, self.headers)
 
 
 @dataclass(frozen=True)
@@ -45,6 +35,19 @@ class Call:
     vault: Vault
     claims: Mapping[str, Any]
     request: Request
+    action: str
+
+    @property
+    def told(self) -> str:
+        """The way this action shall fail (`sandbox.azure.faults.WAYS`), or nothing."""
+        last = [word for word in self.action.split("/") if word != "action"][-1]
+        return self.world.faults.vault_fails.get(last, "") if self.request.path.startswith(_SECRETS) else ""
+
+    @property
+    def caller(self) -> str:
+        """Who asks, in the words of refusals."""
+        claims = self.claims
+        return f"appid={claims.get('appid')};oid={claims.get('oid')};iss={claims.get('iss')}"
 
     @property
     def base(self) -> str:
@@ -65,16 +68,17 @@ def vault_name(world: World, request: Request) -> str | None:
 
 
 def admitted(world: World, request: Request, action: str) -> Call:
-    """Check in Key Vault's order: the token, the network, the role. Raises `VaultRefusal`."""
+    """Check in Key Vault's order: the token, the network, the access. Raises `VaultRefusal`."""
     vault = world.vaults.named(vault_name(world, request) or "")
     if vault is None:
         raise VaultRefusal(404, "VaultNotFound", "There is no vault at this address; in Azure its name would not resolve.")
     claims = _claims(world, request)
     if "api-version" not in request.query:
         raise bad_parameter("The api-version query parameter must be provided.")
-    call = Call(world, vault, claims, request)
-    _refuse_by_network(call)
-    _refuse_by_role(call, action)
+    call = Call(world, vault, claims, request, action)
+    vault_refusals.by_network(call)
+    vault_refusals.by_access(call)
+    vault_refusals.by_told_fault(call)
     return call
 
 
@@ -96,11 +100,8 @@ def found(call: Call, kind: str, *, deleted: bool = False) -> Item:
 def refuse_settling(call: Call, kind: str, name: str, *, reading: bool = False) -> None:
     """A change of what is just being deleted or recovered is 409; a read does not find it."""
     item = call.vault.items.get((kind, name.lower()))
-    if item is None or reading or item.settles_at <= call.world.now():
-        return
-    ending, code = ("deleted", "Deleted") if item.deleted_at is not None else ("recovered", "Recovered")
-    message = f"{ONE[kind].capitalize()} {name} is currently being {ending}; retry later."
-    raise VaultRefusal(409, "Conflict", message, f"ObjectIsBeing{code}")
+    if item is not None and not reading and item.settles_at > call.world.now():
+        raise vault_refusals.being("deleted" if item.deleted_at is not None else "recovered", ONE[kind])
 
 
 def found_version(call: Call, kind: str) -> tuple[Item, Version]:
@@ -162,7 +163,7 @@ def write(call: Call, action: str, kind: str, name: str, version: Version) -> No
 
 def written(call: Call, shown: Mapping[str, Any] | None, status: int = 200) -> Answer:
     """The answer to a change, unless it is to be lost on the way."""
-    if call.world.count_down("vault_replies_lost"):
+    if call.told == "lost" or call.world.count_down("vault_replies_lost"):
         return Answer(LOST)
     return json_answer(shown, status) if shown is not None else Answer(status)
 
@@ -193,15 +194,6 @@ def page(call: Call, rows: list[dict[str, Any]]) -> Answer:
     return json_answer({"value": rows[start : start + size], "nextLink": following})
 
 
-def bad_parameter(message: str) -> VaultRefusal:
-    return VaultRefusal(400, "BadParameter", message)
-
-
-def throttled(world: World) -> VaultRefusal:
-    message = "Request was not processed because too many requests were received. Reason: VaultRequestTypeLimitReached"
-    return VaultRefusal(429, "Throttled", message, headers={"Retry-After": str(world.faults.retry_after_seconds)})
-
-
 def _claims(world: World, request: Request) -> Mapping[str, Any]:
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer" or not token:
@@ -221,40 +213,6 @@ def _challenge(world: World, message: str) -> VaultRefusal:
     authority = f"{world.base_url}/{world.directory.tenant_id}"
     header = f'Bearer authorization="{authority}", resource="{world.vault_resource}"'
     return VaultRefusal(401, "Unauthorized", message, headers={"WWW-Authenticate": header})
-
-
-def _refuse_by_network(call: Call) -> None:
-    faults, vault = call.world.faults, call.vault
-    where = f"{_caller(call)}\r\nVault: {vault.name};location={vault.location}"
-    if vault.name in faults.vault_closed:
-        message = "Public network access is disabled and request is not from a trusted service nor via an approved private link."
-        raise VaultRefusal(403, "Forbidden", f"{message}\r\n{where}", "ForbiddenByConnection")
-    if vault.name in faults.vault_firewalled:
-        message = "Client address is not authorized and caller is not a trusted service."
-        raise VaultRefusal(
-            403, "Forbidden", f"{message}\r\nClient address: {call.request.peer}\r\n{where}", "ForbiddenByFirewall"
-        )
-
-
-def _refuse_by_role(call: Call, action: str) -> None:
-    oid, vault = str(call.claims.get("oid", "")), call.vault
-    if vault.name not in call.world.faults.vault_forbidden and call.world.access.allows_data(oid, vault, action):
-        return
-    raise VaultRefusal(
-        403,
-        "Forbidden",
-        "Caller is not authorized to perform action on resource.\r\n"
-        "If role assignments, deny assignments or role definitions were changed recently, please observe propagation time.\r\n"
-        f"{_caller(call)}\r\nAction: 'Microsoft.KeyVault/vaults/{action}'\r\n"
-        f"Resource: '{vault.resource_id.lower()}{call.request.path}'\r\nAssignment: (not found)\r\nDenyAssignmentId: null\r\n"
-        f"DecisionReason: null \r\nVault: {vault.name};location={vault.location}\r\n",
-        "ForbiddenByRbac",
-    )
-
-
-def _caller(call: Call) -> str:
-    claims = call.claims
-    return f"Caller: appid={claims.get('appid')};oid={claims.get('oid')};iss={claims.get('iss')}"
 
 
 def _caller_name(world: World, oid: str) -> str:

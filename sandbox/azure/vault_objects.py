@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from sandbox.azure import vault_refusals
 from sandbox.azure.vault_api import (
     Call,
     VaultRefusal,
@@ -19,7 +20,7 @@ from sandbox.azure.vault_api import (
     write,
     written,
 )
-from sandbox.azure.vaults import Item, Vault, Version
+from sandbox.azure.vaults import Item, Version
 from sandbox.azure.web import Answer, Handler, Request, Route, json_answer
 from sandbox.azure.world import World
 
@@ -75,13 +76,16 @@ def routes(kind: str, actions: Actions, bundle: Bundle) -> tuple[Route, ...]:
         item, version = found_version(call, kind)
         _refuse_managed(version)
         after = changed(call, version, call.body())
+        if kind == "secrets":
+            vault_refusals.by_azure_policy(call, after)
         write(call, "update", kind, item.name, after)
         return written(call, bundle(call, item, after))
 
     def delete(call: Call) -> Answer:
         item = found(call, kind)
         _refuse_managed(item.latest)
-        _each(call, "delete", item)
+        if call.told != "agreed":
+            _each(call, "delete", item)
         return written(call, {**bundle(call, item, item.latest), **deletion_of(call, item)})
 
     def deleted_list(call: Call) -> Answer:
@@ -94,13 +98,16 @@ def routes(kind: str, actions: Actions, bundle: Bundle) -> tuple[Route, ...]:
 
     def recover(call: Call) -> Answer:
         item = found(call, kind, deleted=True)
-        _each(call, "recover", item)
+        if call.told != "agreed":
+            _each(call, "recover", item)
         return written(call, bundle(call, item, item.latest))
 
     def purge(call: Call) -> Answer:
         item = found(call, kind, deleted=True)
-        _refuse_protected(call.vault)
-        _each(call, "purge", item)
+        if call.vault.purge_protection:
+            raise vault_refusals.protected(call)
+        if call.told != "agreed":
+            _each(call, "purge", item)
         return written(call, None, 204)
 
     return (
@@ -133,14 +140,3 @@ def _settled(call: Call, items: list[Item]) -> list[Item]:
 def _refuse_managed(version: Version) -> None:
     if version.managed:
         raise VaultRefusal(403, "Forbidden", "Operation is not allowed on an object whose lifetime is managed by Key Vault.")
-
-
-def _refuse_protected(vault: Vault) -> None:
-    if vault.purge_protection:
-        raise VaultRefusal(
-            403,
-            "Forbidden",
-            'Operation "purge" is not allowed because purge protection is enabled for this vault. Key Vault service will '
-            f"automatically purge it after the retention period has passed.\r\nVault: {vault.name};location={vault.location}",
-            "ForbiddenByPolicy",
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sandbox.azure import vault_objects
+from sandbox.azure import vault_objects, vault_refusals
 from sandbox.azure.vault_api import (
     Call,
     VaultRefusal,
@@ -34,6 +34,7 @@ def put(world: World, request: Request) -> Answer:
         if item.versions and item.latest.managed:
             raise VaultRefusal(409, "Conflict", f"Secret {name} belongs to a certificate of the same name.")
         version = new_version(call, body, {"value": _value(body)})
+        vault_refusals.by_azure_policy(call, version)
         write(call, "set", "secrets", item.name, version)
         return written(call, _with_value(call, item, version))
 

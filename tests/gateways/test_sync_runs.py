@@ -1091,6 +1091,26 @@ class TestTrouble:
         done = desk.run(confirm=shown)
         assert done["state"] == "succeeded" and done["numbers"]["vault_retries"] == 3 and len(desk.there()) == 6
 
+    def test_a_vault_that_wants_to_be_left_alone_for_longer_is(self, desk: SyncDesk, sandbox: Sandbox, control: Any) -> None:
+        """It is not asked again before its time, the run says why it waits, and nothing of it is lost."""
+        desk.with_rule()
+        desk.put("A", "1")
+        shown = desk.run("preview")["digest"]
+        control.post("/faults", json={"vault_throttled": 1, "retry_after_seconds": 90, "retry_after_as_date": True})
+        run = desk.ask(confirm=shown)["id"]
+        sandbox.world.seen.clear()
+        desk.work()
+        waiting = desk.look(run)
+        assert (waiting["state"], waiting["code"]) == ("running", "KEY_VAULT_THROTTLED") and "called too often" in waiting[
+            "detail"
+        ]
+        assert [one.status for one in sandbox.world.seen if "/secrets" in one.path] == [429]
+        put_off = Task.objects.get(id=SyncRun.objects.get(id=run).task).not_before - now()
+        assert 60 < put_off.total_seconds() <= 91
+        Task.objects.update(not_before=now())
+        desk.work()
+        assert (desk.look(run)["state"], desk.there()) == ("succeeded", {"A": "1"})
+
 
 class TestDrCopy:
     """The vault of the DR region is kept current by a rule; how far behind it is stands in the failover plan."""

@@ -85,6 +85,8 @@ class TestValidation:
             ({"vault_url": NPR, "auth_method": "client_secret", "tenant_id": TENANT_ID, "client_id": CLIENT_ID,
               "client_secret": "s" * 4097}, "config.client_secret"),
             ({"vault_url": 7}, "config.vault_url"),
+            ({"vault_url": NPR, "content_type": "x" * 256}, "config.content_type"),
+            *(({"vault_url": NPR, "expires_days": days}, "config.expires_days") for days in ("30", -1, 3651, True, 1.5, None)),
         ],
     )  # fmt: skip
     def test_what_cannot_work_is_refused_with_the_field(
@@ -93,6 +95,35 @@ class TestValidation:
         status, body = admin.post(f"projects/{project}/integrations", {**config_of(), "config": config})
         assert (status, body["error"].startswith(f"{field}: ")) == (400, True), body
         assert not Integration.objects.exists() and not Vault.objects.exists()
+
+    def test_a_missing_address_is_told_once_and_as_missing(self, admin: Person, project: str) -> None:
+        for config in ({}, {"vault_url": ""}, None):
+            body = admin.post(f"projects/{project}/integrations", {**config_of(), "config": config})[1]
+            assert body["error"].startswith("config.vault_url: it is missing") and body["error"].count("vault_url") == 1, body
+
+    @pytest.mark.parametrize("said", ["azure_keyvault", "azure-key-vault", "AZURE_KEY_VAULT", "key_vault", "azuredevops"])
+    def test_a_misspelt_provider_is_refused_with_the_nearest(self, admin: Person, project: str, said: str) -> None:
+        status, body = admin.post(f"projects/{project}/integrations", {**config_of(), "provider": said, "config": {}})
+        assert status == 400 and body["error"].startswith("provider: ") and "nearest" in body["error"], body
+        other = {**config_of(), "provider": "hashicorp_vault", "config": {}}
+        assert admin.post(f"projects/{project}/integrations", other)[0] == 201, "what is a client's own stays a stored object"
+
+    def test_a_client_without_words_for_an_address_gets_the_one_vault_that_is_open(self, admin: Person, project: str) -> None:
+        opening = {"origin": NPR, "project_id": project, "gateway_environment": "NPR"}
+        assert admin.post("admin/vaults/open", opening)[0] == 204
+        status, row = admin.post(f"projects/{project}/integrations", {**config_of(), "config": {"expires_days": 30}})
+        assert (status, row["config"]) == (201, {"vault_url": f"{NPR}/", "expires_days": 30}), row
+        path = f"projects/integrations/{row['id']}"
+        renamed = {"name": "renamed", "type": "key_vault", "provider": "azure_key_vault"}
+        for config in ({}, None, {"expires_days": 30}):
+            status, again = admin.put(path, {**renamed, "config": config})
+            assert (status, again["config"]) == (200, row["config"]), again
+        assert admin.put(path, renamed)[1]["config"] == row["config"]
+        assert admin.put(path, {**renamed, "config": {"vault_url": NPR}})[1]["config"] == {"vault_url": NPR}
+        second = {**opening, "origin": "https://kv-other-npr.vault.azure.net"}
+        assert admin.post("admin/vaults/open", second)[0] == 204
+        status, body = admin.post(f"projects/{project}/integrations", {**config_of(), "name": "b", "config": {}})
+        assert status == 400 and body["error"].startswith("config.vault_url: "), "a choice is a person's"
 
     def test_a_vault_needs_an_environment(self, admin: Person, project: str) -> None:
         status, body = admin.post(f"projects/{project}/integrations", {**config_of(), "environment": ""})

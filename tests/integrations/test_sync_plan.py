@@ -422,11 +422,20 @@ class TestWhatIsHeldOff:
     )
     def test_disabled_expired_and_certificate_secrets_are_left_with_the_reason(self, rule, mark, reason):
         sides = settled(rule, here={"A": "1"}, there={"A": "1"})
-        for name, value in mark.items():
+        for name, value in {**mark, "owner": None}.items():
             setattr(sides.vault.secrets["a"], name, value)
         sides.project.put("A", "2")
         made = sides.run(replace(rule, mode=Mode.FULL_SYNC, strategy=Strategy.MAZEVAULT_WINS))
         assert (made.proposed, reasons(made)) == ((), {"A": reason})
+
+    @pytest.mark.parametrize("rule", [PUSH, BOTH])
+    def test_what_the_rule_itself_pushed_and_has_expired_is_followed_by_the_next_value(self, rule):
+        sides = settled(rule, here={"A": "1"})
+        sides.vault.secrets["a"].expired = True
+        assert sides.run(rule).proposed == ()
+        sides.project.put("A", "2")
+        sides.run(rule)
+        assert sides.vault.living() == {"A": "2"}
 
     def test_an_archived_secret_is_left(self):
         sides = settled(BOTH, here={"A": "1"})

@@ -64,7 +64,7 @@ class SlowVault:
         self._wait()
         raise ObjectMissing("not there", "nothing")
 
-    def set(self, *_: Any, **__: Any) -> Any:
+    def put(self, *_: Any, **__: Any) -> Any:
         self._wait()
         return SimpleNamespace(version=uuid.uuid4().hex)
 

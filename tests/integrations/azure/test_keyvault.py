@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -20,9 +20,14 @@ from integrations.azure.errors import (
     AzureTrouble,
     NameTaken,
     NetworkClosed,
+    ObjectBusy,
     ObjectDisabled,
     ObjectMissing,
+    OnBehalfOfDemanded,
     OutcomeUnknown,
+    Owner,
+    PermissionMissing,
+    PolicyDenied,
     PurgeProtected,
     RoleMissing,
     ServiceTrouble,
@@ -32,6 +37,7 @@ from integrations.azure.errors import (
     ValueRefused,
 )
 from integrations.azure.keyvault import KeyVault, Marks, marks_of
+from sandbox.azure.faults import ACTIONS
 from sandbox.azure.server import Sandbox
 from tests.integrations.azure.conftest import MARKS, NPR, PRO
 
@@ -175,7 +181,11 @@ FAULTS: tuple[tuple[dict[str, Any], type[AzureTrouble], bool], ...] = (
     ({"vault_closed": [NPR]}, NetworkClosed, False),
     ({"vault_firewalled": [NPR]}, NetworkClosed, False),
     ({"vault_forbidden": [NPR]}, RoleMissing, False),
+    ({"vault_demands_obo": [NPR]}, OnBehalfOfDemanded, False),
+    ({"vault_fails": dict.fromkeys(ACTIONS, "access_policy")}, PermissionMissing, False),
     ({"vault_throttled": 5, "retry_after_seconds": 17}, Throttled, True),
+    ({"vault_throttled": 5, "retry_after_seconds": 17, "retry_after_as_date": True}, Throttled, True),
+    ({"vault_fails": dict.fromkeys(ACTIONS, "busy")}, ObjectBusy, True),
     ({"vault_unavailable": 5}, ServiceTrouble, True),
 )
 
@@ -195,7 +205,21 @@ def test_each_fault_is_one_error_after_one_attempt(
         assert caught.value.cause and caught.value.fix and caught.value.owner and caught.value.__cause__ is None
     assert len(sandbox.world.seen) == 3, "one request for each call"
     if kind is Throttled:
-        assert caught.value.retry_after == 17
+        assert caught.value.retry_after == pytest.approx(17, abs=1)
+
+
+def test_a_denial_of_azure_policy_names_what_it_demands_and_ends_with_it(open_vault: Open, control: httpx.Client) -> None:
+    vault, later = open_vault(), datetime.now(UTC) + timedelta(days=30)
+    for fault, demanded, given in (
+        ("vault_demands_expiry", "an expiry date", {"expires_at": later}),
+        ("vault_demands_content_type", "a content type", {"content_type": "text/plain"}),
+    ):
+        control.post("/faults", json={fault: [NPR]})
+        with pytest.raises(PolicyDenied, match=demanded) as caught:
+            vault.set("governed", "x", MARKS)
+        assert "config" in caught.value.fix and caught.value.owner is Owner.VAULT
+        vault.set("governed", "x", MARKS, **given)
+        control.post("/faults", json={fault: []})
 
 
 def test_disabled_protected_and_malformed_have_their_own_errors(open_vault: Open) -> None:
