@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from msgspec import structs
 
 from protocol import messages, paths
-from protocol.envelope import SUITE, Header, key_id, open_parcel, parse, seal, verify
+from protocol.channel_sessions import open_session
+from protocol.envelope import SESSION_SUITE, SUITE, Header, key_id, open_parcel, parse, seal, verify
 from protocol.vocabulary import Assignment
 
 ROUNDS = 2000
@@ -39,14 +41,24 @@ def envelope() -> dict[str, object]:
         verify(parcel, signing.public_key())
         return messages.decode(open_parcel(parcel, recipient), messages.Heartbeat)
 
+    session = open_session(header, recipient.public_key(), signing)
+    in_session = structs.replace(header, suite=SESSION_SUITE)
+    said = session.seal_request(in_session, payload)
+
+    def opened_in_session() -> object:
+        return messages.decode(session.open_request(parse(said)), messages.Heartbeat)
+
     plain = _rate(lambda: messages.decode(messages.encode(beat), messages.Heartbeat))
     sealing, opening = _rate(lambda: seal(header, payload, recipient.public_key(), signing)), _rate(opened)
     return {
         "plain_per_second": plain,
         "seal_per_second": sealing,
         "open_per_second": opening,
+        "seal_in_session_per_second": _rate(lambda: session.seal_request(in_session, payload)),
+        "open_in_session_per_second": _rate(opened_in_session),
         "payload_bytes": len(payload),
         "wire_bytes": len(wire),
+        "wire_bytes_in_session": len(said),
         "method": f"{ROUNDS} rounds each, one thread, no network",
     }
 

@@ -90,8 +90,9 @@ def _statement_of(offered: SignedCheckpoint, channel: Channel) -> Statement | No
         statement, key = statement_of(offered.text), public_key_of(offered.key)
     except ValueError:
         return None
-    known = key.public_bytes_raw() == channel.primary_key().public_bytes_raw()
-    signed = known and statement.is_cut and statement_is_signed(Signed(offered.text, offered.signature), key)
+    signed = (
+        key in channel.primary_keys() and statement.is_cut and statement_is_signed(Signed(offered.text, offered.signature), key)
+    )
     if not signed:
         log.warning("a cut of this gateway's audit chain is not signed by the Primary's channel key; nothing is removed")
     return statement if signed else None

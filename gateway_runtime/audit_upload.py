@@ -118,7 +118,7 @@ class Witness:
         if self.pending is countersigned:
             self.pending = None
 
-    def take(self, offered: SignedCheckpoint | None, primary: Ed25519PublicKey, own: Ed25519PrivateKey) -> None:
+    def take(self, offered: SignedCheckpoint | None, primary: tuple[Ed25519PublicKey, ...], own: Ed25519PrivateKey) -> None:
         """Look at the checkpoint of a heartbeat's answer; sign and remember it, or refuse it with an entry in the own chain."""
         if offered is None or AuditCheckpoint.objects.filter(chain=PRIMARY, text=offered.text).exists():
             return
@@ -145,13 +145,13 @@ class Witness:
         return "" if is_new_life else why
 
 
-def _statement_of(offered: SignedCheckpoint, primary: Ed25519PublicKey) -> Statement | None:
+def _statement_of(offered: SignedCheckpoint, primary: tuple[Ed25519PublicKey, ...]) -> Statement | None:
+    """What it states, if one of the Primary's keys has signed it."""
     try:
-        statement = statement_of(offered.text)
-        same_key = public_key_of(offered.key).public_bytes_raw() == primary.public_bytes_raw()
+        statement, key = statement_of(offered.text), public_key_of(offered.key)
     except ValueError:
         return None
-    return statement if same_key and statement_is_signed(Signed(offered.text, offered.signature), primary) else None
+    return statement if key in primary and statement_is_signed(Signed(offered.text, offered.signature), key) else None
 
 
 def _seen(statement: Statement) -> list[Statement]:

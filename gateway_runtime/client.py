@@ -20,6 +20,7 @@ import httpx
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec import structs
 
 from common import outside
 from common.process_locks import ProcessLock, Rank
@@ -29,9 +30,11 @@ from gateway_runtime.identity import Identity, Keys, key_password
 from gateway_runtime.state import Sequences
 from protocol import paths
 from protocol.certificates import verify_chain, x5t_s256
+from protocol.channel_sessions import IN_SESSION, ChannelSession, open_session
 from protocol.envelope import (
     CONTENT_TYPE,
     MAX_WIRE_BYTES,
+    SESSION_SUITE,
     SUITE,
     EnvelopeRefusal,
     EnvelopeRefused,
@@ -61,6 +64,8 @@ URGENT_CONNECT_SECONDS = 3.0
 KEEPALIVE_SECONDS = 120.0
 """Longer than a heartbeat interval: what is urgent finds its connection warm. The Primary keeps it a little longer."""
 URGENT = frozenset({paths.LEASE_RENEW, paths.LEASE_RELEASE, paths.HEARTBEAT, paths.FENCE_ACKNOWLEDGE, paths.DRAIN_REPORT})
+UNSESSIONED_SECONDS = 3600.0
+"""For so long each message is signed by itself after one in a session was refused: the Primary may be of an earlier version."""
 LATENCIES_KEPT = 100
 HIGHEST_SKIP = 2**61
 """A refusal is not signed. Whoever makes a gateway use up its message numbers silences it; beyond this all its life has room."""
@@ -233,6 +238,8 @@ class Channel:
         self._doubted_at = -math.inf
         self._http: Clients | None = None
         self._http_roots = ""
+        self._session: ChannelSession | None = None
+        self._no_session_until = -math.inf
         self.epoch = 0
         self.latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
 
@@ -248,6 +255,8 @@ class Channel:
                 self._skip(refused)
             elif refused.code == "RECIPIENT_UNKNOWN":
                 self.forget_trust()
+            elif refused.code == "ENVELOPE_REFUSED" and self._gives_up_sessions(path, time.monotonic()):
+                log.warning("the Primary refuses a message in a session; each one is signed by itself for a while")
             else:
                 raise
         except SignerUnknown:
@@ -255,6 +264,27 @@ class Channel:
                 raise
             self.forget_trust()
         return self._call_watched(path, message, answer_kind, timeout)
+
+    def _gives_up_sessions(self, path: str, now: float) -> bool:
+        """Whether the message that was refused on this path was in a session and the next one will not be."""
+        with self._lock:
+            if path not in IN_SESSION or self._session is None:
+                return False
+            self._session, self._no_session_until = None, now + UNSESSIONED_SECONDS
+            return True
+
+    def _session_for(self, header: Header, recipient: RecipientKey) -> ChannelSession | None:
+        """The session to say a message with this header in; None where it is to be signed by itself."""
+        if header.path not in IN_SESSION:
+            return None
+        with self._lock:
+            if time.monotonic() < self._no_session_until:
+                return None
+            session = self._session
+            if session is None or session.facts.recipient != recipient.kid or not session.is_good_at(header.issued_at):
+                session = open_session(header, decode_encryption_key(recipient.public_key), self._keys.signing)
+                self._session = session
+            return session
 
     def forget_trust(self) -> None:
         """Fetch the Primary's keys anew before the next call."""
@@ -266,11 +296,12 @@ class Channel:
         trust = self._trust
         return (trust.roots, trust.revision) if trust else ("", None)
 
-    def primary_key(self) -> Ed25519PublicKey:
-        """The Primary's signing key as the pin vouches for it. Raises `PrimaryUnreachable` before the first answer."""
+    def primary_keys(self) -> tuple[Ed25519PublicKey, ...]:
+        """The Primary's signing keys as the pin vouches for them: that of now first, then the announced one, with which it may
+        have begun to sign meanwhile. Raises `PrimaryUnreachable` before the first answer."""
         if self._trust is None:
             raise PrimaryUnreachable("the Primary has not shown its keys yet")
-        return self._trust.signing_keys[0]
+        return self._trust.signing_keys
 
     def close(self) -> None:
         with self._lock:
@@ -335,7 +366,12 @@ class Channel:
         trust, http, url = self._connected(path)
         recipient = trust.recipients[0]
         header = self._header(path, recipient.kid)
-        wire = seal(header, encode(message), decode_encryption_key(recipient.public_key), self._keys.signing)
+        session = self._session_for(header, recipient)
+        if session:
+            header = structs.replace(header, suite=SESSION_SUITE)
+            wire = session.seal_request(header, encode(message))
+        else:
+            wire = seal(header, encode(message), decode_encryption_key(recipient.public_key), self._keys.signing)
         began, connect = time.monotonic(), URGENT_CONNECT_SECONDS if path in URGENT else CONNECT_SECONDS
         try:
             answer = http.post(
@@ -347,7 +383,7 @@ class Channel:
             raise PrimaryUnreachable(f"{url}: {type(error).__name__} {error}".strip()) from error
         if answer.status_code != 200 or answer.headers.get("content-type") != CONTENT_TYPE:
             raise _refusal_of(answer)
-        payload = self._opened(answer.content, header, wire, trust)
+        payload = self._opened(answer.content, header, wire, trust, session)
         if path != paths.DIRECTIVE:
             self.latencies.append(time.monotonic() - began)
         try:
@@ -374,12 +410,12 @@ class Channel:
             issued_at=int(time.time()),
         )
 
-    def _opened(self, wire: bytes, request: Header, request_wire: bytes, trust: Trust) -> bytes:
+    def _opened(self, wire: bytes, request: Header, request_wire: bytes, trust: Trust, session: ChannelSession | None) -> bytes:
         if len(wire) > MAX_WIRE_BYTES:
             raise AnswerNotTrusted("the answer is longer than any sealed message")
         try:
             parcel = parse(wire)
-            signer = _signer_of(parcel, trust)
+            signer = None if session else _signer_of(parcel, trust)
             check_binding(
                 parcel.header,
                 Expectation(
@@ -396,11 +432,11 @@ class Channel:
                     now=int(time.time()),
                 ),
             )
-            payload = open_parcel(parcel, self._keys.encryption)
+            payload = session.open_answer(parcel) if session else open_parcel(parcel, self._keys.encryption)
         except EnvelopeRefused as error:
             kind = SignerUnknown if error.reason is EnvelopeRefusal.BAD_SIGNATURE else AnswerNotTrusted
             raise kind(f"the answer of the Primary is not trusted ({error.reason.value})") from error
-        if signer is not trust.signing_keys[0]:
+        if signer is not None and signer is not trust.signing_keys[0]:
             self._note_signer(trust, signer)
         return payload
 

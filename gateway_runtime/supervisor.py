@@ -234,7 +234,7 @@ class Supervisor:
         self._go_beyond(directive.writes_seen)
         self._obey(directive)
         self.witness.said(report.countersigned)
-        self.witness.take(directive.checkpoint, self.channel.primary_key(), self.known_identity().keys.signing)
+        self.witness.take(directive.checkpoint, self.channel.primary_keys(), self.known_identity().keys.signing)
         return pacing.jittered(directive.next_heartbeat_seconds, 0.05, self._random)
 
     def directive_step(self) -> float:

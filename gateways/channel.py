@@ -17,6 +17,7 @@ from inspect import iscoroutinefunction
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from common.errors import (
     AuthenticationInvalid,
@@ -31,8 +32,10 @@ from gateways import instances, quarantine
 from gateways.desks import Desk
 from gateways.instances import Seat
 from gateways.models import Gateway, GatewayCertificate
+from protocol.channel_sessions import IN_SESSION, ChannelSession, KnownSessions, accept_session, check_session
 from protocol.envelope import (
     MAX_WIRE_BYTES,
+    SESSION_SUITE,
     SUITE,
     EnvelopeRefused,
     Expectation,
@@ -72,7 +75,8 @@ class Question:
 
 @dataclass(frozen=True)
 class Call:
-    """One authenticated message of a gateway. `seat` says whether the instance that sent it is the one that counts."""
+    """One authenticated message of a gateway. `seat` says whether the instance that sent it is the one that counts, `session`
+    the session it was said in, None for one that is signed by itself."""
 
     gateway: Gateway
     certificate: GatewayCertificate
@@ -81,6 +85,11 @@ class Call:
     now: datetime
     seat: Seat
     desk: Desk
+    session: ChannelSession | None = None
+
+
+sessions = KnownSessions()
+"""What was accepted in this process."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +115,9 @@ class Door:
         epoch = getattr(answer, "epoch", 0)
         key = await desk.signing_key()
         return await _long_apart(
-            desk, payload, lambda: sealed_answer(answer, call.header, call.gateway, question.body, key, desk.now(), epoch)
-        )
+            desk, payload,
+            lambda: sealed_answer(answer, call.header, call.gateway, question.body, key, desk.now(), epoch, call.session),
+        )  # fmt: skip
 
     async def _handled(self, call: Call, payload: bytes) -> Message:
         if iscoroutinefunction(self.handle):
@@ -151,13 +161,17 @@ async def open_registration(desk: Desk, question: Question) -> tuple[Register, H
 
 
 def sealed_answer(
-    answer: Message, request_header: Header, gateway: Gateway, wire: bytes, key: Ed25519PrivateKey, now: datetime, epoch: int = 0
-) -> bytes:
-    """Seal a message to a gateway, bound to the request it answers."""
+    answer: Message, request_header: Header, gateway: Gateway, wire: bytes, key: Ed25519PrivateKey, now: datetime, epoch: int = 0,
+    session: ChannelSession | None = None,
+) -> bytes:  # fmt: skip
+    """Seal a message to a gateway, bound to the request it answers, and in the session that was said in."""
     header = answer_header(
         request_header, recipient_key=gateway.encryption_key, environment=gateway.environment_id, epoch=epoch,
-        request_hash=request_hash(wire), issued_at=int(now.timestamp()), message_id=str(uuid.uuid4()), suite=SUITE,
+        request_hash=request_hash(wire), issued_at=int(now.timestamp()), message_id=str(uuid.uuid4()),
+        suite=SESSION_SUITE if session else SUITE,
     )  # fmt: skip
+    if session:
+        return session.seal_answer(header, encode(answer))
     return seal(header, encode(answer), decode_encryption_key(gateway.encryption_key), key)
 
 
@@ -208,7 +222,9 @@ def _refuse_unfit(certificate: GatewayCertificate, now: datetime) -> None:
 async def _opened(desk: Desk, question: Question, certificate: GatewayCertificate) -> tuple[Call, bytes]:
     try:
         parcel = await _long_apart(desk, question.body, lambda: _verified(desk, question, certificate))
-        # After the signature: a forgery proves nothing about anybody.
+        session = await _session_of(desk, parcel, certificate.gateway) if parcel.is_in_session else None
+        payload = session.open_request(parcel) if session else b""
+        # After what proves who said it: a forgery proves nothing about anybody.
         row = await instances.take(desk, certificate.gateway, certificate.fingerprint, parcel.header, question.address)
         if row is None or not instances.is_as_remembered(row, certificate.gateway):
             certificate = await _fit(desk, certificate.fingerprint, fresh=True)
@@ -216,17 +232,29 @@ async def _opened(desk: Desk, question: Question, certificate: GatewayCertificat
         if row is None:
             raise AuthenticationInvalid("this client certificate is not a gateway's", code="CERTIFICATE_UNKNOWN")
         seat = await instances.seat_of(desk, certificate.gateway, parcel.header, question.address, row)
-        payload = await _payload(desk, parcel)
+        if session is None:
+            payload = await _payload(desk, parcel)
     except EnvelopeRefused as refused:
         raise _refusal(refused) from refused
-    return Call(certificate.gateway, certificate, parcel.header, question.address, desk.now(), seat, desk), payload
+    return Call(certificate.gateway, certificate, parcel.header, question.address, desk.now(), seat, desk, session), payload
 
 
 def _verified(desk: Desk, question: Question, certificate: GatewayCertificate) -> Parcel:
+    """The message, its signature checked; what is said in a session, where it may be, is proven by opening it (`_session_of`)."""
     parcel = parse(question.body)
-    verify(parcel, decode_signing_key(certificate.gateway.signing_key))
+    if not (parcel.is_in_session and question.path in IN_SESSION):
+        verify(parcel, decode_signing_key(certificate.gateway.signing_key))
     _bind_to(desk, question, parcel, certificate)
     return parcel
+
+
+async def _session_of(desk: Desk, parcel: Parcel, gateway: Gateway) -> ChannelSession:
+    """The session of a message that was bound to this gateway. Its recipient key is asked for each time: one that is destroyed
+    ends its sessions."""
+    key = await _recipient_key(desk, parcel.header.recipient)
+    session = sessions.of(parcel.session, lambda opening: accept_session(opening, decode_signing_key(gateway.signing_key), key))
+    check_session(session.facts, parcel.header, int(desk.now().timestamp()))
+    return session
 
 
 def _bind_to(desk: Desk, question: Question, parcel: Parcel, certificate: GatewayCertificate) -> None:
@@ -264,11 +292,16 @@ def _bind(
     )
 
 
-async def _payload(desk: Desk, parcel: Parcel) -> bytes:
-    key = await desk.recipient_key(parcel.header.recipient)
+async def _recipient_key(desk: Desk, kid: str) -> X25519PrivateKey:
+    key = await desk.recipient_key(kid)
     if key is None:
         raise Conflict("the message is sealed to a key this Primary no longer has; fetch the trust document again",
                        code="RECIPIENT_UNKNOWN")  # fmt: skip
+    return key
+
+
+async def _payload(desk: Desk, parcel: Parcel) -> bytes:
+    key = await _recipient_key(desk, parcel.header.recipient)
     return await _long_apart(desk, parcel.ciphertext, lambda: open_parcel(parcel, key))
 
 

@@ -32,6 +32,8 @@ VERSION = "mzv-e2ee/2"
 SUITE = "X25519/HKDF-SHA256/AES-256-GCM"
 SUITES = {SUITE: Suite(KEM.X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)}
 """The suite is named in the header, so that a post-quantum hybrid can be one more line here."""
+SESSION_SUITE = "SESSION/HKDF-SHA256/AES-256-GCM-SIV"
+"""Of a message in a session: no signature and no key exchange of its own (`protocol.channel_sessions`)."""
 WINDOW_SECONDS = 300
 """A message older or newer than this is refused; inside it the receiver's receipts find replays."""
 KEYS_REMEMBERED = 16384
@@ -96,20 +98,31 @@ class Header(Struct, frozen=True, forbid_unknown_fields=True):
     version: ShortText = VERSION
 
 
-class _Wire(Struct, frozen=True, forbid_unknown_fields=True):
+class _Wire(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A message has a signature, or belongs to a session (`protocol.channel_sessions`)."""
+
     header: str
     ciphertext: str
-    signature: str
+    signature: str = ""
+    session: str = ""
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """A parsed message. Nothing in it is trusted before `verify` and `check_binding`."""
+    """A parsed message. Nothing in it is trusted before `verify` (or its session has opened it) and `check_binding`.
+
+    `session` is the text that opened the session it belongs to; empty for one that is signed, and in answers.
+    """
 
     header: Header
     header_bytes: bytes
     ciphertext: bytes
     signature: bytes
+    session: str = ""
+
+    @property
+    def is_in_session(self) -> bool:
+        return self.header.suite == SESSION_SUITE
 
 
 @dataclass(frozen=True)
@@ -136,8 +149,13 @@ def seal(header: Header, payload: bytes, recipient: X25519PublicKey, signer: Ed2
     header_bytes = msgspec.json.encode(header)
     ciphertext = SUITES[header.suite].encrypt(payload, recipient, info=_info(header_bytes))
     signature = signer.sign(_signed(header_bytes, ciphertext))
+    return packed(header_bytes, ciphertext, signature=signature)
+
+
+def packed(header_bytes: bytes, ciphertext: bytes, *, signature: bytes = b"", session: str = "") -> bytes:
+    """The bytes that travel."""
     return msgspec.json.encode(
-        _Wire(header=_encoded(header_bytes), ciphertext=_encoded(ciphertext), signature=_encoded(signature))
+        _Wire(header=_encoded(header_bytes), ciphertext=_encoded(ciphertext), signature=_encoded(signature), session=session)
     )
 
 
@@ -152,13 +170,18 @@ def parse(wire: bytes) -> Parcel:
         ciphertext, signature = _decoded(outer.ciphertext), _decoded(outer.signature)
     except (msgspec.DecodeError, ValueError, RecursionError):
         _refuse(EnvelopeRefusal.MALFORMED)
-    if header.version != VERSION or header.suite not in SUITES:
+    if header.version != VERSION or (header.suite not in SUITES and header.suite != SESSION_SUITE):
         _refuse(EnvelopeRefusal.UNKNOWN_SUITE)
-    return Parcel(header, header_bytes, ciphertext, signature)
+    parcel = Parcel(header, header_bytes, ciphertext, signature, outer.session)
+    if signature if parcel.is_in_session else outer.session:
+        _refuse(EnvelopeRefusal.MALFORMED)
+    return parcel
 
 
 def verify(parcel: Parcel, signing_key: Ed25519PublicKey) -> None:
     """Check that the holder of this key made this header and this ciphertext. Raises `EnvelopeRefused`."""
+    if parcel.is_in_session:
+        _refuse(EnvelopeRefusal.BAD_SIGNATURE)
     try:
         signing_key.verify(parcel.signature, _signed(parcel.header_bytes, parcel.ciphertext))
     except InvalidSignature:
@@ -186,7 +209,9 @@ def check_binding(header: Header, expected: Expectation) -> None:
 
 
 def open_parcel(parcel: Parcel, recipient_key: X25519PrivateKey) -> bytes:
-    """Decrypt the payload. Raises `EnvelopeRefused`."""
+    """Decrypt the payload of a signed message. Raises `EnvelopeRefused`."""
+    if parcel.is_in_session:
+        _refuse(EnvelopeRefusal.NOT_DECRYPTED)
     try:
         return SUITES[parcel.header.suite].decrypt(parcel.ciphertext, recipient_key, info=_info(parcel.header_bytes))
     except (InvalidTag, ValueError):

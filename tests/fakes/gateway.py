@@ -31,8 +31,10 @@ from gateways.tokens import TokenWish
 from protocol import messages, paths
 from protocol.bootstrap_token import unpack
 from protocol.certificates import build_csr, x5t_s256
+from protocol.channel_sessions import ChannelSession, open_session
 from protocol.envelope import (
     CONTENT_TYPE,
+    SESSION_SUITE,
     SUITE,
     Header,
     decode_encryption_key,
@@ -285,6 +287,18 @@ class FakeGateway:
         recipient = open_recipients(document.recipients, identity.signing_key().public_key(), datetime.now(UTC))[0]
         header = structs.replace(header, recipient=header.recipient or recipient.kid)
         return seal(header, payload, decode_encryption_key(recipient.public_key), self.keys.signing)
+
+    def opened_session(self, path: str) -> ChannelSession:
+        """A session as a gateway opens one for a message to this path."""
+        document = identity.trust_document()
+        recipient = open_recipients(document.recipients, identity.signing_key().public_key(), datetime.now(UTC))[0]
+        header = structs.replace(self.header(path), recipient=recipient.kid)
+        return open_session(header, decode_encryption_key(recipient.public_key), self.keys.signing)
+
+    def in_session(self, session: ChannelSession, path: str, body: messages.Message, **header: Any) -> bytes:
+        """A message of this gateway in a session, as bytes; any field of the header can be overridden."""
+        facts = {"suite": SESSION_SUITE, "recipient": session.facts.recipient, **header}
+        return session.seal_request(structs.replace(self.header(path), **facts), messages.encode(body))
 
     def post(self, path: str, wire: bytes, peer: bytes | EllipsisType | None = ..., **headers: Any) -> Any:
         """Put these bytes on the wire under this client certificate (DER; None for none)."""

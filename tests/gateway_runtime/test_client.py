@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -39,8 +41,8 @@ from gateways import channel_keys, identity
 from gateways.models import PrimaryKeyPair
 from protocol import paths
 from protocol.bootstrap_token import unpack
-from protocol.envelope import encode_public_key, key_id, open_parcel, parse, seal
-from protocol.messages import AskDirective, Directive, LeaseAnswer, RenewLease
+from protocol.envelope import SUITE, encode_public_key, key_id, open_parcel, packed, parse, seal
+from protocol.messages import Acknowledged, AskDirective, Directive, LeaseAnswer, RenewLease, SignOfLife
 from tests.fakes.gateway import FakeGateway
 from tests.fakes.wire import Wire
 from tests.gateway_runtime.conftest import identity_of
@@ -131,6 +133,13 @@ class TestTheOneProcess:
         assert not line.wire.asked
 
 
+@pytest.fixture
+def signed(line: Line) -> None:
+    """Each message is signed by itself, as those are that may not be said in a session."""
+    line.channel._no_session_until = math.inf
+
+
+@pytest.mark.usefixtures("signed")
 class TestAnswers:
     def test_the_primarys_own_answer_is_believed(self, line: Line) -> None:
         assert line.ask().epoch == line.gateway.epoch
@@ -176,6 +185,75 @@ class TestAnswers:
         line.wire.change = lambda answer: httpx.Response(200, content=answer.content)
         with pytest.raises(PrimaryUnreachable):
             line.ask()
+
+
+class TestSessions:
+    def test_lease_heartbeat_and_directive_share_one_opening_and_nothing_else_is_in_it(self, line: Line) -> None:
+        for _ in range(2):
+            line.ask()
+            line.channel.call(paths.LEASE_RENEW, lease_wish(), LeaseAnswer, timeout=5)
+            line.channel.call(paths.SIGN_OF_LIFE, SignOfLife(number=1), Acknowledged, timeout=5)
+        sent = [parse(wire) for wire in line.wire.sent]
+        assert [one.is_in_session for one in sent] == [True, True, False] * 2
+        assert len({one.session for one in sent if one.is_in_session}) == 1
+
+    def test_an_answer_out_of_a_session_is_not_believed_in_one(self, line: Line) -> None:
+        """Whoever can sign for the Primary is the Primary; but an answer to something else must not be put in its place."""
+        line.ask()
+        line.wire.change = lambda answer: httpx.Response(
+            200, headers=answer.headers,
+            content=seal(structs.replace(parse(answer.content).header, suite=SUITE), b"{}",
+                         line.gateway.keys.encryption.public_key(), identity.signing_key()),
+        )  # fmt: skip
+        with pytest.raises(AnswerNotTrusted, match="unknown_suite"):
+            line.ask()
+
+    @pytest.mark.parametrize("part", ["header", "ciphertext"])
+    def test_a_changed_answer_is_not_believed(self, line: Line, part: str) -> None:
+        def change(answer: httpx.Response) -> httpx.Response:
+            parcel = parse(answer.content)
+            header = structs.replace(parcel.header, issued_at=parcel.header.issued_at + 1) if part == "header" else parcel.header
+            ciphertext = parcel.ciphertext if part == "header" else bytes([parcel.ciphertext[0] ^ 1]) + parcel.ciphertext[1:]
+            return httpx.Response(200, headers=answer.headers, content=packed(msgspec.json.encode(header), ciphertext))
+
+        line.wire.change = change
+        with pytest.raises(AnswerNotTrusted, match="not_decrypted"):
+            line.ask()
+
+    def test_the_next_one_is_opened_after_its_time_and_for_another_key_of_the_primary(self, line: Line) -> None:
+        line.ask()
+        session = line.channel._session
+        assert session is not None
+        line.channel._session = replace(session, facts=structs.replace(session.facts, issued_at=session.facts.issued_at - 3600))
+        line.ask()
+        assert line.channel._session is not None and line.channel._session.opening != session.opening
+        PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT).delete()
+        identity.ensure_keys()
+        channel_keys.forget()
+        line.ask()
+        assert parse(line.wire.sent[-1]).session not in ("", session.opening)
+
+    def test_where_the_primary_refuses_sessions_each_message_is_signed_by_itself(self, line: Line) -> None:
+        line.wire.change = lambda answer: (
+            httpx.Response(403, json={"error": "the sealed message was not accepted", "code": "ENVELOPE_REFUSED"})
+            if parse(line.wire.sent[-1]).is_in_session else answer
+        )  # fmt: skip
+        line.ask()
+        line.ask()
+        assert [parse(wire).is_in_session for wire in line.wire.sent] == [True, False, False]
+        line.channel._no_session_until = time.monotonic()
+        line.ask()
+        assert parse(line.wire.sent[3]).is_in_session, "an hour later it is tried again"
+
+    def test_a_refusal_of_a_signed_message_is_told(self, line: Line) -> None:
+        line.wire.change = lambda answer: httpx.Response(403, json={"error": "no", "code": "ENVELOPE_REFUSED"})
+        with pytest.raises(PrimaryRefused):
+            line.ask()
+        assert len(line.wire.sent) == 2, "once in a session and once signed"
+
+
+def lease_wish() -> RenewLease:
+    return RenewLease(epoch=1, sent_at=datetime.now(UTC).isoformat())
 
 
 def other_primary() -> dict[str, str]:
@@ -289,6 +367,7 @@ def end_signing_key(left: timedelta) -> None:
     PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING).update(not_after=now() + left)
 
 
+@pytest.mark.usefixtures("signed")
 class TestSigningKey:
     def test_a_change_of_the_signing_key_that_nobody_announced_costs_one_look(self, line: Line) -> None:
         line.ask()
@@ -303,12 +382,14 @@ class TestSigningKey:
         end_signing_key(timedelta(days=170))
         identity.ensure_keys()
         line.ask()
-        before = encode_public_key(line.channel.primary_key())
+        before = encode_public_key(line.channel.primary_keys()[0])
         with transaction.atomic():
             identity._promote(now(), "system", "its time has come")
         channel_keys.forget()
         line.ask()
-        assert encode_public_key(line.channel.primary_key()) == encode_public_key(identity.signing_key().public_key()) != before
+        assert (
+            encode_public_key(line.channel.primary_keys()[0]) == encode_public_key(identity.signing_key().public_key()) != before
+        )
         line.ask()
         assert line.wire.fetched_trust() == 1
 

@@ -285,7 +285,7 @@ class TestWitness:
 
     def take(self, witness: Witness, offered: messages.SignedCheckpoint) -> messages.Countersigned | None:
         witness.pending = None
-        witness.take(offered, self.KEY.public_key(), self.OWN)
+        witness.take(offered, (self.KEY.public_key(),), self.OWN)
         return witness.pending
 
     def test_it_signs_what_follows_and_remembers_it(self, db: None) -> None:
@@ -332,7 +332,7 @@ class TestWitness:
 
     def test_a_checkpoint_signed_by_somebody_else_is_ignored(self, db: None) -> None:
         witness = Witness()
-        witness.take(self.offer(5, "aa"), Ed25519PrivateKey.generate().public_key(), self.OWN)
+        witness.take(self.offer(5, "aa"), (Ed25519PrivateKey.generate().public_key(),), self.OWN)
         assert witness.pending is None and not AuditCheckpoint.objects.exists()
 
 

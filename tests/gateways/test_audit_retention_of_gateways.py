@@ -28,8 +28,8 @@ LATER = timedelta(days=200)
 class Channel(LoopbackChannel):
     key: Ed25519PublicKey | None = None
 
-    def primary_key(self) -> Ed25519PublicKey:
-        return self.key or identity.signing_key().public_key()
+    def primary_keys(self) -> tuple[Ed25519PublicKey, ...]:
+        return (self.key or identity.signing_key().public_key(),)
 
 
 @pytest.fixture

@@ -19,13 +19,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from msgspec import structs
 
 from cli.simulation.real.http import request
 from protocol import messages, paths
 from protocol.bootstrap_token import unpack
 from protocol.certificates import build_csr, x5t_s256
+from protocol.channel_sessions import IN_SESSION, ChannelSession, open_session
 from protocol.envelope import (
     CONTENT_TYPE,
+    SESSION_SUITE,
     SUITE,
     Header,
     decode_encryption_key,
@@ -50,6 +53,7 @@ class Speaker:
         self._generation, self._instance = str(uuid.uuid4()), str(uuid.uuid4())
         self.skew = 0.0
         self._numbers = itertools.count(1)
+        self._session: ChannelSession | None = None
         self.id = self._certificate = self._thumbprint = ""
         self.der = b""
 
@@ -105,7 +109,10 @@ class Speaker:
         return self._post(paths.DIRECTIVE, messages.AskDirective(after=after, wait=wait))
 
     def opened(self, answer: bytes, kind: type[messages.Message]) -> Any:
-        return messages.decode(open_parcel(parse(answer), self._encryption), kind)
+        parcel = parse(answer)
+        if parcel.is_in_session and self._session is not None:
+            return messages.decode(self._session.open_answer(parcel), kind)
+        return messages.decode(open_parcel(parcel, self._encryption), kind)
 
     def _wall(self) -> datetime:
         return datetime.now(UTC) + timedelta(seconds=self.skew)
@@ -124,4 +131,8 @@ class Speaker:
             "instance": self._instance,
         }  # fmt: skip
         header = Header(**{name: facts[name] for name in Header.__struct_fields__ if name in facts})
+        if path in IN_SESSION:
+            if self._session is None or not self._session.is_good_at(header.issued_at):
+                self._session = open_session(header, self._recipient, self._signing)
+            return self._session.seal_request(structs.replace(header, suite=SESSION_SUITE), messages.encode(body))
         return seal(header, messages.encode(body), self._recipient, self._signing)
