@@ -56,13 +56,13 @@ def down() -> None:
 
 @app.command()
 def status(output: Annotated[str, typer.Option("--output", "-o", help="text or json")] = "text") -> None:
-    """Show the fleet. Exit status: 0 healthy, 1 error, 2 degraded or DR active."""
+    """Show the fleet. Exit status: 0 healthy, 1 error, 2 degraded, DR active or nobody who may act."""
     if output not in ("text", "json"):
         _fail("--output must be text or json")
     layout = _layout()
     found = read_run_file(layout)
     if found is None:
-        _say_status(Overview(1, "nothing runs; start it with: ./mazevault up", [], {}), output)
+        _say_status(Overview(1, "nothing runs; start it with: ./mazevault up"), output)
     else:
         _say_status(overview(found), output)
 

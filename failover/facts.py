@@ -112,6 +112,7 @@ def _side(gateway: Gateway, answered: Mapping[uuid.UUID, bool]) -> SideFacts:
         key_vault=vault["ok"] if vault else None,
         copy_age=report.get("replica_age_seconds") if report.get("replica_complete") else None,
         cold=gateway.standby_mode == StandbyMode.COLD,
+        stopped=seen.stopped,
         answers=answered.get(gateway.id),
     )
 

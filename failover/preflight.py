@@ -62,6 +62,8 @@ class SideFacts:
     """An administrator told it to take nothing new; it would be active and serve no writes and no tasks."""
     copy_age: float | None = None
     """How old its copy of the environment's secrets was at its last heartbeat; None when it was not complete then."""
+    stopped: bool = False
+    """Whether it said goodbye and was not started since."""
     answers: bool | None = None
     """Whether it gave a sign of life when it was asked a moment ago; None when nobody asked."""
 
@@ -180,6 +182,7 @@ def as_rows(checks: Iterable[Check]) -> list[dict[str, object]]:
 
 def _target_basics(target: SideFacts, fresh: float, start: str) -> list[Check]:
     heard = f"its last heartbeat is {target.age:.0f} s old" if target.age is not None else "it was never heard from"
+    heard = f"it was stopped in order and not started since; {heard}" if target.stopped else heard
     days = target.certificate_days
     return [
         Check("target_enrolled", Level.HARD, True, f"{target.name} is enrolled"),
@@ -187,7 +190,7 @@ def _target_basics(target: SideFacts, fresh: float, start: str) -> list[Check]:
               f"{target.name} is {_kept_from_serving(target)}",
               "look into the cause, then release it (POST gateways/{id}/release), end its drain (POST gateways/{id}/drain with "
               '{"draining": false}) or enrol another gateway'),
-        Check("target_heartbeat", Level.HARD, target.age is not None and target.age < fresh,
+        Check("target_heartbeat", Level.HARD, target.age is not None and target.age < fresh and not target.stopped,
               f"{target.name}: {heard}; it must be younger than {fresh:g} s", start),
         Check("target_certificate", Level.HARD, days is not None and days > CERTIFICATE_DAYS,
               f"the certificate of {target.name} lives {days or 0:.1f} more days",

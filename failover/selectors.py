@@ -17,7 +17,8 @@ from failover.models import EnvironmentState, Operation, Plan, Transition
 from failover.standing import StandingFacts, standing_of
 from failover.transitions import state_of
 from failover.waits import drain_deadline, silent_from
-from gateways import lease_blocks
+from gateways import instances, lease_blocks
+from gateways.acting import ActingFacts, watched_from
 from gateways.models import Gateway, LossManifest, Route, SignOfLife
 from protocol.vocabulary import Role
 
@@ -65,8 +66,8 @@ def _routes() -> QuerySet[Any]:
     living = Gateway.objects.filter(environment=OuterRef("environment"), role=OuterRef("standby_role"), decommissioned_at=None)
     lost = LossManifest.objects.filter(environment=OuterRef("environment"), closed_at=None)
     return (
-        Route.objects.select_related("active_gateway", "environment")
-        .annotate(standby_role=role)
+        Route.objects.select_related("active_gateway__status", "environment")
+        .annotate(standby_role=role, **instances.life_of_active())
         .annotate(
             standby=Subquery(living.values("name")[:1]),
             loses=Exists(lost),
@@ -214,17 +215,11 @@ def _standing(
     route: Any, state: EnvironmentState, operation: Operation | None, shown: dict[str, Any] | None
 ) -> dict[str, Any]:  # fmt: skip
     """Whether anybody may act now, and the sentence about it."""
-    moment, active = route.seen_at, route.active_gateway
     found = standing_of(
         StandingFacts(
             environment=route.environment_id,
             state=State(state.state),
-            now=moment,
-            active=active.name if active else None,
-            on_dr=bool(active and active.role == Role.DR_STANDBY),
-            lease_until=route.lease_until,
-            blocked_until=lease_blocks.shown_until(route.lease_blocked_until, moment),
-            switched_at=route.switched_at,
+            acting=_acting(route) if route.active_gateway else None,
             hold_reason=state.hold_reason,
             under_way=operation.kind if operation else "",
             waits_for=shown["waits_for"] or "" if shown else "",
@@ -232,3 +227,13 @@ def _standing(
     )
     return {"may_act": found.may_act, "lease_ended_seconds": found.lease_ended_seconds, "headline": found.headline,
             "next": found.next_step}  # fmt: skip
+
+
+def _acting(route: Any) -> ActingFacts:
+    moment, active, status = route.seen_at, route.active_gateway, getattr(route.active_gateway, "status", None)
+    return ActingFacts(
+        environment=route.environment_id, now=moment, active=active.name, on_dr=active.role == Role.DR_STANDBY,
+        lease_until=route.lease_until, blocked_until=lease_blocks.shown_until(route.lease_blocked_until, moment),
+        switched_at=route.switched_at, stopped_at=route.stopped_at, started_at=route.started_at, waits_until=route.waits_until,
+        watched_since=watched_from(status.judged_at, status.watched_since, moment) if status else None,
+    )  # fmt: skip

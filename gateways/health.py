@@ -27,8 +27,8 @@ WEIGHTS: Mapping[str, float] = {
 }
 _WORTH = tuple(WEIGHTS.values())
 CAPS: Mapping[str, float] = {
-    "certificate_expired": 0.0, "wrong_epoch": 0.1, "database_down": 0.2, "gateway_key_vault_down": 0.3, "breaker_open": 0.5,
-    "version_unsupported": 0.5,
+    "stopped": 0.0, "certificate_expired": 0.0, "wrong_epoch": 0.1, "database_down": 0.2, "gateway_key_vault_down": 0.3,
+    "breaker_open": 0.5, "version_unsupported": 0.5,
 }  # fmt: skip
 """No score is above the lowest cap of the hard faults there are; lowest first."""
 QUEUE_FULL = 1000
@@ -61,6 +61,8 @@ class HealthFacts:
     breaker: str = BreakerState.CLOSED.value
     acts_on_wrong_epoch: bool = False
     version_supported: bool = True
+    stopped: bool = False
+    """Whether its process said goodbye: it answers nothing, however young its last heartbeat is."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Bare(NamedTuple):
     breaker: str
     wrong_epoch: bool
     version_supported: bool
+    stopped: bool
 
 
 def score_alone(bare: Bare, profile: TimeProfile) -> float:
@@ -146,8 +149,8 @@ def score_alone(bare: Bare, profile: TimeProfile) -> float:
 
 
 def _lowest_cap(bare: Bare) -> float:
-    if bare.days_left is not None and bare.days_left <= 0:
-        return CAPS["certificate_expired"]
+    if bare.stopped or (bare.days_left is not None and bare.days_left <= 0):
+        return CAPS["stopped"]
     if bare.wrong_epoch:
         return CAPS["wrong_epoch"]
     if bare.database is False:
@@ -218,6 +221,7 @@ def _parts(facts: HealthFacts) -> dict[str, float | None]:
 def _caps(facts: HealthFacts) -> Iterator[tuple[str, float, str]]:
     days = facts.certificate_days_left
     table = (
+        ("stopped", facts.stopped, "it was stopped in order"),
         ("certificate_expired", days is not None and days <= 0, "its certificate has expired"),
         ("wrong_epoch", facts.acts_on_wrong_epoch, "it believes to be active in an epoch that is not its own"),
         ("database_down", facts.database is False, "its database does not answer"),

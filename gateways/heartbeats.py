@@ -16,6 +16,7 @@ from django.utils.dateparse import parse_datetime
 from common.errors import NotFound, Unavailable, ValidationFailed
 from common.grouped import Grouped
 from gateways import audit_chains, directives, doubts, health, losses, replicas, sightings
+from gateways.acting import UNWATCHED
 from gateways.beliefs import Known
 from gateways.desks import Desk, RequestDesk, at_once
 from gateways.models import Gateway, GatewayStatus
@@ -27,8 +28,6 @@ log = logging.getLogger("mazevault.gateways.heartbeats")
 
 JUDGE_SECONDS = 3.0
 """Shortest time between two looks at a silent gateway, whatever number of processes look."""
-UNWATCHED_SECONDS = 8.0
-"""When nobody judged a gateway for longer than this, no Primary was running, so it was not the gateway that was silent."""
 TRIES = 5
 """A heartbeat is judged by what was read; when others changed it in between, it is read again so often."""
 JUDGED_AT_ONCE = 2000
@@ -198,7 +197,8 @@ def judge(seen: Sighting) -> Judged:
     """Score and label of a gateway at the moment it was looked at. Pure; a gateway that was never heard scores 0."""
     facts = judge_facts(seen)
     result = health.score(facts, settings.MAZEVAULT.timing)
-    silent = facts.age_seconds is None or facts.age_seconds >= settings.MAZEVAULT.timing.heartbeat_zero_age
+    age = facts.age_seconds
+    silent = seen.stopped or age is None or age >= settings.MAZEVAULT.timing.heartbeat_zero_age
     label = HealthLabel.SILENT if silent else HealthLabel(seen.label)
     return Judged(seen, result, label)
 
@@ -222,6 +222,7 @@ def judge_facts(seen: Sighting) -> health.HealthFacts:
         breaker=report.get("breaker", "closed"),
         acts_on_wrong_epoch=active and not _is_route_of(seen, report.get("epoch", 0)),
         version_supported=_same_major(report.get("version", seen.version)),
+        stopped=seen.stopped,
     )
 
 
@@ -244,10 +245,10 @@ def count_missed() -> int:
 
 def _missed(seen: Sighting) -> tuple[Sighting, float]:
     """The gateway after this look, and for how many seconds it has been silent while somebody listened. Pure."""
-    unwatched = seen.judged_at is None or (seen.moment - seen.judged_at).total_seconds() > UNWATCHED_SECONDS
+    unwatched = seen.judged_at is None or seen.moment - seen.judged_at > UNWATCHED
     watched = replace(seen, watched_since=seen.moment) if unwatched else seen
     silent = _silent_seconds(watched)
-    after = _relabelled(watched) if silent > settings.MAZEVAULT.timing.heartbeat_full_age else watched
+    after = _relabelled(watched) if silent > settings.MAZEVAULT.timing.heartbeat_full_age or seen.stopped else watched
     missed = max(0, int(silent // settings.MAZEVAULT.timing.heartbeat_interval) - 1)
     return replace(after, consecutive_failures=missed), silent
 
@@ -294,7 +295,7 @@ def _relabelled(seen: Sighting) -> Sighting:
     timing, facts = settings.MAZEVAULT.timing, judge_facts(seen)
     result = health.score(facts, timing)
     memory = health.LabelMemory.from_json(seen.label, seen.label_memory)
-    following = health.next_label(memory, result.score, facts.age_seconds, seen.moment, timing)
+    following = health.next_label(memory, result.score, None if seen.stopped else facts.age_seconds, seen.moment, timing)
     good = result.score >= health.RECOVERED_SCORE
     return replace(
         seen, label=following.label.value, label_memory=following.to_json(), score=result.score,

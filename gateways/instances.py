@@ -15,7 +15,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import DateTimeField, Exists, F, Func, Q
+from django.db.models import DateTimeField, Exists, F, Func, OuterRef, Q, Subquery
 
 from common import audit, retention
 from common.clock import database_now
@@ -45,6 +45,8 @@ SHOWN = timedelta(minutes=10)
 PUT_BACK_SHOWN = timedelta(days=1)
 LONGEST_RETRY = 15.0
 """Seconds after which an instance that waits asks again at the latest."""
+WAITS_NOW = timedelta(seconds=2 * LONGEST_RETRY)
+"""An instance that was told to wait and was last heard longer ago than this is gone."""
 MAY_STILL_ACT = "another instance of this gateway may still act"
 
 HEAR = Grouped("hear", """
@@ -229,13 +231,42 @@ def after_writes(seat: Seat, beyond: int) -> Seat:
     return replace(seat, put_back=beyond > 0)
 
 
-def complaints_of_all() -> dict[uuid.UUID, list[str]]:
-    """By gateway: what people should know of its instances. A gateway with one life has nothing here."""
+@dataclass(frozen=True)
+class Told:
+    """What people should know of a gateway's processes. Times are the database's.
+
+    `stopped_at`: its process said goodbye and no other one came since. `started_at`: its present one was first heard.
+    `waits_until`: so long at most its newest one waits, because a former one may still act.
+    """
+
+    complaints: tuple[str, ...] = ()
+    stopped_at: datetime | None = None
+    started_at: datetime | None = None
+    waits_until: datetime | None = None
+
+
+def told_of_all() -> dict[uuid.UUID, Told]:
+    """By gateway, for those that were ever heard. One statement."""
     rows: dict[uuid.UUID, list[GatewayInstance]] = {}
     found = GatewayInstance.objects.filter(gateway__decommissioned_at=None, gateway__presence__isnull=False)
-    for row in found.annotate(current=F("gateway__presence__instance"), seen_at=_now()).order_by("-heard_at"):
+    facts = {"current": F("gateway__presence__instance"), "until": F("gateway__presence__until"), "seen_at": _now()}
+    for row in found.annotate(**facts).order_by("-heard_at"):
         rows.setdefault(row.gateway_id, []).append(row)
-    return {identifier: list(_complaints(of_gateway)) for identifier, of_gateway in rows.items()}
+    return {identifier: _told_of(of_gateway) for identifier, of_gateway in rows.items()}
+
+
+def life_of_active() -> dict[str, Subquery]:
+    """`Told`'s times of the active gateway, as annotations of a queryset of routes."""
+    mine = GatewayInstance.objects.filter(
+        gateway=OuterRef("active_gateway"), gateway__presence__generation=F("gateway__generation")
+    )
+    current = mine.filter(instance=F("gateway__presence__instance"))
+    waiting = mine.filter(ended=False, waiting_since__isnull=False, heard_at__gt=_now() - WAITS_NOW)
+    return {
+        "stopped_at": Subquery(current.filter(ended=True).values("heard_at")[:1]),
+        "started_at": Subquery(current.filter(ended=False).values("first_heard_at")[:1]),
+        "waits_until": Subquery(waiting.values("gateway__presence__until")[:1]),
+    }
 
 
 def drop_receipts() -> int:
@@ -268,6 +299,18 @@ def _complaints(rows: Sequence[Any]) -> Iterator[str]:
     for row in rows:
         if row.waiting_since and not row.ended and row.seen_at - row.heard_at < SHOWN:
             yield f"a second instance waits and gets nothing: {_told(_instance(row), row.address)}; the one that counts: {its}"
+
+
+def _told_of(rows: Sequence[Any]) -> Told:
+    """Of rows of one gateway with `current`, `until` and `seen_at`, the last heard one first."""
+    current = next((row for row in rows if row.instance == row.current), None)
+    waits = any(row.waiting_since and not row.ended and row.seen_at - row.heard_at < WAITS_NOW for row in rows)
+    return Told(
+        complaints=tuple(_complaints(rows)),
+        stopped_at=current.heard_at if current and current.ended else None,
+        started_at=current.first_heard_at if current and not current.ended else None,
+        waits_until=rows[0].until if waits else None,
+    )
 
 
 def _told(one: Instance, address: str) -> str:

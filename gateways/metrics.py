@@ -38,7 +38,7 @@ SELECT g.name, g.environment_id, g.role,
        coalesce(s.report ->> 'breaker', 'closed'),
        coalesce(s.report ->> 'reported_role', '') = 'active'
        AND NOT coalesce(r.active_gateway_id = g.id AND r.epoch = coalesce((s.report ->> 'epoch')::bigint, 0), false),
-       split_part(coalesce(s.report ->> 'version', g.version), '.', 1) = %(major)s::text
+       split_part(coalesce(s.report ->> 'version', g.version), '.', 1) = %(major)s::text, coalesce(e.ended, false)
   FROM """
     + sightings.SOURCES
     + """ WHERE """
@@ -50,8 +50,9 @@ SELECT g.name, g.environment_id, g.role, sum(d.seconds)::float8, array_agg(d.upp
   FROM gateways_durationtally d JOIN gateways_gateway g ON g.id = d.gateway_id GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
 _ROUTES: LiteralString = """
-SELECT r.environment_id, g.role = %(dr)s::text FROM gateways_route r LEFT JOIN gateways_gateway g ON g.id = r.active_gateway_id
- ORDER BY 1
+SELECT r.environment_id, g.role = %(dr)s::text, r.active_gateway_id IS NOT NULL,
+       coalesce(r.lease_until > clock_timestamp(), false)
+  FROM gateways_route r LEFT JOIN gateways_gateway g ON g.id = r.active_gateway_id ORDER BY 1
 """
 _TASKS: LiteralString = "SELECT environment_id, status, total FROM gateways_tasktally ORDER BY 1, 2"
 _WRITES: LiteralString = "SELECT environment_id, outcome, total FROM gateways_writetally ORDER BY 1, 2"
@@ -68,6 +69,7 @@ SELECT environment_id, outcome, count(*), extract(epoch FROM clock_timestamp() -
 HEALTH_SCORE = "mazevault_gateway_health_score"
 HEARTBEAT_AGE = "mazevault_gateway_heartbeat_age_seconds"
 FAILOVER_ACTIVE = "mazevault_gateway_failover_active"
+MAY_ACT = "mazevault_gateway_may_act"
 TASKS = "mazevault_gateway_tasks"  # the exposition format adds _total to a counter's name
 WRITES = "mazevault_gateway_writes"
 WRITES_OPEN = "mazevault_gateway_writes_open"
@@ -99,9 +101,14 @@ def text_of_fleet() -> str:
 
 
 def _failover() -> Iterator[str]:
+    rows = fetch(_ROUTES, {"dr": Role.DR_STANDBY.value})
     yield head(FAILOVER_ACTIVE, "gauge", "1 if DR is active for environment")
-    for code, on_dr in fetch(_ROUTES, {"dr": Role.DR_STANDBY.value}):
+    for code, on_dr, _, _ in rows:
         yield f'{FAILOVER_ACTIVE}{{environment="{escaped(code)}"}} {"1.0" if on_dr else "0.0"}\n'
+    yield head(MAY_ACT, "gauge", "1 if a gateway holds the lease of the environment, 0 if nobody may act")
+    for code, _, is_assigned, lives in rows:
+        if is_assigned:
+            yield f'{MAY_ACT}{{environment="{escaped(code)}"}} {"1.0" if lives else "0.0"}\n'
 
 
 def _tasks() -> Metric:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -11,12 +12,13 @@ from django.db.models.functions import Coalesce
 
 from common.api import rfc3339
 from common.errors import NotFound
-from gateways import instances, sightings
+from gateways import instances, lease_blocks, sightings
+from gateways.acting import Acting, ActingFacts, told_of, watched_from
 from gateways.directives import assignment_of
 from gateways.heartbeats import judge
 from gateways.models import BootstrapTokenRow, GatewayCertificate, RejectedResult, Task
-from gateways.sightings import Sighting
-from protocol.vocabulary import ActivationStatus, Assignment, HealthLabel, StandbyMode
+from gateways.sightings import RouteFacts, Sighting
+from protocol.vocabulary import ActivationStatus, Assignment, HealthLabel, Role, StandbyMode
 
 FAILURE_THRESHOLD = 3
 """Missed heartbeats after which a gateway counts as failed (seed §10.2: alert above 3)."""
@@ -28,8 +30,8 @@ CERTIFICATES_SHOWN = 50
 
 def gateway_health() -> list[dict[str, Any]]:
     """The rows of `GET admin/gateway-health`, one a gateway, from two statements."""
-    gateways, told = sightings.of_all(), instances.complaints_of_all()
-    return [_health_row(seen, told.get(seen.id, [])) for seen in gateways]
+    gateways, told = sightings.of_all(), instances.told_of_all()
+    return [_health_row(seen, told.get(seen.id, instances.Told())) for seen in gateways]
 
 
 def gateway_rows() -> list[dict[str, Any]]:
@@ -124,29 +126,62 @@ def activation_status(gateway: Sighting, label: HealthLabel) -> ActivationStatus
         return ActivationStatus.BANNED
     if assigned is Assignment.STANDBY and gateway.standby_mode == StandbyMode.COLD and silent:
         return ActivationStatus.COLD
+    if gateway.stopped:
+        return ActivationStatus.STOPPED
     if silent and gateway.heartbeat_at is not None:
         return ActivationStatus.FAILED
     return ActivationStatus(assigned.value)
 
 
-def _health_row(gateway: Sighting, of_instances: list[str]) -> dict[str, Any]:
+def _acting(gateway: Sighting, lives: instances.Told) -> Acting | None:
+    """Whether it may act now; None for a gateway that is not the active one of its environment."""
+    route = gateway.route
+    if route is None or route.active_gateway_id != gateway.id:
+        return None
+    acting = _told_of_acting(gateway, route, lives)
+    if acting.may_act or route.lease_open:
+        return acting
+    code = gateway.environment_id
+    return replace(
+        acting, headline=f"{code}: nobody may act, and no lease is given now", next_step=f"see GET admin/failover/{code}"
+    )
+
+
+def _told_of_acting(gateway: Sighting, route: RouteFacts, told: instances.Told) -> Acting:
+    return told_of(ActingFacts(
+        environment=gateway.environment_id, now=gateway.moment, active=gateway.name, on_dr=gateway.role == Role.DR_STANDBY,
+        lease_until=route.lease_until, blocked_until=lease_blocks.shown_until(route.lease_blocked_until, gateway.moment),
+        switched_at=route.switched_at, stopped_at=told.stopped_at, started_at=told.started_at, waits_until=told.waits_until,
+        watched_since=watched_from(gateway.judged_at, gateway.watched_since, gateway.moment),
+    ))  # fmt: skip
+
+
+def _health_row(gateway: Sighting, told: instances.Told) -> dict[str, Any]:
     judged, report, days = judge(gateway), gateway.report, gateway.certificate_days_left
+    acting = _acting(gateway, told)
     set_aside = [f"{'quarantined' if gateway.held_code else 'held'}: {gateway.held_reason}"] if gateway.held_at else []
-    why = [*judged.health.why, *set_aside, *of_instances]
+    idle = [acting.headline] if acting and not acting.may_act else []
+    label = HealthLabel.DEGRADED if idle and judged.label is HealthLabel.HEALTHY else judged.label
     return {
         "id": str(gateway.id),
         "name": gateway.name,
         "environment": gateway.environment_id,
         "role": gateway.role,
         "health_score": judged.health.score,
-        "health": judged.label.value,
+        "health": label.value,
         "activation_status": activation_status(gateway, judged.label).value,
         "last_heartbeat": rfc3339(gateway.heartbeat_at),
         "heartbeat_age_seconds": round(judged.age_seconds, 3) if judged.age_seconds is not None else None,
         "consecutive_failures": gateway.consecutive_failures,
         "parts": judged.health.parts,
         "caps": list(judged.health.caps),
-        "why": why,
+        "why": [*idle, *judged.health.why, *set_aside, *told.complaints],
+        "headline": acting.headline if acting else _told_of_standby(gateway, judged.label, told),
+        "next": acting.next_step if acting else "",
+        "may_act": bool(acting and acting.may_act),
+        "lease_until": rfc3339(gateway.route.lease_until) if acting and gateway.route else None,
+        "lease_ended_seconds": acting.lease_ended_seconds if acting else None,
+        "stopped_at": rfc3339(told.stopped_at),
         "reported_role": report.get("reported_role"),
         "assigned_role": assignment_of(gateway, gateway.route).value,
         "epoch": report.get("epoch", 0),
@@ -158,6 +193,13 @@ def _health_row(gateway: Sighting, of_instances: list[str]) -> dict[str, Any]:
         },
         "certificate_days_left": round(days, 2) if days is not None else None,
     }
+
+
+def _told_of_standby(gateway: Sighting, label: HealthLabel, told: instances.Told) -> str:
+    if told.stopped_at:
+        return f"{gateway.name} was stopped in order {max(0.0, (gateway.moment - told.stopped_at).total_seconds()):.0f} s ago"
+    word = activation_status(gateway, label)
+    return f"{gateway.name} is {'on standby' if word is ActivationStatus.STANDBY else word.value}"
 
 
 def _certificate_row(certificate: GatewayCertificate) -> dict[str, Any]:

@@ -25,7 +25,7 @@ _STATUS = ("heartbeat_at", "report", "clock_skew_seconds", "score", "label", "la
            "consecutive_failures", "highest_epoch", "judged_at", "watched_since", "resync_ordered_at", "resync_begun_at",
            "resync_ended_at")  # fmt: skip
 _ROUTE = ("epoch", "active_gateway_id", "lease_open", "fence_operation", "fence_number", "fence_cancelled", "drain_operation",
-          "danger", "orders")  # fmt: skip
+          "danger", "orders", "lease_until", "lease_blocked_until", "switched_at")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class RouteFacts:
     drain_operation: uuid.UUID | None
     danger: str
     orders: int
+    lease_until: datetime | None = None
+    lease_blocked_until: datetime | None = None
+    switched_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class Sighting:
     tasks_good: int
     tasks_bad: int
     route: RouteFacts | None
+    stopped: bool = False
+    """Whether its process said goodbye, and no other one came since."""
 
     @property
     def certificate_days_left(self) -> float | None:
@@ -100,12 +105,13 @@ COLUMNS = f"""
     clock_timestamp() AS moment, {", ".join(f"g.{name}" for name in _GATEWAY)},
     s.gateway_id IS NOT NULL AS heard, {", ".join(f"s.{name}" for name in _STATUS)},
     c.not_before AS certificate_from, c.not_after AS certificate_until, c.renewal_ordered_at,
-    coalesce(t.good, 0)::bigint AS tasks_good, coalesce(t.bad, 0)::bigint AS tasks_bad,
+    coalesce(e.ended, false) AS stopped, coalesce(t.good, 0)::bigint AS tasks_good, coalesce(t.bad, 0)::bigint AS tasks_bad,
     r.environment_id AS route_of, {", ".join(f"r.{name} AS route_{name}" for name in _ROUTE)}
 """
 SOURCES = f"""
     gateways_gateway g
     LEFT JOIN gateways_gatewaystatus s ON s.gateway_id = g.id
+    LEFT JOIN gateways_gatewaypresence e ON e.gateway_id = g.id AND e.generation = g.generation
     LEFT JOIN gateways_route r ON r.environment_id = g.environment_id
     LEFT JOIN LATERAL (SELECT not_before, not_after, renewal_ordered_at FROM gateways_gatewaycertificate
                         WHERE gateway_id = g.id AND revoked_at IS NULL ORDER BY not_after DESC, issued_at DESC LIMIT 1) c ON true

@@ -41,6 +41,7 @@ class ActivationStatus(StrEnum):
     FENCED = "fenced"
     DRAINING = "draining"
     FAILED = "failed"
+    STOPPED = "stopped"
     BANNED = "banned"
 
 

@@ -35,6 +35,7 @@ class PrimaryClient:
         self.token = ""
         self._email, self._password_file = email, password_file
         context = ssl.create_default_context(cafile=str(ca_file))
+        self._url = url
         self._http = httpx.Client(base_url=f"{url}/api/v1/", verify=context, timeout=timeout, trust_env=False)
 
     def __enter__(self) -> PrimaryClient:
@@ -69,7 +70,7 @@ class PrimaryClient:
         try:
             return self._http.request(method, path, json=body) if body is not None else self._http.request(method, path)
         except httpx.HTTPError as error:
-            raise PrimaryError(f"the Primary does not answer: {type(error).__name__} {error}") from error
+            raise PrimaryError(f"the Primary at {self._url} does not answer: {_why(error)}") from error
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         answer = self.raw(method, path, body)
@@ -85,6 +86,15 @@ class PrimaryClient:
                 sentence = answer.text[:200]
             raise PrimaryError(f"{method} {path}: {answer.status_code} {sentence}", answer.status_code)
         return answer.json() if answer.content else None
+
+
+def _why(error: httpx.HTTPError) -> str:
+    """What happened, in words of the system's where it has some, and never the name of a class."""
+    if isinstance(error, httpx.TimeoutException):
+        return "it did not answer in time"
+    if isinstance(error, httpx.ConnectError) and "refused" in str(error):
+        return "nothing listens there"
+    return str(error) or "the connection broke off"
 
 
 def _seconds(answer: httpx.Response) -> float:

@@ -32,6 +32,8 @@ BACKGROUND = ("worker", "beat")
 TABLES = "tables of the gateways"
 """The child that makes them; it ends before any gateway starts."""
 
+_DONE = {"start": "started", "stop": "stopped", "restart": "restarted"}
+
 Say = Callable[[str], None]
 
 
@@ -314,6 +316,9 @@ class Stack:
             if command.verb == "environment":
                 return json.dumps(self.environment_of(command.name))
             child = self._child(command.name)
+            runs = child.pid is not None
+            if command.verb == ("start" if runs else "stop"):
+                return f"{command.name} {'runs already' if runs else 'is stopped already'}; nothing had to be done"
             if command.verb in ("stop", "restart"):
                 children.stop([child], 6.0)
             if command.verb in ("start", "restart"):
@@ -321,7 +326,8 @@ class Stack:
         except (StackError, PrimaryError) as error:
             return f"error: {error}"
         self._write_run_file()
-        return f"{command.name}: {command.verb} done"
+        before = "" if runs or command.verb == "start" else "; it was not running"
+        return f"{command.name}: {_DONE[command.verb]}{before}"
 
     def _note_ended(self) -> None:
         changed = False

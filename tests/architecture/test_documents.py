@@ -88,3 +88,16 @@ def test_no_secret_or_database_is_in_the_repository() -> None:
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     bad = [name for name in names if re.search(r"(\.env$|\.key$|\.pem$|\.sqlite3?$|^var/|master\.key|password$)", name)]
     assert bad == []
+
+
+def test_no_shell_line_of_a_page_names_a_port_or_a_data_folder_that_the_reader_may_have_chosen() -> None:
+    """MAZEVAULT_PORT_BASE and MAZEVAULT_VAR move both: a pasted line must follow them."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs" / "operations").glob("*.md"))]
+    found = [
+        f"{page.name}: {line}"
+        for page in pages
+        for block in re.split(r"^```.*$", page.read_text(), flags=re.MULTILINE)[1::2]
+        for line in block.splitlines()
+        if re.search(r"localhost:\d|127\.0\.0\.1:\d|(?<![\w/.$-])var/", line)
+    ]
+    assert found == []

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 
-from cli.stack.status import DEGRADED, ERROR, HEALTHY, Overview, _judged
+from cli.stack import children
+from cli.stack.children import Child
+from cli.stack.control import Command
+from cli.stack.layout import Layout
+from cli.stack.stack import Stack
+from cli.stack.status import DEGRADED, ERROR, HEALTHY, Overview, _judged, overview
 
 GATEWAY = {
     "name": "gw-npr-primary", "environment": "NPR", "health": "healthy", "activation_status": "active", "health_score": 0.98,
@@ -59,3 +66,70 @@ def test_a_move_under_way_and_an_ill_gateway_are_both_in_the_first_line() -> Non
 
 def test_a_cold_standby_is_no_trouble() -> None:
     assert judged({**GATEWAY, "health": "silent", "activation_status": "cold"}, NPR=environment()).code == HEALTHY
+
+
+def test_nobody_who_may_act_is_never_healthy_even_where_nothing_is_to_be_done() -> None:
+    assert judged(NPR=environment(may_act=False, headline="NPR: nobody may act yet")).code == DEGRADED
+
+
+RUN = {
+    "primary_url": "https://localhost:1", "ca_file": "", "admin_email": "admin@mazevault.com",
+    "admin_password_file": "/nowhere/admin-password", "gateways": [{"name": "gw-npr-primary"}, {"name": "gw-npr-dr"}],
+    "pids": {"gw-npr-primary": 12, "gw-npr-dr": 13},
+}  # fmt: skip
+
+
+def test_the_next_step_comes_as_a_command_to_paste() -> None:
+    idle = environment(may_act=False, headline="NPR: nobody may act", next="look at it, or POST admin/failover/NPR/plan")
+    found = _judged([GATEWAY], {"NPR": idle}, {**RUN, "ca_file": "var/ca.crt"})
+    (command,) = found.commands
+    assert command.startswith("curl ") and "https://localhost:1/api/v1/admin/failover/NPR/plan" in command
+    assert "--cacert var/ca.crt" in command and "/nowhere/admin-session" in command
+    assert found.lines()[:2] == ["NPR: nobody may act", f"  $ {command}"]
+
+
+def test_a_gateway_without_a_process_is_in_the_first_line_before_its_silence_counts() -> None:
+    found = _judged([GATEWAY], {"NPR": environment()}, {**RUN, "pids": {"gw-npr-primary": 12}})
+    assert (found.code, found.sentence, found.commands) == (
+        DEGRADED, "gw-npr-dr is not running", ("./mazevault start gw-npr-dr",),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> dict[str, Any]:
+    """A stack whose Primary is not there."""
+    (tmp_path / "admin-password").write_text("x")
+    ca = tmp_path / "ca.crt"
+    ca.write_text(Path(certifi.where()).read_text())
+    return {**RUN, "ca_file": str(ca), "admin_password_file": str(tmp_path / "admin-password")}
+
+
+def test_a_primary_that_is_down_is_told_in_a_sentence_with_what_starts_it(run: dict[str, Any]) -> None:
+    found = overview(run)
+    assert (found.code, found.commands) == (ERROR, ("./mazevault start primary",))
+    assert found.sentence.startswith("the Primary is not running: the Primary at https://localhost:1 does not answer")
+    assert "Error" not in found.sentence and "Errno" not in found.sentence
+
+
+def test_a_primary_that_runs_and_does_not_answer_is_another_matter(run: dict[str, Any]) -> None:
+    found = overview({**run, "pids": {"primary": 1}})
+    assert found.code == ERROR and "runs and does not answer" in found.sentence and "./mazevault logs primary" in found.commands
+
+
+@pytest.mark.parametrize(
+    ("verb", "runs", "answer"),
+    [("start", True, "gw runs already; nothing had to be done"), ("stop", False, "gw is stopped already; nothing had to be done"),
+     ("start", False, "gw: started"), ("stop", True, "gw: stopped"), ("restart", True, "gw: restarted"),
+     ("restart", False, "gw: restarted; it was not running")],
+)  # fmt: skip
+def test_starting_and_stopping_say_what_had_to_be_done(
+    verb: str, runs: bool, answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = Stack(Layout(tmp_path), {}, lambda line: None)
+    child = Child("gw", [], {}, tmp_path / "log", tmp_path)
+    stack.children["gw"] = child
+    monkeypatch.setattr(Child, "pid", property(lambda _: 7 if runs else None))
+    monkeypatch.setattr(Stack, "_start", lambda *_: None)
+    monkeypatch.setattr(Stack, "_write_run_file", lambda _: None)
+    monkeypatch.setattr(children, "stop", lambda *_: None)
+    assert stack._carry_out(Command(verb, "gw")) == answer

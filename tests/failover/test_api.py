@@ -16,7 +16,7 @@ from common.models import AuditEntry
 from failover import driver
 from failover.models import Operation
 from gateways import marks, routes
-from gateways.models import EpochGrant, Gateway, GatewayStatus, Route
+from gateways.models import EpochGrant, Gateway, GatewayInstance, GatewayStatus, Route
 from protocol.marks import Mark, sign_mark
 from protocol.vocabulary import Assignment
 from tests.conftest import Person, fleet_of
@@ -567,7 +567,8 @@ def test_a_fault_in_one_environment_stops_no_move_of_another(npr: Pair, admin: P
 def test_who_may_act_is_told_and_since_when_nobody_may(npr: Pair, admin: Person) -> None:
     body = state_of(admin)
     assert (body["may_act"], body["lease_ended_seconds"], body["next"]) == (True, None, "")
-    Route.objects.filter(pk="NPR").update(lease_until=Now() - timedelta(seconds=30))
+    Route.objects.filter(pk="NPR").update(lease_until=Now() - timedelta(seconds=30), switched_at=Now() - timedelta(hours=1))
+    GatewayInstance.objects.update(first_heard_at=Now() - timedelta(hours=1))
     body = state_of(admin)
     assert body["may_act"] is False and 30 <= body["lease_ended_seconds"] < 60
     assert "nobody may act, the lease of gw-npr-primary ended 3" in body["headline"] and "activate-dr" in body["next"]
