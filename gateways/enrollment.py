@@ -9,21 +9,19 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from django.db import IntegrityError, transaction
 
 from accounts import rates, refusals
 from common import audit
 from common.errors import Conflict, MazeVaultError, PermissionRefused, ValidationFailed
+from common.statements import fetch, insert, plain, run
 from gateways import fleet, losses, routes
 from gateways.models import (
     BootstrapTokenRow,
-    CertifiedKey,
     Gateway,
     GatewayCertificate,
     GatewayLife,
     GatewayStatus,
-    Route,
 )
 from gateways.quarantine import has_two_lives
 from protocol.bootstrap_token import BootstrapToken, BootstrapTokenError, hash_secret, unpack
@@ -39,11 +37,34 @@ LOST_REPLY_WINDOW = timedelta(minutes=10)
 """The same public key may redeem its token again this long, because the first answer may have been lost."""
 
 
+_KEPT_FIELDS = (
+    "id", "secret_hash", "name", "environment_id", "role", "standby_mode", "server_names", "expires_at", "revoked_at", "used_at",
+)  # fmt: skip
+_KEPT = f"SELECT {', '.join(_KEPT_FIELDS)} FROM gateways_bootstraptokenrow WHERE id = %(id)s::uuid"  # noqa: S608  names above
+_CONSUME = """
+UPDATE gateways_bootstraptokenrow SET used_at = %(now)s::timestamptz, used_spki = %(spki)s
+ WHERE id = %(id)s AND used_at IS NULL AND revoked_at IS NULL AND expires_at > %(now)s::timestamptz RETURNING 1
+"""
+_LOCK_ROUTE = "SELECT 1 FROM gateways_route WHERE environment_id = %(environment)s FOR UPDATE"
+_NAMED = "SELECT 1 FROM gateways_gateway WHERE name = %(name)s AND decommissioned_at IS NULL"
+_OWN_KEYS = """
+WITH fresh AS (
+    INSERT INTO gateways_certifiedkey (spki, gateway_id) SELECT one, %(gateway)s::uuid FROM unnest(%(spki)s::text[]) one
+    ON CONFLICT DO NOTHING RETURNING spki
+)
+SELECT spki FROM fresh UNION ALL
+SELECT spki FROM gateways_certifiedkey WHERE spki = ANY(%(spki)s::text[]) AND gateway_id = %(gateway)s::uuid
+"""
+
+
 @dataclass(frozen=True)
 class Enrolled:
+    """`chain` (PEM) goes after its certificates; empty for one that was issued before."""
+
     gateway: Gateway
     certificate: GatewayCertificate
     repeated: bool
+    chain: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,14 +106,16 @@ def register(body: Register, *, address: str, now: datetime) -> Enrolled:
         raise Conflict("this bootstrap token was used already, by another key", code="TOKEN_USED") from alarm
 
 
-def renew(gateway: Gateway, body: Renew, *, now: datetime) -> GatewayCertificate:
-    """Certify new keys of a gateway that proved to hold its current ones. The old certificate goes on until it expires."""
+def renew(gateway: Gateway, body: Renew, *, now: datetime) -> tuple[GatewayCertificate, str]:
+    """Certify new keys of a gateway that proved to hold its current ones. The old certificate goes on until it expires.
+
+    Returns the certificate and the chain that goes after it (PEM)."""
     client, server = _inspect(body.csr, "csr"), _inspect(body.server_csr, "server_csr")
     with transaction.atomic():
         locked = Gateway.objects.select_for_update().get(pk=gateway.pk)
         if locked.banned_at or locked.decommissioned_at or locked.generation != gateway.generation:
             raise PermissionRefused("this gateway was banned, ended or enrolled anew meanwhile", code="CERTIFICATE_REVOKED")
-        certificate = _certify(locked, client, server, now)
+        certificate, chain = _certify(locked, client, server, now)
         audit.record(
             actor=f"gateway:{gateway.id}",
             action="gateway.certificate.renewed",
@@ -101,7 +124,7 @@ def renew(gateway: Gateway, body: Renew, *, now: datetime) -> GatewayCertificate
             environment=gateway.environment_id,
             details={"serial": certificate.serial, "ignored_extensions": list(client.ignored_extensions)},
         )
-    return certificate
+    return certificate, chain
 
 
 def _token_row(body: Register, address: str, now: datetime) -> BootstrapTokenRow:
@@ -109,7 +132,7 @@ def _token_row(body: Register, address: str, now: datetime) -> BootstrapTokenRow
         token: BootstrapToken = unpack(body.token)
     except BootstrapTokenError as error:
         raise ValidationFailed(f"token: {error}", code="TOKEN_INVALID") from error
-    row = BootstrapTokenRow.objects.select_related("environment").filter(id=token.id).first()
+    row = _kept(token.id)
     if row is None or not hmac.compare_digest(row.secret_hash, hash_secret(token.secret)):
         log.warning("an unknown bootstrap token was sent from %s", address)
         refusals.note("gateway.bootstrap.refused", rates.ANONYMOUS, "bootstrap-token", str(token.id), address=address, now=now,
@@ -122,6 +145,14 @@ def _token_row(body: Register, address: str, now: datetime) -> BootstrapTokenRow
         raise PermissionRefused("this bootstrap token has expired; ask for a new one", code="TOKEN_EXPIRED")
     _refuse_other_binding(body, row)
     return row
+
+
+def _kept(identifier: str) -> BootstrapTokenRow | None:
+    """What of a token counts when it is redeemed."""
+    for found in fetch(_KEPT, {"id": identifier}):
+        facts = dict(zip(_KEPT_FIELDS, found, strict=True))
+        return BootstrapTokenRow(**{**facts, "server_names": plain(facts["server_names"])})
+    return None
 
 
 def _refuse_other_binding(body: Register, row: BootstrapTokenRow) -> None:
@@ -175,37 +206,37 @@ def _refuse_unreadable_keys(body: Register) -> None:
 
 def _consume(wish: _Wish, now: datetime) -> bool:
     """The one guarded update that makes a token single use, whatever number of racers stand here."""
-    return bool(
-        BootstrapTokenRow.objects.filter(
-            pk=wish.row.pk, used_at__isnull=True, revoked_at__isnull=True, expires_at__gt=now
-        ).update(used_at=now, used_spki=wish.client.spki_sha256)
-    )
+    return bool(fetch(_CONSUME, {"now": now, "spki": wish.client.spki_sha256, "id": wish.row.id}))
 
 
 def _enrol(wish: _Wish, address: str, now: datetime) -> Enrolled:
     gateway, reborn = _gateway_row(wish, now)
-    certificate = _certify(gateway, wish.client, wish.server, now)
-    _begin_life(gateway, now)
-    BootstrapTokenRow.objects.filter(pk=wish.row.pk).update(gateway=gateway)
-    GatewayStatus.objects.get_or_create(gateway=gateway)
-    audit.record(
-        actor=f"bootstrap:{wish.row.id}",
-        action="gateway.enrolled",
-        entity="gateway",
-        entity_id=str(gateway.id),
-        environment=gateway.environment_id,
-        address=address,
-        details={
-            "name": gateway.name,
-            "role": gateway.role,
-            "serial": certificate.serial,
-            "again": reborn,
-            "ignored_extensions": [*wish.client.ignored_extensions, *wish.server.ignored_extensions],
-        },
+    certificate, chain = _certify(gateway, wish.client, wish.server, now)
+    _begin_life(gateway, now, reborn=reborn)
+    run("UPDATE gateways_bootstraptokenrow SET gateway_id = %(gateway)s WHERE id = %(token)s",
+        {"gateway": gateway.id, "token": wish.row.id})  # fmt: skip
+    audit.record_all(
+        [
+            audit.entry_of(
+                actor=f"bootstrap:{wish.row.id}",
+                action="gateway.enrolled",
+                entity="gateway",
+                entity_id=str(gateway.id),
+                environment=gateway.environment_id,
+                address=address,
+                details={
+                    "name": gateway.name,
+                    "role": gateway.role,
+                    "serial": certificate.serial,
+                    "again": reborn,
+                    "ignored_extensions": [*wish.client.ignored_extensions, *wish.server.ignored_extensions],
+                },
+            )
+        ]
     )
     routes.wake(gateway.environment_id)
     log.info("gateway %s enrolled as %s of %s: %s", gateway.name, gateway.role, gateway.environment_id, gateway.id)
-    return Enrolled(gateway, certificate, repeated=False)
+    return Enrolled(gateway, certificate, repeated=False, chain=chain)
 
 
 def _gateway_row(wish: _Wish, now: datetime) -> tuple[Gateway, bool]:
@@ -219,10 +250,12 @@ def _gateway_row(wish: _Wish, now: datetime) -> tuple[Gateway, bool]:
         "version": wish.body.version,
         "enrolled_at": now,
     }
-    Route.objects.select_for_update().filter(environment=wish.row.environment).first()  # before the gateway, as everywhere
-    existing = Gateway.objects.select_for_update().filter(name=wish.row.name, decommissioned_at__isnull=True).first()
+    fetch(_LOCK_ROUTE, {"environment": wish.row.environment_id})  # before the gateway, as everywhere
+    named = Gateway.objects.select_for_update().filter(name=wish.row.name, decommissioned_at__isnull=True)
+    existing = named.first() if fetch(_NAMED, {"name": wish.row.name}) else None
     if existing is None:
-        created = Gateway.objects.create(name=wish.row.name, environment=wish.row.environment, role=wish.row.role, **facts)
+        created = Gateway(name=wish.row.name, environment_id=wish.row.environment_id, role=wish.row.role, **facts)
+        insert(created)
         return created, False
     if (existing.environment_id, existing.role) != (wish.row.environment_id, wish.row.role):
         raise Conflict(
@@ -251,25 +284,28 @@ def _generation_reused() -> Conflict:
     return Conflict("a new enrolment begins a new generation; this one was used before", code="GENERATION_REUSED")
 
 
-def _begin_life(gateway: Gateway, now: datetime) -> None:
+def _begin_life(gateway: Gateway, now: datetime, *, reborn: bool) -> None:
     """Keep the key of every generation, so that writes of an earlier one can still be proven (DESIGN §9)."""
-    GatewayLife.objects.filter(gateway=gateway, ended_at=None).update(ended_at=now)
-    GatewayLife.objects.create(gateway=gateway, generation=gateway.generation, signing_key=gateway.signing_key, began_at=now)
+    if reborn:
+        GatewayLife.objects.filter(gateway=gateway, ended_at=None).update(ended_at=now)
+        GatewayStatus.objects.get_or_create(gateway=gateway)
+    else:
+        insert(GatewayStatus(gateway=gateway))
+    insert(GatewayLife(gateway=gateway, generation=gateway.generation, signing_key=gateway.signing_key, began_at=now))
 
 
-def _certify(gateway: Gateway, client: CsrFacts, server: CsrFacts, now: datetime) -> GatewayCertificate:
-    """Issue both certificates from our row and the profiles; nothing of the request but its public key is used (I12)."""
-    for facts in (client, server):
-        _own_key(gateway, facts)
-    code = gateway.environment_id
-    identity = San.uri(f"mzv://default/{code}/gateway/{gateway.id}")
-    issued = authorities.issue(
-        GATEWAY_CLIENT, code, common_name=str(gateway.id), sans=(identity,), public_key=_key(client), now=now
+def _certify(gateway: Gateway, client: CsrFacts, server: CsrFacts, now: datetime) -> tuple[GatewayCertificate, str]:
+    """Issue both certificates from our row and the profiles; nothing of the request but its public key is used (I12).
+
+    Returns the row and the chain that goes after both (PEM)."""
+    _own_keys(gateway, client, server)
+    signer = authorities.signer(gateway.environment_id, now)
+    identity = San.uri(f"mzv://default/{gateway.environment_id}/gateway/{gateway.id}")
+    issued = signer.issue(GATEWAY_CLIENT, common_name=str(gateway.id), sans=(identity,), public_key=client.public_key, now=now)
+    listener = signer.issue(
+        GATEWAY_SERVER, common_name=gateway.name, sans=_server_sans(gateway), public_key=server.public_key, now=now
     )
-    listener = authorities.issue(
-        GATEWAY_SERVER, code, common_name=gateway.name, sans=_server_sans(gateway), public_key=_key(server), now=now
-    )
-    return GatewayCertificate.objects.create(
+    row = GatewayCertificate(
         fingerprint=issued.fingerprint,
         gateway=gateway,
         spki=client.spki_sha256,
@@ -280,15 +316,15 @@ def _certify(gateway: Gateway, client: CsrFacts, server: CsrFacts, now: datetime
         not_after=issued.not_after,
         issuer_key=issued.issuer_key,
     )
+    insert(row)
+    return row, signer.chain
 
 
-def _key(facts: CsrFacts) -> EllipticCurvePublicKey:
-    return facts.public_key
-
-
-def _own_key(gateway: Gateway, facts: CsrFacts) -> None:
-    owner, _ = CertifiedKey.objects.get_or_create(spki=facts.spki_sha256, defaults={"gateway": gateway})
-    if owner.gateway_id != gateway.id:
+def _own_keys(gateway: Gateway, *keys: CsrFacts) -> None:
+    """Each key becomes this gateway's for ever, or is it already. One that somebody else registers at this moment is not."""
+    spki = sorted(facts.spki_sha256 for facts in keys)  # in one order for everybody: two who wait for each other cannot be
+    mine = {row[0] for row in fetch(_OWN_KEYS, {"spki": spki, "gateway": gateway.id})}
+    if mine != set(spki):
         raise ValidationFailed("this key was certified for another gateway before; make a new one", code="KEY_OF_ANOTHER")
 
 

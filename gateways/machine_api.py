@@ -104,7 +104,7 @@ def _registered(body: Register, header: Header, question: Question) -> bytes:
         environment=gateway.environment_id,
         role=Role(gateway.role),
         certificate=certificate.pem,
-        chain=authorities.chain_for(certificate.pem),
+        chain=enrolled.chain or authorities.chain_for(certificate.pem),
         server_certificate=certificate.server_pem,
         heartbeat_seconds=settings.MAZEVAULT.timing.heartbeat_interval,
     )
@@ -208,10 +208,10 @@ def audit_upload(call: Call, body: AuditUpload) -> AuditTaken:
 
 @channel(Renew)
 def renew(call: Call, body: Renew) -> Renewed:
-    certificate = enrollment.renew(call.gateway, body, now=call.now)
+    certificate, chain = enrollment.renew(call.gateway, body, now=call.now)
     return Renewed(
         certificate=certificate.pem,
-        chain=authorities.chain_for(certificate.pem),
+        chain=chain,
         server_certificate=certificate.server_pem,
     )
 

@@ -22,6 +22,7 @@ from common import audit
 from common.clock import database_now
 from common.errors import NotFound
 from common.grouped import Grouped
+from common.statements import run
 from gateways.desks import Desk, RequestDesk, at_once
 from gateways.models import EpochGrant, Gateway, GatewayEnvironment, GatewayPresence, Route
 from protocol.vocabulary import LeaseVerdict
@@ -307,8 +308,7 @@ def block_all_leases(until: datetime) -> None:
 
 def wake(code: str) -> None:
     """Wake the waiting directive calls of an environment when the transaction commits."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_notify(%s, %s)", [DIRECTIVE_CHANNEL, code])
+    run("SELECT pg_notify(%(channel)s, %(code)s)", {"channel": DIRECTIVE_CHANNEL, "code": code})
 
 
 def _speaks_for(gateway: Gateway, instance: str) -> Exists:

@@ -7,7 +7,9 @@ Each has generations (`vault.generations`); this module says what the generation
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -15,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from django.db.models import Prefetch, QuerySet
 
 from common.clock import now as clock_now
+from common.statements import fetch
 from protocol.certificates import pin_of
 from vault import certificates
 from vault.certificates import IssuedCertificate as IssuedCertificate
@@ -34,6 +37,17 @@ LONGEST_KEPT_CHAIN = ROOT_ANNOUNCEMENT
 """A gateway keeps the chain it got with its certificate until the next one, a whole life later when it was away."""
 
 
+_SIGNER = """
+SELECT a.id, a.certificate, a.sealed_key, a.not_after, above.pem, r.standing, r.generation, r.not_after, r.trusted_until
+  FROM vault_certificateauthority a
+  LEFT JOIN LATERAL (SELECT a.issuer_id AS root, a.certificate AS pem WHERE a.issuer_id IS NOT NULL UNION ALL
+                     SELECT c.issuer_id, c.certificate FROM vault_crosscertificate c WHERE c.authority_id = a.id) above ON true
+  LEFT JOIN vault_certificateauthority r ON r.id = above.root
+ WHERE a.scope = %(scope)s AND a.standing = 'current' ORDER BY r.generation
+"""
+"""The generation that signs, with each certificate of its key and the root above that."""
+
+
 class IssuingRefused(Exception):
     """The certificate would not fit its profile; the sentence names the rule."""
 
@@ -42,27 +56,63 @@ class RootKeyAbsent(Exception):
     """The root's key was removed from this installation; bring it back to create another intermediate."""
 
 
+@dataclass(frozen=True)
+class Signer:
+    """The generation of a scope that signs, read once for all that is signed with it. `chain` goes after each leaf (PEM)."""
+
+    scope: str
+    issuer: x509.Certificate
+    not_after: datetime
+    chain: str
+    _key: ec.EllipticCurvePrivateKey
+
+    def issue(
+        self, profile: SignerProfile, *, common_name: str, sans: Sequence[San], public_key: PublicKey, now: datetime
+    ) -> IssuedCertificate:
+        """Sign one end-entity certificate: a function of our facts, the profile and the public key (I12).
+
+        First the same certificate is signed with a throw-away key and linted, so that a wrong one never bears a real signature.
+        That a key belongs to one subject only is the caller's constraint. Raises `IssuingRefused`.
+        """
+        if self.not_after <= now:
+            raise IssuingRefused(
+                f"the authority of {self.scope} has ended; run: ./mazevault keys rotate --authority {self.scope}"
+            )
+        try:
+            builder = certificates.leaf(profile, self.issuer, common_name, sans, public_key, now)
+        except ValueError as error:  # a name or a time that no certificate can carry
+            raise IssuingRefused(f"{profile.name}: {error}") from error
+        broken = lint(builder.sign(_throw_away_key(), hashes.SHA256()), profile, self.issuer)
+        if broken:
+            raise IssuingRefused(f"{profile.name}: {'; '.join(broken)}")
+        return certificates.described(builder.sign(self._key, hashes.SHA256()))
+
+
+def signer(scope: str, now: datetime) -> Signer:
+    """What signs for this scope now, in one statement. Raises `IssuingRefused` or `RootKeyAbsent`."""
+    rows = fetch(_SIGNER, {"scope": scope})
+    if not rows:
+        raise _no_authority(scope)
+    identifier, certificate, sealed, not_after = rows[0][:4]
+    above = [
+        (CertificateAuthority(standing=standing, generation=generation, not_after=end, trusted_until=until), pem)
+        for *_, pem, standing, generation, end, until in rows if pem
+    ]  # fmt: skip
+    row = CertificateAuthority(id=identifier, scope=scope, sealed_key=sealed)
+    return Signer(scope, certificates.read(certificate), not_after, _ordered(above, now) or certificate, private_key(row))
+
+
 def issue(
     profile: SignerProfile, scope: str, *, common_name: str, sans: Sequence[San], public_key: PublicKey, now: datetime
 ) -> IssuedCertificate:
-    """Sign one end-entity certificate: a function of our facts, the profile and the public key (I12).
+    """One certificate by the generation that signs now (`Signer.issue`). Raises `IssuingRefused`."""
+    return signer(scope, now).issue(profile, common_name=common_name, sans=sans, public_key=public_key, now=now)
 
-    First the same certificate is signed with a throw-away key and linted, so that a wrong one never bears a real signature.
-    That a key belongs to one subject only is the caller's constraint. Raises `IssuingRefused`.
-    """
-    authority = _require(scope)
-    issuer = certificates.read(authority.certificate)
-    if authority.not_after <= now:
-        raise IssuingRefused(f"the authority of {scope} has ended; run: ./mazevault keys rotate --authority {scope}")
-    try:
-        builder = certificates.leaf(profile, issuer, common_name, sans, public_key, now)
-    except ValueError as error:  # a name or a time that no certificate can carry
-        raise IssuingRefused(f"{profile.name}: {error}") from error
-    rehearsal = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
-    broken = lint(rehearsal, profile, issuer)
-    if broken:
-        raise IssuingRefused(f"{profile.name}: {'; '.join(broken)}")
-    return certificates.described(builder.sign(private_key(authority), hashes.SHA256()))
+
+@cache
+def _throw_away_key() -> ec.EllipticCurvePrivateKey:
+    """What it signs is thrown away; nobody ever trusted it."""
+    return ec.generate_private_key(ec.SECP256R1())
 
 
 def longest_end(profile: SignerProfile, scope: str, now: datetime) -> datetime:
@@ -112,9 +162,13 @@ def chain_of(row: CertificateAuthority, now: datetime) -> str:
     than a chain is kept comes last, so that nobody holds a chain that begins with what is gone.
     """
     found = [(row.issuer, row.certificate), *((one.issuer, one.certificate) for one in row.crossed.all())]
-    trusted = [(above, pem) for above, pem in found if above is not None and above.standing != Standing.ENDED]
-    order = _order(now)
-    return "".join(pem for _, pem in sorted(trusted, key=lambda one: order(one[0]))) or row.certificate
+    return _ordered([(above, pem) for above, pem in found if above is not None], now) or row.certificate
+
+
+def _ordered(found: Sequence[tuple[CertificateAuthority, str]], now: datetime) -> str:
+    """The certificates (PEM) by trusted roots in the order of `chain_of`."""
+    trusted, order = [(above, pem) for above, pem in found if above.standing != Standing.ENDED], _order(now)
+    return "".join(pem for _, pem in sorted(trusted, key=lambda one: order(one[0])))
 
 
 def signer_of(leaf: x509.Certificate) -> CertificateAuthority | None:
@@ -195,6 +249,10 @@ def _rows() -> QuerySet[CertificateAuthority]:
 def _require(scope: str) -> CertificateAuthority:
     found = current(scope)
     if found is None:
-        fix = f"manage.py setup; with the root's key in a safe ./mazevault keys rotate --authority {scope} --root-key FILE"
-        raise IssuingRefused(f"there is no certificate authority for {scope}; run: {fix}")
+        raise _no_authority(scope)
     return found
+
+
+def _no_authority(scope: str) -> IssuingRefused:
+    fix = f"manage.py setup; with the root's key in a safe ./mazevault keys rotate --authority {scope} --root-key FILE"
+    return IssuingRefused(f"there is no certificate authority for {scope}; run: {fix}")

@@ -55,7 +55,7 @@ class Walker:
     def renew(self, now: datetime) -> None:
         keys = Keys.generate()
         wish = Renew(csr=build_csr(keys.client, "x"), server_csr=build_csr(keys.server, "x"))
-        self.take(enrollment.renew(self.row, wish, now=now), now)
+        self.take(enrollment.renew(self.row, wish, now=now)[0], now)
 
     def take(self, made: GatewayCertificate, now: datetime) -> None:
         self.certificate, self.server = made.pem, made.server_pem
