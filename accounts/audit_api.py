@@ -77,6 +77,7 @@ class AuditSearch(Signed):
     """Entries by time, actor, action, kind of thing, severity and address."""
 
     scoped = False
+    only_asks = True
     permissions = {"POST": AUDIT_READ}
 
     @extend_schema(operation_id="searchAuditLogs", request=SearchWish, responses=AuditRow(many=True))

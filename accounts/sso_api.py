@@ -22,7 +22,7 @@ from accounts.operations import Signed
 from accounts.rbac_api import PersonRow, person_row
 from accounts.roles import USERS_WRITE
 from accounts.sessions import SignedIn
-from common.api import SIGNED_IN, Operation, translate
+from common.api import SIGNED_IN, Operation, is_read, translate
 from common.clock import now
 from common.errors import MazeVaultError, ValidationFailed
 
@@ -97,7 +97,7 @@ class EntraCallback(Operation):
         """People see a page with cause, fix and owner; programs the error shape."""
         if not prefers_html(self.request):
             return super().handle_exception(exc)
-        return _page(translate(exc))
+        return _page(translate(exc, is_read=is_read(self.request)))
 
 
 class EntraCheck(Operation):

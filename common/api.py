@@ -33,6 +33,8 @@ from common.parsing import LARGEST_BODY
 from common.permissions import SIGNED_IN as SIGNED_IN
 
 log = logging.getLogger("mazevault.api")
+READS = ("GET", "HEAD", "OPTIONS")
+_UNREAD = "the database does not answer right now; ask again in a moment"
 _NO_DATABASE = """the database does not answer right now; a change may have been kept or not: \
 repeat it with the same Idempotency-Key, or read first"""
 """A connection that ends during COMMIT tells nobody which."""
@@ -63,13 +65,16 @@ def error_response(error: MazeVaultError) -> JsonResponse:
     return response
 
 
-def translate(error: Exception) -> MazeVaultError:
-    """Any exception as an error of our tree. The unexpected becomes a 500 whose cause is only in the log."""
+def translate(error: Exception, *, is_read: bool = False) -> MazeVaultError:
+    """Any exception as an error of our tree. The unexpected becomes a 500 whose cause is only in the log.
+
+    `is_read`: nothing was to be changed, so no doubt is raised about a change.
+    """
     if isinstance(error, MazeVaultError):
         return error
     if isinstance(error, drf.APIException):
         return _from_framework(error)
-    if isinstance(error, OperationalError | InterfaceError | InternalError) and (refused := _of_the_database(error)):
+    if isinstance(error, OperationalError | InterfaceError | InternalError) and (refused := _of_the_database(error, is_read)):
         return refused
     if isinstance(error, RequestDataTooBig):
         return TooLarge(f"the body is larger than {LARGEST_BODY} bytes")
@@ -81,21 +86,28 @@ def translate(error: Exception) -> MazeVaultError:
     return MazeVaultError("something went wrong here; the log of the server names the cause")
 
 
-def _of_the_database(error: Exception) -> MazeVaultError | None:
+def _of_the_database(error: Exception, is_read: bool) -> MazeVaultError | None:
     """What passes by itself. None for a mistake of ours, which a repetition would only repeat."""
     state = getattr(error.__cause__, "sqlstate", None) or ""
     if state in _GIVEN_UP:
         log.warning("a transaction was given up: %s", _GIVEN_UP[state])
-        return Unavailable(f"{_GIVEN_UP[state]}, so nothing was changed; try again", retry_after=2)
+        return Unavailable(f"{_GIVEN_UP[state]}{'' if is_read else ', so nothing was changed'}; try again", retry_after=2)
     if isinstance(error, InternalError):
         return None
     log.error("the database does not answer: %s", type(error).__name__)
-    return Unavailable(_NO_DATABASE, retry_after=2)
+    return Unavailable(_UNREAD if is_read else _NO_DATABASE, retry_after=2)
 
 
 def exception_handler(error: Exception, context: Mapping[str, Any]) -> HttpResponse:
     """Django REST framework's hook."""
-    return error_response(translate(error))
+    view, request = context.get("view"), context.get("request")
+    return error_response(translate(error, is_read=is_read(request, view)))
+
+
+def is_read(request: Request | HttpRequest | None, view: object = None) -> bool:
+    """Whether a request only asks: by its method, or because its operation says so (`Operation.only_asks`)."""
+    method = request.method if request is not None else ""
+    return method in READS or bool(getattr(view, "only_asks", False))
 
 
 def guarded(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
@@ -106,7 +118,7 @@ def guarded(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
         try:
             return view(request, *args, **kwargs)
         except Exception as error:  # the edge of the program: whatever was raised gets an answer and a log line
-            return error_response(translate(error))
+            return error_response(translate(error, is_read=is_read(request)))
 
     return csrf_exempt(wrapped)  # plain views authenticate by certificate or bearer, never by cookie
 
@@ -130,11 +142,13 @@ class Operation(APIView):
     """One path. `permissions` maps each method to the permission it needs; a method that is not named is refused.
 
     `scoped` says that the permission may be held in a part of the world only, and that the use case asks for the very place.
+    `only_asks`: its POST changes nothing, it asks with a body.
     `open_before_password_change`: also to somebody who must choose a new password before anything else.
     """
 
     public = False
     scoped = False
+    only_asks = False
     open_before_password_change = False
     permissions: Mapping[str, str] = {}
     metadata_class = None

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse
 
-from common.api import error_response, translate
+from common.api import error_response, is_read, translate
 from common.errors import MalformedBody, MazeVaultError, TooLarge
 from common.parsing import is_longer
 from protocol.envelope import MAX_WIRE_BYTES
@@ -35,7 +35,7 @@ class ErrorShape:
         return response
 
     def process_exception(self, request: HttpRequest, exception: Exception) -> HttpResponse:
-        return error_response(translate(exception))
+        return error_response(translate(exception, is_read=is_read(request)))
 
 
 def out_of_bounds(path: str, query: str, length: str | int) -> MazeVaultError | None:

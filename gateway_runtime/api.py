@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hmac
 import json
+import time
 from collections.abc import Iterator
+from datetime import datetime
+from typing import LiteralString
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
@@ -15,10 +18,11 @@ from prometheus_client.registry import Collector
 from common import health as node_health
 from common.api import guarded
 from common.clock import now
+from common.direct import answering_within, open_connection
 from common.errors import AuthenticationRequired
 from common.retained import GATEWAY
 from common.retention_metrics import RetentionCollector
-from gateway_runtime import current, replica, write_queue
+from gateway_runtime import current, replica, state, why, write_queue
 from gateway_runtime.models import WriteTally
 from gateway_runtime.supervisor import Supervisor, days_left
 from integrations.azure import denials
@@ -35,19 +39,20 @@ def root(request: HttpRequest) -> HttpResponse:
 
 @guarded
 def health(request: HttpRequest) -> HttpResponse:
-    """200 with `"status":"ok"` while the gateway's database answers. `serving` says whether it may act, and in which epoch.
+    """200 with `"status":"ok"` while the gateway's database answers.
 
-    Being cut off from the Primary is no illness: the gateway goes on, so a liveness probe must not end it. Anybody may ask, so it
-    does not say which gateway this is.
+    `may_act` says whether it holds the lease, in which epoch, and `because` why not; `serving` is the same under the name that
+    existing readers know. Being cut off from the Primary is no illness: the gateway goes on (`answers_reads`, `takes_changes`),
+    so a liveness probe must not end it. Anybody may ask, so it does not say which gateway this is.
     """
-    database, cache = node_health.found(node_health.database, node_health.cache_server)
+    database, cache, usable, room = node_health.found(node_health.database, node_health.cache_server, usable_copy, room_in_queue)
     body: dict[str, object] = {
         "status": "ok" if database else "error",
         "mode": settings.MAZEVAULT.mode,
         "version": settings.MAZEVAULT.version,
         "database": "ok" if database else "unreachable",
         "cache": "not configured" if not settings.MAZEVAULT.redis_url else "ok" if cache else "unreachable",
-        **_standing(current.supervisor),
+        **_standing(current.supervisor, usable, room),
     }
     return _answer(body, status=200 if database else 503)
 
@@ -127,11 +132,43 @@ def _queue_metrics() -> Iterator[Metric]:
     yield writes
 
 
-def _standing(supervisor: Supervisor | None) -> dict[str, object]:
+def _standing(supervisor: Supervisor | None, usable: bool, room: bool) -> dict[str, object]:
     if supervisor is None or supervisor.identity is None:
-        return {"registered": False, "serving": False, "epoch": 0}
-    standing = supervisor.node.standing()
-    return {"registered": True, "serving": standing.serving, "epoch": standing.epoch}
+        told = {"because": "it has not registered at the Primary yet", "answers_reads": False, "takes_changes": False}
+        return {"registered": False, "serving": False, "may_act": False, **told, "primary": "unknown", "epoch": 0}
+    standing, away = supervisor.node.standing(), supervisor.node.breaker.silence(time.monotonic())
+    facts = why.Rights(standing.serving, standing.assigned, standing.stopping, usable, room, away)
+    return {
+        "registered": True, "serving": standing.serving, "may_act": standing.serving, "because": why.may_act_not(facts),
+        "answers_reads": why.answers_reads(facts), "takes_changes": why.takes_changes(facts),
+        "primary": "ok" if away is None else "unreachable", "epoch": standing.epoch,
+    }  # fmt: skip
+
+
+_STORED: LiteralString = """
+SELECT n.replica_complete_at, coalesce(b.writes, 0), coalesce(b.size, 0)
+  FROM gateway_runtime_nodestate n LEFT JOIN gateway_runtime_backlog b ON b.id = 1 WHERE n.id = 1
+"""
+
+
+def _stored() -> tuple[datetime | None, int, int]:
+    """How old the copy is, and what waits in the queue; on a connection of its own, as every question for health."""
+    with open_connection() as asked, answering_within(asked, node_health.CUT_SECONDS):
+        return asked.execute(_STORED).fetchone() or (None, 0, 0)
+
+
+def _copy_is_usable() -> bool:
+    """Whether the copy is whole and young enough for credentials to count, as who reads secrets is asked."""
+    age = state.age_of_time(_stored()[0], now())
+    return age is not None and age < settings.MAZEVAULT.own_gateway.offline_auth_max
+
+
+def _queue_has_room() -> bool:
+    return write_queue.has_room(*_stored()[1:])
+
+
+usable_copy = node_health.Prober("copy of the environment", _copy_is_usable)
+room_in_queue = node_health.Prober("queue of writes", _queue_has_room)
 
 
 def _answer(body: dict[str, object], status: int = 200) -> HttpResponse:

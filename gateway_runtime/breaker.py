@@ -30,6 +30,7 @@ class Breaker:
         self._failures = 0
         self._openings = 0
         self._wait_until = 0.0
+        self._failing_from: float | None = None
 
     @property
     def state(self) -> BreakerState:
@@ -48,6 +49,11 @@ class Breaker:
             self._wait_until = now + TRIAL_SECONDS
             return True
 
+    def silence(self, now: float) -> float | None:
+        """Seconds since the first of the calls in a row that got no answer; None when the last one got one."""
+        began = self._failing_from
+        return max(0.0, now - began) if began is not None else None
+
     def pause(self, now: float, *, at_most: float = 1.0) -> float:
         """Seconds until it is worth asking again, from a tenth to `at_most`: another call may end the pause earlier."""
         with self._lock:
@@ -60,10 +66,13 @@ class Breaker:
         with self._lock:
             self._state = BreakerState.CLOSED
             self._failures = self._openings = 0
+            self._failing_from = None
 
     def failed(self, now: float) -> None:
         """No answer came. Calls that were under way when the breaker opened say nothing new."""
         with self._lock:
+            if self._failing_from is None:
+                self._failing_from = now
             if self._state is BreakerState.OPEN:
                 return
             self._failures += 1

@@ -53,6 +53,10 @@ class Standing:
     fenced: Fenced | None
     running_effects: int
     serving: bool
+    """Whether it holds the lease."""
+    assigned: Assignment = Assignment.STANDBY
+    """What it is for callers, whether it is cut off or not: what `state.standing_of` says of the committed facts."""
+    stopping: bool = False
 
 
 class Node:
@@ -268,7 +272,15 @@ class Node:
                 fenced=self._fenced,
                 running_effects=self._count_running(),
                 serving=left > 0,
+                assigned=self._assigned(),
+                stopping=self._stopping,
             )
+
+    def _assigned(self) -> Assignment:
+        role, epoch = self._committed_assignment or ("", 0)
+        if self._fenced is not None and self._fenced.epoch >= epoch:
+            return Assignment.FENCED
+        return Assignment(role) if role and epoch >= self._highest_epoch else Assignment.STANDBY
 
     def _learn_epoch(self, epoch: int) -> bool:
         if epoch > self._highest_epoch:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 from django.conf import settings
@@ -25,7 +26,7 @@ from common import errors
 from common.clock import now as clock_now
 from common.direct import give_connection_back
 from common.errors import Conflict, MazeVaultError, NotFound, Unavailable, ValidationFailed
-from gateway_runtime import current, marks, principals, replica, state, write_queue
+from gateway_runtime import current, marks, principals, replica, state, why, write_queue
 from gateway_runtime.client import PrimaryRefused, PrimaryUnreachable
 from gateway_runtime.models import NodeState, PendingWrite
 from gateway_runtime.state import standing_of
@@ -262,11 +263,25 @@ def _as_it_stands(write: PendingWrite, change: SecretChange) -> Written:
     if outcome is WriteOutcome.REFUSED:
         _raise_refusal(write)
     if outcome is not WriteOutcome.APPLIED:
-        return Written(outcome, write.id, None, write.version, secret_id=write.secret)
+        told = why.of_write(waiting(write, behind=write.previous, away_since=away_since(clock_now())))
+        return Written(
+            outcome, write.id, None, write.version, secret_id=write.secret, because=told.because, since=told.since
+        )  # fmt: skip
     secret = _catch_up(write.secret, write.version) or _imagined(write, change)
     # The change is made: how old the copy of its project is may not turn the answer into an error any more.
     secret.project.max_staleness_seconds = None
     return Written(outcome, write.id, secret, write.version, secret_id=write.secret)
+
+
+def away_since(moment: datetime) -> datetime | None:
+    """Since when the Primary does not answer this gateway; None while it does."""
+    found = current.supervisor
+    seconds = found.node.breaker.silence(time.monotonic()) if found is not None and found.identity is not None else None
+    return moment - timedelta(seconds=seconds) if seconds is not None else None
+
+
+def waiting(write: PendingWrite, *, behind: uuid.UUID | None, away_since: datetime | None) -> why.Waiting:
+    return why.Waiting(WriteOutcome(write.outcome), write.accepted_at, write.settled_at, write.detail, behind, away_since)
 
 
 def _catch_up(secret: uuid.UUID, version: int, *, at_least_newer: bool = False) -> Secret | None:

@@ -115,9 +115,14 @@ def age_of_copy(row: NodeState | Standing, now: datetime) -> float | None:
 
     Infinite when that time lies ahead by more than clocks may differ: the clock was put back, so nobody knows how old it is.
     """
-    if row.replica_complete_at is None:
+    return age_of_time(row.replica_complete_at, now)
+
+
+def age_of_time(complete_at: datetime | None, now: datetime) -> float | None:
+    """`age_of_copy` from the time alone."""
+    if complete_at is None:
         return None
-    age = (now - row.replica_complete_at).total_seconds()
+    age = (now - complete_at).total_seconds()
     return max(0.0, age) if age >= -CLOCK_SKEW else math.inf
 
 

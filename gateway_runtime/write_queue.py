@@ -218,6 +218,11 @@ def same_request(actor: str, key: str, digest: str, now: datetime) -> PendingWri
     return promise(found, now)
 
 
+def has_room(writes: int, size: int) -> bool:
+    """Whether one more small write would be accepted beside so many of so many bytes."""
+    return writes < MOST_WRITES and size < MOST_BYTES
+
+
 def _refuse_when_full(size: int) -> None:
     waiting = depth()
     if waiting.writes >= MOST_WRITES or waiting.size + size > MOST_BYTES:

@@ -18,6 +18,7 @@ from accounts.roles import SECRETS_READ
 from common.api import SIGNED_IN, Operation, rfc3339
 from common.clock import now
 from common.errors import NotFound, Unavailable
+from gateway_runtime import secrets_node, why
 from gateway_runtime.models import OPEN, PendingWrite
 from protocol.vocabulary import WriteOutcome
 from vault import rules
@@ -48,6 +49,8 @@ class WriteRow(serializers.Serializer):
     version = serializers.IntegerField(help_text="what the secret became; 0 for none")
     code = serializers.CharField(allow_null=True)
     detail = serializers.CharField(allow_null=True)
+    because = serializers.CharField(allow_null=True, help_text="why it is not applied (yet)")
+    since = serializers.DateTimeField(allow_null=True, help_text="since when that is so")
     size = serializers.IntegerField(help_text="bytes")
     age_seconds = serializers.FloatField()
     accepted_at = serializers.DateTimeField()
@@ -73,13 +76,13 @@ class Writes(Operation):
         places = _Places(caller)
         waiting = PendingWrite.objects.filter(OPEN).defer("sealed_body", "head").order_by("life", "sequence")
         seen = [row for row in waiting if places.shows(row)]
-        oldest = min((row.accepted_at for row in seen), default=moment)
+        oldest, open_ones = min((row.accepted_at for row in seen), default=moment), {row.id for row in waiting}
         return Response(
             {
                 "open": len(seen),
                 "bytes": sum(row.size for row in seen),
                 "oldest_seconds": _age(oldest, moment),
-                "writes": [write_row(row, moment) for row in seen[:SHOWN]],
+                "writes": [write_row(row, moment, row.previous in open_ones) for row in seen[:SHOWN]],
             }
         )
 
@@ -95,7 +98,8 @@ class WriteOne(Operation):
         row = PendingWrite.objects.defer("sealed_body", "head").filter(id=wanted).first() if wanted else None
         if row is None or not _Places(principal_in(request)).shows(row):
             raise NotFound("there is no such write at this gateway; one that ended long ago is known at the Primary")
-        return Response(write_row(row, now()))
+        behind = row.previous is not None and PendingWrite.objects.filter(OPEN, id=row.previous).exists()
+        return Response(write_row(row, now(), behind))
 
 
 class Me(Operation):
@@ -133,7 +137,11 @@ class PasswordSignIn(Operation):
         )  # fmt: skip
 
 
-def write_row(row: PendingWrite, moment: datetime) -> dict[str, Any]:
+def write_row(row: PendingWrite, moment: datetime, is_behind: bool) -> dict[str, Any]:
+    """`is_behind`: an earlier write of the same secret is still open."""
+    told = why.of_write(
+        secrets_node.waiting(row, behind=row.previous if is_behind else None, away_since=secrets_node.away_since(moment))
+    )
     return {
         "id": str(row.id),
         "secret_id": str(row.secret),
@@ -151,6 +159,8 @@ def write_row(row: PendingWrite, moment: datetime) -> dict[str, Any]:
         "version": row.version,
         "code": row.code or None,
         "detail": row.detail or None,
+        "because": told.because,
+        "since": rfc3339(told.since),
         "size": row.size,
         "age_seconds": _age(row.accepted_at, moment),
         "accepted_at": rfc3339(row.accepted_at),

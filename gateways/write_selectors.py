@@ -18,6 +18,12 @@ from protocol.vocabulary import WriteOutcome
 
 FILTERS = ("outcome", "environment", "gateway", "project")
 WRITES_SHOWN = 500
+_WAITS: Mapping[str, str] = {
+    WriteOutcome.RECEIVED: "it waits for its turn",
+    WriteOutcome.CONFLICT: "the secret was changed in between; a person decides",
+    WriteOutcome.QUARANTINED: "it is of an epoch or a life of its gateway that has ended; a person decides",
+    WriteOutcome.DEAD_LETTER: "it cannot be applied; a person decides",
+}
 MANIFESTS_SHOWN = 50
 
 
@@ -65,6 +71,7 @@ def write_row(row: Any) -> dict[str, Any]:
         "version": row.version,
         "code": row.code,
         "detail": row.detail,
+        **_why(row),
         "attempts": row.attempts,
         "resolution": row.resolution or None,
         "content_kept": row.content_kept,
@@ -73,6 +80,14 @@ def write_row(row: Any) -> dict[str, Any]:
         "settled_at": rfc3339(row.settled_at),
         "settled_by": row.settled_by or None,
     }
+
+
+def _why(row: Any) -> dict[str, str | None]:
+    """Why a write is not applied (yet), and since when; nulls for one that is, or was decided on."""
+    if row.outcome == WriteOutcome.APPLIED or row.resolution:
+        return {"because": None, "since": None}
+    told = row.detail or _WAITS.get(row.outcome) or f"it was {row.outcome}"
+    return {"because": told, "since": rfc3339(row.settled_at or row.received_at)}
 
 
 def manifest_rows(environment: str) -> list[dict[str, Any]]:

@@ -66,6 +66,8 @@ class WriteRow(serializers.Serializer):
     version = serializers.IntegerField()
     code = serializers.CharField()
     detail = serializers.CharField()
+    because = serializers.CharField(allow_null=True, help_text="why it is not applied (yet); null once it is, or was decided on")
+    since = serializers.DateTimeField(allow_null=True, help_text="since when that is so")
     attempts = serializers.IntegerField()
     resolution = serializers.CharField(allow_null=True)
     content_kept = serializers.BooleanField()

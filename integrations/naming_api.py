@@ -76,6 +76,7 @@ class NamesChecked(serializers.Serializer):
 class NamingPreview(Signed):
     """The name of every Azure resource of one environment, by the organization's convention."""
 
+    only_asks = True
     permissions = {"POST": PROJECTS_READ}
 
     @extend_schema(operation_id="previewNames", request=NamingWish, responses=NameRow(many=True))
@@ -90,6 +91,7 @@ class NamingPreview(Signed):
 class NamingCheck(Signed):
     """Check given names, or the whole convention over all environments, zones and regions."""
 
+    only_asks = True
     permissions = {"POST": PROJECTS_READ}
 
     @extend_schema(operation_id="checkNames", request=NamesCheck, responses=NamesChecked)

@@ -15,7 +15,7 @@ from rest_framework.response import Response
 
 from accounts.authentication import principal_in
 from accounts.roles import SECRETS_DELETE, SECRETS_READ, SECRETS_WRITE
-from common.api import Operation, checked
+from common.api import Operation, checked, rfc3339
 from common.clock import now
 from common.errors import NotFound, ValidationFailed
 from common.paging import PAGE, page_if_asked
@@ -375,5 +375,7 @@ def _queued(written: Written, secret: uuid.UUID) -> Response:
         "status": written.outcome.value,
         "status_url": f"/api/v1/writes/{written.write}",
         "secret_id": str(written.secret_id or secret),
+        "because": written.because,
+        "since": rfc3339(written.since),
     }
     return Response(row, status=202)

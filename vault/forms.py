@@ -127,3 +127,5 @@ class QueuedRow(serializers.Serializer):
     status = serializers.CharField()
     status_url = serializers.CharField()
     secret_id = serializers.UUIDField()
+    because = serializers.CharField(allow_null=True, help_text="why it is not applied yet")
+    since = serializers.DateTimeField(allow_null=True, help_text="since when that is so")

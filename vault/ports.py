@@ -91,6 +91,9 @@ class Written:
     secret: Secret | None
     version: int
     secret_id: uuid.UUID | None = None
+    because: str | None = None
+    """Why it is not applied yet, for people."""
+    since: datetime | None = None
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,11 @@ KNOWN_CONNECTIONS = 100_000
 """Connections of callers with a certificate that are to have room, where the system gives it: two or three for each gateway."""
 HEALTH_FRESH_SECONDS = 0.1
 """An answer about health as young as this is given again, so that a flood of questions is one question."""
+_NOTHING_KNOWN = {
+    "registered": False, "serving": False, "may_act": False, "because": "no worker process answers", "answers_reads": False,
+    "takes_changes": False, "primary": "unknown", "epoch": 0,
+}  # fmt: skip
+"""What a gateway whose processes do not answer says of itself: the fields of its own answer, and that it does nothing."""
 
 
 @dataclass(eq=False)
@@ -258,7 +263,7 @@ class Front:
                 {
                     "status": "error", "mode": self.plan.mode, "version": self.plan.version, "database": "unknown",
                     "cache": "unknown", "reasons": ["no worker process answers"],
-                    **({} if self.plan.mode == "primary" else {"registered": False, "serving": False, "epoch": 0}),
+                    **({} if self.plan.mode == "primary" else _NOTHING_KNOWN),
                 },
             )  # fmt: skip
 

@@ -161,3 +161,13 @@ def test_late_failures_of_calls_under_way_do_not_lengthen_the_pause() -> None:
         breaker.failed(1.0)
     assert not breaker.allows(0.5)
     assert breaker.allows(PAUSE_BASE + 0.01)
+
+
+def test_it_knows_since_when_nobody_answers() -> None:
+    breaker = Breaker(Longest())
+    assert breaker.silence(100.0) is None
+    for moment in (100.0, 105.0, 106.0, 107.0, 108.0, 110.0):
+        breaker.failed(moment)
+    assert breaker.silence(130.0) == 30.0
+    breaker.succeeded(131.0)
+    assert breaker.silence(132.0) is None

@@ -5,6 +5,7 @@ Proven here: which answer each state of the Primary leads to, and what the queue
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -89,15 +90,25 @@ def test_a_change_without_the_primary_is_queued_and_a_read_names_it(site: Site) 
     site.primary.down = True
     status, body = ann.put(f"secrets/{secret.id}", {"value": "two"})
     assert (status, body["durability"], body["status"], body["secret_id"]) == (202, "gateway", "queued", str(secret.id))
-    assert body["status_url"] == f"/api/v1/writes/{body['id']}"
+    assert body["status_url"] == f"/api/v1/writes/{body['id']}" and body["because"] == "it is on its way to the Primary"
+    site.supervisor.node.breaker.failed(time.monotonic() - 60)
+    told = ann.get(f"writes/{body['id']}")[1]
+    assert "the Primary does not answer" in told["because"] and told["since"] < body["since"]
+    after = ann.put(f"secrets/{secret.id}", {"value": "three"})[1]
+    assert "the Primary does not answer" in after["because"]
+    site.supervisor.node.breaker.succeeded(time.monotonic())
+    assert body["id"] in ann.get(f"writes/{after['id']}")[1]["because"]
+    after_ids = [row["because"] for row in ann.get("writes")[1]["writes"]]
+    assert len(after_ids) == 2 and all(after_ids)
     read = ann.get(f"secrets/{secret.id}")[1]
-    assert (read["value"], read["version"], read["pending_write"]) == ("one", 1, body["id"])
+    assert (read["value"], read["version"], read["pending_write"]) == ("one", 1, after["id"])
     followed = ann.get(f"writes/{body['id']}")[1]
     assert (followed["outcome"], followed["where"], followed["promised"]) == ("queued", "queued@gateway", True)
     site.primary.down = False
     site.upload()
     followed = ann.get(f"writes/{body['id']}")[1]
     assert (followed["outcome"], followed["version"], followed["where"]) == ("applied", 2, "settled@primary")
+    assert (followed["because"], followed["since"]) == (None, None)
 
 
 def test_a_list_names_the_writes_that_wait_in_one_query(site: Site) -> None:

@@ -109,7 +109,7 @@ def test_a_promised_change_is_202_and_says_where_to_follow_it(
     assert answer == (
         202,
         {"durability": "gateway", "id": str(WRITE), "status": "queued", "status_url": f"/api/v1/writes/{WRITE}",
-         "secret_id": secret["id"]},
+         "secret_id": secret["id"], "because": None, "since": None},
     )  # fmt: skip
     assert SecretVersion.objects.count() == 1, "nothing changed here"
 
