@@ -15,7 +15,7 @@ from accounts.access import Grant
 from accounts.authentication import bearer_text, person_of, principal_in, session_in
 from accounts.fields import Flag
 from accounts.models import Session, User
-from accounts.sessions import LIFE, SignedIn
+from accounts.sessions import SignedIn
 from common.api import SIGNED_IN, Operation, Text, checked, rfc3339
 from common.clock import now
 from common.paging import PAGE, page_of
@@ -77,6 +77,7 @@ class SessionRow(serializers.Serializer):
 class PasswordChange(serializers.Serializer):
     current_password = Text(max_length=1024, trim_whitespace=False)
     new_password = Text(max_length=4096, trim_whitespace=False)
+    keep_tokens = Flag(required=False, help_text="true: your API tokens go on; else they end with your other sessions")
 
 
 class Login(Operation):
@@ -155,7 +156,7 @@ class SessionOne(Operation):
 
 
 class Password(Operation):
-    """Change your password; your other sessions end."""
+    """Change your password; your other sessions end, and your API tokens unless you keep them."""
 
     open_before_password_change = True
     permissions = {"POST": SIGNED_IN}
@@ -164,8 +165,9 @@ class Password(Operation):
     def post(self, request: Request) -> Response:
         wish = checked(PasswordChange, request.data)
         people.change_password(
-            session_in(request), wish["current_password"], wish["new_password"], address=self.address, now=now()
-        )
+            session_in(request), wish["current_password"], wish["new_password"], address=self.address, now=now(),
+            keep_tokens=bool(wish.get("keep_tokens")),
+        )  # fmt: skip
         return Response(status=204)
 
 
@@ -250,7 +252,7 @@ def token_answer(opened: SignedIn) -> dict[str, Any]:
         "token": opened.token,
         "access_token": opened.token,
         "token_type": "Bearer",
-        "expires_in": int(LIFE.total_seconds()),
+        "expires_in": opened.seconds_left(now()),
         "expires_at": rfc3339(opened.session.expires_at),
         "user": user_row(opened.user),
     }

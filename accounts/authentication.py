@@ -52,6 +52,10 @@ def _rights_of_token(text: str, moment: datetime) -> Rights:
     found = rights.of_token(hash_token(text))
     if found is None or not found.lives:
         raise AuthenticationInvalid("this token is not valid; ask its holder for a new one")
+    if found.expires_at <= moment and found.unconfirmed:
+        raise AuthenticationExpired(
+            "the holder of this token has not signed in with Entra for too long; it counts again when they have"
+        )
     if found.expires_at <= moment:
         raise AuthenticationExpired("this token has expired; ask its holder for a new one")
     return found

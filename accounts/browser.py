@@ -13,7 +13,8 @@ from django.conf import settings
 from django.http import HttpResponseBase
 from rest_framework.request import Request
 
-from accounts.sessions import LIFE, SignedIn, hash_token
+from accounts.sessions import SignedIn, hash_token
+from common.clock import now
 from common.errors import PermissionRefused
 
 COOKIE = "__Host-mazevault"
@@ -24,7 +25,7 @@ SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 def give(response: HttpResponseBase, opened: SignedIn) -> None:
     """Put the session into the browser."""
     response.set_cookie(
-        COOKIE, opened.token, max_age=int(LIFE.total_seconds()), path="/", secure=True, httponly=True, samesite="Strict"
+        COOKIE, opened.token, max_age=opened.seconds_left(now()), path="/", secure=True, httponly=True, samesite="Strict"
     )
 
 

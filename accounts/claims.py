@@ -55,6 +55,7 @@ class MappingRow:
     external_id: str
     display_name: str
     role: str
+    id: str = ""
 
 
 def person_of(claims: Mapping[str, Any]) -> Person:
@@ -74,8 +75,17 @@ def person_of(claims: Mapping[str, Any]) -> Person:
 
 def roles_for(identifiers: Iterable[str], mappings: Iterable[MappingRow]) -> tuple[str, ...]:
     """Every role of a mapping that names one of the identifiers, in any case of letters; sorted, each once."""
+    return tuple(reasons_for(identifiers, mappings))
+
+
+def reasons_for(identifiers: Iterable[str], mappings: Iterable[MappingRow]) -> dict[str, list[str]]:
+    """The same roles in the same order, each with the ids of all mappings that give it."""
     held = {text.strip().casefold() for text in identifiers if text.strip()}
-    return tuple(sorted({row.role for row in mappings if held & _names(row)}))
+    found: dict[str, list[str]] = {}
+    for row in mappings:
+        if held & _names(row):
+            found.setdefault(row.role, []).append(row.id)
+    return {role: sorted(found[role]) for role in sorted(found)}
 
 
 def shown_role(roles: Sequence[str], default: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from django.db import transaction
 from django.db.models.functions import Now
 
-from accounts import changes, sealed_config
+from accounts import changes, grant_ends, sealed_config
 from accounts.access import EVERYWHERE
 from accounts.changes import By
 from accounts.granting import require_grantable, role_of
@@ -60,7 +60,7 @@ def create_mapping(wish: Mapping[str, Any], by: By) -> GroupMapping:
 
 
 def delete_mapping(identifier: uuid.UUID, by: By) -> None:
-    """End what a group gives. It takes the same rights as giving it."""
+    """End what a group gives, also to those who came in by it and are signed in. It takes the same rights as giving it."""
     require(by.principal, ROLES_WRITE, EVERYWHERE, readable=ROLES_READ)
     with transaction.atomic():
         mapping = locked(GroupMapping.objects.select_related("role"), identifier)
@@ -69,6 +69,7 @@ def delete_mapping(identifier: uuid.UUID, by: By) -> None:
         require_grantable(by.principal, mapping.role.name, frozenset(mapping.role.permissions), EVERYWHERE)
         details = {"group": mapping.group_external_id, "role": mapping.role.name}
         changes.record(by, "rbac.mapping.deleted", "mapping", identifier, details)
+        grant_ends.of_mapping(mapping, by)
         mapping.delete()
 
 

@@ -28,6 +28,10 @@ class EntraSettings:
     graph_endpoint: str
     ca_bundle: Path | None
     frontend_url: str
+    session_max_age: int = 3600
+    """Seconds after Entra last let somebody in, for which their sessions count."""
+    token_max_age: int = 86400
+    """The same for API tokens they made."""
     client_secret_expires: datetime | None = None
     """What the operator or the node's vault says; without it Graph is asked."""
 

@@ -1,6 +1,8 @@
 """Project environments of an organization, and the gateway environment each is mapped to (DESIGN §2).
 
 `is_production` decides the mapping. It cannot change while secrets live there: they are sealed for one gateway environment.
+Whoever held a role in an environment holds nothing in another one of the same slug: the grants end with it, and when it becomes
+production or ceases to be.
 """
 
 from __future__ import annotations
@@ -16,9 +18,9 @@ from django.db import transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 
-from accounts import changes
+from accounts import changes, grant_ends
 from accounts.changes import By
-from accounts.models import Environment, Organization
+from accounts.models import Environment, Organization, RoleGrant
 from accounts.roles import SETTINGS_WRITE
 from accounts.scoping import absent, organization_for
 from common.errors import Conflict, ValidationFailed
@@ -43,6 +45,7 @@ def create(organization_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Envir
     with transaction.atomic():
         organization = organization_for(by.principal, organization_id, SETTINGS_WRITE)
         Organization.objects.select_for_update().get(id=organization.id)
+        _refuse_old_grants(slug, gateway_environment_for(bool(wish.get("is_production"))))
         with changes.unique("an environment of this name or slug"):
             environment = _add(organization, {**wish, "slug": slug})
         _record(by, "environment.created", environment)
@@ -63,6 +66,9 @@ def change(organization_id: uuid.UUID, identifier: uuid.UUID, wish: Mapping[str,
                 "is_production: values rest here, also those of deleted secrets, sealed for this gateway environment; "
                 "make a new environment"
             )
+        if former != environment.gateway_environment:
+            _refuse_old_grants(environment.slug, environment.gateway_environment)
+            grant_ends.of_environment(environment, by, "its environment belongs to another gateway environment now")
         if names:
             with changes.unique("an environment of this name"):
                 environment.updated_at = Now()
@@ -80,6 +86,7 @@ def delete(organization_id: uuid.UUID, identifier: uuid.UUID, by: By, now: datet
         if holds_secrets(environment):
             raise Conflict("secrets live in this environment; delete them first")
         _end(environment, now)
+        grant_ends.of_environment(environment, by, "its environment was deleted")
         _record(by, "environment.deleted", environment)
 
 
@@ -116,6 +123,21 @@ def slug_of(name: str) -> str:
 def _add(organization: Organization, fields: Mapping[str, Any]) -> Environment:
     code = gateway_environment_for(bool(fields.get("is_production")))
     return Environment.objects.create(organization=organization, gateway_environment=code, **fields)
+
+
+def _refuse_old_grants(slug: str, code: str) -> None:
+    """Roles held in every organization by this slug would count in production for the first time, which nobody meant."""
+    production = settings.MAZEVAULT.production_gateway_environment
+    known = Environment.objects.filter(slug__iexact=slug, gateway_environment=code, deleted_at=None)
+    if code != production or known.exists():
+        return
+    held = RoleGrant.objects.filter(environment__iexact=slug, organization=None, project=None).count()
+    if held:
+        raise Conflict(
+            f"is_production: {held} roles are held in environments named {slug} of every organization, given when none of them "
+            "was production; withdraw them first, or choose another slug",
+            code="GRANTS_OF_THIS_SLUG",
+        )
 
 
 def _end(environment: Environment, now: datetime) -> None:

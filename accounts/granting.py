@@ -11,15 +11,15 @@ from typing import Any
 from django.db import transaction
 from django.db.models import QuerySet
 
-from accounts import changes
-from accounts.access import Grant, Principal, Scope
+from accounts import changes, grant_ends
+from accounts.access import EVERYWHERE, Grant, Principal, Scope
 from accounts.changes import By
-from accounts.models import Organization, Project, Role, RoleGrant, ServiceIdentity, User
+from accounts.models import Environment, Organization, Project, Role, RoleGrant, ServiceIdentity, User
 from accounts.principals import grant_of
-from accounts.roles import ADMIN, ROLES_READ, ROLES_WRITE
+from accounts.roles import ADMIN, MEMBER, ROLES_READ, ROLES_WRITE, VIEWER
 from accounts.scoping import absent, environment_named, organization_seen, project_seen
-from common.errors import PermissionRefused, ValidationFailed
-from common.rows import locked
+from common.errors import Conflict, PermissionRefused, ValidationFailed
+from common.rows import hold, locked
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ def grant(holder: User | ServiceIdentity, wish: Mapping[str, Any], by: By, now: 
         raise ValidationFailed("expires_at: must be in the future")
     require_grantable(by.principal, role.name, frozenset(role.permissions), place.scope, until)
     with transaction.atomic():
+        _hold_environment(place)
         with changes.unique("this role in this place", "role_id"):
             row = RoleGrant.objects.create(
                 **_holder(holder),
@@ -60,21 +61,63 @@ def grant(holder: User | ServiceIdentity, wish: Mapping[str, Any], by: By, now: 
 
 
 def withdraw(holder: User | ServiceIdentity, identifier: uuid.UUID, by: By) -> None:
-    """End a grant. It takes the same rights as giving it."""
+    """End a grant, or the role of the account itself, whose id is that of the account. It takes the same rights as giving it."""
+    if isinstance(holder, User) and identifier == holder.id:
+        _end_role_of_account(holder, by)
+        return
     with transaction.atomic():
+        hold(type(holder), [holder.pk], no_key=True)  # before its grants, as at a sign-in
         row = locked(grants_shown(by.principal, holder), identifier)
         if row is None:
             raise absent("assignment")
         require_grantable(by.principal, row.role.name, frozenset(row.role.permissions), grant_of(row).scope, row.expires_at)
-        _record(by, "rbac.user.removed", row)
-        row.delete()
+        grant_ends.end([row], by)
+
+
+def account_role(user: User) -> Role | None:
+    """The role of the account itself, if it counts: it is held everywhere, beside all grants."""
+    if user.sso_provider:
+        return None
+    return Role.objects.filter(name=VIEWER if user.role == MEMBER else user.role).first()
+
+
+def _end_role_of_account(holder: User, by: By) -> None:
+    """What is left is the least an account with a password can be."""
+    with transaction.atomic():
+        user = User.objects.select_for_update().filter(id=holder.id, deleted_at=None).first()
+        role = account_role(user) if user else None
+        if user is None or role is None or not by.principal.may(ROLES_READ, EVERYWHERE):
+            raise absent("assignment")
+        if role.name == VIEWER:
+            raise Conflict("every account with a password here is at least a viewer; disable the account instead")
+        require_grantable(by.principal, role.name, frozenset(role.permissions), EVERYWHERE)
+        User.objects.filter(id=user.id).update(role=VIEWER)
+        changes.record(by, "rbac.user.removed", "user", user.id, {"role": role.name, "assignment_id": user.id})
+        changes.principal_changed(user)
+
+
+def _hold_environment(place: Place) -> None:
+    """An environment that ends in this moment ends the grant too, or the grant is refused."""
+    where = place.scope.organization
+    if not place.environment or not where:
+        return
+    living = Environment.objects.select_for_update(no_key=True).filter(organization_id=where, deleted_at=None)
+    if not living.filter(slug__iexact=place.environment).exists():
+        raise ValidationFailed("environment: was deleted in this very moment; choose another")
 
 
 def grants_shown(principal: Principal, holder: User | ServiceIdentity) -> QuerySet[RoleGrant]:
     """The grants of a holder in places whose roles the caller may read."""
-    rows = RoleGrant.objects.filter(**_holder(holder)).select_related("role", "project").order_by("created_at", "id")
-    seen = [row.id for row in rows if principal.may(ROLES_READ, grant_of(row).scope)]
-    return rows.filter(id__in=seen)
+    return _rows_of(holder).filter(id__in=[row.id for row in list_shown(principal, holder)])
+
+
+def list_shown(principal: Principal, holder: User | ServiceIdentity) -> list[RoleGrant]:
+    """The same, read once."""
+    return [row for row in _rows_of(holder) if principal.may(ROLES_READ, grant_of(row).scope)]
+
+
+def _rows_of(holder: User | ServiceIdentity) -> QuerySet[RoleGrant]:
+    return RoleGrant.objects.filter(**_holder(holder)).select_related("role", "project").order_by("created_at", "id")
 
 
 def require_grantable(

@@ -127,7 +127,9 @@ class UserManager(BaseUserManager["User"]):
 class User(AbstractBaseUser):
     """A person who signs in. The address is unique without regard to case among living accounts.
 
-    `role` is held everywhere and is what the client sent; further roles are `RoleGrant`s.
+    `role` is what the client sent, and held everywhere; further roles are `RoleGrant`s. Of an account of Entra it is shown only:
+    what such an account may do are its `RoleGrant`s, and its sessions and tokens count for a while after Entra last said that it
+    may come in (`entra_confirmed_at`).
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
@@ -139,6 +141,7 @@ class User(AbstractBaseUser):
     sso_provider = models.CharField(max_length=32, default="")
     sso_external_id = models.CharField(max_length=128, default="")
     disabled_by_sso = models.BooleanField(default=False)
+    entra_confirmed_at = models.DateTimeField(null=True)
     created_at = models.DateTimeField(db_default=Now())
     deleted_at = models.DateTimeField(null=True)
 
@@ -172,10 +175,15 @@ class ServiceIdentity(Timed):
 ONE_HOLDER = Q(user__isnull=False, service__isnull=True) | Q(user__isnull=True, service__isnull=False)
 
 
+BY_DEFAULT = "default"
+"""Why somebody holds a role whom no mapping names."""
+
+
 class RoleGrant(models.Model):
     """A role held by a person or a service identity: everywhere, or where organization, project and environment say.
 
-    `environment` is a slug; `environment_given` is what the client sent for it, given back as it was.
+    `environment` is a slug; `environment_given` is what the client sent for it, given back as it was. `given_by` says why a
+    sign-in gave it (`assigned_by_sso`): ids of mappings, or `BY_DEFAULT`.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
@@ -188,6 +196,7 @@ class RoleGrant(models.Model):
     environment_given = models.CharField(max_length=100, default="")
     expires_at = models.DateTimeField(null=True)
     assigned_by_sso = models.BooleanField(default=False)
+    given_by = models.JSONField(default=list, db_default=models.Value([], models.JSONField()))
     created_at = models.DateTimeField(db_default=Now())
 
     class Meta:

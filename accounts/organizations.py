@@ -8,7 +8,7 @@ from datetime import datetime
 from django.db import transaction
 from django.db.models.functions import Now
 
-from accounts import changes, environments
+from accounts import changes, environments, grant_ends
 from accounts.access import EVERYWHERE, Principal
 from accounts.changes import By
 from accounts.models import Organization
@@ -58,6 +58,7 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
         if organization.projects.filter(deleted_at=None).exists():
             raise Conflict("the organization still has projects; delete them first")
         changes.organization_changed(organization)
+        grant_ends.of_organization(organization, by)
         environments.end_all(organization, now)
         Organization.objects.filter(id=organization.id).update(deleted_at=now, updated_at=Now())
         changes.record(by, "organization.deleted", "organization", organization.id, {"name": organization.name})

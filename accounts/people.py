@@ -67,8 +67,9 @@ def give_to_entra(identifier: uuid.UUID, by: By, now: datetime) -> User:
     with transaction.atomic():
         user = _managed(identifier, by, now)
         user.sso_provider, user.sso_external_id = "entra", ""
+        user.entra_confirmed_at = None
         user.set_unusable_password()
-        user.save(update_fields=["sso_provider", "sso_external_id", "password"])
+        user.save(update_fields=["sso_provider", "sso_external_id", "entra_confirmed_at", "password"])
         sessions.end_all(user, now)
         _record(by, "user.given_to_entra", user)
     return user
@@ -98,8 +99,11 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
         _record(by, "user.deleted", user)
 
 
-def change_password(session: Session, current: str, new: str, *, address: str, now: datetime) -> None:
-    """Change one's own password. The other sessions of the account end. A wrong current one counts as a failed sign-in."""
+def change_password(
+    session: Session, current: str, new: str, *, address: str, now: datetime, keep_tokens: bool = False
+) -> None:  # fmt: skip
+    """Change one's own password. The other sessions of the account end, and its API tokens unless they are to be kept: somebody
+    who knew the password may have made them. A wrong current one counts as a failed sign-in."""
     user = session.user
     if user is None or user.sso_provider or not user.has_usable_password():
         raise ValidationFailed("current_password: this account has no password here; it signs in elsewhere")
@@ -120,8 +124,8 @@ def change_password(session: Session, current: str, new: str, *, address: str, n
         user.set_password(passwords.normalized(new))
         user.must_change_password = False
         user.save(update_fields=["password", "must_change_password"])
-        sessions.end_all(user, now, but=session, tokens=False)
-        _record(By(principal_of_user(user, now), address), "user.password.changed", user)
+        sessions.end_all(user, now, but=session, tokens=not keep_tokens)
+        _record(By(principal_of_user(user, now), address), "user.password.changed", user, {"tokens_kept": keep_tokens})
 
 
 def visible_users(principal: Principal) -> QuerySet[User]:

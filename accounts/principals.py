@@ -17,8 +17,13 @@ _Identity = tuple[PrincipalKind, uuid.UUID]
 
 
 def principal_of_user(user: User, now: datetime) -> Principal:
-    """The person with the role of their account everywhere, and their further grants where those say."""
+    """The person with the role of their account, and their further grants where those say."""
     return _principal(user, _grants(RoleGrant.objects.filter(user=user)), now)
+
+
+def grants_of_account(role: str, sso_provider: str) -> tuple[Grant, ...]:
+    """What the role of an account gives, everywhere. That of an account of Entra is shown only: its rights are its grants."""
+    return () if sso_provider else (Grant(permissions_of_account(role), EVERYWHERE),)
 
 
 def principal_of_service(service: ServiceIdentity, now: datetime) -> Principal:
@@ -58,8 +63,8 @@ def principals_named(actors: Iterable[str], now: datetime) -> dict[str, Principa
 
 def _principal(holder: User | ServiceIdentity, grants: tuple[Grant, ...], now: datetime) -> Principal:
     if isinstance(holder, User):
-        everywhere = Grant(permissions_of_account(holder.role), EVERYWHERE)
-        return Principal(PrincipalKind.USER, str(holder.id), holder.email, (everywhere, *grants), now)
+        own = grants_of_account(holder.role, holder.sso_provider)
+        return Principal(PrincipalKind.USER, str(holder.id), holder.email, (*own, *grants), now)
     return Principal(PrincipalKind.SERVICE, str(holder.id), holder.display_name, grants, now)
 
 
@@ -75,11 +80,13 @@ def _grants_by_holder(users: list[uuid.UUID], services: list[uuid.UUID]) -> Mapp
 
 
 def _identity(actor: str) -> _Identity | None:
+    """In the one form in which the audit names somebody: with another spelling of the id nobody is meant."""
     kind, _, text = actor.partition(":")
     try:
-        return PrincipalKind(kind), uuid.UUID(text)
+        found = PrincipalKind(kind), uuid.UUID(text)
     except ValueError:
         return None
+    return found if str(found[1]) == text else None
 
 
 def _ids(named: Mapping[str, _Identity | None], kind: PrincipalKind) -> list[uuid.UUID]:

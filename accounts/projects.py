@@ -11,7 +11,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from accounts import changes, organizations
+from accounts import changes, grant_ends, organizations
 from accounts.changes import By
 from accounts.models import Environment, Project, Storage
 from accounts.roles import PROJECTS_WRITE
@@ -73,6 +73,7 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
     with transaction.atomic():
         project = _locked(by, identifier)
         Project.objects.filter(id=project.id).update(deleted_at=now, updated_at=Now())
+        grant_ends.of_project(project, by)
         _record(by, "project.deleted", project)
 
 

@@ -16,7 +16,7 @@ from accounts.api import PlaceRow, place_row
 from accounts.fields import Id, Moment, Name, Settings, Texts, Words
 from accounts.models import GroupMapping, IdentityProvider, Role, RoleGrant, ServiceIdentity, User
 from accounts.operations import Signed
-from accounts.principals import grant_of
+from accounts.principals import grant_of, grants_of_account
 from accounts.roles import (
     ROLES_READ,
     ROLES_WRITE,
@@ -24,7 +24,6 @@ from accounts.roles import (
     SETTINGS_WRITE,
     USERS_READ,
     USERS_WRITE,
-    permissions_of_account,
 )
 from accounts.tenancy_api import times
 from common.api import Text, checked, rfc3339
@@ -203,7 +202,7 @@ class EffectivePermissions(Signed):
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         caller = self.by.principal
         user = people.user_seen(caller, identifier)
-        return Response(effective_row(caller, user, granting.grants_shown(caller, user)))
+        return Response(effective_row(caller, user, granting.list_shown(caller, user)))
 
 
 class _Grants(Signed):
@@ -218,11 +217,15 @@ class _Grants(Signed):
         return Response(grant_row(row), status=201)
 
     def show(self, identifier: uuid.UUID) -> Response:
-        return Response([grant_row(row) for row in granting.grants_shown(self.by.principal, self.holder(identifier))])
+        caller, holder = self.by.principal, self.holder(identifier)
+        rows = [grant_row(row) for row in granting.list_shown(caller, holder)]
+        own = granting.account_role(holder) if isinstance(holder, User) and ROLES_READ in caller.permissions else None
+        return Response([account_row(holder, own), *rows] if own else rows)
 
 
 class UserRoles(_Grants):
-    """Let a person hold a role in a place, or list what they hold. Nobody grants above themselves."""
+    """Let a person hold a role in a place, or list all they hold; the role of the account itself has the account's id. Nobody
+    grants above themselves."""
 
     @extend_schema(operation_id="grantUserRole", request=GrantWish, responses={201: GrantRow})
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
@@ -234,7 +237,7 @@ class UserRoles(_Grants):
 
 
 class UserRoleOne(Signed):
-    """End a person's hold of a role."""
+    """End a person's hold of a role; that of the account itself has the account's id, and leaves a viewer."""
 
     permissions = {"DELETE": ROLES_WRITE}
 
@@ -388,12 +391,21 @@ def grant_row(row: RoleGrant) -> dict[str, Any]:
     }
 
 
+def account_row(user: Any, role: Role) -> dict[str, Any]:
+    """The role of the account itself as a row among its grants."""
+    return {
+        "id": str(user.id), "user_id": str(user.id), "role_id": str(role.id), "role": role.name, "organization_id": None,
+        "project_id": None, "environment": None, "expires_at": None, "assigned_by_sso": False,
+        "created_at": rfc3339(user.created_at),
+    }  # fmt: skip
+
+
 def effective_row(caller: Principal, user: User, grants: Any) -> dict[str, Any]:
     """The role of the account counts everywhere, so only those who read roles everywhere see it."""
     moment = caller.moment
     why: list[tuple[str, str | None, Grant]] = [(row.role.name, str(row.id), grant_of(row)) for row in grants]
     if ROLES_READ in caller.permissions:
-        why.insert(0, (user.role, None, Grant(permissions_of_account(user.role))))
+        why[:0] = [(user.role, None, grant) for grant in grants_of_account(user.role, user.sso_provider)]
     living = [(role, assignment, grant) for role, assignment, grant in why if grant.lives(moment)]
     seen = Principal(caller.kind, str(user.id), user.email, tuple(grant for _, _, grant in living), moment)
     return {

@@ -15,9 +15,10 @@ from typing import Any, LiteralString
 from django.db import transaction
 from django.db.models import Q
 
-from accounts.access import EVERYWHERE, Grant, Principal, PrincipalKind, Scope, limited
+from accounts.access import Grant, Principal, PrincipalKind, Scope, limited
+from accounts.entra_bounds import end_of
 from accounts.models import ApiToken, Session
-from accounts.roles import permissions_of_account
+from accounts.principals import grants_of_account
 from common import remembered
 from common.remembered import Remembered
 from common.statements import fetch, plain
@@ -33,7 +34,8 @@ _GRANTS: LiteralString = """
 """A grant in a project is one in its organization, whatever the row says."""
 _HOLDER: LiteralString = (
     """
-    c.user_id, u.email, u.role, u.must_change_password, u.is_active AND u.deleted_at IS NULL,
+    c.user_id, u.email, u.role, u.sso_provider, u.entra_confirmed_at, u.must_change_password,
+    u.is_active AND u.deleted_at IS NULL,
     c.service_id, i.display_name, i.status = 'active' AND i.deleted_at IS NULL,
     CASE WHEN c.user_id IS NULL THEN ("""
     + _GRANTS
@@ -77,6 +79,9 @@ class Rights:
     lives: bool
     """Neither revoked, nor is its holder disabled or gone."""
     expires_at: datetime
+    """Its own end, or that of Entra's last word on its holder (`accounts.entra_bounds`)."""
+    unconfirmed: bool
+    """It ends by the latter, and goes on when its holder signs in with Entra."""
     last_used_at: datetime | None
     gateway_environment: str
     must_change_password: bool
@@ -142,17 +147,17 @@ def note_use(rights: Rights, now: datetime) -> None:
 
 def _rights(model: type[Session] | type[ApiToken], token_hash: str, row: tuple[Any, ...]) -> Rights:
     identifier, expires_at, revoked_at, last_used_at, gateway_environment, scopes, *who = row
-    user, email, role, must_change, user_lives, service, called, service_lives, bindings = who
-    grants = tuple(map(_grant, plain(bindings) or ()))
+    user, email, role, provider, confirmed_at, must_change, user_lives, service, called, service_lives, bindings = who
+    grants, end = tuple(map(_grant, plain(bindings) or ())), end_of(model, provider or "", confirmed_at, expires_at)
     if user is not None:
-        grants = (Grant(permissions_of_account(role), EVERYWHERE), *grants)
+        grants = (*grants_of_account(role, provider), *grants)
     return Rights(
         model=model, id=identifier, token_hash=token_hash,
         holder=PrincipalKind.USER if user is not None else PrincipalKind.SERVICE,
         holder_id=str(user or service), name=email if user is not None else called,
         grants=limited(grants, plain(scopes)),
         lives=revoked_at is None and bool(user_lives if user is not None else service_lives),
-        expires_at=expires_at, last_used_at=last_used_at, gateway_environment=gateway_environment,
+        expires_at=end, unconfirmed=end < expires_at, last_used_at=last_used_at, gateway_environment=gateway_environment,
         must_change_password=bool(must_change),
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from django.db.models import Q, QuerySet
 
 from accounts import changes, lockout, passwords, rates, refusals
 from accounts.access import PrincipalKind
+from accounts.entra_bounds import longest
 from accounts.models import ApiToken, EntraSession, ServiceIdentity, Session, User
 from common import audit
 from common.errors import AuthenticationExpired, AuthenticationInvalid, NotFound, PermissionRefused, ValidationFailed
@@ -36,6 +37,10 @@ class SignedIn:
     user: User
     session: Session
     token: str
+
+    def seconds_left(self, now: datetime) -> int:
+        """How long the session lives from now, in whole seconds."""
+        return max(0, round((self.session.expires_at - now).total_seconds()))
 
 
 def sign_in(email: str, password: str, *, address: str, now: datetime) -> SignedIn:
@@ -173,8 +178,9 @@ def hash_token(token: str) -> str:
 
 def _open(user: User, address: str, now: datetime, gateway_environment: str = "") -> SignedIn:
     token = PREFIX + secrets.token_urlsafe(32)
+    life = min(LIFE, longest(Session)) if user.sso_provider else LIFE
     session = Session.objects.create(
-        user=user, token_hash=hash_token(token), address=address, gateway_environment=gateway_environment, expires_at=now + LIFE
+        user=user, token_hash=hash_token(token), address=address, gateway_environment=gateway_environment, expires_at=now + life
     )
     changes.credential_changed(session)
     return SignedIn(user, session, token)

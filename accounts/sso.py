@@ -13,16 +13,17 @@ from django.conf import settings
 from django.db import transaction
 
 from accounts import attempts, diagnoses, obo, rates, refusals, sessions
-from accounts.claims import ClaimsRefused, GroupsAsRoles, MappingRow, Person, person_of, roles_for, shown_role
+from accounts.claims import ClaimsRefused, GroupsAsRoles, MappingRow, Person, person_of, reasons_for, shown_role
 from accounts.entra import Entra, EntraError, Tokens
 from accounts.entra_settings import EntraSettings
 from accounts.id_token import TokenRefused
-from accounts.models import GroupMapping, Role, RoleGrant, Session, User
+from accounts.models import BY_DEFAULT, GroupMapping, Role, RoleGrant, Session, User
 from accounts.sessions import SignedIn
 from common import audit
 from common.clock import now as clock_now
 from common.errors import AuthenticationInvalid, Conflict, MazeVaultError, NotFound, PermissionRefused
 from common.locks import transaction_lock
+from common.rows import hold
 
 PROVIDER = "entra"
 RESOURCES = ("https://graph.microsoft.com", "https://vault.azure.net", "https://management.azure.com")
@@ -170,8 +171,10 @@ def _come_in(
 ) -> SignedIn:
     with transaction.atomic():
         transaction_lock(f"entra-account:{person.external_id}")  # two tabs of a newcomer make one account
+        reasons = _reasons((*person.app_roles, *groups))
         user = _account(person, address)
-        _give_roles(user, (*person.app_roles, *groups), address)
+        User.objects.filter(pk=user.pk).update(entra_confirmed_at=now)
+        _give_roles(user, reasons, address)
         opened = sessions.open_session(
             user, address=address, now=now, action="sso_login", gateway_environment=gateway_environment
         )
@@ -225,21 +228,33 @@ def _made(person: Person, address: str) -> User:
     return user
 
 
-def _give_roles(user: User, identifiers: tuple[str, ...], address: str) -> None:
-    """Hold exactly the roles the mappings give now. Roles given by hand stay."""
-    mappings = GroupMapping.objects.filter(source=PROVIDER).select_related("role")
-    rows = [MappingRow(row.group_external_id, row.group_display_name, row.role.name) for row in mappings]
-    wanted = roles_for(identifiers, rows) or (settings.MAZEVAULT.entra.default_role,)
+def _give_roles(user: User, wanted: dict[str, list[str]], address: str) -> None:
+    """Hold exactly the roles the mappings give now, with the mappings that give them. Roles given by hand stay."""
     held = {grant.role.name: grant for grant in RoleGrant.objects.filter(user=user, assigned_by_sso=True).select_related("role")}
-    for name in held.keys() - set(wanted):
+    for name in held.keys() - wanted.keys():
         held[name].delete()
-    for role in Role.objects.filter(name__in=set(wanted) - held.keys()):
-        RoleGrant.objects.create(user=user, role=role, assigned_by_sso=True)
-    shown = shown_role(wanted, settings.MAZEVAULT.entra.default_role)
-    if set(wanted) != held.keys() or user.role != shown:
+    for name in held.keys() & wanted.keys():
+        if held[name].given_by != wanted[name]:
+            RoleGrant.objects.filter(pk=held[name].pk).update(given_by=wanted[name])
+    for role in Role.objects.filter(name__in=wanted.keys() - held.keys()):
+        RoleGrant.objects.create(user=user, role=role, assigned_by_sso=True, given_by=wanted[role.name])
+    shown = shown_role(list(wanted), settings.MAZEVAULT.entra.default_role)
+    if wanted.keys() != held.keys() or user.role != shown:
         User.objects.filter(pk=user.pk).update(role=shown)
         user.role = shown
         _audit_user("sso_role_sync", user, address, {"before": sorted(held), "after": list(wanted)})
+
+
+def _reasons(identifiers: tuple[str, ...]) -> dict[str, list[str]]:
+    """Role names and why they are held. The mappings that count are locked: whoever deletes one comes before or after."""
+    rows = [
+        MappingRow(row.group_external_id, row.group_display_name, row.role.name, str(row.id))
+        for row in GroupMapping.objects.filter(source=PROVIDER).select_related("role")
+    ]
+    named = {identifier for reasons in reasons_for(identifiers, rows).values() for identifier in reasons}
+    there = {str(identifier) for identifier in hold(GroupMapping, named)}
+    found = reasons_for(identifiers, [row for row in rows if row.id in there])
+    return found or {settings.MAZEVAULT.entra.default_role: [BY_DEFAULT]}
 
 
 def _checked(adapter: Entra, session: Session, resource: str, now: datetime) -> Checked:

@@ -16,6 +16,7 @@ from django.db import DataError
 from django.db.models import F
 
 from accounts.access import Principal, Scope
+from accounts.entra_bounds import end_of
 from accounts.models import ApiToken, Environment, Organization, Project, ServiceIdentity, Session, Storage, User
 from accounts.principals import principal_of_service, principal_of_user
 from common.api import rfc3339
@@ -291,10 +292,17 @@ def _tokens_of(code: str, identifiers: set[uuid.UUID], moment: datetime) -> dict
         counts_here = {"gateway_environment__in": ("", code)} if model is Session else {}
         living = model.objects.filter(revoked_at=None, expires_at__gt=moment, **counts_here).order_by("expires_at", "id")
         for holder in ("user_id", "service_id"):
-            for row in living.filter(**{f"{holder}__in": identifiers}):
+            for row in living.filter(**{f"{holder}__in": identifiers}).select_related("user"):
+                until = (
+                    end_of(model, row.user.sso_provider, row.user.entra_confirmed_at, row.expires_at)
+                    if row.user
+                    else row.expires_at
+                )
+                if until <= moment:
+                    continue
                 scopes = row.scopes if isinstance(row, ApiToken) else None
                 limited = None if scopes is None else sorted(s for s in scopes if s.startswith(SECRET_PERMISSIONS))
-                found[getattr(row, holder)].append(ReplicaToken(row.token_hash, _time(row.expires_at), limited))
+                found[getattr(row, holder)].append(ReplicaToken(row.token_hash, _time(until), limited))
     return found
 
 

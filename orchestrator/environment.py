@@ -341,6 +341,8 @@ def entra_settings(environ: Mapping[str, str], base_url: str, *, mode: str = "pr
         scopes=_entra_scopes(environ.get("ENTRA_SCOPES") or "openid profile email", client_id),
         auto_create_users=_flag(environ, "ENTRA_AUTO_CREATE_USERS", default=True),
         default_role=environ.get("ENTRA_DEFAULT_ROLE", "").strip() or "viewer",
+        session_max_age=_whole(environ, "ENTRA_SESSION_MAX_AGE", default=3600, low=60, high=86_400),
+        token_max_age=_whole(environ, "ENTRA_TOKEN_MAX_AGE", default=86_400, low=60, high=366 * 86_400),
         client_secret_expires=_moment(environ, "ENTRA_CLIENT_SECRET_EXPIRES"),
         authority_host=cloud.authority_host,
         instance_discovery=cloud.instance_discovery,

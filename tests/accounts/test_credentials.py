@@ -214,7 +214,7 @@ class TestSessions:
     def test_an_account_of_entra_has_none_here(self, ada: User, admin: Person) -> None:
         """Whatever hash its row still holds: Entra's own conditions would be passed by."""
         session = Person(sign_in()[1]["token"])
-        User.objects.filter(pk=ada.pk).update(sso_provider="entra")
+        User.objects.filter(pk=ada.pk).update(sso_provider="entra", entra_confirmed_at=now())
         status, answer = admin.post(f"rbac/users/{ada.id}/reset")
         assert (status, answer["code"]) == (409, "SSO_ACCOUNT")
         status, answer = sign_in()

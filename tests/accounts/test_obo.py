@@ -61,6 +61,7 @@ def test_a_token_is_exchanged_once_and_then_taken_from_the_cache(
     session_of: Callable[..., Session], entra: Entra, control: httpx.Client
 ) -> None:
     session = session_of("paul.project")
+    Session.objects.update(expires_at=session.expires_at + timedelta(hours=23))
     first = obo.token_for(entra, session, KEY_VAULT, now())
     again = obo.token_for(entra, session, KEY_VAULT, now())
     other = obo.token_for(entra, session, MANAGEMENT, now())

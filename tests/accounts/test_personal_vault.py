@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from accounts.models import Project, User
+from accounts.models import Project, Role, RoleGrant, User
 from common.models import AuditEntry
 from integrations.models import Integration
 from sandbox.azure.server import Sandbox
@@ -36,7 +36,8 @@ def signed_in(node: Node, browser: Browser) -> Callable[..., Person]:
     def make(user: str, role: str = "secret_manager") -> Person:
         answer = node.sign_in(browser, user, Accept="application/json")
         assert answer.status_code == 200, answer.content
-        User.objects.filter(email=f"{user}@bank.example").update(role=role)
+        holder = User.objects.get(email=f"{user}@bank.example")
+        RoleGrant.objects.create(user=holder, role=Role.objects.get(name=role))
         return Person(answer.json()["token"])
 
     return make

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from accounts.models import User
@@ -48,9 +48,9 @@ def test_no_header_of_a_proxy_or_a_framework_is_read() -> None:
     assert found == []
 
 
-def test_before_a_new_password_is_chosen_only_ones_own_account_is_open(primary: None, person: object) -> None:
+def test_before_a_new_password_is_chosen_only_ones_own_account_is_open(primary: None, person: Callable[[str], Person]) -> None:
     """Every operation of the API, asked at its own path and at the same path behind one that is open."""
-    someone: Person = person("admin")  # type: ignore[operator]
+    someone = person("admin")
     User.objects.update(must_change_password=True)
     wrong = []
     for route, pattern in PEOPLE:
