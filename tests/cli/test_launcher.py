@@ -271,6 +271,7 @@ def test_a_bad_port_base_is_named(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 def test_runs_as_a_user_and_as_root_in_a_folder_whose_parent_is_private(tmp_path: Path) -> None:
+    as_user = _home_of_nobody()
     private = tmp_path / "private"
     private.mkdir(mode=0o700)
     as_root = Home(private / "var")
@@ -278,7 +279,6 @@ def test_runs_as_a_user_and_as_root_in_a_folder_whose_parent_is_private(tmp_path
         up = as_root.run("up", "--detach")
         assert up.returncode == 0, up.stdout + up.stderr
         assert private.stat().st_mode & 0o777 == 0o700, "the parent folder was not opened"
-        as_user = _home_of_nobody()
         try:
             up = as_user.run("up", "--detach")
             assert up.returncode == 0, up.stdout + up.stderr

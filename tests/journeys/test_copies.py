@@ -32,7 +32,8 @@ def why(town: Town, name: str) -> str:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["gw-npr-primary", pytest.param("gw-npr-dr", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["gw-npr-primary", "gw-npr-dr"])
 def test_a_copy_never_serves_and_both_are_named(town: Town, machine: Callable[[str], Machine], name: str) -> None:
     here = machine(name)
     copy, there = here.copied()

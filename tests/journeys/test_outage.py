@@ -57,12 +57,16 @@ VANDALS: dict[str, Callable[[Stack], None]] = {
 }
 
 
+QUICK = ("the gateway", "PostgreSQL")
+"""Where what was acknowledged lies; the others are killed in the long run."""
+
+
 def rounds(count: int) -> Iterator[tuple[int, str]]:
     return enumerate(islice(cycle(VANDALS), count))
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("victim", [pytest.param(one, marks=pytest.mark.long) if one == CALM else one for one in VANDALS])
+@pytest.mark.parametrize("victim", [one if one in QUICK else pytest.param(one, marks=pytest.mark.long) for one in VANDALS])
 def test_an_outage_loses_nothing_whatever_is_killed(town: Town, victim: str) -> None:
     verdict = outage.tell(town.stack, town.primary, Story(), lambda: False, accepted=ACCEPTED, vandal=VANDALS[victim])
     assert verdict.holds, verdict

@@ -113,6 +113,7 @@ def die_under_load(town: Nodes, victim: str, witness: str) -> None:
     assert verdict.holds, verdict
 
 
+@pytest.mark.long
 def test_one_of_two_nodes_dies_in_a_move_and_a_session_goes_on_at_the_other() -> None:
     with nodes(2) as town:
         signed_in_once = {client.token for client in town.clients.values()}

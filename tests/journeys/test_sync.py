@@ -9,6 +9,7 @@ from cli.demos.story import Story
 from tests.journeys.conftest import Town
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_sync_survives_kills_a_mass_deletion_and_a_frozen_gateway(town: Town) -> None:
     with keyvault.opened(town.stack, Story(), lambda: False) as scene:
