@@ -34,14 +34,13 @@ from gateway_runtime.storage_ways import GatewayWays
 from gateway_runtime.supervisor import BUSY, Supervisor
 from integrations.keeping import VaultKeeper
 from protocol import paths
-from protocol.messages import Acknowledged
 from protocol.vocabulary import Assignment, BreakerState, WriteOperation, WriteOutcome
-from protocol.writes import WriteBatch, WriteCheck, WriteReceipt, WriteReceipts
-from vault import elsewhere, rules
+from protocol.writes import WriteBatch, WriteCheck, WriteKnown, WriteReceipt, WriteReceipts
+from vault import answered, elsewhere, rules
 from vault.claims import Request
 from vault.elsewhere import Made, change_secret, take_back
 from vault.models import Secret, SecretStatus, VaultClaim
-from vault.ports import Asker, Freshness, HotPart, PendingCreation, SecretChange, ValueKeeper, Written
+from vault.ports import AnsweredBefore, Asker, Freshness, HotPart, PendingCreation, SecretChange, ValueKeeper, Written
 
 log = logging.getLogger("mazevault.gateway.secrets")
 
@@ -123,7 +122,22 @@ class GatewayNode:
         """
         rules.refuse_malformed(change)
         _refuse_unless_allowed(change, asker.principal)
-        desk = Acceptance(Request(asker.actor, asker.address, idempotency_key, write_queue.request_digest(change)), now)
+        fingerprint = change.fingerprint() if idempotency_key else ""
+        request = Request(asker.actor, asker.address, idempotency_key, write_queue.request_digest(change), fingerprint)
+        try:
+            return self._write(change, asker, request, now)
+        except AnsweredBefore as first:
+            return _answered(first, change)
+        except (Conflict, NotFound) as refused:
+            if not idempotency_key or refused.code == answered.MISMATCH:
+                raise
+            first_answer = _first_answer(change, request)
+            if first_answer is None:
+                raise
+            return _answered(first_answer, change)
+
+    def _write(self, change: SecretChange, asker: Asker, request: Request, now: datetime) -> Written:
+        desk = Acceptance(request, now)
         for tries_left in reversed(range(_AGAIN)):
             made = change_secret(change, asker, self.keeper, desk, desk_of)
             change, write = made.change, made.result.write
@@ -181,18 +195,20 @@ class Acceptance:
         return True
 
     def ask(self, change: SecretChange) -> None:
-        """Ask the Primary; raises what it refuses. While it is away, the lease is right enough.
+        """Ask the Primary; raises what it refuses, and `AnsweredBefore`. While it is away, the lease is right enough.
 
         Only while nothing older waits for the secret can the Primary say.
         """
         if write_queue.newest_open(change.secret, state.this_life().generation) is None:
-            _ask_whether(change, self.request.actor, state.this_life().assigned_epoch)
+            known = _ask_whether(change, self.request)
+            if known is not None:
+                raise known
 
     def record(self, change: SecretChange, *, whole: bool = True) -> write_queue.Accepted:
         request = self.request
         return write_queue.accept(
             change, request.actor, _supervisor().known_identity(), now=self.now, address=request.address,
-            idempotency_key=request.idempotency_key if whole else "", digest=request.digest,
+            idempotency_key=request.idempotency_key if whole else "", digest=request.digest, fingerprint=request.fingerprint,
         )  # fmt: skip
 
 
@@ -233,17 +249,46 @@ def _ask_to_apply(write: PendingWrite) -> WriteReceipt | None:
     return next((receipt for receipt in answer.receipts if receipt.id == str(write.id)), None)
 
 
-def _ask_whether(change: SecretChange, actor: str, epoch: int) -> None:
+def _first_answer(change: SecretChange, request: Request) -> AnsweredBefore | None:
+    """What is refused here may have been made elsewhere, which is why: the Primary knows. None where it does not, or is away.
+
+    Raises `Conflict` (IDEMPOTENCY_MISMATCH).
+    """
+    try:
+        return _ask_whether(change, request)
+    except MazeVaultError as refused:
+        if refused.code == answered.MISMATCH:
+            raise
+        return None
+
+
+def _answered(first: AnsweredBefore, change: SecretChange) -> Written:
+    """The answer that the same request got at another node."""
+    rows = Secret.objects.select_related("project", "environment")
+    secret = _catch_up(first.secret, first.version) or rows.filter(id=first.secret).first()
+    if secret is None:
+        raise Unavailable(
+            "this was carried out at another node, and the copy here does not show it yet; try again", code="REPLICA_BEHIND",
+            retry_after=2,
+        )  # fmt: skip
+    secret.project.max_staleness_seconds = None
+    return Written(WriteOutcome.APPLIED, None, secret, first.version, secret_id=secret.id)
+
+
+def _ask_whether(change: SecretChange, request: Request) -> AnsweredBefore | None:
+    """Raises what the Primary refuses; returns what it answered the same request with before. None also while it is away."""
     question = WriteCheck(
-        epoch, change.operation, str(change.secret), str(change.project), str(change.environment), change.key,
-        change.base_version, actor, structs.replace(change.body, value=None),
+        state.this_life().assigned_epoch, change.operation, str(change.secret), str(change.project), str(change.environment),
+        change.key, change.base_version, request.actor, structs.replace(change.body, value=None, request=request.fingerprint),
+        request.idempotency_key,
     )  # fmt: skip
     timeout = min(APPLY_SECONDS, settings.MAZEVAULT.timing.round_trip_max)
     give_connection_back()
     try:
-        _supervisor().channel.call(paths.WRITES_CHECK, question, Acknowledged, timeout=timeout)
+        known = _supervisor().channel.call(paths.WRITES_CHECK, question, WriteKnown, timeout=timeout)
+        return AnsweredBefore(uuid.UUID(known.secret), known.version) if known.secret else None
     except PrimaryUnreachable:
-        return
+        return None
     except PrimaryRefused as refused:
         if refused.status in BUSY and refused.code not in STATUS_OF_CODE:  # it said nothing about the change
             raise Unavailable("the Primary is busy; try again in a moment", retry_after=refused.retry_after or 2) from refused
@@ -262,6 +307,8 @@ def _as_it_stands(write: PendingWrite, change: SecretChange) -> Written:
     outcome = WriteOutcome(write.outcome)
     if outcome is WriteOutcome.REFUSED:
         _raise_refusal(write)
+    if outcome is WriteOutcome.DUPLICATE and write.version:
+        outcome = WriteOutcome.APPLIED  # the same request was, before: its answer is this one's
     if outcome is not WriteOutcome.APPLIED:
         told = why.of_write(waiting(write, behind=write.previous, away_since=away_since(clock_now())))
         return Written(

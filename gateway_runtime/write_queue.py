@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from django.db import connection, transaction
 from django.db.models import Max, Q, QuerySet
 from django.utils.crypto import salted_hmac
+from msgspec import structs
 
 from common import audit
 from common.api import rfc3339
@@ -74,7 +75,7 @@ class Accepted:
 
 def accept(
     change: SecretChange, actor: str, identity: Identity, *, now: datetime, address: str = "", idempotency_key: str = "",
-    digest: str = "",
+    digest: str = "", fingerprint: str = "",
 ) -> Accepted:  # fmt: skip
     """Commit one more write of this gateway's stream. What raises has promised nothing and left nothing.
 
@@ -88,10 +89,10 @@ def accept(
         known = same_request(actor, idempotency_key, digest, now)
         if known is not None:
             return Accepted(known, fresh=False)
-        text = body_text(change.body)
+        text = body_text(structs.replace(change.body, request=fingerprint if idempotency_key else ""))
         _refuse_when_full(len(text.encode()))
-        write = _write_of(change, actor, identity, node, text, now)
-        write.idempotency_key, write.request_digest = idempotency_key, digest
+        write = _write_of(change, actor, identity, node, text, now, idempotency_key)
+        write.request_digest = digest
         write.save(force_insert=True)
         NodeState.objects.filter(id=1).update(write_sequence=write.sequence)
         _audit(write, "gateway.write.accepted", actor=actor, address=address)
@@ -233,7 +234,7 @@ def _refuse_when_full(size: int) -> None:
 
 
 def _write_of(
-    change: SecretChange, actor: str, identity: Identity, node: NodeState, text: str, now: datetime
+    change: SecretChange, actor: str, identity: Identity, node: NodeState, text: str, now: datetime, idempotency_key: str
 ) -> PendingWrite:  # fmt: skip
     """The next write of the stream: numbered, linked to the one before it of the same secret, signed and sealed."""
     previous, base = _foundation(change, node)
@@ -243,14 +244,15 @@ def _write_of(
         epoch=node.assigned_epoch, sequence=node.write_sequence + 1, previous=str(previous.id) if previous else "",
         operation=change.operation, secret=str(change.secret), project=str(change.project),
         project_environment=str(change.environment), key=change.key, base_version=base, actor=actor,
-        accepted_at=rfc3339(now) or "", body_digest=body_digest(text, salt),
+        accepted_at=rfc3339(now) or "", body_digest=body_digest(text, salt), idempotency_key=idempotency_key,
     )  # fmt: skip
     signed, signature = sign(head, identity.keys.signing)
     return PendingWrite(
         id=identifier, life=node.life, generation=node.generation, sequence=head.sequence, epoch=head.epoch,
         gateway_environment=identity.environment, previous=previous.id if previous else None, operation=change.operation.value,
         secret=change.secret, project=change.project, environment=change.environment, key=change.key, base_version=base,
-        actor=actor, head=signed, signature=signature, size=len(text.encode()), accepted_at=now, not_before=now + CALLER_WAITS,
+        actor=actor, idempotency_key=idempotency_key,
+        head=signed, signature=signature, size=len(text.encode()), accepted_at=now, not_before=now + CALLER_WAITS,
         sealed_body=seal_body(identity.environment, identifier, text, salt),
     )  # fmt: skip
 
@@ -308,6 +310,8 @@ def _end(row: PendingWrite, receipt: WriteReceipt, now: datetime) -> None:
     row.outcome, row.version = receipt.outcome.value, receipt.version
     row.code, row.detail = receipt.code[:64], receipt.detail[:500]
     row.settled_at, row.sealed_body = now, None
+    if receipt.outcome is WriteOutcome.DUPLICATE and receipt.secret:
+        row.secret = uuid.UUID(receipt.secret)  # a creation that had been made under another id
     if receipt.outcome is WriteOutcome.REFUSED:
         row.idempotency_key = ""  # nothing was promised, so the same request may be made again
     row.save()

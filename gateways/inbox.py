@@ -121,8 +121,16 @@ def _to_settle_now(gateway: Gateway, waiting: Sequence[Kept], apply_now: bool) -
 
 
 def _receipts(identifiers: Sequence[uuid.UUID]) -> dict[uuid.UUID, WriteReceipt]:
-    rows = ReceivedWrite.objects.filter(id__in=identifiers).values_list("id", "outcome", "version", "code", "detail")
-    return {row[0]: WriteReceipt(str(row[0]), WriteOutcome(row[1]), *row[2:]) for row in rows}
+    told = ReceivedWrite.objects.filter(id__in=identifiers).values_list("id", "secret", "outcome", "version", "code", "detail")
+    return {row[0]: _receipt(*row) for row in told}
+
+
+def _receipt(
+    write: uuid.UUID, secret: uuid.UUID | None, outcome: str, version: int, code: str, detail: str
+) -> WriteReceipt:  # fmt: skip
+    """Of a repeated request also which secret it made, or changed, when it was first made."""
+    answered = str(secret) if outcome == WriteOutcome.DUPLICATE and secret else ""
+    return WriteReceipt(str(write), WriteOutcome(outcome), version, code, detail, answered)
 
 
 def _named(receipt: WriteReceipt, claimed: uuid.UUID | None) -> WriteReceipt:

@@ -70,7 +70,7 @@ from protocol.storage import EndMove, LookAnswer, LookReport, MoveAnswer, MovePr
 from protocol.sync import AskRows, EndRun, OpenRun, PlanPart, Progress, ProgressAnswer, Rows, RunAnswer, RunOrder
 from protocol.vault_access import AskAccess, VaultAccess
 from protocol.vocabulary import LeaseVerdict, Role
-from protocol.writes import WriteBatch, WriteCheck, WriteReceipts
+from protocol.writes import WriteBatch, WriteCheck, WriteKnown, WriteReceipts
 from vault import authorities
 
 
@@ -222,9 +222,8 @@ def take_writes(call: Call, body: WriteBatch) -> WriteReceipts:
 
 
 @channel(WriteCheck)
-def check_write(call: Call, body: WriteCheck) -> Acknowledged:
-    write_checks.check(call.gateway, body, database_now())
-    return Acknowledged(detail="it would be made")
+def check_write(call: Call, body: WriteCheck) -> WriteKnown:
+    return write_checks.check(call.gateway, body, database_now())
 
 
 @channel(AskChanges, waiting=True)

@@ -411,6 +411,7 @@ class ReceivedWrite(models.Model):
     key = models.CharField(max_length=255)
     base_version = models.BigIntegerField(null=True)
     actor = models.CharField(max_length=64)
+    idempotency_key = models.CharField(max_length=200, db_default="")
     accepted_at = models.CharField(max_length=64)
     head = models.TextField()
     signature = models.CharField(max_length=128)

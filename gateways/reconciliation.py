@@ -12,6 +12,8 @@ from enum import StrEnum
 
 from protocol.vocabulary import WriteOperation, WriteOutcome
 
+MADE = (WriteOutcome.APPLIED, WriteOutcome.DUPLICATE)
+"""Outcomes of a write whose change was made, by itself or by the same request before."""
 LONGEST_GAP_SECONDS = 600.0
 """A write whose predecessor has not arrived by then is given to a person (reliability §5, order)."""
 
@@ -188,7 +190,7 @@ def _compare(facts: Facts) -> Decision:
     if previous and previous.outcome is WriteOutcome.REFUSED and previous.base is not None:
         # Its caller got an error, so nothing of it was ever there: this one stands on what that one stood on.
         return _compare(replace(facts, previous=None, write=replace(write, base=previous.base)))
-    if previous and previous.outcome is not WriteOutcome.APPLIED:
+    if previous and previous.outcome not in MADE:
         return _differs(facts, "PREVIOUS_NOT_APPLIED", f"the write it was made on ended as {previous.outcome.value}")
     if secret is None:
         return Decision(Verdict.DEAD_LETTER, "RESOURCE_NOT_FOUND", "there is no such secret here")

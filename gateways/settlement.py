@@ -21,7 +21,7 @@ from accounts.models import Storage
 from common import audit
 from common.errors import MazeVaultError, Unavailable
 from common.rowsets import Row
-from gateways import put_back
+from gateways import put_back, write_firsts
 from gateways.reconciliation import (
     Decision,
     Facts,
@@ -56,6 +56,9 @@ CONFLICTS = frozenset({"VERSION_CONFLICT", "DUPLICATE_NAME", "SECRET_ARCHIVED", 
 KEPT = (WriteOutcome.CONFLICT, WriteOutcome.QUARANTINED, WriteOutcome.DEAD_LETTER)
 """Outcomes that wait for a person, with their content."""
 TRYING_AGAIN = "TRYING_AGAIN"
+REPEATED = "REQUEST_REPEATED"
+BANNED = "GATEWAY_BANNED"
+"""What a banned gateway brings stays as evidence, whatever it repeats."""
 _ALONE = frozenset(operation.value for operation in NEEDS_ITS_OWN)
 
 
@@ -161,7 +164,9 @@ def settle(row: AnyWrite, scene: Scene, *, caller_waits: bool = False) -> None:
     """
     try:
         with transaction.atomic() if scene.book is None else nullcontext():
-            _carry_out(row, decide(_facts(row, scene, caller_waits)), scene)
+            decision = decide(_facts(row, scene, caller_waits))
+            if decision.verdict is Verdict.WAIT or decision.code == BANNED or not _repeated(row, scene):
+                _carry_out(row, decision, scene)
     except Unavailable as down:
         scene.forget_secret(row)
         _try_again(row, down, scene, gives_up=False)
@@ -304,6 +309,23 @@ def _carry_out(row: AnyWrite, decision: Decision, scene: Scene) -> None:
         )  # fmt: skip
 
 
+def _repeated(row: AnyWrite, scene: Scene) -> bool:
+    """Whether the write repeats a request that was answered before: it ends with that answer, and changes nothing.
+
+    Raises `Conflict` (IDEMPOTENCY_MISMATCH).
+    """
+    first = write_firsts.of_write(row, scene)
+    if first is None:
+        return False
+    if _left_in_no_vault(row, scene):
+        sentence = f"the same request made version {first.version} before"
+        finish(row, WriteOutcome.DUPLICATE, scene, version=first.version, code=REPEATED, detail=sentence)
+        row.secret = first.secret  # of a creation another one than it named
+    else:
+        finish(row, WriteOutcome.CONFLICT, scene, code=put_back.VAULT_STILL_HOLDS, detail=put_back.STILL_THERE)
+    return True
+
+
 def _left_in_no_vault(row: AnyWrite, scene: Scene) -> bool:
     """What policy drops although its vault has it is put back there, decided with it. False when a person has to see to it."""
     place = scene.place(row)
@@ -336,6 +358,7 @@ def _apply(row: AnyWrite, decision: Decision, scene: Scene) -> None:
     if decision.as_new:
         severity = audit.Severity.WARNING
         scene.say(entry_of(row, "gateway.write.replayed", actor="policy", severity=severity, as_epoch=epoch))
+    scene.remember(row, write_firsts.answer_of(row, scene, applied.version))
     finish(row, WriteOutcome.APPLIED, scene, version=applied.version, resolution=("replay" if decision.as_new else ""))
 
 

@@ -1,4 +1,7 @@
-"""Would a gateway's change be made now? Asked before a vault hears of it, so that a refused change is not set there (ADR 24)."""
+"""Would a gateway's change be made now, and was it made before? Asked before a vault hears of it (ADR 24, 44).
+
+So neither a refused change nor a repeated one is set there.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from django.db import transaction
 
 from accounts.principals import principal_named
 from common.errors import NotFound, PermissionRefused, ValidationFailed
-from gateways import dispatch
+from gateways import dispatch, write_firsts
 from gateways.models import Gateway
 from gateways.write_scene import place_of_write
-from protocol.writes import WriteCheck
+from protocol.writes import WriteCheck, WriteKnown
 from vault import rules
 from vault.models import Secret
 from vault.ports import Origin, SecretChange
@@ -20,13 +23,14 @@ from vault.secrets import check_change
 
 
 @transaction.atomic
-def check(gateway: Gateway, body: WriteCheck, now: datetime) -> None:
-    """Raises what the change would meet here, and leaves nothing behind."""
+def check(gateway: Gateway, body: WriteCheck, now: datetime) -> WriteKnown:
+    """Raises what the change would meet here, and leaves nothing behind. What was made before is not judged again."""
     dispatch.refuse_unless_active(gateway, body.epoch)
     if body.body.value is not None:
         raise ValidationFailed("body.value: a check is asked without the value")
     project, environment, secret = (uuid.UUID(text) for text in (body.project, body.project_environment, body.secret))
-    if place_of_write(gateway.environment_id, project, environment) is None:
+    place = place_of_write(gateway.environment_id, project, environment)
+    if place is None:
         raise NotFound(rules.PROJECT_ABSENT, code="PROJECT_NOT_FOUND")
     if Secret.objects.filter(id=secret).exclude(project=project, environment=environment).exists():
         raise NotFound(rules.ABSENT)
@@ -34,4 +38,9 @@ def check(gateway: Gateway, body: WriteCheck, now: datetime) -> None:
     if caller is None:
         raise PermissionRefused("who makes this change may not make it any more", code="ACTOR_NOT_ALLOWED")
     change = SecretChange(body.operation, secret, project, environment, body.key, body.base_version, body.body)
+    rules.refuse_unless_allowed(caller, change.operation, rules.place_of(*place))
+    first = write_firsts.of_check(gateway.environment_id, body, change, now)
+    if first is not None:
+        return WriteKnown(str(first.secret), first.version)
     check_change(change, Origin(body.actor, node=f"gateway:{gateway.id}", epoch=body.epoch), caller, now)
+    return WriteKnown()

@@ -55,7 +55,8 @@ ON CONFLICT (gateway_id, generation) DO UPDATE SET arrived = gateways_writestrea
 _RECEIVED = Rowset("gateways_receivedwrite", {
     "id": "uuid", "gateway_id": "uuid", "environment_id": "text", "generation": "uuid", "epoch": "bigint", "sequence": "bigint",
     "in_stream": "boolean", "claimed_id": "uuid", "previous": "uuid", "operation": "text", "secret": "uuid", "project": "uuid",
-    "project_environment": "uuid", "key": "text", "base_version": "bigint", "actor": "text", "accepted_at": "text",
+    "project_environment": "uuid", "key": "text", "base_version": "bigint", "actor": "text",
+    "idempotency_key": "text", "accepted_at": "text",
     "head": "text", "signature": "text", "sealed_body": "bytea", "body_digest": "text", "promised": "boolean", "outcome": "text",
     "version": "bigint", "code": "text", "detail": "text", "attempts": "integer", "not_before": "timestamptz",
     "received_at": "timestamptz", "settled_at": "timestamptz", "settled_by": "text", "resolution": "text",

@@ -48,6 +48,7 @@ def columns_of(desk: Desk, write: QueuedWrite, head: WriteHead, waits: bool) -> 
         "secret": uuid.UUID(head.secret), "project": desk.id_of(head.project),
         "project_environment": desk.id_of(head.project_environment), "key": storable(head.key),
         "base_version": base if base is not None and abs(base) < 2**62 else None, "actor": storable(head.actor),
+        "idempotency_key": head.idempotency_key,
         "accepted_at": storable(head.accepted_at)[:64], "head": write.head, "signature": write.signature,
         "body_digest": head.body_digest, "promised": write.promised,
         "not_before": desk.now + CALLER_WAITS if waits else desk.now, "received_at": desk.now,

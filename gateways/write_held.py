@@ -31,6 +31,7 @@ class HeldWrite:
     key: str
     base_version: int | None
     actor: str
+    idempotency_key: str
     accepted_at: str
     promised: bool
     outcome: str

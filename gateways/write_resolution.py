@@ -21,7 +21,7 @@ from common import audit
 from common.api import rfc3339
 from common.clock import database_now
 from common.errors import Conflict, MazeVaultError, NotFound, PermissionRefused, ValidationFailed
-from gateways import losses, put_back
+from gateways import losses, put_back, write_firsts
 from gateways.models import ReceivedWrite
 from gateways.settlement import KEPT, change_of, finish, tell
 from gateways.write_bodies import BodyUnusable, open_body
@@ -168,7 +168,21 @@ def _apply(row: ReceivedWrite, scene: Scene, caller: Principal, address: str, ba
         change = change_of(row, base)
     except (BodyUnusable, SealBroken) as error:
         raise Conflict(f"this write cannot be applied: {error}", code="SYNC_CONFLICT") from error
-    return apply_change(change, origin, caller, scene.now, held=scene.secret(row))
+    _refuse_repeated(row, scene)
+    applied = apply_change(change, origin, caller, scene.now, held=scene.secret(row))
+    scene.remember(row, write_firsts.answer_of(row, scene, applied.version))
+    return applied
+
+
+def _refuse_repeated(row: ReceivedWrite, scene: Scene) -> None:
+    """What the same request made elsewhere meanwhile is not made twice, whoever decides."""
+    scene.hold_request(row)
+    first = write_firsts.of_write(row, scene)
+    if first is not None:
+        raise Conflict(
+            f"the same request made version {first.version} of the secret before, at another node; discard this write",
+            code="SYNC_CONFLICT",
+        )
 
 
 def _discard(row: ReceivedWrite, caller: Principal, now: datetime) -> None:

@@ -1,7 +1,7 @@
 """What the writes of one transaction have in common, read in a number of statements that does not depend on theirs.
 
-Locks are taken in one order: route, writes, secrets, projects, environments. The route is shared, so that applying and promoting
-never overlap, but only against changes of who is active: a lease is renewed beside it.
+Locks are taken in one order: route, writes, repeated requests, secrets, projects, environments. The route is shared, so that
+applying and promoting never overlap, but only against changes of who is active: a lease is renewed beside it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from gateways.models import Gateway, GatewayStatus, ReceivedWrite, Route
 from gateways.reconciliation import RouteFacts
 from gateways.write_held import AnyWrite, HeldWrite, read
 from protocol.vocabulary import WriteOperation, WriteOutcome
+from vault import answered
+from vault.answered import Asked, First
 from vault.models import Secret
 from vault.recording import Recorder
 from vault.secrets import Place, hold_places
@@ -49,15 +51,16 @@ SELECT s.project_id, s.environment_id, s.key FROM vault_secret AS s
 """
 _STORE = """
 UPDATE gateways_receivedwrite AS t
-   SET outcome = r.outcome, version = r.version, code = r.code, detail = r.detail, attempts = r.attempts,
+   SET secret = r.secret, outcome = r.outcome, version = r.version, code = r.code, detail = r.detail, attempts = r.attempts,
        not_before = r.not_before, settled_at = r.settled_at, settled_by = r.settled_by, resolution = r.resolution,
        promised = r.promised, sealed_body = CASE WHEN r.kept THEN t.sealed_body END
-  FROM json_to_recordset(%s::json) AS r(id uuid, outcome text, version bigint, code text, detail text, attempts integer,
+  FROM json_to_recordset(%s::json) AS r(id uuid, secret uuid, outcome text, version bigint, code text, detail text,
+       attempts integer,
        not_before timestamptz, settled_at timestamptz, settled_by text, resolution text, promised boolean, kept boolean)
  WHERE t.id = r.id
 """
-_STORED = ("id", "outcome", "version", "code", "detail", "attempts", "not_before", "settled_at", "settled_by", "resolution",
-           "promised")  # fmt: skip
+_STORED = ("id", "secret", "outcome", "version", "code", "detail", "attempts", "not_before", "settled_at", "settled_by",
+           "resolution", "promised")  # fmt: skip
 _WAKE_FOLLOWERS = """
 UPDATE gateways_receivedwrite SET not_before = %s
  WHERE id IN (SELECT id FROM gateways_receivedwrite
@@ -98,6 +101,9 @@ class Scene:
     changed: dict[uuid.UUID, AnyWrite] = field(default_factory=dict)
     settled: list[uuid.UUID] = field(default_factory=list)
     tally: Counter[str] = field(default_factory=Counter)
+    firsts: dict[Asked, First] = field(default_factory=dict)
+    """What requests with an idempotency key were answered, before and in this transaction."""
+    answers: dict[Asked, First] = field(default_factory=dict)
 
     @staticmethod
     def open(environment: str, now: datetime) -> Scene:
@@ -111,6 +117,7 @@ class Scene:
         self._read_places({(row.project, row.project_environment) for row in rows if row.project and row.project_environment})
         self._read_taken_keys(rows)
         self.principals |= principals_named({row.actor for row in rows}, self.now)
+        self.firsts |= answered.firsts(asked_by(rows), self.now)
         self.writes |= {row.id: row for row in rows}
         unread = {row.previous for row in rows if row.previous} - self.writes.keys()
         if unread:
@@ -123,6 +130,7 @@ class Scene:
         """Store what became of the writes, wake what waited for them and count; last, since the counters are everybody's."""
         if self.book is not None:
             self.book.store()
+        answered.remember(self.answers, self.now)
         with connection.cursor() as cursor:
             if self.changed:
                 cursor.execute(_STORE, [msgspec.json.encode([_stored(row) for row in self.changed.values()]).decode()])
@@ -183,6 +191,17 @@ class Scene:
         lives = secret.deleted_at is None
         if lives or lived:
             self.keys[secret.project_id.int, secret.environment_id.int, secret.key] = lives
+
+    def hold_request(self, row: AnyWrite) -> None:
+        """For a write that is decided on by itself: its request waits for twins, and what it was answered is read."""
+        answered.hold(asked_by([row]))
+        self.firsts |= answered.firsts(asked_by([row]), self.now)
+
+    def remember(self, row: AnyWrite, first: First) -> None:
+        """What the request that made this write is answered from now on, at every node."""
+        if row.idempotency_key:
+            asked = row.actor, row.idempotency_key
+            self.firsts[asked] = self.answers[asked] = first
 
     def forget_secret(self, row: AnyWrite) -> None:
         """What was done to it was taken back, so the object may not be what is stored. With a book it was put right already."""
@@ -264,8 +283,15 @@ def hold_route(environment: str) -> None:
         cursor.execute(_SHARE_ROUTE, [environment])
 
 
+def asked_by(rows: Iterable[AnyWrite]) -> set[Asked]:
+    """The requests with an idempotency key that made these writes."""
+    return {(row.actor, row.idempotency_key) for row in rows if row.idempotency_key}
+
+
 def hold_what_they_touch(environment: str, rows: Sequence[HeldWrite]) -> None:
-    """Lock the secrets of these writes, and the places of new ones, until the transaction ends. They are read afterwards."""
+    """Lock the requests that made these writes, their secrets, and the places of new ones, until the transaction ends. They are
+    read afterwards."""
+    answered.hold(asked_by(rows))
     hold_secrets(environment, {row.secret for row in rows if row.secret})
     new = [row for row in rows if row.operation == CREATE and row.project and row.project_environment]
     if new:

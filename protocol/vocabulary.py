@@ -139,7 +139,7 @@ class WriteOutcome(StrEnum):
     REFUSED = "refused"
     """Answered with an error while the caller waited, so nothing was promised and nothing is kept."""
     DUPLICATE = "duplicate"
-    """Counted when a write arrives again; the write itself keeps its first outcome."""
+    """It repeats a request that was answered before, and ends with that answer. Counted too when a write itself arrives again."""
 
     @property
     def terminal(self) -> bool:

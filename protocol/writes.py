@@ -24,6 +24,8 @@ from protocol.vocabulary import WriteOperation, WriteOutcome
 
 LARGEST_VALUE = 64 * 1024
 """Bytes of a value in UTF-8 (client-api B.3)."""
+LONGEST_IDEMPOTENCY_KEY = 200
+IdempotencyKey = Annotated[str, Meta(max_length=LONGEST_IDEMPOTENCY_KEY, pattern=r"^[^\x00]*\Z")]
 _CONTEXT = b"mazevault queued write v1\0"
 _SALT_BYTES = 32
 
@@ -56,14 +58,18 @@ class WriteBatch(Message, frozen=True):
     """As in a heartbeat: a write of an epoch that the Primary's database does not know comes with the proof that it did."""
 
 
-class WriteReceipt(Message, frozen=True):
-    """Where one write is. `version` is what the secret became, 0 for none; `code` is a machine code of a refusal."""
+class WriteReceipt(Message, frozen=True, omit_defaults=True):
+    """Where one write is. `version` is what the secret became, 0 for none; `code` is a machine code of a refusal.
+
+    `secret` is told of a duplicate only: the secret that the same request was answered with when it was first made.
+    """
 
     id: Identifier
     outcome: WriteOutcome
     version: Count = 0
     code: str = ""
     detail: Text = ""
+    secret: str = ""
 
 
 class WriteReceipts(Message, frozen=True):
@@ -71,7 +77,7 @@ class WriteReceipts(Message, frozen=True):
     retry_after_seconds: Seconds = 0
 
 
-class WriteHead(Message, frozen=True):
+class WriteHead(Message, frozen=True, omit_defaults=True):
     """Everything about a write but its content; this is what the gateway signs."""
 
     id: Identifier
@@ -92,12 +98,14 @@ class WriteHead(Message, frozen=True):
     actor: Annotated[str, Meta(max_length=64)]
     accepted_at: str
     body_digest: Annotated[str, Meta(max_length=64)]
+    idempotency_key: IdempotencyKey = ""
+    """The caller's own name of the request: with the actor it is known at every node, over every failover."""
 
 
-class WriteBody(Message, frozen=True):
+class WriteBody(Message, frozen=True, omit_defaults=True):
     """The content. A field that is None is not changed."""
 
-    hidden: ClassVar[frozenset[str]] = frozenset({"value", "metadata", "description", "rotation"})
+    hidden: ClassVar[frozenset[str]] = frozenset({"value", "metadata", "description", "rotation", "request"})
 
     value: str | None = None
     ttl_hours: int | None = None
@@ -110,10 +118,13 @@ class WriteBody(Message, frozen=True):
     reason: str = ""
     external_version: str | None = None
     """Where the value rests in a vault: the vault's own name of the version that was set there."""
+    request: Annotated[str, Meta(max_length=64)] = ""
+    """The fingerprint of what the caller asked for, beside an idempotency key. Unkeyed, so it travels and rests sealed only."""
 
 
-class WriteCheck(Message, frozen=True):
-    """Would this change be made now? Asked before a vault hears of it; a refusal is the answer's error. Without the value."""
+class WriteCheck(Message, frozen=True, omit_defaults=True):
+    """Would this change be made now, and was it made before? Asked before a vault hears of it; a refusal is the answer's error.
+    Without the value."""
 
     hidden: ClassVar[frozenset[str]] = WriteBody.hidden
 
@@ -126,6 +137,16 @@ class WriteCheck(Message, frozen=True):
     base_version: Count | None
     actor: Annotated[str, Meta(max_length=64)]
     body: WriteBody
+    idempotency_key: IdempotencyKey = ""
+
+
+class WriteKnown(Message, frozen=True, omit_defaults=True):
+    """The answer to a check: nothing for a new request, else what the same one was answered with when it was first made."""
+
+    secret: str = ""
+    version: Count = 0
+    detail: str = ""
+    """Of a Primary that does not know of repeated requests."""
 
 
 def body_text(body: WriteBody) -> str:

@@ -20,7 +20,7 @@ from common.clock import now
 from common.errors import NotFound, ValidationFailed
 from common.paging import PAGE, page_if_asked
 from protocol.vocabulary import WriteOperation, WriteOutcome
-from protocol.writes import WriteBody
+from protocol.writes import LONGEST_IDEMPOTENCY_KEY, WriteBody
 from vault import hot, hot_change, rules, secrets, selectors
 from vault.forms import (
     ChangeWish,
@@ -41,7 +41,6 @@ from vault.ports import Asker, PendingCreation, SecretChange, SecretNode, Shown,
 
 _ETAG = re.compile(r'^(?:W/)?"?(\d{1,10})"?$', re.ASCII)
 _VERSION = re.compile(r"^\d{1,10}$", re.ASCII)
-LONGEST_IDEMPOTENCY_KEY = 200
 
 
 class SecretOperation(Operation):
@@ -49,6 +48,7 @@ class SecretOperation(Operation):
 
     scoped = True
     node: SecretNode | None = None
+    only_repeated = False
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """What is plain is answered at once (`vault.hot`); everything else, and every refusal, takes the framework's way."""
@@ -84,15 +84,20 @@ class SecretOperation(Operation):
             raise
 
     def secret_to_change(self, identifier: str, needed: str, statuses: Iterable[str] = selectors.SHOWN) -> Secret:
-        """Also one that is only promised: the change then waits behind the write that creates it."""
+        """Also one that is only promised: the change then waits behind the write that creates it. With an idempotency key also
+        one that is gone: the change may be the repetition of what made it so."""
         caller = principal_in(self.request)
         try:
             return selectors.secret_for(caller, identifier, needed, statuses)
         except NotFound:
             creation = self._creation(identifier)
-            if creation is None:
+            if creation is not None:
+                return selectors.promised_secret(caller, creation, needed)
+            if not self.idempotency_key:
                 raise
-            return selectors.promised_secret(caller, creation, needed)
+            found = selectors.secret_for(caller, identifier, needed, SecretStatus.values)
+            self.only_repeated = True
+            return found
 
     def _creation(self, identifier: str) -> PendingCreation | None:
         wanted = selectors.as_uuid(identifier)
@@ -120,17 +125,21 @@ class SecretOperation(Operation):
     def tagged(self, row: dict[str, Any], status: int = 200) -> Response:
         return Response(row, status=status, headers={"ETag": f'"{row["version"]}"'})
 
+    @property
+    def idempotency_key(self) -> str:
+        key: str = self.request.headers.get("Idempotency-Key", "")
+        if len(key) > LONGEST_IDEMPOTENCY_KEY or "\0" in key:
+            raise ValidationFailed(f"Idempotency-Key: must have at most {LONGEST_IDEMPOTENCY_KEY} characters, and no NUL")
+        return key
+
     def write(self, change: SecretChange) -> Written:
-        key = self.request.headers.get("Idempotency-Key", "")
-        if len(key) > LONGEST_IDEMPOTENCY_KEY:
-            raise ValidationFailed(f"Idempotency-Key: must have at most {LONGEST_IDEMPOTENCY_KEY} characters")
-        return self.here.write(change, self.asker, idempotency_key=key, now=now())
+        return self.here.write(change, self.asker, idempotency_key=self.idempotency_key, now=now())
 
     def change(
         self, secret: Secret, operation: WriteOperation, body: WriteBody, base: int | None, *, generated: bool = False
     ) -> Written:
         place = secret.project_id, secret.environment_id, secret.key
-        return self.write(SecretChange(operation, secret.id, *place, base, body, generated))
+        return self.write(SecretChange(operation, secret.id, *place, base, body, generated, self.only_repeated))
 
     def answer(self, written: Written, secret: uuid.UUID, *, status: int = 200, value: str | None = None) -> Response:
         """The secret after an applied change, or where to follow a queued one."""

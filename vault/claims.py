@@ -7,7 +7,7 @@ it before each effect and loses it when it does not; all times are the database'
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -59,6 +59,8 @@ class Request:
     address: str = ""
     idempotency_key: str = ""
     digest: str = ""
+    fingerprint: str = field(default="", repr=False)
+    """`SecretChange.fingerprint`; stored nowhere in the open, so it is empty where a change is ended for somebody who is gone."""
 
 
 def take(change: SecretChange, request: Request, place: str, *, seconds: float = LIFE_SECONDS) -> VaultClaim | None:

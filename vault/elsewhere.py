@@ -19,13 +19,13 @@ from msgspec import structs
 
 from accounts.models import Environment, Project
 from common.direct import give_connection_back
-from common.errors import Conflict, MazeVaultError
+from common.errors import Conflict, MazeVaultError, NotFound
 from common.failpoints import reach
 from protocol.vocabulary import WriteOperation
 from vault import claims, rules, secrets, values
 from vault.claims import Request
 from vault.models import Secret, VaultClaim
-from vault.ports import Asker, Done, SecretChange, ValueKeeper
+from vault.ports import AnsweredBefore, Asker, Done, SecretChange, ValueKeeper
 
 log = logging.getLogger("mazevault.vault")
 
@@ -63,7 +63,7 @@ class Desk(Protocol[Given]):
         """Try what comes after the vault and take it back; raises what it would raise. False when there is nothing to do."""
 
     def ask(self, change: SecretChange) -> None:
-        """Ask whoever else has a say, outside of any transaction; raises what they refuse."""
+        """Ask whoever else has a say, outside of any transaction; raises what they refuse, or `AnsweredBefore`."""
 
     def record(self, change: SecretChange, *, whole: bool = True) -> Given:
         """Keep the change. What is not the whole of what was asked for is not the answer to a repetition."""
@@ -149,6 +149,9 @@ def _ending(claim: VaultClaim, keeper: ValueKeeper) -> Iterator[None]:
     """What a refused call leaves: nothing, or a claim that is looked into once the call cannot arrive any more."""
     try:
         yield
+    except AnsweredBefore:
+        claims.release(claim)
+        raise
     except MazeVaultError as refused:
         if refused.in_doubt:
             claims.doubt(claim, keeper.seconds)
@@ -177,7 +180,7 @@ def _begin(
     deadline, looked_into = time.monotonic() + claims.WAIT_SECONDS, set[uuid.UUID]()
     while True:
         with transaction.atomic():
-            known = desk.known(change)
+            known = _known(change, desk)
             if known is not None:
                 return known
             other = claims.of_name(place, change.key) or claims.of_request(desk.request)
@@ -213,8 +216,16 @@ def _record_here(
         give_connection_back()
         time.sleep(claims.LOOK_SECONDS)
     with transaction.atomic():
-        known = desk.known(change)
+        known = _known(change, desk)
         return known if known is not None else desk.record(change)
+
+
+def _known(change: SecretChange, desk: Desk[Result]) -> Result | None:
+    """What the same request was answered before. Raises `NotFound` for what can be nothing but a repetition, and is none."""
+    known = desk.known(change)
+    if known is None and change.only_repeated:
+        raise NotFound(rules.ABSENT)
+    return known
 
 
 def _record(

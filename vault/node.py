@@ -5,28 +5,24 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.http import HttpRequest
-from django.utils.crypto import salted_hmac
 
 from accounts.access import Principal
 from accounts.authentication import admit, rights_of
 from accounts.models import Project
 from accounts.principals import principal_named
-from common.errors import Conflict, PermissionRefused
-from common.locks import transaction_lock
-from protocol.vocabulary import WriteOutcome
-from vault import rules
+from common.errors import PermissionRefused
+from protocol.vocabulary import WriteOperation, WriteOutcome
+from vault import answered, rules
+from vault.answered import First
 from vault.claims import Request
 from vault.elsewhere import change_secret
-from vault.models import AnsweredRequest, Secret, VaultClaim
+from vault.models import Secret, VaultClaim
 from vault.ports import Applied, Asker, Freshness, HotPart, Origin, PendingCreation, SecretChange, ValueKeeper, Written
 from vault.secrets import apply_change, check_change
-
-REMEMBERED = timedelta(hours=24)
-"""How long a repeated request is recognised."""
 
 
 class PrimaryNode:
@@ -67,7 +63,8 @@ class PrimaryNode:
 
     def write(self, change: SecretChange, asker: Asker, *, idempotency_key: str, now: datetime) -> Written:
         """With an idempotency key the same request is made once; another one under that key is IDEMPOTENCY_MISMATCH."""
-        request = Request(asker.actor, asker.address, idempotency_key, _digest(change))
+        fingerprint = change.fingerprint() if idempotency_key else ""
+        request = Request(asker.actor, asker.address, idempotency_key, answered.digest_of(fingerprint), fingerprint)
         desk = PrimaryDesk(request, asker.principal, now)
         made = change_secret(change, asker, self.keeper, desk, lambda claim: desk_of(claim, now))
         if made.trouble is not None:
@@ -85,17 +82,17 @@ class PrimaryDesk:
     now: datetime
 
     def known(self, change: SecretChange) -> Applied | None:
-        """Twins wait for each other, so the second one finds the answer of the first."""
-        request = self.request
-        if not request.idempotency_key:
+        """Twins wait for each other, so the second one finds the answer of the first, whichever node it was made at."""
+        if not self.request.idempotency_key:
             return None
-        transaction_lock(f"idempotency:{request.actor}:{request.idempotency_key}")
-        found = AnsweredRequest.objects.filter(actor=request.actor, key=request.idempotency_key).first()
-        if found is None or found.at < self.now - REMEMBERED:
+        asked = self.request.actor, self.request.idempotency_key
+        answered.hold([asked])
+        found = answered.firsts([asked], self.now).get(asked)
+        if found is None:
             return None
-        if found.digest != request.digest:
-            raise Conflict("Idempotency-Key: this key was used for another request; use a new one", code="IDEMPOTENCY_MISMATCH")
-        secret = Secret.objects.select_related("project", "environment").get(id=found.secret_id)
+        named = None if change.operation is WriteOperation.CREATE else change.secret
+        found.refuse_other(self.request.digest, change.operation.value, named)
+        secret = Secret.objects.select_related("project", "environment").get(id=found.secret)
         rules.refuse_unless_allowed(self.caller, change.operation, rules.place_of(secret.project, secret.environment))
         return Applied(secret, found.version, changed=False)
 
@@ -108,10 +105,8 @@ class PrimaryDesk:
     def record(self, change: SecretChange, *, whole: bool = True) -> Applied:
         applied = apply_change(change, self._origin, self.caller, self.now)
         if whole and self.request.idempotency_key:
-            AnsweredRequest.objects.update_or_create(
-                actor=self.request.actor, key=self.request.idempotency_key,
-                defaults={"digest": self.request.digest, "secret": applied.secret, "version": applied.version, "at": self.now},
-            )  # fmt: skip
+            first = First(self.request.digest, applied.secret.id, applied.version, "", change.operation.value)
+            answered.remember({(self.request.actor, self.request.idempotency_key): first}, self.now)
         return applied
 
     @property
@@ -125,7 +120,3 @@ def desk_of(claim: VaultClaim, now: datetime) -> PrimaryDesk:
     if caller is None:
         raise PermissionRefused("who made this change may not make it any more", code="ACTOR_NOT_ALLOWED")
     return PrimaryDesk(Request(claim.actor, claim.address, claim.idempotency_key, claim.digest), caller, now)
-
-
-def _digest(change: SecretChange) -> str:
-    return salted_hmac("answered-request", change.asked_for(), algorithm="sha256").hexdigest()

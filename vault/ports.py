@@ -5,12 +5,14 @@ A change is the same thing everywhere: a person's request at the Primary, a requ
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, LiteralString, Protocol
 
+import msgspec
 from django.http import HttpRequest
 from msgspec import structs
 
@@ -18,7 +20,7 @@ from accounts.access import Principal
 from accounts.models import Project
 from common.errors import Conflict, MazeVaultError
 from protocol.vocabulary import WriteOperation, WriteOutcome
-from protocol.writes import WriteBody, body_text
+from protocol.writes import WriteBody
 from vault.models import Secret
 
 
@@ -27,6 +29,7 @@ class SecretChange:
     """One wish to change one secret. For a creation `secret` is the id the new one gets.
 
     `base_version` is the version the wish was made on; None means whatever is there. `generated`: nobody chose the value.
+    `only_repeated`: the secret is not there any more for this wish, so it can only be the repetition of an answered one.
     """
 
     operation: WriteOperation
@@ -37,13 +40,21 @@ class SecretChange:
     base_version: int | None
     body: WriteBody = field(repr=False)
     generated: bool = False
+    only_repeated: bool = False
 
     def asked_for(self) -> str:
         """Everything the caller asked for, to know a repeated request by. The id of a new secret and a made up value are ours."""
         secret = "" if self.operation is WriteOperation.CREATE else str(self.secret)
-        body = structs.replace(self.body, value=None) if self.generated else self.body
+        body = structs.asdict(self.body)
+        del body["request"]
+        if self.generated:
+            body["value"] = None
         place = [str(self.project), str(self.environment), self.key, str(self.base_version)]
-        return "\0".join([self.operation.value, secret, *place, body_text(body)])
+        return "\0".join([self.operation.value, secret, *place, msgspec.json.encode(body).decode()])
+
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of `asked_for`, the same at every node. It tells of the value to who can guess it: never in the open."""
+        return hashlib.sha256(self.asked_for().encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,14 @@ class Written:
     because: str | None = None
     """Why it is not applied yet, for people."""
     since: datetime | None = None
+
+
+class AnsweredBefore(Exception):
+    """The same request was carried out before, at another node. Not an error: this is its answer."""
+
+    def __init__(self, secret: uuid.UUID, version: int) -> None:
+        super().__init__(f"version {version} of {secret}")
+        self.secret, self.version = secret, version
 
 
 @dataclass(frozen=True)

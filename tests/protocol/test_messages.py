@@ -101,6 +101,7 @@ SAMPLES: tuple[Message, ...] = (
     messages.SignedMark("{}", "c2ln", "a2V5"),
     marks.Mark("NPR", 3, 17),
     writes.WriteCheck(3, WriteOperation.UPDATE, ID, ID, ID, "db", 3, f"user:{ID}", writes.WriteBody(external_version="pending")),
+    writes.WriteKnown(ID, 3, "it would be made"),
     RECEIPT,
     writes.WriteReceipts([RECEIPT], 2.0),
     writes.WriteHead(ID, "NPR", ID, ID, 7, 41, "", WriteOperation.UPDATE, ID, ID, ID, "db", 3, "user:1", WHEN, "ab" * 32),
