@@ -15,7 +15,7 @@ from accounts.rights import Rights
 from accounts.sessions import hash_token
 from accounts.tokens import PREFIX as TOKEN_PREFIX
 from common.clock import now
-from common.errors import AuthenticationExpired, AuthenticationInvalid, PermissionRefused
+from common.errors import AuthenticationExpired, AuthenticationInvalid, PermissionRefused, TooManyRequests
 
 LONGEST_HEADER = 4096
 
@@ -138,8 +138,14 @@ def count(credential: str, actor: str, request: HttpRequest, moment: datetime) -
     """Count the call of a credential, once in a request. Raises `TooManyRequests`, and notes that."""
     if hasattr(request, "response_headers"):
         return
-    with refusals.noting_limits(actor, address=str(request.META.get("REMOTE_ADDR", "")), now=moment):
-        limit = rates.count_call(credential, moment)
+    if (refused := getattr(request, "refused_call", None)) is not None:
+        raise refused
+    try:
+        with refusals.noting_limits(actor, address=str(request.META.get("REMOTE_ADDR", "")), now=moment):
+            limit = rates.count_call(credential, moment)
+    except TooManyRequests as refused:
+        request.refused_call = refused  # type: ignore[attr-defined]  # a short way gave up; the whole way says the same
+        raise
     request.response_headers = {"X-RateLimit-Limit": str(limit)}  # type: ignore[attr-defined]
 
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import msgspec
 
+from common.addresses import network_of
 from common.logs import log_to_standard_error
 from orchestrator.node import limits
 from orchestrator.node.heads import error_answer, json_answer
@@ -41,7 +42,7 @@ from orchestrator.node.lanes import (
     primary_lanes,
 )
 from orchestrator.node.lifeline import Lifeline, end_with_parent, set_process_name
-from orchestrator.node.limits import Caps, Holdings, network_of
+from orchestrator.node.limits import Caps, Holdings
 from orchestrator.node.shape import FrontPlan
 from orchestrator.node.shares import Holder
 from orchestrator.node.tls import FreshContext, server_context

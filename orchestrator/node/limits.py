@@ -6,7 +6,6 @@ so the numbers are far above what an office behind one address needs.
 
 from __future__ import annotations
 
-import ipaddress
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -62,19 +61,6 @@ class Caps:
     unfinished_per_address: int = UNFINISHED_PER_ADDRESS
     requests_per_address: int = REQUESTS_PER_ADDRESS
     connections: int = CONNECTIONS
-
-
-def network_of(address: str) -> str:
-    """What counts as one address: an IPv4 address, or the 64 bits of an IPv6 address that one customer has."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if found.version == 4:
-        return address
-    if found.ipv4_mapped:
-        return str(found.ipv4_mapped)
-    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 class Holdings:

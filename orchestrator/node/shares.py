@@ -1,7 +1,8 @@
 """Something that is bounded in all, held by many addresses: when it is full, whoever holds the most of it makes room.
 
-So a few addresses can use up what nobody else asks for, and never keep another one out. Sizes are in the unit of what is held
-(connections, bytes).
+So a few addresses can use up what nobody else asks for, and never keep another one out. Addresses are compared by the site they
+belong to first (`common.addresses.site_of`): who holds a little of each of 65,536 networks of one site holds much. Sizes are in
+the unit of what is held (connections, bytes).
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
+
+from common.addresses import site_of
 
 
 class Holder(Protocol):
@@ -26,7 +29,10 @@ class Share:
         self.most, self.most_of_one = most, most_of_one
         self.total = 0
         self.of_network: Counter[str] = Counter()
+        self.of_site: Counter[str] = Counter()
         self._holders: dict[str, dict[Holder, int]] = {}
+        self._networks: dict[str, dict[str, None]] = {}
+        """Of each site those that hold something, in the order in which they came."""
 
     def take(self, network: str, holder: Holder, size: int = 1) -> bool:
         """Let `holder` have so much more. False when its address has its part, or nobody's address has clearly more than it."""
@@ -36,9 +42,9 @@ class Share:
             if not self._take_from_the_greediest(network, size):
                 return False
         held = self._holders.setdefault(network, {})
+        self._networks.setdefault(site_of(network), {})[network] = None
         held[holder] = held.get(holder, 0) + size
-        self.of_network[network] += size
-        self.total += size
+        self._count(network, size)
         return True
 
     def give(self, network: str, holder: Holder, size: int = 1) -> None:
@@ -51,11 +57,17 @@ class Share:
         if not held[holder]:
             del held[holder]
         if not held:
-            del self._holders[network]
-        self.total -= size
-        self.of_network[network] -= size
-        if not self.of_network[network]:
-            del self.of_network[network]
+            del self._holders[network], self._networks[site_of(network)][network]
+        self._count(network, -size)
+
+    def _count(self, network: str, size: int) -> None:
+        self.total += size
+        for counts, key in ((self.of_network, network), (self.of_site, site_of(network))):
+            counts[key] += size
+            if not counts[key]:
+                del counts[key]
+        if site_of(network) not in self.of_site:
+            self._networks.pop(site_of(network), None)
 
     def note_newest(self, network: str, holder: Holder) -> None:
         """From now on this one is not older than any other of its address."""
@@ -69,7 +81,7 @@ class Share:
         if not self._holders:
             return False
         greediest = self._greediest()
-        if self.of_network[greediest] <= self.of_network[network]:
+        if not self._has_more(greediest, network):
             greediest = network
         held = self._holders.get(greediest, {})
         chosen = next((one for one in held if first(one)), None if greediest == network else next(iter(held)))
@@ -81,15 +93,24 @@ class Share:
     def _take_from_the_greediest(self, network: str, size: int) -> bool:
         """Whoever holds nothing yet comes before anybody; else an address only takes from one that has more than it then has."""
         greediest = self._greediest()
-        mine = self.of_network[network]
-        if greediest == network or (mine and self.of_network[greediest] <= mine + size):
+        in_own_site = site_of(greediest) == site_of(network)
+        mine = self.of_network[network] if in_own_site else self.of_site[site_of(network)]
+        if greediest == network or (mine and not self._has_more(greediest, network, size)):
             return False
         held = self._holders[greediest]
         self._end(greediest, max(held, key=held.__getitem__))  # of equal ones the oldest
         return True
 
     def _greediest(self) -> str:
-        return max(self._holders, key=self.of_network.__getitem__)  # of equal ones the one that came first
+        """The address that holds the most of the site that holds the most; of equal ones the one that came first."""
+        site = max(self.of_site, key=self.of_site.__getitem__)
+        return max(self._networks[site], key=self.of_network.__getitem__)
+
+    def _has_more(self, one: str, other: str, size: int = 0) -> bool:
+        """Whether one's site has more than the other's would have with so much more; within a site, whether the address has."""
+        if site_of(one) == site_of(other):
+            return self.of_network[one] > self.of_network[other] + size
+        return self.of_site[site_of(one)] > self.of_site[site_of(other)] + size
 
     def _end(self, network: str, holder: Holder) -> None:
         self.give(network, holder, self._holders[network][holder])

@@ -16,6 +16,7 @@ from accounts.models import Project
 from common import audit, audit_commits
 from common.audit_commits import Commits
 from common.clock import now
+from common.errors import TooManyRequests
 from common.models import AuditEntry
 from tests import factories
 from tests.conftest import Person
@@ -195,6 +196,18 @@ def test_a_call_is_counted_once_on_either_way(admin: Person, project: Project, m
     for path in (f"secrets/{made}", "secrets/00000000-0000-4000-8000-000000000000"):
         admin.get(path)
     assert len(counted) == 2
+
+
+def test_a_call_over_the_limit_is_counted_once_too(admin: Person, project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, counted = make(admin, project), list[str]()
+    from accounts import rates
+
+    def over(credential: str, moment: object) -> int:
+        counted.append(credential)
+        raise TooManyRequests("too many", retry_after=1)
+
+    monkeypatch.setattr(rates, "count_call", over)
+    assert admin.get(f"secrets/{made}")[0] == 429 and len(counted) == 1
 
 
 def test_at_a_gateway_too_both_ways_give_the_same(site: Site, short: list[bool]) -> None:  # noqa: F811

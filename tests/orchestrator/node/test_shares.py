@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.addresses import site_of
 from orchestrator.node.limits import Caps, Holdings
 from orchestrator.node.shares import Share
 
@@ -74,6 +76,37 @@ def test_requests_and_certificates_are_counted_by_whom_they_are() -> None:
     assert held.take_request("a") and not held.take_request("a") and held.take_request("b")
     held.give_request("a")
     assert held.take_request("a")
+
+
+OFFICE, SITE = "2001:db8:1:1::/64", [f"2001:db8:2:{number:x}::/64" for number in range(40)]
+"""An office behind one network, and a site that uses many of its 65,536."""
+
+
+def test_a_site_that_holds_one_of_each_of_its_networks_pushes_no_office_out() -> None:
+    share = Share(20)
+    office = filled(share, OFFICE, 8)
+    taken = [share.take(network, Held()) for network in SITE]
+    assert all(taken), "within its site whoever has nothing yet comes in"
+    assert not any(one.ended for one in office) and share.of_site[site_of(OFFICE)] == 8 and share.total == 20
+    assert all(share.take(f"10.0.0.{number}", Held()) for number in range(4))
+    assert not any(one.ended for one in office), "who comes from elsewhere takes from the site that holds the most"
+    assert set(share._networks) == set(share.of_site) and {*share._holders} == {*share.of_network}
+
+
+def test_within_a_site_the_network_that_has_more_makes_room() -> None:
+    share = Share(6)
+    first = filled(share, SITE[0], 5)
+    filled(share, SITE[1], 1)
+    assert share.take(SITE[1], Held()) and [one.ended for one in first] == [True, False, False, False, False]
+    assert share.take(SITE[1], Held()) and not share.take(SITE[1], Held()), "both have three"
+
+
+@pytest.mark.parametrize(
+    ("network", "site"),
+    [(OFFICE, "2001:db8:1::/48"), ("10.0.0.1", "10.0.0.1"), ("unix", "unix"), ("", ""), ("x:y/64", "x:y/64")],
+)
+def test_a_site_is_what_one_customer_is_given(network: str, site: str) -> None:
+    assert site_of(network) == site
 
 
 @settings(max_examples=60, deadline=None)

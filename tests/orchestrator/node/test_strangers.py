@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from common.addresses import network_of
 from orchestrator.node.front import within
-from orchestrator.node.limits import HANDSHAKE_SECONDS, Caps, network_of
+from orchestrator.node.limits import HANDSHAKE_SECONDS, Caps
 from tests.orchestrator.node.desk import Desk, desk, read_answer, talk, until
 
 LEASE, DIRECTIVE = "/api/v1/gateways/channel/lease", "/api/v1/gateways/channel/directive"
