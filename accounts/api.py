@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -18,6 +17,7 @@ from accounts.models import Session, User
 from accounts.sessions import SignedIn
 from common.api import SIGNED_IN, Operation, Text, checked, rfc3339
 from common.clock import now
+from common.described import described
 from common.paging import PAGE, page_of
 
 
@@ -86,7 +86,7 @@ class Login(Operation):
     public = True
     authentication_classes = ()  # an old token in the header must not stop a new sign-in
 
-    @extend_schema(operation_id="login", request=Credentials, responses=TokenAnswer, auth=[])
+    @described(operation_id="login", request=Credentials, responses=TokenAnswer, auth=[])
     def post(self, request: Request) -> Response:
         wish = checked(Credentials, request.data)
         opened = sessions.sign_in(wish["email"], wish["password"], address=self.address, now=now())
@@ -99,7 +99,7 @@ class Refresh(Operation):
     open_before_password_change = True
     permissions = {"POST": SIGNED_IN}
 
-    @extend_schema(operation_id="refreshToken", request=None, responses=TokenAnswer)
+    @described(operation_id="refreshToken", request=None, responses=TokenAnswer)
     def post(self, request: Request) -> Response:
         opened = sessions.refresh(session_in(request), address=self.address, now=now())
         return Response(token_answer(opened)) if bearer_text(request) else _browser_response(opened)
@@ -111,7 +111,7 @@ class Logout(Operation):
     open_before_password_change = True
     permissions = {"POST": SIGNED_IN}
 
-    @extend_schema(operation_id="logout", request=None, responses={204: None})
+    @described(operation_id="logout", request=None, responses={204: None})
     def post(self, request: Request) -> Response:
         sessions.sign_out(session_in(request), address=self.address, now=now())
         response = Response(status=204)
@@ -126,7 +126,7 @@ class BrowserSession(Operation):
     open_before_password_change = True
     permissions = {"GET": SIGNED_IN}
 
-    @extend_schema(operation_id="browserSession", responses=BrowserAnswer)
+    @described(operation_id="browserSession", responses=BrowserAnswer)
     def get(self, request: Request) -> Response:
         return Response(_browser_answer(session_in(request), person_of(request)))
 
@@ -137,7 +137,7 @@ class Sessions(Operation):
     open_before_password_change = True
     permissions = {"GET": SIGNED_IN}
 
-    @extend_schema(operation_id="listSessions", parameters=PAGE, responses=SessionRow(many=True))
+    @described(operation_id="listSessions", parameters=PAGE, responses=SessionRow(many=True))
     def get(self, request: Request) -> Response:
         current = session_in(request)
         return Response([_session_row(row, current) for row in page_of(sessions.sessions_of(current, now()), request)])
@@ -149,7 +149,7 @@ class SessionOne(Operation):
     open_before_password_change = True
     permissions = {"DELETE": SIGNED_IN}
 
-    @extend_schema(operation_id="revokeSession", responses={204: None})
+    @described(operation_id="revokeSession", responses={204: None})
     def delete(self, request: Request, identifier: uuid.UUID) -> Response:
         sessions.revoke_one(session_in(request), identifier, address=self.address, now=now())
         return Response(status=204)
@@ -161,7 +161,7 @@ class Password(Operation):
     open_before_password_change = True
     permissions = {"POST": SIGNED_IN}
 
-    @extend_schema(operation_id="changePassword", request=PasswordChange, responses={204: None})
+    @described(operation_id="changePassword", request=PasswordChange, responses={204: None})
     def post(self, request: Request) -> Response:
         wish = checked(PasswordChange, request.data)
         people.change_password(
@@ -177,7 +177,7 @@ class Me(Operation):
     open_before_password_change = True
     permissions = {"GET": SIGNED_IN}
 
-    @extend_schema(operation_id="whoAmI", responses=UserRow)
+    @described(operation_id="whoAmI", responses=UserRow)
     def get(self, request: Request) -> Response:
         return Response(user_row(person_of(request)))
 
@@ -188,7 +188,7 @@ class MyPermissions(Operation):
     open_before_password_change = True
     permissions = {"GET": SIGNED_IN}
 
-    @extend_schema(operation_id="myPermissions", responses=Permissions)
+    @described(operation_id="myPermissions", responses=Permissions)
     def get(self, request: Request) -> Response:
         principal = principal_in(request)
         return Response(

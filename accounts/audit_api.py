@@ -7,17 +7,17 @@ import uuid
 from typing import Any
 
 from django.db.models import QuerySet
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.access import actors_of
-from accounts.fields import Moment, Whole
+from accounts.fields import Id, Moment, Whole
 from accounts.operations import Signed
 from accounts.roles import AUDIT_READ
 from accounts.scoping import absent, place_of, require, visible_projects
 from common.api import Text, checked, rfc3339
+from common.described import described
 from common.models import AuditEntry
 from common.paging import FURTHEST, MOST_SHOWN, PAGE, SHOWN, clamped, page_of
 
@@ -42,6 +42,9 @@ class SearchWish(serializers.Serializer):
     user_id = Text(required=False, allow_blank=True, max_length=64)
     action = Text(required=False, allow_blank=True, max_length=64)
     entity_type = Text(required=False, allow_blank=True, max_length=32)
+    entity_id = Text(required=False, allow_blank=True, max_length=200)
+    project_id = Id(required=False, allow_null=True, allow_blank=True)
+    environment = Text(required=False, allow_blank=True, max_length=100)
     severity = Text(required=False, allow_blank=True, max_length=8)
     ip_address = Text(required=False, allow_blank=True, max_length=64)
     limit = Whole(required=False, help_text=f"from 1 to {MOST_SHOWN}; beyond that the nearest counts")
@@ -54,7 +57,7 @@ class AuditLogs(Signed):
     scoped = False
     permissions = {"GET": AUDIT_READ}
 
-    @extend_schema(operation_id="listAuditLogs", parameters=PAGE, responses=AuditRow(many=True))
+    @described(operation_id="listAuditLogs", parameters=PAGE, responses=AuditRow(many=True))
     def get(self, request: Request) -> Response:
         return Response(_page(AuditEntry.objects.all(), request))
 
@@ -64,7 +67,7 @@ class ProjectAuditLogs(Signed):
 
     permissions = {"GET": AUDIT_READ}
 
-    @extend_schema(operation_id="listProjectAuditLogs", parameters=PAGE, responses=AuditRow(many=True))
+    @described(operation_id="listProjectAuditLogs", parameters=PAGE, responses=AuditRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         project = visible_projects(self.by.principal, AUDIT_READ).filter(id=identifier).first()
         if project is None:
@@ -80,7 +83,7 @@ class AuditSearch(Signed):
     only_asks = True
     permissions = {"POST": AUDIT_READ}
 
-    @extend_schema(operation_id="searchAuditLogs", request=SearchWish, responses=AuditRow(many=True))
+    @described(operation_id="searchAuditLogs", request=SearchWish, responses=AuditRow(many=True))
     def post(self, request: Request) -> Response:
         wish = checked(SearchWish, request.data)
         return Response(_rows(_found(wish), clamped(wish.get("limit", SHOWN)), wish.get("offset", 0)))
@@ -105,7 +108,8 @@ def audit_row(entry: AuditEntry) -> dict[str, Any]:
 
 
 def _found(wish: dict[str, Any]) -> QuerySet[AuditEntry]:
-    exact = {"action": "action", "entity_type": "entity", "severity": "severity", "ip_address": "address"}
+    exact = {"action": "action", "entity_type": "entity", "entity_id": "entity_id", "severity": "severity",
+             "ip_address": "address", "project_id": "project", "environment": "environment"}  # fmt: skip
     found = AuditEntry.objects.filter(**{column: wish[name] for name, column in exact.items() if wish.get(name)})
     if wish.get("user_id"):
         found = found.filter(actor__in=actors_of(wish["user_id"]))

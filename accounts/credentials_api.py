@@ -6,7 +6,6 @@ import uuid
 from typing import Any
 
 from django.http import QueryDict
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
@@ -21,6 +20,7 @@ from accounts.roles import USERS_READ, USERS_WRITE
 from accounts.tenancy_api import times
 from common.api import SIGNED_IN, Operation, Text, checked, rfc3339
 from common.clock import now
+from common.described import described
 from common.errors import MalformedBody, ValidationFailed
 from common.paging import PAGE, page_if_asked
 from common.parsing import LimitedFormParser, StrictJSONParser
@@ -89,7 +89,7 @@ class Tokens(Signed):
 
     permissions = {"POST": SIGNED_IN, "GET": SIGNED_IN}
 
-    @extend_schema(operation_id="createApiToken", request=TokenWish, responses={201: NewToken})
+    @described(operation_id="createApiToken", request=TokenWish, responses={201: NewToken})
     def post(self, request: Request) -> Response:
         wish = checked(TokenWish, request.data)
         row, text = tokens.create(
@@ -97,7 +97,7 @@ class Tokens(Signed):
         )
         return Response({**token_row(row), "token": text}, status=201)
 
-    @extend_schema(operation_id="listApiTokens", parameters=PAGE, responses=TokenRow(many=True))
+    @described(operation_id="listApiTokens", parameters=PAGE, responses=TokenRow(many=True))
     def get(self, request: Request) -> Response:
         return Response([token_row(row) for row in page_if_asked(tokens.tokens_of(credential_in(request)), request)])
 
@@ -107,7 +107,7 @@ class TokenOne(Signed):
 
     permissions = {"DELETE": SIGNED_IN}
 
-    @extend_schema(operation_id="revokeApiToken", responses={204: None})
+    @described(operation_id="revokeApiToken", responses={204: None})
     def delete(self, request: Request, identifier: uuid.UUID) -> Response:
         tokens.revoke(credential_in(request), identifier, self.by, now())
         return Response(status=204)
@@ -119,12 +119,12 @@ class Services(Signed):
     scoped = False
     permissions = {"POST": USERS_WRITE, "GET": USERS_READ}
 
-    @extend_schema(operation_id="createServiceIdentity", request=ServiceWish, responses={201: NewService})
+    @described(operation_id="createServiceIdentity", request=ServiceWish, responses={201: NewService})
     def post(self, request: Request) -> Response:
         service, secret = services.create(checked(ServiceWish, request.data), self.by)
         return Response({**service_row(service), "client_secret": secret}, status=201)
 
-    @extend_schema(operation_id="listServiceIdentities", parameters=PAGE, responses=ServiceRow(many=True))
+    @described(operation_id="listServiceIdentities", parameters=PAGE, responses=ServiceRow(many=True))
     def get(self, request: Request) -> Response:
         return Response([service_row(row) for row in page_if_asked(services.living(), request)])
 
@@ -135,16 +135,16 @@ class ServiceOne(Signed):
     scoped = False
     permissions = {"GET": USERS_READ, "PUT": USERS_WRITE, "DELETE": USERS_WRITE}
 
-    @extend_schema(operation_id="getServiceIdentity", responses=ServiceRow)
+    @described(operation_id="getServiceIdentity", responses=ServiceRow)
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(service_row(services.service_seen(identifier)))
 
-    @extend_schema(operation_id="replaceServiceIdentity", request=ServiceChange, responses=ServiceRow)
+    @described(operation_id="replaceServiceIdentity", request=ServiceChange, responses=ServiceRow)
     def put(self, request: Request, identifier: uuid.UUID) -> Response:
         wish = checked(ServiceChange, request.data)
         return Response(service_row(services.replace(identifier, wish, self.by, now())))
 
-    @extend_schema(operation_id="deleteServiceIdentity", responses={204: None})
+    @described(operation_id="deleteServiceIdentity", responses={204: None})
     def delete(self, request: Request, identifier: uuid.UUID) -> Response:
         services.delete(identifier, self.by, now())
         return Response(status=204)
@@ -156,7 +156,7 @@ class ServiceSecret(Signed):
     scoped = False
     permissions = {"POST": USERS_WRITE}
 
-    @extend_schema(operation_id="rotateServiceSecret", request=None, responses=NewService)
+    @described(operation_id="rotateServiceSecret", request=None, responses=NewService)
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         service, secret = services.rotate_secret(identifier, self.by, now())
         return Response({**service_row(service), "client_secret": secret})
@@ -169,7 +169,7 @@ class ServiceToken(Operation):
     authentication_classes = ()
     parser_classes: tuple[type[BaseParser], ...] = (StrictJSONParser,)
 
-    @extend_schema(operation_id="serviceToken", request=ClientCredentials, responses=AccessToken, auth=[])
+    @described(operation_id="serviceToken", request=ClientCredentials, responses=AccessToken, auth=[])
     def post(self, request: Request) -> Response:
         wish = checked(ClientCredentials, _single(request.data))
         if wish["grant_type"] != CLIENT_CREDENTIALS:
@@ -184,7 +184,7 @@ class OAuthToken(ServiceToken):
 
     parser_classes = (LimitedFormParser, StrictJSONParser)
 
-    @extend_schema(operation_id="oauthToken", request=ClientCredentials, responses=AccessToken, auth=[])
+    @described(operation_id="oauthToken", request=ClientCredentials, responses=AccessToken, auth=[])
     def post(self, request: Request) -> Response:
         return super().post(request)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -28,6 +27,7 @@ from accounts.roles import (
 from accounts.tenancy_api import times
 from common.api import Text, checked, rfc3339
 from common.clock import now
+from common.described import described
 from common.paging import PAGE, page_if_asked
 
 
@@ -136,13 +136,13 @@ class Users(Signed):
 
     permissions = {"POST": USERS_WRITE, "GET": USERS_READ}
 
-    @extend_schema(operation_id="createUser", request=PersonWish, responses={201: PersonRow})
+    @described(operation_id="createUser", request=PersonWish, responses={201: PersonRow})
     def post(self, request: Request) -> Response:
         user = people.create(checked(PersonWish, request.data), self.by)
         user.refresh_from_db()
         return Response(person_row(user), status=201)
 
-    @extend_schema(operation_id="listUsers", parameters=PAGE, responses=PersonRow(many=True))
+    @described(operation_id="listUsers", parameters=PAGE, responses=PersonRow(many=True))
     def get(self, request: Request) -> Response:
         return Response([person_row(user) for user in page_if_asked(people.visible_users(self.by.principal), request)])
 
@@ -152,11 +152,11 @@ class UserOne(Signed):
 
     permissions = {"GET": USERS_READ, "DELETE": USERS_WRITE}
 
-    @extend_schema(operation_id="getUser", responses=PersonRow)
+    @described(operation_id="getUser", responses=PersonRow)
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(person_row(people.user_seen(self.by.principal, identifier)))
 
-    @extend_schema(operation_id="deleteUser", responses={204: None})
+    @described(operation_id="deleteUser", responses={204: None})
     def delete(self, request: Request, identifier: uuid.UUID) -> Response:
         people.delete(identifier, self.by, now())
         return Response(status=204)
@@ -167,7 +167,7 @@ class UserDisable(Signed):
 
     permissions = {"POST": USERS_WRITE}
 
-    @extend_schema(operation_id="disableUser", request=None, responses=PersonRow)
+    @described(operation_id="disableUser", request=None, responses=PersonRow)
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(person_row(people.set_active(identifier, False, self.by, now())))
 
@@ -177,7 +177,7 @@ class UserEnable(Signed):
 
     permissions = {"POST": USERS_WRITE}
 
-    @extend_schema(operation_id="enableUser", request=None, responses=PersonRow)
+    @described(operation_id="enableUser", request=None, responses=PersonRow)
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(person_row(people.set_active(identifier, True, self.by, now())))
 
@@ -187,7 +187,7 @@ class UserReset(Signed):
 
     permissions = {"POST": USERS_WRITE}
 
-    @extend_schema(operation_id="resetUserPassword", request=None, responses=NewPassword)
+    @described(operation_id="resetUserPassword", request=None, responses=NewPassword)
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         user, password = people.reset_password(identifier, self.by, now())
         return Response({**person_row(user), "password": password})
@@ -198,7 +198,7 @@ class EffectivePermissions(Signed):
 
     permissions = {"GET": ROLES_READ}
 
-    @extend_schema(operation_id="effectivePermissions", responses=EffectiveRow)
+    @described(operation_id="effectivePermissions", responses=EffectiveRow)
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         caller = self.by.principal
         user = people.user_seen(caller, identifier)
@@ -227,11 +227,11 @@ class UserRoles(_Grants):
     """Let a person hold a role in a place, or list all they hold; the role of the account itself has the account's id. Nobody
     grants above themselves."""
 
-    @extend_schema(operation_id="grantUserRole", request=GrantWish, responses={201: GrantRow})
+    @described(operation_id="grantUserRole", request=GrantWish, responses={201: GrantRow})
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         return self.give(request, identifier)
 
-    @extend_schema(operation_id="listUserRoles", responses=GrantRow(many=True))
+    @described(operation_id="listUserRoles", responses=GrantRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return self.show(identifier)
 
@@ -241,7 +241,7 @@ class UserRoleOne(Signed):
 
     permissions = {"DELETE": ROLES_WRITE}
 
-    @extend_schema(operation_id="withdrawUserRole", responses={204: None})
+    @described(operation_id="withdrawUserRole", responses={204: None})
     def delete(self, request: Request, identifier: uuid.UUID, assignment: uuid.UUID) -> Response:
         granting.withdraw(people.user_seen(self.by.principal, identifier), assignment, self.by)
         return Response(status=204)
@@ -255,11 +255,11 @@ class ServiceRoles(_Grants):
     def holder(self, identifier: uuid.UUID) -> User | ServiceIdentity:
         return services.service_seen(identifier)
 
-    @extend_schema(operation_id="grantServiceRole", request=GrantWish, responses={201: GrantRow})
+    @described(operation_id="grantServiceRole", request=GrantWish, responses={201: GrantRow})
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         return self.give(request, identifier)
 
-    @extend_schema(operation_id="listServiceRoles", responses=GrantRow(many=True))
+    @described(operation_id="listServiceRoles", responses=GrantRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return self.show(identifier)
 
@@ -270,7 +270,7 @@ class ServiceRoleOne(Signed):
     scoped = False
     permissions = {"DELETE": ROLES_WRITE}
 
-    @extend_schema(operation_id="withdrawServiceRole", responses={204: None})
+    @described(operation_id="withdrawServiceRole", responses={204: None})
     def delete(self, request: Request, identifier: uuid.UUID, assignment: uuid.UUID) -> Response:
         granting.withdraw(services.service_seen(identifier), assignment, self.by)
         return Response(status=204)
@@ -281,11 +281,11 @@ class Roles(Signed):
 
     permissions = {"POST": ROLES_WRITE, "GET": ROLES_READ}
 
-    @extend_schema(operation_id="createRole", request=RoleWish, responses={201: RoleRow})
+    @described(operation_id="createRole", request=RoleWish, responses={201: RoleRow})
     def post(self, request: Request) -> Response:
         return Response(role_row(directory.create_role(checked(RoleWish, request.data), self.by)), status=201)
 
-    @extend_schema(operation_id="listRoles", responses=RoleRow(many=True))
+    @described(operation_id="listRoles", responses=RoleRow(many=True))
     def get(self, request: Request) -> Response:
         return Response([role_row(role) for role in Role.objects.order_by("-is_system_role", "name")])
 
@@ -296,11 +296,11 @@ class Mappings(Signed):
     scoped = False
     permissions = {"POST": ROLES_WRITE, "GET": ROLES_READ}
 
-    @extend_schema(operation_id="createMapping", request=MappingWish, responses={201: MappingRow})
+    @described(operation_id="createMapping", request=MappingWish, responses={201: MappingRow})
     def post(self, request: Request) -> Response:
         return Response(mapping_row(directory.create_mapping(checked(MappingWish, request.data), self.by)), status=201)
 
-    @extend_schema(operation_id="listMappings", responses=MappingRow(many=True))
+    @described(operation_id="listMappings", responses=MappingRow(many=True))
     def get(self, request: Request) -> Response:
         return Response([mapping_row(row) for row in GroupMapping.objects.order_by("created_at", "id")])
 
@@ -311,7 +311,7 @@ class MappingOne(Signed):
     scoped = False
     permissions = {"DELETE": ROLES_WRITE}
 
-    @extend_schema(operation_id="deleteMapping", responses={204: None})
+    @described(operation_id="deleteMapping", responses={204: None})
     def delete(self, request: Request, identifier: uuid.UUID) -> Response:
         directory.delete_mapping(identifier, self.by)
         return Response(status=204)
@@ -323,11 +323,11 @@ class Providers(Signed):
     scoped = False
     permissions = {"POST": SETTINGS_WRITE, "GET": SETTINGS_READ}
 
-    @extend_schema(operation_id="createIdentityProvider", request=ProviderWish, responses={201: ProviderRow})
+    @described(operation_id="createIdentityProvider", request=ProviderWish, responses={201: ProviderRow})
     def post(self, request: Request) -> Response:
         return Response(provider_row(directory.create_provider(checked(ProviderWish, request.data), self.by)), status=201)
 
-    @extend_schema(operation_id="listIdentityProviders", responses=ProviderRow(many=True))
+    @described(operation_id="listIdentityProviders", responses=ProviderRow(many=True))
     def get(self, request: Request) -> Response:
         rows = IdentityProvider.objects.filter(deleted_at=None).order_by("created_at", "id")
         return Response([provider_row(row) for row in rows])
@@ -339,16 +339,16 @@ class ProviderOne(Signed):
     scoped = False
     permissions = {"GET": SETTINGS_READ, "PUT": SETTINGS_WRITE, "DELETE": SETTINGS_WRITE}
 
-    @extend_schema(operation_id="getIdentityProvider", responses=ProviderRow)
+    @described(operation_id="getIdentityProvider", responses=ProviderRow)
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(provider_row(directory.provider_seen(identifier)))
 
-    @extend_schema(operation_id="replaceIdentityProvider", request=ProviderWish, responses=ProviderRow)
+    @described(operation_id="replaceIdentityProvider", request=ProviderWish, responses=ProviderRow)
     def put(self, request: Request, identifier: uuid.UUID) -> Response:
         wish = checked(ProviderWish, request.data)
         return Response(provider_row(directory.replace_provider(identifier, wish, self.by)))
 
-    @extend_schema(operation_id="deleteIdentityProvider", responses={204: None})
+    @described(operation_id="deleteIdentityProvider", responses={204: None})
     def delete(self, request: Request, identifier: uuid.UUID) -> Response:
         directory.delete_provider(identifier, self.by, now())
         return Response(status=204)

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import settings
 from django.http import HttpResponse, HttpResponseRedirect
-from drf_spectacular.utils import extend_schema
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.request import Request
@@ -24,6 +24,7 @@ from accounts.roles import USERS_WRITE
 from accounts.sessions import SignedIn
 from common.api import SIGNED_IN, Operation, is_read, translate
 from common.clock import now
+from common.described import described
 from common.errors import MazeVaultError, ValidationFailed
 
 PARAMETERS = ("state", "code", "error", "error_description", "client_info", "session_state")
@@ -63,7 +64,7 @@ class EntraLogin(Operation):
     authentication_classes = ()
     content_negotiation_class = AnyAccept
 
-    @extend_schema(operation_id="entraLogin", responses={302: None}, auth=[])
+    @described(operation_id="entraLogin", responses={302: None}, auth=[])
     def get(self, request: Request) -> HttpResponse:
         begun = sso.begin(cookies.browser_of(request), address=self.address, now=now())
         response = HttpResponseRedirect(begun.url)
@@ -78,7 +79,13 @@ class EntraCallback(Operation):
     authentication_classes = ()
     content_negotiation_class = AnyAccept
 
-    @extend_schema(operation_id="entraCallback", responses={200: TokenAnswer, 302: None}, auth=[])
+    @described(
+        operation_id="entraCallback",
+        parameters=[OpenApiParameter(name, str) for name in PARAMETERS],
+        more_parameters=True,  # RFC 6749 §4.1.2: what an authorization server adds must be passed over
+        responses={200: TokenAnswer, 302: None},
+        auth=[],
+    )
     def get(self, request: Request) -> HttpResponse:
         moment = now()
         opened = self.finish(_parameters(request), cookies.browser_of(request), moment)
@@ -105,7 +112,7 @@ class EntraCheck(Operation):
 
     permissions = {"GET": SIGNED_IN}
 
-    @extend_schema(operation_id="entraCheck", responses=CheckAnswer)
+    @described(operation_id="entraCheck", responses=CheckAnswer)
     def get(self, request: Request) -> Response:
         person, session = person_of(request), session_in(request)
         rows = [_checked_row(row) for row in sso.check(session, now())]
@@ -127,7 +134,7 @@ class GiveToEntra(Signed):
 
     permissions = {"POST": USERS_WRITE}
 
-    @extend_schema(operation_id="giveUserToEntra", request=None, responses=PersonRow)
+    @described(operation_id="giveUserToEntra", request=None, responses=PersonRow)
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(person_row(people.give_to_entra(identifier, self.by, now())))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -18,6 +17,7 @@ from accounts.roles import PROJECTS_READ, PROJECTS_WRITE, SETTINGS_WRITE
 from accounts.scoping import organization_seen, project_seen, visible_organizations, visible_projects
 from common.api import Text, checked, rfc3339
 from common.clock import now
+from common.described import described
 from common.paging import PAGE, page_if_asked
 
 
@@ -132,12 +132,12 @@ class Organizations(Signed):
 
     permissions = {"POST": SETTINGS_WRITE, "GET": PROJECTS_READ}
 
-    @extend_schema(operation_id="createOrganization", request=OrganizationWish, responses={201: OrganizationRow})
+    @described(operation_id="createOrganization", request=OrganizationWish, responses={201: OrganizationRow})
     def post(self, request: Request) -> Response:
         wish = checked(OrganizationWish, request.data)
         return Response(organization_row(organizations.create(wish["name"], self.by)), status=201)
 
-    @extend_schema(operation_id="listOrganizations", responses=OrganizationRow(many=True))
+    @described(operation_id="listOrganizations", responses=OrganizationRow(many=True))
     def get(self, request: Request) -> Response:
         rows = visible_organizations(self.by.principal).order_by("created_at", "id")
         return Response([organization_row(row) for row in rows])
@@ -148,16 +148,16 @@ class OrganizationOne(Signed):
 
     permissions = {"GET": PROJECTS_READ, "PUT": SETTINGS_WRITE, "DELETE": SETTINGS_WRITE}
 
-    @extend_schema(operation_id="getOrganization", responses=OrganizationRow)
+    @described(operation_id="getOrganization", responses=OrganizationRow)
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(organization_row(organization_seen(self.by.principal, identifier)))
 
-    @extend_schema(operation_id="renameOrganization", request=OrganizationWish, responses=OrganizationRow)
+    @described(operation_id="renameOrganization", request=OrganizationWish, responses=OrganizationRow)
     def put(self, request: Request, identifier: uuid.UUID) -> Response:
         wish = checked(OrganizationWish, request.data)
         return Response(organization_row(organizations.rename(identifier, wish["name"], self.by)))
 
-    @extend_schema(operation_id="deleteOrganization", responses={204: None})
+    @described(operation_id="deleteOrganization", responses={204: None})
     def delete(self, request: Request, identifier: uuid.UUID) -> Response:
         organizations.delete(identifier, self.by, now())
         return Response(status=204)
@@ -168,12 +168,12 @@ class Environments(Signed):
 
     permissions = {"POST": SETTINGS_WRITE, "GET": PROJECTS_READ}
 
-    @extend_schema(operation_id="createEnvironment", request=EnvironmentWish, responses={201: EnvironmentRow})
+    @described(operation_id="createEnvironment", request=EnvironmentWish, responses={201: EnvironmentRow})
     def post(self, request: Request, organization: uuid.UUID) -> Response:
         wish = checked(EnvironmentWish, request.data)
         return Response(environment_row(environments.create(organization, wish, self.by)), status=201)
 
-    @extend_schema(operation_id="listEnvironments", responses=EnvironmentRow(many=True))
+    @described(operation_id="listEnvironments", responses=EnvironmentRow(many=True))
     def get(self, request: Request, organization: uuid.UUID) -> Response:
         seen = organization_seen(self.by.principal, organization)
         rows = Environment.objects.filter(organization=seen, deleted_at=None).order_by("created_at", "slug")
@@ -185,12 +185,12 @@ class EnvironmentOne(Signed):
 
     permissions = {"PATCH": SETTINGS_WRITE, "DELETE": SETTINGS_WRITE}
 
-    @extend_schema(operation_id="changeEnvironment", request=EnvironmentChange, responses=EnvironmentRow)
+    @described(operation_id="changeEnvironment", request=EnvironmentChange, responses=EnvironmentRow)
     def patch(self, request: Request, organization: uuid.UUID, identifier: uuid.UUID) -> Response:
         wish = checked(EnvironmentChange, request.data)
         return Response(environment_row(environments.change(organization, identifier, wish, self.by)))
 
-    @extend_schema(operation_id="deleteEnvironment", responses={204: None})
+    @described(operation_id="deleteEnvironment", responses={204: None})
     def delete(self, request: Request, organization: uuid.UUID, identifier: uuid.UUID) -> Response:
         environments.delete(organization, identifier, self.by, now())
         return Response(status=204)
@@ -201,11 +201,11 @@ class Projects(Signed):
 
     permissions = {"POST": PROJECTS_WRITE, "GET": PROJECTS_READ}
 
-    @extend_schema(operation_id="createProject", request=ProjectWish, responses={201: ProjectRow})
+    @described(operation_id="createProject", request=ProjectWish, responses={201: ProjectRow})
     def post(self, request: Request) -> Response:
         return Response(project_row(projects.create(checked(ProjectWish, request.data), self.by)), status=201)
 
-    @extend_schema(operation_id="listProjects", parameters=PAGE, responses=ProjectRow(many=True))
+    @described(operation_id="listProjects", parameters=PAGE, responses=ProjectRow(many=True))
     def get(self, request: Request) -> Response:
         rows = visible_projects(self.by.principal).order_by("created_at", "id")
         return Response([project_row(row) for row in page_if_asked(rows, request)])
@@ -216,16 +216,16 @@ class ProjectOne(Signed):
 
     permissions = {"GET": PROJECTS_READ, "PUT": PROJECTS_WRITE, "DELETE": PROJECTS_WRITE}
 
-    @extend_schema(operation_id="getProject", responses=ProjectRow)
+    @described(operation_id="getProject", responses=ProjectRow)
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(project_row(project_seen(self.by.principal, identifier)))
 
-    @extend_schema(operation_id="replaceProject", request=ProjectWish, responses=ProjectRow)
+    @described(operation_id="replaceProject", request=ProjectWish, responses=ProjectRow)
     def put(self, request: Request, identifier: uuid.UUID) -> Response:
         wish = checked(ProjectWish, request.data)
         return Response(project_row(projects.replace(identifier, wish, self.by)))
 
-    @extend_schema(operation_id="deleteProject", responses={204: None})
+    @described(operation_id="deleteProject", responses={204: None})
     def delete(self, request: Request, identifier: uuid.UUID) -> Response:
         projects.delete(identifier, self.by, now())
         return Response(status=204)
@@ -236,11 +236,11 @@ class ProjectSettings(Signed):
 
     permissions = {"GET": PROJECTS_READ, "PUT": PROJECTS_WRITE}
 
-    @extend_schema(operation_id="getProjectSettings", responses=SettingsRow)
+    @described(operation_id="getProjectSettings", responses=SettingsRow)
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(projects.settings_of(project_seen(self.by.principal, identifier)))
 
-    @extend_schema(operation_id="setProjectSettings", request=SettingsWish, responses=SettingsRow)
+    @described(operation_id="setProjectSettings", request=SettingsWish, responses=SettingsRow)
     def put(self, request: Request, identifier: uuid.UUID) -> Response:
         wish = checked(SettingsWish, request.data)
         return Response(projects.settings_of(projects.set_settings(identifier, wish, self.by)))
@@ -251,12 +251,12 @@ class Templates(Signed):
 
     permissions = {"POST": SETTINGS_WRITE, "GET": PROJECTS_READ}
 
-    @extend_schema(operation_id="createConfigTemplate", request=TemplateWish, responses={201: TemplateRow})
+    @described(operation_id="createConfigTemplate", request=TemplateWish, responses={201: TemplateRow})
     def post(self, request: Request, organization: uuid.UUID) -> Response:
         wish = checked(TemplateWish, request.data)
         return Response(template_row(config_templates.create(organization, wish, self.by)), status=201)
 
-    @extend_schema(operation_id="listConfigTemplates", responses=TemplateRow(many=True))
+    @described(operation_id="listConfigTemplates", responses=TemplateRow(many=True))
     def get(self, request: Request, organization: uuid.UUID) -> Response:
         seen = organization_seen(self.by.principal, organization)
         return Response([template_row(row) for row in seen.config_templates.order_by("created_at", "id")])
@@ -267,12 +267,12 @@ class TemplateOne(Signed):
 
     permissions = {"PUT": SETTINGS_WRITE, "DELETE": SETTINGS_WRITE}
 
-    @extend_schema(operation_id="replaceConfigTemplate", request=TemplateWish, responses=TemplateRow)
+    @described(operation_id="replaceConfigTemplate", request=TemplateWish, responses=TemplateRow)
     def put(self, request: Request, organization: uuid.UUID, identifier: uuid.UUID) -> Response:
         wish = checked(TemplateWish, request.data)
         return Response(template_row(config_templates.replace(organization, identifier, wish, self.by)))
 
-    @extend_schema(operation_id="deleteConfigTemplate", responses={204: None})
+    @described(operation_id="deleteConfigTemplate", responses={204: None})
     def delete(self, request: Request, organization: uuid.UUID, identifier: uuid.UUID) -> Response:
         config_templates.delete(organization, identifier, self.by)
         return Response(status=204)

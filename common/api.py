@@ -18,6 +18,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from common.described import refuse_query, refuse_unknown
 from common.errors import (
     AuthenticationRequired,
     MalformedBody,
@@ -111,11 +112,12 @@ def is_read(request: Request | HttpRequest | None, view: object = None) -> bool:
 
 
 def guarded(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
-    """Give a plain view the error shape."""
+    """Give a plain view the error shape. It takes no parameters of a query: of what would it be told?"""
 
     @wraps(view)
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         try:
+            refuse_query(request.GET, frozenset())
             return view(request, *args, **kwargs)
         except Exception as error:  # the edge of the program: whatever was raised gets an answer and a log line
             return error_response(translate(error, is_read=is_read(request)))
@@ -152,6 +154,11 @@ class Operation(APIView):
     open_before_password_change = False
     permissions: Mapping[str, str] = {}
     metadata_class = None
+
+    def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        """Who calls and whether they may, then whether every name they send is known here (`common.described`)."""
+        super().initial(request, *args, **kwargs)
+        refuse_unknown(self, request)
 
     def permission_denied(self, request: Request, message: str | None = None, code: str | None = None) -> NoReturn:
         raise PermissionRefused("this operation is not open to anybody")

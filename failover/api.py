@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -12,6 +11,7 @@ from rest_framework.response import Response
 from accounts.roles import FAILOVER_FORCE, GATEWAY_ADMIN, GATEWAY_READ
 from common.api import Operation as ApiOperation
 from common.api import Text, checked
+from common.described import described
 from failover import operations, selectors
 from failover.operations import Asked
 from gateways import write_selectors
@@ -19,18 +19,7 @@ from gateways.models import Route
 from gateways.routes import environment_of
 
 
-class StrictWish(serializers.Serializer):
-    """A body in which nothing is passed over: a misspelt field of a call that moves an environment is no wish unheard."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        unknown = sorted(set(data) - set(self.fields)) if isinstance(data, dict) else []
-        if unknown:
-            known = ", ".join(self.fields)
-            raise serializers.ValidationError({unknown[0]: [f"this field is not known here; known are {known}"]})
-        return super().to_internal_value(data)
-
-
-class MoveWish(StrictWish):
+class MoveWish(serializers.Serializer):
     """All fields may be absent: the seed's calls have no body."""
 
     plan_id = serializers.UUIDField(required=False)
@@ -38,15 +27,15 @@ class MoveWish(StrictWish):
     reason = Text(required=False, allow_blank=True, max_length=500)
 
 
-class PlanWish(StrictWish):
+class PlanWish(serializers.Serializer):
     kind = serializers.ChoiceField(choices=["activate-dr", "failback"], required=False)
 
 
-class Reason(StrictWish):
+class Reason(serializers.Serializer):
     reason = Text(required=False, allow_blank=True, max_length=500)
 
 
-class ForceWish(StrictWish):
+class ForceWish(serializers.Serializer):
     confirm = Text(max_length=32, help_text="the environment's code, typed by the person who takes the risk")
     reason = Text(max_length=500)
 
@@ -150,7 +139,7 @@ class LossManifestRow(serializers.Serializer):
     writes = LossWriteRow(many=True)
 
 
-class AcceptLossWish(StrictWish):
+class AcceptLossWish(serializers.Serializer):
     confirm = Text(max_length=32, help_text="the environment's code, typed by the person who accepts the loss")
     reason = Text(max_length=500)
 
@@ -190,7 +179,7 @@ class Status(ApiOperation):
 
     permissions = {"GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="failoverStatus", responses=StatusRow)
+    @described(operation_id="failoverStatus", responses=StatusRow)
     def get(self, request: Request, code: str) -> Response:
         return Response(selectors.status_row(environment_of(code).code))
 
@@ -200,7 +189,7 @@ class MakePlan(ApiOperation):
 
     permissions = {"POST": GATEWAY_ADMIN}
 
-    @extend_schema(operation_id="failoverPlan", request=PlanWish, responses={201: PlanRow})
+    @described(operation_id="failoverPlan", request=PlanWish, responses={201: PlanRow})
     def post(self, request: Request, code: str) -> Response:
         wish = checked(PlanWish, request.data)
         status = selectors.status_row(environment_of(code).code)
@@ -227,7 +216,7 @@ class ActivateDr(_Move):
 
     kind = "activate-dr"
 
-    @extend_schema(operation_id="activateDr", request=MoveWish, responses={202: StatusRow, 200: StatusRow})
+    @described(operation_id="activateDr", request=MoveWish, responses={202: StatusRow, 200: StatusRow})
     def post(self, request: Request, code: str) -> Response:
         return self.begin(request, code)
 
@@ -237,7 +226,7 @@ class Failback(_Move):
 
     kind = "failback"
 
-    @extend_schema(operation_id="failback", request=MoveWish, responses={202: StatusRow, 200: StatusRow})
+    @described(operation_id="failback", request=MoveWish, responses={202: StatusRow, 200: StatusRow})
     def post(self, request: Request, code: str) -> Response:
         return self.begin(request, code)
 
@@ -247,7 +236,7 @@ class Cancel(ApiOperation):
 
     permissions = {"POST": GATEWAY_ADMIN}
 
-    @extend_schema(operation_id="cancelFailover", request=Reason, responses=StatusRow)
+    @described(operation_id="cancelFailover", request=Reason, responses=StatusRow)
     def post(self, request: Request, code: str) -> Response:
         wish = checked(Reason, request.data)
         operation = operations.cancel(code, Asked(self.actor, self.address, wish.get("reason", "")))
@@ -259,7 +248,7 @@ class Force(ApiOperation):
 
     permissions = {"POST": FAILOVER_FORCE}
 
-    @extend_schema(operation_id="forceFailover", request=ForceWish, responses={202: StatusRow})
+    @described(operation_id="forceFailover", request=ForceWish, responses={202: StatusRow})
     def post(self, request: Request, code: str) -> Response:
         wish = checked(ForceWish, request.data)
         operation = operations.force(code, wish["confirm"], Asked(self.actor, self.address, wish["reason"]))
@@ -271,7 +260,7 @@ class Resume(ApiOperation):
 
     permissions = {"POST": FAILOVER_FORCE}
 
-    @extend_schema(operation_id="resumeEnvironment", request=ResumeWish, responses=StatusRow)
+    @described(operation_id="resumeEnvironment", request=ResumeWish, responses=StatusRow)
     def post(self, request: Request, code: str) -> Response:
         wish = checked(ResumeWish, request.data)
         operations.resume(code, wish["gateway"], wish["confirm"], Asked(self.actor, self.address, wish["reason"]))
@@ -283,7 +272,7 @@ class LossManifests(ApiOperation):
 
     permissions = {"GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="lossManifests", responses=LossManifestRow(many=True))
+    @described(operation_id="lossManifests", responses=LossManifestRow(many=True))
     def get(self, request: Request, code: str) -> Response:
         return Response(write_selectors.manifest_rows(environment_of(code).code))
 
@@ -293,7 +282,7 @@ class AcceptLoss(ApiOperation):
 
     permissions = {"POST": FAILOVER_FORCE}
 
-    @extend_schema(operation_id="acceptLoss", request=AcceptLossWish, responses=LossManifestRow(many=True))
+    @described(operation_id="acceptLoss", request=AcceptLossWish, responses=LossManifestRow(many=True))
     def post(self, request: Request, code: str, identifier: str) -> Response:
         wish = checked(AcceptLossWish, request.data)
         environment = environment_of(code).code
@@ -306,7 +295,7 @@ class History(ApiOperation):
 
     permissions = {"GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="failoverHistory", responses=TransitionRow(many=True))
+    @described(operation_id="failoverHistory", responses=TransitionRow(many=True))
     def get(self, request: Request, code: str) -> Response:
         return Response(selectors.history_rows(environment_of(code).code))
 

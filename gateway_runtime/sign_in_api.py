@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -14,6 +13,7 @@ from accounts.authentication import bearer_text, principal_in
 from accounts.sessions import SignedIn, hash_token
 from common.api import SIGNED_IN, Operation, rfc3339
 from common.clock import now
+from common.described import described
 from common.errors import NotFound
 from gateway_runtime import sign_in
 from gateway_runtime.models import ReplicaToken
@@ -44,7 +44,7 @@ class BrowserSession(Operation):
 
     permissions = {"GET": SIGNED_IN}
 
-    @extend_schema(operation_id="browserSessionHere", responses=SessionHere)
+    @described(operation_id="browserSessionHere", responses=SessionHere)
     def get(self, request: Request) -> Response:
         caller, token_hash = principal_in(request), hash_token(str(request.auth))
         held = ReplicaToken.objects.filter(hash=token_hash).first()
@@ -59,7 +59,7 @@ class Logout(Operation):
 
     permissions = {"POST": SIGNED_IN}
 
-    @extend_schema(operation_id="logoutHere", request=None, responses={204: None, 202: HalfSignedOut})
+    @described(operation_id="logoutHere", request=None, responses={204: None, 202: HalfSignedOut})
     def post(self, request: Request) -> Response:
         until = sign_in.sign_out(str(request.auth), principal_in(request), address=self.address, now=now())
         response = Response(status=204) if until is None else _half(until)

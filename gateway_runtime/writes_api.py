@@ -6,7 +6,6 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -17,6 +16,7 @@ from accounts.models import Environment, Project
 from accounts.roles import SECRETS_READ
 from common.api import SIGNED_IN, Operation, rfc3339
 from common.clock import now
+from common.described import described
 from common.errors import NotFound, Unavailable
 from gateway_runtime import secrets_node, why
 from gateway_runtime.models import OPEN, PendingWrite
@@ -70,7 +70,7 @@ class Writes(Operation):
     scoped = True
     permissions = {"GET": SECRETS_READ}
 
-    @extend_schema(operation_id="listQueuedWrites", responses=QueueRow)
+    @described(operation_id="listQueuedWrites", responses=QueueRow)
     def get(self, request: Request) -> Response:
         caller, moment = principal_in(request), now()
         places = _Places(caller)
@@ -92,7 +92,7 @@ class WriteOne(Operation):
 
     permissions = {"GET": SIGNED_IN}
 
-    @extend_schema(operation_id="getQueuedWrite", responses=WriteRow)
+    @described(operation_id="getQueuedWrite", responses=WriteRow)
     def get(self, request: Request, identifier: str) -> Response:
         wanted = as_uuid(identifier)
         row = PendingWrite.objects.defer("sealed_body", "head").filter(id=wanted).first() if wanted else None
@@ -107,7 +107,7 @@ class Me(Operation):
 
     permissions = {"GET": SIGNED_IN}
 
-    @extend_schema(operation_id="whoAmIHere", responses=dict)
+    @described(operation_id="whoAmIHere", responses=dict)
     def get(self, request: Request) -> Response:
         caller = principal_in(request)
         return Response({"id": caller.id, "kind": caller.kind.value, "email": caller.name, "full_name": caller.name})
@@ -118,7 +118,7 @@ class MyPermissions(Operation):
 
     permissions = {"GET": SIGNED_IN}
 
-    @extend_schema(operation_id="myPermissionsHere", responses=dict)
+    @described(operation_id="myPermissionsHere", responses=dict)
     def get(self, request: Request) -> Response:
         return Response({"permissions": sorted(principal_in(request).permissions_anywhere)})
 
@@ -129,7 +129,7 @@ class PasswordSignIn(Operation):
     public = True
     authentication_classes = ()
 
-    @extend_schema(operation_id="signInHere", request=None, responses={503: None}, auth=[])
+    @described(operation_id="signInHere", request=None, responses={503: None}, auth=[])
     def post(self, request: Request) -> Response:
         raise Unavailable(
             "signing in needs the Primary; get a token there, it works here too within a few seconds",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -14,6 +14,7 @@ from accounts.fields import Settings
 from accounts.roles import GATEWAY_ADMIN, GATEWAY_READ
 from common.api import Operation, Text, checked
 from common.clock import now
+from common.described import described
 from common.errors import NotFound, ValidationFailed
 from common.paging import PAGE, page_of
 from gateways import dispatch, fleet, routes, selectors, tokens
@@ -138,14 +139,14 @@ class Bootstrap(Operation):
 
     permissions = {"POST": GATEWAY_ADMIN, "GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="createBootstrapToken", request=BootstrapWish, responses={201: NewBootstrap})
+    @described(operation_id="createBootstrapToken", request=BootstrapWish, responses={201: NewBootstrap})
     def post(self, request: Request) -> Response:
         fields = checked(BootstrapWish, request.data)
         wish = TokenWish(**{**fields, "server_names": tuple(fields.get("server_names", ()))})
         created = tokens.create_token(wish, actor=self.actor, address=self.address, now=now())
         return Response({"token": created.text, **selectors.token_row(created.row, now())}, status=201)
 
-    @extend_schema(operation_id="listBootstrapTokens", parameters=PAGE, responses=BootstrapRow(many=True))
+    @described(operation_id="listBootstrapTokens", parameters=PAGE, responses=BootstrapRow(many=True))
     def get(self, request: Request) -> Response:
         rows = page_of(BootstrapTokenRow.objects.order_by("-created_at", "id"), request)
         return Response([selectors.token_row(row, now()) for row in rows])
@@ -156,7 +157,7 @@ class BootstrapOne(Operation):
 
     permissions = {"DELETE": GATEWAY_ADMIN}
 
-    @extend_schema(operation_id="revokeBootstrapToken", responses={204: None})
+    @described(operation_id="revokeBootstrapToken", responses={204: None})
     def delete(self, request: Request, identifier: str) -> Response:
         tokens.revoke_token(_uuid(identifier, "bootstrap token"), actor=self.actor, address=self.address, now=now())
         return Response(status=204)
@@ -167,7 +168,7 @@ class Gateways(Operation):
 
     permissions = {"GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="listGateways", responses=GatewayRow(many=True))
+    @described(operation_id="listGateways", responses=GatewayRow(many=True))
     def get(self, request: Request) -> Response:
         return Response(selectors.gateway_rows())
 
@@ -177,7 +178,7 @@ class GatewayOne(Operation):
 
     permissions = {"GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="getGateway", responses=GatewayRow)
+    @described(operation_id="getGateway", responses=GatewayRow)
     def get(self, request: Request, identifier: str) -> Response:
         gateway = fleet.living_gateway(_uuid(identifier, "gateway"))
         return Response(selectors.gateway_row(gateway.id, with_certificates=True))
@@ -195,7 +196,7 @@ class _Act(Operation):
 class Ban(_Act):
     """Refuse everything this gateway says from its next request on and revoke its certificates."""
 
-    @extend_schema(operation_id="banGateway", request=ReasonWish, responses=GatewayRow)
+    @described(operation_id="banGateway", request=ReasonWish, responses=GatewayRow)
     def post(self, request: Request, identifier: str) -> Response:
         return self.act(request, identifier, fleet.ban)
 
@@ -203,7 +204,7 @@ class Ban(_Act):
 class Release(_Act):
     """Take back a hold after its cause was looked into."""
 
-    @extend_schema(operation_id="releaseGateway", request=ReasonWish, responses=GatewayRow)
+    @described(operation_id="releaseGateway", request=ReasonWish, responses=GatewayRow)
     def post(self, request: Request, identifier: str) -> Response:
         return self.act(request, identifier, fleet.release)
 
@@ -211,7 +212,7 @@ class Release(_Act):
 class Drain(_Act):
     """Offer the gateway no new tasks; `{"draining": false}` ends that."""
 
-    @extend_schema(operation_id="drainGateway", request=DrainWish, responses=GatewayRow)
+    @described(operation_id="drainGateway", request=DrainWish, responses=GatewayRow)
     def post(self, request: Request, identifier: str) -> Response:
         draining = checked(DrainWish, request.data).get("draining", True)
         return self.act(request, identifier, fleet.drain, draining=draining)
@@ -220,7 +221,7 @@ class Drain(_Act):
 class Decommission(_Act):
     """End a gateway for good; its name and its role become free."""
 
-    @extend_schema(operation_id="decommissionGateway", request=ReasonWish, responses=GatewayRow)
+    @described(operation_id="decommissionGateway", request=ReasonWish, responses=GatewayRow)
     def post(self, request: Request, identifier: str) -> Response:
         return self.act(request, identifier, fleet.decommission)
 
@@ -230,7 +231,7 @@ class GatewayHealth(Operation):
 
     permissions = {"GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="gatewayHealth", responses=HealthRow(many=True))
+    @described(operation_id="gatewayHealth", responses=HealthRow(many=True))
     def get(self, request: Request) -> Response:
         return Response(selectors.gateway_health())
 
@@ -240,7 +241,7 @@ class Tasks(Operation):
 
     permissions = {"POST": GATEWAY_ADMIN, "GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="createTask", request=TaskWish, responses={201: TaskRow})
+    @described(operation_id="createTask", request=TaskWish, responses={201: TaskRow})
     def post(self, request: Request) -> Response:
         wish = checked(TaskWish, request.data)
         task = dispatch.create_task(
@@ -249,7 +250,7 @@ class Tasks(Operation):
         task.refresh_from_db()
         return Response(selectors.task_row(task), status=201)
 
-    @extend_schema(
+    @described(
         operation_id="listTasks",
         parameters=[OpenApiParameter("environment", str), OpenApiParameter("state", str)],
         responses=TaskRow(many=True),
@@ -269,7 +270,7 @@ class TaskOne(Operation):
 
     permissions = {"GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="getTask", responses=TaskRow)
+    @described(operation_id="getTask", responses=TaskRow)
     def get(self, request: Request, identifier: str) -> Response:
         task = selectors.tasks().filter(id=_uuid(identifier, "task")).first()
         if task is None:

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.negotiation import DefaultContentNegotiation
 from rest_framework.renderers import BaseRenderer
@@ -25,6 +25,7 @@ from accounts.roles import AUDIT_READ
 from common import audit
 from common.api import Operation
 from common.clock import now
+from common.described import described
 from common.errors import ValidationFailed
 from common.models import AuditEntry
 from gateways import audit_report
@@ -77,7 +78,7 @@ class AuditExport(Operation):
     permissions = {"GET": AUDIT_READ}
     content_negotiation_class = FormatIsAFilter
 
-    @extend_schema(
+    @described(
         operation_id="exportAuditLogs",
         parameters=[
             OpenApiParameter("format", str, enum=["csv", "json"], description="csv when left out"),
@@ -106,7 +107,7 @@ class AuditVerify(Operation):
 
     permissions = {"GET": AUDIT_READ}
 
-    @extend_schema(operation_id="verifyAuditLogs", responses=AuditReport)
+    @described(operation_id="verifyAuditLogs", responses=AuditReport)
     def get(self, request: Request) -> Response:
         return Response(audit_report.verify().as_json())
 

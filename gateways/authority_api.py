@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import datetime
 
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -13,6 +12,7 @@ from rest_framework.response import Response
 from accounts.roles import GATEWAY_READ
 from common.api import Operation, rfc3339
 from common.clock import now
+from common.described import described
 from gateways import authority_report
 
 
@@ -35,7 +35,7 @@ class Authorities(Operation):
 
     permissions = {"GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="listAuthorities", responses=AuthorityRow(many=True))
+    @described(operation_id="listAuthorities", responses=AuthorityRow(many=True))
     def get(self, request: Request) -> Response:
         return Response([shown(row) for row in authority_report.overview(now())])
 

@@ -6,7 +6,6 @@ import uuid
 from dataclasses import asdict
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -15,6 +14,7 @@ from accounts.models import Storage
 from accounts.operations import Signed
 from accounts.roles import PROJECTS_WRITE, SECRETS_READ
 from common.api import Text, checked, rfc3339
+from common.described import described
 from gateways import rotations, storage_kept, storage_moves
 from integrations.models import Rotation, RotationState, RunState, StorageMove
 
@@ -69,9 +69,7 @@ class ProjectStorage(Signed):
 
     permissions = {"GET": PROJECTS_WRITE, "POST": PROJECTS_WRITE}
 
-    @extend_schema(
-        operation_id="moveStorage", request=StorageWish, responses={200: StoragePreview, 202: StorageMoveRow(many=True)}
-    )
+    @described(operation_id="moveStorage", request=StorageWish, responses={200: StoragePreview, 202: StorageMoveRow(many=True)})
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         wish = checked(StorageWish, request.data)
         if not wish.get("confirm"):
@@ -79,7 +77,7 @@ class ProjectStorage(Signed):
         moves = storage_moves.start(identifier, wish["to"], wish["confirm"], self.by)
         return Response(move_rows(moves), status=202)
 
-    @extend_schema(operation_id="listStorageMoves", responses=StorageMoveRow(many=True))
+    @described(operation_id="listStorageMoves", responses=StorageMoveRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(move_rows(storage_moves.moves_of(identifier, self.by)))
 
@@ -106,7 +104,7 @@ class SecretRotations(Signed):
 
     permissions = {"GET": SECRETS_READ}
 
-    @extend_schema(operation_id="listRotations", responses=RotationRow(many=True))
+    @described(operation_id="listRotations", responses=RotationRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response([rotation_row(rotation) for rotation in rotations.rotations_of(identifier, self.by)])
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from django.db.models import Count
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -26,6 +25,7 @@ from accounts.roles import PROJECTS_READ, PROJECTS_WRITE, SECRETS_READ
 from accounts.scoping import place_in, place_of
 from common.api import Text, checked, rfc3339
 from common.clock import now
+from common.described import described
 from common.paging import PAGE, page_of
 from gateways import sync_runs
 from gateways.sync_runs import LONGEST_INTERVAL, SETTINGS, SHORTEST_INTERVAL, RunWish
@@ -149,7 +149,7 @@ class SyncRuns(Signed):
 
     permissions = {"POST": PROJECTS_WRITE, "GET": PROJECTS_READ}
 
-    @extend_schema(operation_id="startSyncRun", request=RunAsked, responses={202: RunRow})
+    @described(operation_id="startSyncRun", request=RunAsked, responses={202: RunRow})
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         asked = checked(RunAsked, request.data)
         wish = RunWish(
@@ -157,7 +157,7 @@ class SyncRuns(Signed):
         )
         return Response(run_row(sync_runs.start(identifier, wish, self.by), self.by.principal), status=202)
 
-    @extend_schema(operation_id="listSyncRuns", parameters=PAGE, responses=RunRow(many=True))
+    @described(operation_id="listSyncRuns", parameters=PAGE, responses=RunRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         rule = sync_runs.rule_for(identifier, self.by, PROJECTS_READ)
         runs = rule.runs.select_related("rule__project", "environment").order_by("-created_at")
@@ -171,11 +171,11 @@ class SyncSetup(Signed):
 
     permissions = {"GET": PROJECTS_READ, "PATCH": PROJECTS_WRITE}
 
-    @extend_schema(operation_id="getSyncSetup", responses=SetupRow)
+    @described(operation_id="getSyncSetup", responses=SetupRow)
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(setup_row(sync_runs.rule_for(identifier, self.by, PROJECTS_READ), self.by.principal))
 
-    @extend_schema(operation_id="changeSyncSetup", request=SetupWish, responses=SetupRow)
+    @described(operation_id="changeSyncSetup", request=SetupWish, responses=SetupRow)
     def patch(self, request: Request, identifier: uuid.UUID) -> Response:
         rule = sync_runs.set_up(identifier, checked(SetupWish, request.data), self.by)
         return Response(setup_row(rule, self.by.principal))
@@ -186,7 +186,7 @@ class SyncRunOne(Signed):
 
     permissions = {"GET": PROJECTS_READ}
 
-    @extend_schema(operation_id="getSyncRun", responses=RunRow)
+    @described(operation_id="getSyncRun", responses=RunRow)
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(run_row(sync_runs.run_for(identifier, self.by, PROJECTS_READ), self.by.principal))
 
@@ -196,7 +196,7 @@ class SyncSteps(Signed):
 
     permissions = {"GET": PROJECTS_READ}
 
-    @extend_schema(operation_id="listSyncSteps", parameters=PAGE, responses=StepRow(many=True))
+    @described(operation_id="listSyncSteps", parameters=PAGE, responses=StepRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         run = sync_runs.run_with_names(identifier, self.by)
         return Response([step_row(step) for step in page_of(run.steps.order_by("position"), request)])
@@ -207,7 +207,7 @@ class SyncNotes(Signed):
 
     permissions = {"GET": PROJECTS_READ}
 
-    @extend_schema(operation_id="listSyncNotes", parameters=PAGE, responses=NoteRow(many=True))
+    @described(operation_id="listSyncNotes", parameters=PAGE, responses=NoteRow(many=True))
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         run = sync_runs.run_with_names(identifier, self.by)
         return Response([note_row(note) for note in page_of(run.notes.select_related("run").order_by("id"), request)])
@@ -218,7 +218,7 @@ class SyncStop(Signed):
 
     permissions = {"POST": PROJECTS_WRITE}
 
-    @extend_schema(operation_id="stopSyncRun", request=None, responses=RunRow)
+    @described(operation_id="stopSyncRun", request=None, responses=RunRow)
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(run_row(sync_runs.stop(identifier, self.by, now()), self.by.principal))
 
@@ -228,7 +228,7 @@ class SyncUndo(Signed):
 
     permissions = {"POST": PROJECTS_WRITE}
 
-    @extend_schema(operation_id="undoSyncRun", request=UndoAsked, responses={202: RunRow})
+    @described(operation_id="undoSyncRun", request=UndoAsked, responses={202: RunRow})
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         asked = checked(UndoAsked, request.data)
         return Response(run_row(sync_runs.undo(identifier, asked.get("confirm", ""), self.by), self.by.principal), status=202)

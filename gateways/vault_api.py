@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -17,6 +17,8 @@ from accounts.roles import GATEWAY_ADMIN, GATEWAY_READ, PROJECTS_READ, PROJECTS_
 from accounts.scoping import place_of, require
 from common.api import Operation, Text, checked, rfc3339
 from common.clock import now
+from common.described import described
+from common.errors import ValidationFailed
 from gateways import vault_grants, vault_questions, vault_ways
 from integrations import connections, vaults
 from integrations.models import Integration, VaultQuestion
@@ -60,7 +62,7 @@ class IntegrationTest(Signed):
 
     permissions = {"POST": PROJECTS_WRITE}
 
-    @extend_schema(operation_id="testIntegration", request=TrialWish, responses={202: TrialRow})
+    @described(operation_id="testIntegration", request=TrialWish, responses={202: TrialRow})
     def post(self, request: Request, identifier: uuid.UUID) -> Response:
         wish = checked(TrialWish, request.data)
         integration = _tried_by(self, identifier)
@@ -74,7 +76,7 @@ class IntegrationTestOne(Signed):
 
     permissions = {"GET": PROJECTS_WRITE}
 
-    @extend_schema(operation_id="getIntegrationTest", responses=TrialRow)
+    @described(operation_id="getIntegrationTest", responses=TrialRow)
     def get(self, request: Request, identifier: uuid.UUID, test: uuid.UUID) -> Response:
         integration = _tried_by(self, identifier)
         return Response(test_row(vault_questions.seen(integration, test, VaultQuestion.TEST, self.by)))
@@ -116,7 +118,7 @@ class IntegrationAccess(Signed):
 
     permissions = {"GET": PROJECTS_READ}
 
-    @extend_schema(
+    @described(
         operation_id="listIntegrationAccess", parameters=[OpenApiParameter("refresh", bool)],
         responses={200: AccessRow, 202: AccessRow},
     )  # fmt: skip
@@ -124,13 +126,19 @@ class IntegrationAccess(Signed):
         integration = connections.integration_seen(self.by.principal, identifier)
         credential = credential_in(request)
         session = credential if isinstance(credential, Session) else None
-        fresh = request.query_params.get("refresh", "").lower() == "true"
+        fresh = _flag(request.query_params.get("refresh", ""))
         found = vault_grants.access_of(integration, session, self.by, fresh=fresh, now=now())
         if found is None:
             vault_id = str(integration.config.get("vault_id", ""))
             waiting: dict[str, Any] = {"at": None, "vault_id": vault_id, "grants": []}
             return Response(waiting, status=202, headers={"Retry-After": str(vault_questions.RETRY_SECONDS)})
         return Response({"at": rfc3339(found.at), "vault_id": found.vault_id, "grants": found.grants})
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("", "true", "false"):
+        raise ValidationFailed("refresh: must be true or false")
+    return text.lower() == "true"
 
 
 class VaultRow(serializers.Serializer):
@@ -159,7 +167,7 @@ class Vaults(Operation):
 
     permissions = {"GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="listVaults", responses=VaultRow(many=True))
+    @described(operation_id="listVaults", responses=VaultRow(many=True))
     def get(self, request: Request) -> Response:
         rows = vaults.all_vaults()
         return Response([
@@ -177,7 +185,7 @@ class VaultsRelease(Signed):
     permissions = {"POST": GATEWAY_ADMIN}
     scoped = False
 
-    @extend_schema(operation_id="releaseVault", request=VaultRelease, responses={204: None})
+    @described(operation_id="releaseVault", request=VaultRelease, responses={204: None})
     def post(self, request: Request) -> Response:
         vaults.release(checked(VaultRelease, request.data)["origin"], self.by)
         return Response(status=204)
@@ -189,7 +197,7 @@ class VaultsOpen(Signed):
     permissions = {"POST": GATEWAY_ADMIN}
     scoped = False
 
-    @extend_schema(operation_id="openVault", request=FirstOpening, responses={204: None})
+    @described(operation_id="openVault", request=FirstOpening, responses={204: None})
     def post(self, request: Request) -> Response:
         wish = checked(FirstOpening, request.data)
         vaults.open_to(wish["origin"], wish["project_id"], self.by, wish.get("gateway_environment", ""))
@@ -202,7 +210,7 @@ class VaultsClose(Signed):
     permissions = {"POST": GATEWAY_ADMIN}
     scoped = False
 
-    @extend_schema(operation_id="closeVault", request=VaultOpening, responses={204: None})
+    @described(operation_id="closeVault", request=VaultOpening, responses={204: None})
     def post(self, request: Request) -> Response:
         wish = checked(VaultOpening, request.data)
         vaults.close_to(wish["origin"], wish["project_id"], self.by)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -14,6 +14,7 @@ from accounts.authentication import principal_in
 from accounts.roles import GATEWAY_ADMIN, GATEWAY_READ, SECRETS_WRITE
 from common.api import Operation, Text, checked
 from common.clock import database_now
+from common.described import described
 from common.errors import NotFound, ValidationFailed
 from gateways import write_resolution, write_selectors
 from gateways.write_resolution import ABSENT, MOST_AT_ONCE
@@ -104,7 +105,7 @@ class Writes(Operation):
 
     permissions = {"GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="listReceivedWrites", parameters=FILTERS, responses=WriteRow(many=True))
+    @described(operation_id="listReceivedWrites", parameters=FILTERS, responses=WriteRow(many=True))
     def get(self, request: Request) -> Response:
         wanted = {name: request.query_params.get(name, "") for name in write_selectors.FILTERS}
         return Response(write_selectors.write_rows(wanted))
@@ -115,7 +116,7 @@ class WriteOne(Operation):
 
     permissions = {"GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="getReceivedWrite", responses=WriteRow)
+    @described(operation_id="getReceivedWrite", responses=WriteRow)
     def get(self, request: Request, identifier: str) -> Response:
         return Response(write_selectors.write_row(write_selectors.write_of(_uuid(identifier))))
 
@@ -125,7 +126,7 @@ class WritePreview(Operation):
 
     permissions = {"GET": GATEWAY_READ}
 
-    @extend_schema(operation_id="previewReceivedWrite", responses=PreviewRow)
+    @described(operation_id="previewReceivedWrite", responses=PreviewRow)
     def get(self, request: Request, identifier: str) -> Response:
         row = write_selectors.write_of(_uuid(identifier))
         return Response({"write": write_selectors.write_row(row), **write_resolution.preview(row.id, principal_in(request))})
@@ -136,7 +137,7 @@ class WriteResolve(Operation):
 
     permissions = {"POST": GATEWAY_ADMIN}
 
-    @extend_schema(operation_id="resolveReceivedWrite", request=ResolveWish, responses=DecidedRow)
+    @described(operation_id="resolveReceivedWrite", request=ResolveWish, responses=DecidedRow)
     def post(self, request: Request, identifier: str) -> Response:
         wish = checked(ResolveWish, request.data)
         decided = write_resolution.resolve(
@@ -152,7 +153,7 @@ class WritesResolve(Operation):
 
     permissions = {"POST": GATEWAY_ADMIN}
 
-    @extend_schema(operation_id="resolveReceivedWrites", request=ResolveManyWish, responses=ResolvedRow(many=True))
+    @described(operation_id="resolveReceivedWrites", request=ResolveManyWish, responses=ResolvedRow(many=True))
     def post(self, request: Request) -> Response:
         wish = checked(ResolveManyWish, request.data)
         if ("ids" in wish) == ("filter" in wish):
@@ -175,7 +176,7 @@ class OwnWrite(Operation):
     permissions = {"GET": SECRETS_WRITE}
     scoped = True
 
-    @extend_schema(operation_id="getWrite", responses=WriteRow)
+    @described(operation_id="getWrite", responses=WriteRow)
     def get(self, request: Request, identifier: str) -> Response:
         row, caller = write_selectors.write_of(_uuid(identifier)), principal_in(request)
         if row.actor != caller.actor and GATEWAY_READ not in caller.permissions:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -18,6 +17,7 @@ from accounts.scoping import project_seen
 from accounts.tenancy_api import times
 from common.api import checked
 from common.clock import now
+from common.described import described
 from integrations import connections, rules
 from integrations.models import Integration, SyncDirection, SyncMode, SyncRule
 
@@ -84,12 +84,12 @@ class Integrations(Signed):
 
     permissions = {"POST": PROJECTS_WRITE, "GET": PROJECTS_READ}
 
-    @extend_schema(operation_id="createIntegration", request=IntegrationWish, responses={201: IntegrationRow})
+    @described(operation_id="createIntegration", request=IntegrationWish, responses={201: IntegrationRow})
     def post(self, request: Request, project: uuid.UUID) -> Response:
         wish = checked(IntegrationWish, request.data)
         return Response(integration_row(connections.create(project, wish, self.by)), status=201)
 
-    @extend_schema(operation_id="listIntegrations", responses=IntegrationRow(many=True))
+    @described(operation_id="listIntegrations", responses=IntegrationRow(many=True))
     def get(self, request: Request, project: uuid.UUID) -> Response:
         seen = project_seen(self.by.principal, project)
         return Response([integration_row(row) for row in connections.integrations_of(seen)])
@@ -100,16 +100,16 @@ class IntegrationOne(Signed):
 
     permissions = {"GET": PROJECTS_READ, "PUT": PROJECTS_WRITE, "DELETE": PROJECTS_WRITE}
 
-    @extend_schema(operation_id="getIntegration", responses=IntegrationRow)
+    @described(operation_id="getIntegration", responses=IntegrationRow)
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(integration_row(connections.integration_seen(self.by.principal, identifier)))
 
-    @extend_schema(operation_id="replaceIntegration", request=IntegrationChange, responses=IntegrationRow)
+    @described(operation_id="replaceIntegration", request=IntegrationChange, responses=IntegrationRow)
     def put(self, request: Request, identifier: uuid.UUID) -> Response:
         wish = checked(IntegrationChange, request.data)
         return Response(integration_row(connections.replace(identifier, wish, self.by)))
 
-    @extend_schema(operation_id="deleteIntegration", responses={204: None})
+    @described(operation_id="deleteIntegration", responses={204: None})
     def delete(self, request: Request, identifier: uuid.UUID) -> Response:
         connections.delete(identifier, self.by, now())
         return Response(status=204)
@@ -120,11 +120,11 @@ class SyncRules(Signed):
 
     permissions = {"POST": PROJECTS_WRITE, "GET": PROJECTS_READ}
 
-    @extend_schema(operation_id="createSyncRule", request=RuleWish, responses={201: RuleRow})
+    @described(operation_id="createSyncRule", request=RuleWish, responses={201: RuleRow})
     def post(self, request: Request, project: uuid.UUID) -> Response:
         return Response(rule_row(rules.create(project, checked(RuleWish, request.data), self.by)), status=201)
 
-    @extend_schema(operation_id="listSyncRules", responses=RuleList)
+    @described(operation_id="listSyncRules", responses=RuleList)
     def get(self, request: Request, project: uuid.UUID) -> Response:
         seen = project_seen(self.by.principal, project)
         return Response({"rules": [rule_row(row) for row in rules.rules_of(seen)]})
@@ -135,11 +135,11 @@ class SyncRuleOne(Signed):
 
     permissions = {"PUT": PROJECTS_WRITE, "DELETE": PROJECTS_WRITE}
 
-    @extend_schema(operation_id="replaceSyncRule", request=RuleWish, responses=RuleRow)
+    @described(operation_id="replaceSyncRule", request=RuleWish, responses=RuleRow)
     def put(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(rule_row(rules.replace(identifier, checked(RuleWish, request.data), self.by)))
 
-    @extend_schema(operation_id="deleteSyncRule", responses={204: None})
+    @described(operation_id="deleteSyncRule", responses={204: None})
     def delete(self, request: Request, identifier: uuid.UUID) -> Response:
         rules.delete(identifier, self.by, now())
         return Response(status=204)

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -18,6 +17,7 @@ from accounts.operations import Signed
 from accounts.roles import PROJECTS_READ
 from accounts.scoping import absent, organization_for
 from common.api import checked
+from common.described import described
 from common.errors import ValidationFailed
 from integrations.azure_names import ResourceType
 from integrations.naming import Values, check_name, preview
@@ -79,7 +79,7 @@ class NamingPreview(Signed):
     only_asks = True
     permissions = {"POST": PROJECTS_READ}
 
-    @extend_schema(operation_id="previewNames", request=NamingWish, responses=NameRow(many=True))
+    @described(operation_id="previewNames", request=NamingWish, responses=NameRow(many=True))
     def post(self, request: Request, organization: uuid.UUID) -> Response:
         wish = checked(NamingWish, request.data)
         template = _template(organization_for(self.by.principal, organization, PROJECTS_READ), wish)
@@ -94,7 +94,7 @@ class NamingCheck(Signed):
     only_asks = True
     permissions = {"POST": PROJECTS_READ}
 
-    @extend_schema(operation_id="checkNames", request=NamesCheck, responses=NamesChecked)
+    @described(operation_id="checkNames", request=NamesCheck, responses=NamesChecked)
     def post(self, request: Request, organization: uuid.UUID) -> Response:
         wish = checked(NamesCheck, request.data)
         template = _template(organization_for(self.by.principal, organization, PROJECTS_READ), wish)

@@ -6,12 +6,12 @@ import json
 
 from django.conf import settings
 from django.http import HttpRequest, HttpResponse
-from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 
 from common import health
 from common.api import Operation, guarded
+from common.described import described
 
 
 @guarded
@@ -44,7 +44,7 @@ class PrimaryHealth(Operation):
     public = True
     authentication_classes = ()
 
-    @extend_schema(operation_id="health", responses={200: HealthBody, 503: HealthBody}, auth=[])
+    @described(operation_id="health", responses={200: HealthBody, 503: HealthBody}, auth=[])
     def get(self, request: Request) -> HttpResponse:
         database, store = health.found(health.database, health.cache_server)
         body: dict[str, object] = {
@@ -63,7 +63,7 @@ class Live(Operation):
     public = True
     authentication_classes = ()
 
-    @extend_schema(operation_id="health_live", responses={200: StateBody, 503: StateBody}, auth=[])
+    @described(operation_id="health_live", responses={200: StateBody, 503: StateBody}, auth=[])
     def get(self, request: Request) -> HttpResponse:
         status, body = health.liveness()
         return answer(body, status)
@@ -75,7 +75,7 @@ class Ready(Operation):
     public = True
     authentication_classes = ()
 
-    @extend_schema(operation_id="health_ready", responses={200: StateBody, 503: StateBody}, auth=[])
+    @described(operation_id="health_ready", responses={200: StateBody, 503: StateBody}, auth=[])
     def get(self, request: Request) -> HttpResponse:
         status, body = health.readiness()
         return answer(body, status)

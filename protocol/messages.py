@@ -6,12 +6,16 @@ identifiers are UUID texts. `decode` is the only way in.
 
 from __future__ import annotations
 
+import re
+from functools import cache
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
+import msgspec.inspect
 from msgspec import Meta, Struct
 
 from protocol.decoding import decode_json
+from protocol.nearest import nearest
 from protocol.vocabulary import Assignment, BreakerState, LeaseVerdict, ResultVerdict, Role, TaskOutcome
 
 Identifier = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
@@ -23,6 +27,9 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=10**9)]
 Milliseconds = Annotated[float, Meta(ge=0, le=10**7)]
 Pem = Annotated[str, Meta(max_length=16384)]
+
+
+_UNKNOWN = re.compile(r"unknown field `([^`]{1,200})`")
 
 
 class MessageError(ValueError):
@@ -344,4 +351,33 @@ def decode(body: bytes, kind: type[Body]) -> Body:
     try:
         return decode_json(body, kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MessageError(str(error)) from error
+        raise MessageError(_with_the_nearest(str(error), kind)) from error
+
+
+def _with_the_nearest(sentence: str, kind: type[Message]) -> str:
+    """The sentence about an unknown field with the known one that was meant, wherever in the body it stands."""
+    unknown = _UNKNOWN.search(sentence)
+    meant = nearest(unknown.group(1), names_in(kind)) if unknown else None
+    return f"{sentence}; did you mean `{meant}`?" if meant else sentence
+
+
+@cache
+def names_in(kind: type[Struct]) -> frozenset[str]:
+    """The fields of a message and of whatever is inside of it."""
+    found: set[str] = set()
+    waiting, seen = [msgspec.inspect.type_info(kind)], set[int]()
+    while waiting:
+        info = waiting.pop()
+        if id(info) in seen:
+            continue
+        seen.add(id(info))
+        if isinstance(info, msgspec.inspect.StructType):
+            found |= {field.encode_name for field in info.fields}
+            waiting += [field.type for field in info.fields]
+        elif isinstance(info, msgspec.inspect.UnionType):
+            waiting += info.types
+        elif isinstance(info, msgspec.inspect.CollectionType):
+            waiting.append(info.item_type)
+        elif isinstance(info, msgspec.inspect.DictType):
+            waiting.append(info.value_type)
+    return frozenset(found)

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -17,15 +17,16 @@ from accounts.authentication import principal_in
 from accounts.roles import SECRETS_DELETE, SECRETS_READ, SECRETS_WRITE
 from common.api import Operation, checked, rfc3339
 from common.clock import now
+from common.described import described
 from common.errors import NotFound, ValidationFailed
 from common.paging import PAGE, page_if_asked
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import LONGEST_IDEMPOTENCY_KEY, WriteBody
 from vault import hot, hot_change, rules, secrets, selectors
 from vault.forms import (
+    BesideWish,
     ChangeWish,
     CreateWish,
-    Fields,
     QueuedRow,
     RollbackWish,
     RotateWish,
@@ -169,10 +170,10 @@ class Secrets(SecretOperation):
     def at_once(self, request: HttpRequest, **named: str) -> HttpResponse | None:
         return hot.one_of_key(self.here, request) if request.method == "GET" else None
 
-    @extend_schema(operation_id="createSecret", request=CreateWish, responses={201: SecretRow, 202: QueuedRow})
+    @described(operation_id="createSecret", request=CreateWish, responses={201: SecretRow, 202: QueuedRow})
     def post(self, request: Request) -> Response:
         wish = checked(CreateWish, request.data)
-        key = wish.get("key") or wish.get("name")
+        key = one_of(wish, "key", "name")
         if not key:
             raise ValidationFailed("key: is required")
         project = selectors.project_for(principal_in(request), wish["project_id"], SECRETS_WRITE)
@@ -182,7 +183,7 @@ class Secrets(SecretOperation):
         change = SecretChange(WriteOperation.CREATE, identifier, project.id, environment.id, key, self.base(wish), body)
         return self.answer(self.write(change), identifier, status=201)
 
-    @extend_schema(
+    @described(
         operation_id="listSecrets",
         parameters=[
             OpenApiParameter("project_id", required=True),
@@ -217,11 +218,11 @@ class SecretOne(SecretOperation):
             return hot_change.new_value(self.here, request, named["identifier"])
         return hot.one_of_id(self.here, request, named["identifier"]) if request.method == "GET" else None
 
-    @extend_schema(operation_id="getSecret", responses=SecretWithValue)
+    @described(operation_id="getSecret", responses=SecretWithValue)
     def get(self, request: Request, identifier: str) -> Response:
         return self.opened(self.secret_to_read(identifier))
 
-    @extend_schema(operation_id="updateSecret", request=UpdateWish, responses={200: SecretWithValue, 202: QueuedRow})
+    @described(operation_id="updateSecret", request=UpdateWish, responses={200: SecretWithValue, 202: QueuedRow})
     def put(self, request: Request, identifier: str) -> Response:
         secret = self.secret_to_change(identifier, SECRETS_WRITE)
         wish = checked(UpdateWish, request.data)
@@ -229,15 +230,15 @@ class SecretOne(SecretOperation):
         written = self.change(secret, WriteOperation.UPDATE, _body(replaced, value=wish["value"]), self.base(wish))
         return self.answer(written, secret.id, value=wish["value"])
 
-    @extend_schema(operation_id="changeSecret", request=Fields, responses={200: SecretRow, 202: QueuedRow})
+    @described(operation_id="changeSecret", request=BesideWish, responses={200: SecretRow, 202: QueuedRow})
     def patch(self, request: Request, identifier: str) -> Response:
         secret = self.secret_to_change(identifier, SECRETS_WRITE)
-        wish = checked(Fields, request.data)
-        if "value" in request.data:
+        wish = checked(BesideWish, request.data)
+        if "value" in wish:
             raise ValidationFailed("value: PATCH changes what stands beside the value; send a new value with PUT")
         return self.answer(self.change(secret, WriteOperation.METADATA, _body(wish), self.base(wish)), secret.id)
 
-    @extend_schema(operation_id="deleteSecret", request=None, responses={204: None, 202: QueuedRow})
+    @described(operation_id="deleteSecret", request=None, responses={204: None, 202: QueuedRow})
     def delete(self, request: Request, identifier: str) -> Response:
         secret = self.secret_to_change(identifier, SECRETS_DELETE)
         written = self.change(secret, WriteOperation.DELETE, WriteBody(), self.base({}))
@@ -249,7 +250,7 @@ class SecretPermanent(SecretOperation):
 
     permissions = {"DELETE": SECRETS_DELETE}
 
-    @extend_schema(operation_id="purgeSecret", request=None, responses={204: None, 202: QueuedRow})
+    @described(operation_id="purgeSecret", request=None, responses={204: None, 202: QueuedRow})
     def delete(self, request: Request, identifier: str) -> Response:
         statuses = (*selectors.SHOWN, SecretStatus.DELETED)
         secret = self.secret_to_change(identifier, SECRETS_DELETE, statuses)
@@ -262,7 +263,7 @@ class SecretVersions(SecretOperation):
 
     permissions = {"GET": SECRETS_READ}
 
-    @extend_schema(operation_id="listSecretVersions", parameters=PAGE, responses=VersionRow(many=True))
+    @described(operation_id="listSecretVersions", parameters=PAGE, responses=VersionRow(many=True))
     def get(self, request: Request, identifier: str) -> Response:
         secret = self.secret_to_read(identifier)
         self.here.freshness(secret.project)
@@ -275,7 +276,7 @@ class SecretVersionOne(SecretOperation):
 
     permissions = {"GET": SECRETS_READ}
 
-    @extend_schema(operation_id="getSecretVersion", responses=VersionWithValue)
+    @described(operation_id="getSecretVersion", responses=VersionWithValue)
     def get(self, request: Request, identifier: str, number: str) -> Response:
         secret = self.secret_to_read(identifier)
         self.here.freshness(secret.project)
@@ -293,7 +294,7 @@ class SecretRollback(SecretOperation):
 
     permissions = {"POST": SECRETS_WRITE}
 
-    @extend_schema(operation_id="rollbackSecret", request=RollbackWish, responses={200: SecretRow, 202: QueuedRow})
+    @described(operation_id="rollbackSecret", request=RollbackWish, responses={200: SecretRow, 202: QueuedRow})
     def post(self, request: Request, identifier: str) -> Response:
         secret = self.secret_to_change(identifier, SECRETS_WRITE)
         wish = checked(RollbackWish, request.data)
@@ -306,14 +307,14 @@ class SecretRotate(SecretOperation):
 
     permissions = {"POST": SECRETS_WRITE}
 
-    @extend_schema(operation_id="rotateSecret", request=RotateWish, responses={200: SecretRow, 202: QueuedRow})
+    @described(operation_id="rotateSecret", request=RotateWish, responses={200: SecretRow, 202: QueuedRow})
     def post(self, request: Request, identifier: str) -> Response:
         secret = self.secret_to_change(identifier, SECRETS_WRITE)
         wish = checked(RotateWish, request.data)
         if wish.get("value") == "":
             raise ValidationFailed("value: must not be empty; leave it out to have one generated")
         value = wish.get("value") or new_value(secret.type, wish.get("length", USUAL))
-        body = WriteBody(value=value, reason=wish.get("change_reason") or "")
+        body = WriteBody(value=value, reason=one_of(wish, "change_reason", "reason") or "")
         written = self.change(secret, WriteOperation.ROTATE, body, self.base(wish), generated=not wish.get("value"))
         return self.answer(written, secret.id)
 
@@ -335,7 +336,7 @@ class SecretArchive(_StatusChange):
     permissions = {"POST": SECRETS_WRITE}
     operation = WriteOperation.ARCHIVE
 
-    @extend_schema(operation_id="archiveSecret", request=ChangeWish, responses={200: SecretRow, 202: QueuedRow})
+    @described(operation_id="archiveSecret", request=ChangeWish, responses={200: SecretRow, 202: QueuedRow})
     def post(self, request: Request, identifier: str) -> Response:
         return self.make(request, identifier)
 
@@ -347,9 +348,17 @@ class SecretRestore(_StatusChange):
     operation = WriteOperation.RESTORE
     statuses = (*selectors.SHOWN, SecretStatus.DELETED)
 
-    @extend_schema(operation_id="restoreSecret", request=ChangeWish, responses={200: SecretRow, 202: QueuedRow})
+    @described(operation_id="restoreSecret", request=ChangeWish, responses={200: SecretRow, 202: QueuedRow})
     def post(self, request: Request, identifier: str) -> Response:
         return self.make(request, identifier)
+
+
+def one_of(wish: dict[str, Any], name: str, other: str) -> str | None:
+    """A text that has two names in this API. Raises `ValidationFailed` where both are sent and differ."""
+    first, second = wish.get(name) or "", wish.get(other) or ""
+    if first and second and first != second:
+        raise ValidationFailed(f"{other}: is another word for {name}, and they differ; send one of them")
+    return first or second or None
 
 
 def _found_in(shown: Shown, *, newest: bool) -> dict[str, Any]:

@@ -53,12 +53,22 @@ class UpdateWish(Fields):
     value = Words()
 
 
+class BesideWish(Fields):
+    """What stands beside the value. A value is named only to be refused with the way that takes one."""
+
+    value = Words(required=False, help_text="never taken here: send it with PUT")
+
+
 class ChangeWish(serializers.Serializer):
     change_reason = Words(required=False, allow_null=True)
     base_version = Whole(required=False, allow_null=True)
 
 
 class RotateWish(ChangeWish):
+    reason = Words(required=False, allow_null=True, help_text="another word for change_reason")
+    force = serializers.BooleanField(
+        required=False, allow_null=True, help_text="for existing clients: a rotation that is asked for is always carried out"
+    )
     value = Words(required=False, help_text="the new value; generated when left out")
     length = Whole(required=False, help_text=f"characters of a generated value, {SHORTEST} to {LONGEST}")
 

@@ -47,7 +47,7 @@ _BY_KEY: LiteralString = """
 
 def one_of_id(node: SecretNode, request: HttpRequest, identifier: str) -> HttpResponse | None:
     """The answer of `GET secrets/{id}`, or None where the whole way must be gone."""
-    if request.META.get("QUERY_STRING") or selectors.as_uuid(identifier) is None:
+    if request.META.get("QUERY_STRING") or _has_body(request) or selectors.as_uuid(identifier) is None:
         return None
     return _answer(node, request, _BY_ID, {"id": identifier})
 
@@ -55,7 +55,9 @@ def one_of_id(node: SecretNode, request: HttpRequest, identifier: str) -> HttpRe
 def one_of_key(node: SecretNode, request: HttpRequest) -> HttpResponse | None:
     """The answer of `GET secrets?project_id=&key=`, or None where the whole way must be gone."""
     asked = request.GET
-    if not {"project_id", "key"} <= asked.keys() <= {"project_id", "key", "environment"}:
+    if not {"project_id", "key"} <= asked.keys() <= {"project_id", "key", "environment"} or _has_body(request):
+        return None
+    if any(len(values) > 1 for _, values in asked.lists()):
         return None
     if selectors.as_uuid(asked["project_id"]) is None:
         return None
@@ -64,6 +66,10 @@ def one_of_key(node: SecretNode, request: HttpRequest) -> HttpResponse | None:
         return None
     wanted = {"project": asked["project_id"], "key": asked["key"], "environment": environment.strip().lower()}
     return _answer(node, request, _BY_KEY, wanted)
+
+
+def _has_body(request: HttpRequest) -> bool:
+    return request.META.get("CONTENT_LENGTH", "") not in ("", "0")
 
 
 def _answer(node: SecretNode, request: HttpRequest, which: LiteralString, asked: Mapping[str, Any]) -> HttpResponse | None:

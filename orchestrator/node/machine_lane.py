@@ -10,9 +10,10 @@ from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from django.conf import settings
-from django.http import HttpResponse
+from django.http import HttpResponse, QueryDict
 
 from common.api import error_response, translate
+from common.described import refuse_query
 from common.errors import MethodNotAllowed, NotFound
 from common.middleware import out_of_bounds
 from gateways import urls
@@ -52,6 +53,7 @@ class MachineLane:
         text = unquote_to_bytes(asked.path).decode("utf-8", "replace")
         if refused := out_of_bounds(text, asked.query.decode("latin-1"), len(asked.body)):
             raise refused
+        refuse_query(QueryDict(asked.query), frozenset())
         path = text.rstrip("/")
         if path == paths.TRUST:
             return await self._trust(asked)

@@ -86,5 +86,6 @@ def _rest_framework() -> dict[str, Any]:
         "EXCEPTION_HANDLER": "accounts.operations.exception_handler",
         "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
         "UNAUTHENTICATED_USER": None,
+        "URL_FORMAT_OVERRIDE": None,  # `format` of a query is the operation's own word or unknown, never the name of a renderer
         "DATETIME_FORMAT": "%Y-%m-%dT%H:%M:%S.%fZ",
     }

@@ -183,6 +183,12 @@ class TestEveryKind:
                 assert getattr(decode(body, type(sample)), field.name) in (field.default, [], {})
 
     @BY_KIND
+    def test_names_the_field_that_was_meant(self, sample: Message) -> None:
+        for name in type(sample).__struct_fields__:
+            with pytest.raises(MessageError, match=f"unknown field `{name}s`.*did you mean `"):
+                decode(as_json(sample, **{f"{name}s": 1}), type(sample))
+
+    @BY_KIND
     def test_changes_no_type_of_any_field(self, sample: Message) -> None:
         """A number as text, a truth as number, a text as list: all refused, with the name of the field."""
         for name, value in json.loads(encode(sample)).items():

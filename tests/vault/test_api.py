@@ -440,13 +440,12 @@ class TestScopes:
     def test_a_foreign_secret_answers_exactly_like_one_that_is_not_there(self, project: Project, made: dict[str, Any]) -> None:
         stranger = factories.member("project_admin", project=factories.project(factories.organization("Other")))
         neighbour = factories.member("project_admin", project=project, environment="dev")
-        body = {"value": "x", "version": 1}
         for person in (stranger, neighbour):
-            for method, tail in (
-                ("get", ""), ("put", ""), ("patch", ""), ("delete", ""), ("get", "/versions"), ("get", "/versions/1"),
-                ("post", "/rollback"), ("post", "/archive"), ("post", "/restore"), ("delete", "/permanent"),
+            for method, tail, wish in (
+                ("get", "", None), ("put", "", {"value": "x"}), ("patch", "", {"tags": []}), ("delete", "", None),
+                ("get", "/versions", None), ("get", "/versions/1", None), ("post", "/rollback", {"version": 1}),
+                ("post", "/archive", {}), ("post", "/restore", {}), ("delete", "/permanent", None),
             ):  # fmt: skip
-                wish = None if method in ("get", "delete") else body
                 foreign = send(person, method, f"secrets/{made['id']}{tail}", wish)
                 absent = send(person, method, f"secrets/{uuid.uuid4()}{tail}", wish)
                 assert foreign == absent and foreign[0] == 404, (method, tail, foreign)
