@@ -9,17 +9,19 @@ from typing import Any
 from django.db import transaction
 from django.db.models.functions import Now
 
-from accounts import changes
+from accounts import changes, sealed_config
 from accounts.changes import By
 from accounts.models import ConfigTemplate
 from accounts.roles import SETTINGS_WRITE
 from accounts.scoping import absent, organization_for
+from common.errors import ValidationFailed
 
 _EMPTY: Mapping[str, Any] = {"description": "", "format": "", "variables": {}}
 
 
 def create(organization_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> ConfigTemplate:
     organization = organization_for(by.principal, organization_id, SETTINGS_WRITE)
+    _refuse_secrets(wish.get("variables") or {}, "variables")
     with transaction.atomic():
         with changes.unique("a template of this name"):
             template = ConfigTemplate.objects.create(organization=organization, **{**_EMPTY, **wish})
@@ -32,6 +34,7 @@ def replace(organization_id: uuid.UUID, identifier: uuid.UUID, wish: Mapping[str
     """Make it what the wish says; the same wish again changes nothing."""
     with transaction.atomic():
         template = _locked(organization_id, identifier, by)
+        _refuse_secrets(wish.get("variables") or {}, "variables")
         names = changes.altered(template, {**_EMPTY, **wish})
         if names:
             with changes.unique("a template of this name"):
@@ -47,6 +50,17 @@ def delete(organization_id: uuid.UUID, identifier: uuid.UUID, by: By) -> None:
         template = _locked(organization_id, identifier, by)
         _record(by, "system.config.deleted", template)
         template.delete()
+
+
+def _refuse_secrets(held: Any, place: str) -> None:
+    """Variables are shown to everybody who sees the organization. Raises `ValidationFailed` for what is surely a secret."""
+    for name, value in held.items() if isinstance(held, dict) else enumerate(held):
+        at = f"{place}[{name}]" if isinstance(held, list) else f"{place}.{name}"
+        if isinstance(value, dict | list):
+            _refuse_secrets(value, at)
+        elif value not in (None, "") and (sealed_config.looks_secret(value) or sealed_config.is_secret(str(name))):
+            fix = "variables of a template are shown; keep it as a secret and name that here"
+            raise ValidationFailed(f"{at}: looks like a secret, and {fix}")
 
 
 def _locked(organization_id: uuid.UUID, identifier: uuid.UUID, by: By) -> ConfigTemplate:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from accounts import typed
 from accounts.models import FailedSignIn, Session, User
 from common.addresses import network_of
 from common.errors import TooManyRequests
@@ -21,8 +22,8 @@ KNOWN = timedelta(days=14)
 
 
 def key_of(user: User | None, given: str) -> str:
-    """What failures of an account are counted under: its id, or what was typed when there is no such account."""
-    return str(user.id) if user else given[:254]
+    """What failures of an account are counted under: its id, or a keyed hash of what was typed when there is no such account."""
+    return str(user.id) if user else typed.kept(given)
 
 
 def refuse_when_locked(user: User | None, given: str, address: str, now: datetime) -> None:

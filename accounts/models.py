@@ -92,6 +92,8 @@ class Project(Timed):
     stale_epoch_policy = models.CharField(max_length=16, choices=StaleEpochPolicy.choices, default=StaleEpochPolicy.ASK)
     max_staleness_seconds = models.IntegerField(null=True)
     settings = models.JSONField(default=dict)
+    sealed_webhooks = models.BinaryField(null=True)
+    webhooks_version = models.IntegerField(default=0)
     deleted_at = models.DateTimeField(null=True)
 
     class Meta:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from accounts import changes, grant_ends, organizations
+from accounts import changes, grant_ends, organizations, resting
+from accounts.access import Principal
 from accounts.changes import By
 from accounts.models import Environment, Project, Storage
 from accounts.roles import PROJECTS_WRITE
-from accounts.scoping import environment_named, project_for
+from accounts.scoping import environment_named, place_of, project_for
 from common.errors import Conflict, ValidationFailed
 
 KEPT_WHEN_ABSENT = ("storage", "conflict_strategy", "stale_epoch_policy", "max_staleness_seconds")
 """Existing clients do not know these, so their PUT must not reset them."""
+WEBHOOKS = "notification_webhooks"
 NO_SETTINGS: Mapping[str, Any] = {
     "retention_days": 0,
     "notification_webhooks": None,
@@ -78,18 +82,36 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
 
 
 def set_settings(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> Project:
-    """Replace the settings; what the wish leaves out is unset."""
+    """Replace the settings; what the wish leaves out is unset. Webhooks rest sealed: their addresses let anybody post."""
+    wanted = {**NO_SETTINGS, **wish}
+    hooks = wanted.pop(WEBHOOKS)
     with transaction.atomic():
         project = _locked(by, identifier)
-        if changes.altered(project, {"settings": {**NO_SETTINGS, **wish}}):
-            Project.objects.filter(id=project.id).update(settings=project.settings)
+        names = changes.altered(project, {"settings": wanted})
+        if hooks != webhooks_of(project):
+            project.webhooks_version += 1
+            project.sealed_webhooks = None if hooks is None else resting.sealed(resting.webhooks(project), json.dumps(hooks))
+            names += ["sealed_webhooks", "webhooks_version"]
+        if names:
+            project.save(update_fields=names)
             changes.record(by, "project.settings.changed", "project", project.id, {"project_id": project.id})
     return project
 
 
-def settings_of(project: Project) -> dict[str, Any]:
-    """All settings; what was never set has its empty form."""
-    return {"project_id": str(project.id), **NO_SETTINGS, **project.settings}
+def settings_of(project: Project, principal: Principal) -> dict[str, Any]:
+    """All settings; what was never set has its empty form. Who may not change them sees of a webhook only where it leads."""
+    hooks = webhooks_of(project)
+    if hooks is not None and not principal.may(PROJECTS_WRITE, place_of(project)):
+        hooks = [f"https://{urlsplit(hook).hostname or ''}/…" for hook in hooks]
+    return {"project_id": str(project.id), **NO_SETTINGS, **project.settings, WEBHOOKS: hooks}
+
+
+def webhooks_of(project: Project) -> list[str] | None:
+    """Where it posts. Raises `SealBroken` when the row was changed past us."""
+    if project.sealed_webhooks is None:
+        return None
+    hooks: list[str] = json.loads(resting.opened(resting.webhooks(project), project.sealed_webhooks))
+    return hooks
 
 
 def _default_environment(organization_id: uuid.UUID, text: str) -> str:

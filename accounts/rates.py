@@ -7,13 +7,13 @@ with several processes a credential may exceed it by a slice for each.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 
 from django.conf import settings
 from django.db import connection
 
+from accounts import typed
 from accounts.models import RateCount
 from common.addresses import network_of
 from common.errors import TooManyRequests
@@ -122,7 +122,7 @@ def _count_one(what: str, limit: int, sentence: str, now: datetime) -> None:
 
 def _add(what: str, minute: int, count: int) -> int:
     with connection.cursor() as cursor:
-        cursor.execute(_ADD, [hashlib.sha256(what.encode(errors="replace")).hexdigest(), minute, count])
+        cursor.execute(_ADD, [typed.kept(what), minute, count])
         total: int = cursor.fetchone()[0]
     return total
 

@@ -124,7 +124,7 @@ class ProviderRow(serializers.Serializer):
     id = serializers.UUIDField()
     type = serializers.CharField()
     name = serializers.CharField()
-    config = serializers.DictField(help_text="without its secrets, which are never given back")
+    config = serializers.DictField(help_text="its public fields; all others rest sealed and are never given back")
     sync_schedule = serializers.CharField()
     status = serializers.CharField()
     created_at = serializers.DateTimeField()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accounts.models import EntraSession, OboToken, SignInAttempt
+from accounts.models import EntraSession, OboToken, Project, SignInAttempt
 from common import sealing
 from common.sealing import Place, SealedColumn
 
@@ -23,6 +23,11 @@ def obo_token(row: OboToken) -> Place:
     return PLATFORM, "accounts_obotoken", f"{row.session_id}/{row.resource}", 1
 
 
+def webhooks(row: Project) -> Place:
+    """The version grows with each change, so an older list put back does not open."""
+    return PLATFORM, "accounts_project", str(row.id), row.webhooks_version
+
+
 def sealed(place: Place, text: str) -> bytes:
     """Seal a text; to be called in the transaction that stores it."""
     return sealing.sealer().seal(*place, text.encode())
@@ -36,4 +41,5 @@ COLUMNS = (
     SealedColumn("accounts.SignInAttempt", "sealed_flow", attempt),
     SealedColumn("accounts.EntraSession", "sealed_tokens", entra_session),
     SealedColumn("accounts.OboToken", "sealed_token", obo_token),
+    SealedColumn("accounts.Project", "sealed_webhooks", webhooks),
 )

@@ -1,4 +1,4 @@
-"""Configurations with secrets in them: the secret parts rest sealed and are never given back (client-api B.1)."""
+"""Configurations with secrets in them: what is not on a short public list rests sealed and is never given back."""
 
 from __future__ import annotations
 
@@ -15,6 +15,22 @@ from common.sealing import CHANGED_ROW, Place, SealBroken, Unreadable, sealer
 
 log = logging.getLogger("mazevault.accounts")
 
+PUBLIC = frozenset({
+    "vault_url", "vault_id", "auth_method", "tenant_id", "client_id",
+    "azure_org", "azure_project", "azure_mode", "azure_variable_group_id", "azure_repo", "azure_branch", "azure_file_path",
+    "issuer", "environment", "region", "namespace", "branch", "enabled",
+})  # fmt: skip
+"""The only fields that are shown and rest as they are: what providers with a schema call public, and a few harmless words.
+
+A guess by name or value finds most secrets, never all (`dsn`, `kubeconfig`, `cookie`, `url` with a password in it), so whatever
+nobody has listed is a secret. A public name inside of another field counts for nothing: nobody knows what it means there.
+"""
+LONGEST_PUBLIC = 400
+_LOOKS_SECRET = re.compile(
+    r"-----BEGIN|^eyJ[\w-]{5,}\.|://[^/\s]*@|[?&;#](sig|sv|se|key|code|token|secret|password|pwd|accountkey|sharedaccess\w{0,40})=",
+    re.IGNORECASE,
+)
+"""A private key, a JWT, an address with a password or a signature in it: whatever its field is called."""
 _SECRET_NAME = re.compile(
     r"(secret|password|passwd|passphrase|token|credential|conn(ection)?_?str(ing)?)s?(_value)?$"
     r"|(^|_)(pwd|pass|pat|sas|sas_url|secret_id|bearer|authorization)s?$"
@@ -22,7 +38,6 @@ _SECRET_NAME = re.compile(
     r"|_keys?(_value)?$"
     r"|(^|_)(api|access|account|secret|shared|signing|encryption|master|storage|client|service)keys?(_value)?$"
 )
-"""Rather one name too many than one too few: a secret that is shown is out, a plain value that is sealed still works."""
 _PUBLIC_NAME = re.compile(r"(^|_)(public|foreign|partition|sort|cache|row|object|lookup|group|tag)_key$")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -39,11 +54,11 @@ class Configured(Protocol):
 def put(row: Configured, scope: str, config: Mapping[str, Any]) -> bool:
     """Set the configuration; returns whether anything changed. A secret that is left out is kept, null or "" clears it.
 
-    One inside of a list is kept only while what is plain around it stays: else it could go to another element than it was for.
+    A list is one secret: what is left out inside of it is gone, since nobody can say which element it was for.
     """
     plain, given = split(config)
     former, broken = _former(row, scope)
-    staying = {name: value for name, value in former.items() if "[" not in name or _same_around(name, row.config, plain)}
+    staying = {name: value for name, value in former.items() if not _replaced(name, given, plain)}
     kept = {name: value for name, value in {**staying, **given}.items() if value not in (None, "")}
     _refuse_too_many(kept)
     changed = row.config != plain or former != kept or broken
@@ -52,6 +67,23 @@ def put(row: Configured, scope: str, config: Mapping[str, Any]) -> bool:
         row.secrets_version += 1
         row.sealed_secrets = _seal(row, scope, kept) if kept else None
     return changed
+
+
+def seal_what_rests_plain(row: Configured, scope: str) -> bool:
+    """Seal the fields of a stored configuration that are not public; those that are sealed stay. Whether it had any.
+
+    For rows of releases that left more in plain. A sealed part that does not open is told in the log and given up, as when
+    such a configuration is saved again.
+    """
+    plain, given = split(row.config)
+    if plain == row.config:
+        return False
+    former, _ = _former(row, scope)
+    kept = {**given, **former}
+    row.config = plain
+    row.secrets_version += 1
+    row.sealed_secrets = _seal(row, scope, kept)
+    return True
 
 
 def secrets_of(row: Configured, scope: str) -> dict[str, Any]:
@@ -82,37 +114,47 @@ def place(row: Configured, scope: str) -> Place:
     return scope, str(type(row)._meta.db_table), str(row.id), row.secrets_version  # type: ignore[attr-defined]
 
 
-def split(config: Mapping[str, Any], prefix: str = "") -> tuple[dict[str, Any], dict[str, Any]]:
-    """The plain part, and the secret parts by their dotted names, such as `inner.token` and `servers[0].password`."""
-    plain: dict[str, Any] = {}
+def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The public part, and everything else by dotted names such as `inner.token`. A list is one value."""
+    plain = {name: value for name, value in config.items() if is_public(name, value)}
     hidden: dict[str, Any] = {}
     for name, value in config.items():
-        if is_secret(name):
-            hidden[prefix + name] = value
-        else:
-            plain[name], inner = _split_value(value, prefix + name)
-            hidden.update(inner)
+        if name not in plain:
+            hidden.update(_leaves(name, value))
     return plain, hidden
+
+
+def is_public(name: str, value: Any) -> bool:
+    """Whether a field at the top of a configuration may be shown and rest as it is."""
+    return name in PUBLIC and not isinstance(value, dict | list) and not looks_secret(value)
+
+
+def looks_secret(value: Any) -> bool:
+    """Whether a value is a secret by its looks, such as an address with a password; a text of this length is no public one."""
+    return isinstance(value, str) and (len(value) > LONGEST_PUBLIC or _LOOKS_SECRET.search(value) is not None)
+
+
+def _leaves(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    return {place: leaf for inner, held in value.items() for place, leaf in _leaves(f"{name}.{inner}", held).items()}
+
+
+def _replaced(name: str, given: Mapping[str, Any], plain: Mapping[str, Any]) -> bool:
+    """Whether a former secret is gone: its field has become public, a value where fields were, or fields where a value was."""
+    steps = _steps(name)
+    return name in plain or any(step in given for step in steps) or any(name in _steps(one) for one in given)
+
+
+def _steps(name: str) -> list[str]:
+    """The names of the fields that this one is inside of: `a`, `a.b` and `a.b[0]` for `a.b[0].c`."""
+    return [name[: found.start()] for found in re.finditer(r"[.\[]", name)]
 
 
 def is_secret(name: str) -> bool:
-    """Whether a field of this name holds a secret."""
+    """Whether a field of this name surely holds a secret, for what must not be given in a place that is shown."""
     words = re.sub(r"[^A-Za-z0-9]+", "_", _CAMEL.sub("_", name)).strip("_").lower()
     return _SECRET_NAME.search(words) is not None and _PUBLIC_NAME.search(words) is None
-
-
-def _split_value(value: Any, name: str) -> tuple[Any, dict[str, Any]]:
-    if isinstance(value, dict):
-        return split(value, f"{name}.")
-    if not isinstance(value, list):
-        return value, {}
-    hidden: dict[str, Any] = {}
-    plain = []
-    for index, element in enumerate(value):
-        shown, inner = _split_value(element, f"{name}[{index}]")
-        plain.append(shown)
-        hidden.update(inner)
-    return plain, hidden
 
 
 def _refuse_too_many(kept: Mapping[str, Any]) -> None:
@@ -122,11 +164,6 @@ def _refuse_too_many(kept: Mapping[str, Any]) -> None:
             f"config: with those kept from before its secrets would be more than {MOST_FIELDS} or {LARGEST_SETTINGS} bytes; "
             "send null for those that are to go"
         )
-
-
-def _same_around(name: str, former: Mapping[str, Any], plain: Mapping[str, Any]) -> bool:
-    """Whether the field of the configuration that a secret is in has the same plain part as before."""
-    return all(former[top] == plain.get(top) for top in former if name.startswith((f"{top}[", f"{top}.")))
 
 
 def _seal(row: Configured, scope: str, kept: Mapping[str, Any]) -> bytes:

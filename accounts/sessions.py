@@ -13,7 +13,7 @@ from django.contrib.auth.hashers import check_password, make_password
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from accounts import changes, lockout, passwords, rates, refusals
+from accounts import changes, lockout, passwords, rates, refusals, typed
 from accounts.access import PrincipalKind
 from accounts.entra_bounds import longest
 from accounts.models import ApiToken, EntraSession, ServiceIdentity, Session, User
@@ -233,13 +233,13 @@ def _note_failure(user: User | None, account: str, address: str, now: datetime) 
 
 
 def _note_refusal(name: str, entity: str, address: str) -> None:
-    """The name is a hash: people type passwords into the wrong field."""
+    """The name is a keyed hash: people type passwords into the wrong field."""
     with transaction.atomic():
         audit.record(
             actor="anonymous",
             action="auth.login.failure",
             entity=entity,
-            entity_id=hashlib.sha256(name.encode()).hexdigest(),
+            entity_id=typed.kept(name),
             severity=audit.Severity.WARNING,
             address=address,
         )

@@ -238,12 +238,12 @@ class ProjectSettings(Signed):
 
     @described(operation_id="getProjectSettings", responses=SettingsRow)
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
-        return Response(projects.settings_of(project_seen(self.by.principal, identifier)))
+        return Response(projects.settings_of(project_seen(self.by.principal, identifier), self.by.principal))
 
     @described(operation_id="setProjectSettings", request=SettingsWish, responses=SettingsRow)
     def put(self, request: Request, identifier: uuid.UUID) -> Response:
         wish = checked(SettingsWish, request.data)
-        return Response(projects.settings_of(projects.set_settings(identifier, wish, self.by)))
+        return Response(projects.settings_of(projects.set_settings(identifier, wish, self.by), self.by.principal))
 
 
 class Templates(Signed):

@@ -123,13 +123,24 @@ class MyPermissions(Operation):
         return Response({"permissions": sorted(principal_in(request).permissions_anywhere)})
 
 
+class SignInHere(serializers.Serializer):
+    """What somebody sends who takes this for the Primary; none of it is read."""
+
+    email = serializers.CharField(required=False)
+    password = serializers.CharField(required=False)
+    cookie = serializers.BooleanField(required=False)
+    grant_type = serializers.CharField(required=False)
+    client_id = serializers.CharField(required=False)
+    client_secret = serializers.CharField(required=False)
+
+
 class PasswordSignIn(Operation):
     """Not here: passwords and client secrets are checked at the Primary only."""
 
     public = True
     authentication_classes = ()
 
-    @described(operation_id="signInHere", request=None, responses={503: None}, auth=[])
+    @described(operation_id="signInHere", request=SignInHere, responses={503: None}, auth=[])
     def post(self, request: Request) -> Response:
         raise Unavailable(
             "signing in needs the Primary; get a token there, it works here too within a few seconds",

@@ -22,15 +22,16 @@ from integrations import connections, rules
 from integrations.models import Integration, SyncDirection, SyncMode, SyncRule
 
 
-class IntegrationChange(serializers.Serializer):
+class IntegrationWish(serializers.Serializer):
     name = Name()
     type = Name(max_length=64)
     provider = Name(max_length=64)
     config = Settings(required=False, allow_null=True)
-
-
-class IntegrationWish(IntegrationChange):
-    environment = Words(required=False, max_length=100, help_text="name or slug of an environment of the organization")
+    environment = Words(
+        required=False,
+        max_length=100,
+        help_text="name or slug of one of the organization; it stays what it was made for",
+    )
 
 
 class IntegrationRow(serializers.Serializer):
@@ -40,7 +41,7 @@ class IntegrationRow(serializers.Serializer):
     type = serializers.CharField()
     provider = serializers.CharField()
     environment = serializers.CharField(help_text="as the client sent it")
-    config = serializers.DictField(help_text="without its secrets, which are never given back")
+    config = serializers.DictField(help_text="its public fields; all others rest sealed and are never given back")
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
 
@@ -104,9 +105,9 @@ class IntegrationOne(Signed):
     def get(self, request: Request, identifier: uuid.UUID) -> Response:
         return Response(integration_row(connections.integration_seen(self.by.principal, identifier)))
 
-    @described(operation_id="replaceIntegration", request=IntegrationChange, responses=IntegrationRow)
+    @described(operation_id="replaceIntegration", request=IntegrationWish, responses=IntegrationRow)
     def put(self, request: Request, identifier: uuid.UUID) -> Response:
-        wish = checked(IntegrationChange, request.data)
+        wish = checked(IntegrationWish, request.data)
         return Response(integration_row(connections.replace(identifier, wish, self.by)))
 
     @described(operation_id="deleteIntegration", responses={204: None})

@@ -73,6 +73,7 @@ def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
 
 
 def _replace(integration: Integration, wish: Mapping[str, Any], by: By) -> None:
+    _refuse_elsewhere(integration, wish.get("environment") or "")
     before = _leads_to(integration)
     names = changes.altered(integration, {name: wish[name] for name in ("name", "type", "provider")})
     if sealed_config.put(integration, integration.sealed_under, _config(integration, wish)):
@@ -101,6 +102,14 @@ def _config(integration: Integration, wish: Mapping[str, Any]) -> Mapping[str, A
         return config
     url = before.get("vault_url") or vaults.only_open(integration.project, integration.environment.gateway_environment)
     return {**config, **({"vault_url": url} if url else {})}
+
+
+def _refuse_elsewhere(integration: Integration, environment: str) -> None:
+    """It stays in the environment it was made for; naming that one again is fine, and so is naming none."""
+    if environment in ("", integration.environment_given):
+        return
+    if _environment(integration.project, environment) != integration.environment:
+        raise ValidationFailed("environment: an integration stays in the environment it was made for; make another one there")
 
 
 def _leads_to(integration: Integration) -> tuple[object, ...]:

@@ -253,6 +253,10 @@ ROWS: Mapping[str, Callable[[int], object]] = {
     ),
     "lists in lists of a body": lambda n: parse_object(b'{"a":[' + b",".join([b"[[]]"] * n) + b"]}"),
     "names of fields that are split": lambda n: sealed_config.split({f"{'aA' * 40}{key}": {"a": [1]} for key in KEYS[:n]}),
+    "secrets that are kept or replaced": lambda n: [
+        sealed_config._replaced(f"{'a.' * 18}{key}", {"b": 1, "c.d": 2}, {}) for key in KEYS[:n]
+    ],
+    "values that look like secrets": lambda n: sealed_config.looks_secret(("://a" * 100)[: min(n, 400)]),
     "names of one long field": lambda n: sealed_config.is_secret("aA" * n),
     "fields of a configuration": lambda n: excess({key: [{}] * 3 for key in KEYS[:n]}),
     "names in a template": lambda n: _refused(lambda: parse_template(json.dumps(dict.fromkeys(KEYS[:n], "x")))),

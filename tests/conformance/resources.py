@@ -166,7 +166,7 @@ RESOURCES = (
         one="identity-providers/{id}",
         body={
             "type": "entra_id", "name": "Corporate", "sync_schedule": "0 3 * * *",
-            "config": {"tenant_id": "t", "client_id": "c", "nested": {"scope": "openid"}},
+            "config": {"tenant_id": "t", "client_id": "c"},
         },
         shape={
             "id": identifier, "type": text, "name": text, "config": thing, "sync_schedule": text, "status": filled, **TIMES,

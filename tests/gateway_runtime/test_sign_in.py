@@ -98,7 +98,7 @@ class Here:
         return self.client.get(f"/gw/api/v1/{path}", headers=headers, secure=True)
 
     def post(self, path: str, **headers: str) -> Any:
-        return self.client.post(f"/gw/api/v1/{path}", headers=headers, secure=True)
+        return self.client.post(f"/gw/api/v1/{path}", "", "application/json", headers=headers, secure=True)
 
     def put(self, **headers: str) -> Any:
         body = {"value": "two"}

@@ -168,7 +168,9 @@ def test_foreign_and_absent_integrations_and_rules_look_the_same(
     for kind, identifier in (("integrations", integration["id"]), ("sync-rules", rule["id"])):
         for method in ("get", "put", "delete"):
             theirs, none = (
-                stranger.call(method, f"/api/v1/projects/{kind}/{one}", data=wishes[kind], content_type="application/json")
+                stranger.call(method, f"/api/v1/projects/{kind}/{one}", content_type="application/json", data=wishes[kind])
+                if method == "put"
+                else stranger.call(method, f"/api/v1/projects/{kind}/{one}")
                 for one in (identifier, str(uuid.uuid4()))
             )
             assert theirs == none and theirs[0] in (404, 405), (kind, method, theirs)
