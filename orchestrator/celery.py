@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from celery import Celery
+from django.conf import settings
 
+from common.environ import EnvironmentMistake
 from orchestrator.mode import settings_module
 
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", settings_module(os.environ))
 
+def _settings_or_sentences() -> None:
+    """Celery would tell a wrong setting in a traceback."""
+    try:
+        os.environ.setdefault("DJANGO_SETTINGS_MODULE", settings_module(os.environ))
+        settings.INSTALLED_APPS  # noqa: B018  reads all of them now
+    except EnvironmentMistake as mistake:
+        sys.exit("\n".join(["this worker cannot run:", *(f"- {sentence}" for sentence in mistake.sentences)]))
+
+
+if not settings.configured:
+    _settings_or_sentences()
 app = Celery("mazevault")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(

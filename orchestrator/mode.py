@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 
+from orchestrator.variables import cleaned, mode_of
+
 
 def settings_module(environ: Mapping[str, str]) -> str:
-    """`orchestrator.settings.gateway` in gateway mode, else the Primary's."""
-    gateway = environ.get("MAZEVAULT_MODE", "").strip().lower() == "gateway"
-    return "orchestrator.settings.gateway" if gateway else "orchestrator.settings.primary"
+    """`orchestrator.settings.gateway` in gateway mode, else the Primary's. Raises `EnvironmentMistake` for another word."""
+    return f"orchestrator.settings.{mode_of(cleaned(environ))}"

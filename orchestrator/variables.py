@@ -5,18 +5,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from common.environ import EnvironmentMistake as EnvironmentMistake
+from common.environ import Findings as Findings
+from common.environ import cleaned as cleaned
+from common.environ import shown as shown
+from common.environ import shown_path
 
-class EnvironmentMistake(ValueError):
-    """A variable is missing or wrong; the sentence names it and says what to set."""
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
+_BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 
 
 def mode_of(environ: Mapping[str, str], mode: str | None = None) -> str:
     chosen = (mode or environ.get("MAZEVAULT_MODE", "") or "primary").strip().lower()
     if chosen not in ("primary", "gateway"):
-        raise EnvironmentMistake(f"MAZEVAULT_MODE is {chosen!r}; set it to primary (or leave it out) or gateway")
+        raise EnvironmentMistake(f"MAZEVAULT_MODE is {shown(chosen)}; set it to primary (or leave it out) or gateway")
     return chosen
 
 
@@ -31,13 +36,31 @@ def secret(environ: Mapping[str, str], name: str) -> str:
     if environ.get(name):
         raise EnvironmentMistake(f"both {name} and {name}_FILE are set; keep one of them")
     try:
-        return Path(path).read_bytes().decode("utf-8-sig").strip()
+        content = Path(path).read_bytes()
+        text = content.decode(_BOMS.get(content[:2]) or _BOMS.get(content[:3]) or "utf-8").strip()
     except OSError as error:
-        raise EnvironmentMistake(f"{name}_FILE names {path}, which cannot be read: {error.strerror}") from error
+        raise EnvironmentMistake(f"{name}_FILE names {shown_path(path)}, which cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise EnvironmentMistake(
             f"{name}_FILE names {path}, which is not UTF-8 text; write it anew as UTF-8 (PowerShell: Set-Content -Encoding utf8)"
         ) from None
+    if any(sign in text for sign in "\0\r\n"):
+        raise EnvironmentMistake(
+            f"{name}_FILE names {path}, which is not one line of UTF-8 text; write the secret alone into it, as UTF-8"
+        )
+    return text
+
+
+def one_of(environ: Mapping[str, str], name: str, allowed: Sequence[str], default: str) -> str:
+    """A word of a closed set, in any case."""
+    text = environ.get(name, "").strip().lower() or default
+    if text not in allowed:
+        raise EnvironmentMistake(f"{name} is {shown(text)}; set it to one of {', '.join(allowed)}")
+    return text
+
+
+def log_level(environ: Mapping[str, str]) -> str:
+    return one_of(environ, "LOG_LEVEL", LOG_LEVELS, "info").upper()
 
 
 def listen_address(environ: Mapping[str, str]) -> tuple[str, int]:
@@ -49,7 +72,8 @@ def listen_address(environ: Mapping[str, str]) -> tuple[str, int]:
         host = host[1:-1]
     elif ":" in host or not colon:
         raise EnvironmentMistake(
-            f"MAZEVAULT_LISTEN_ADDR is {text!r}; write host:port or :port, for example :8443, and an IPv6 address as [::1]:8443"
+            f"MAZEVAULT_LISTEN_ADDR is {shown(text)}; write host:port or :port, for example :8443, "
+            "and an IPv6 address as [::1]:8443"
         )
     return host or "0.0.0.0", _port("MAZEVAULT_LISTEN_ADDR", port, text)  # noqa: S104  the same
 
@@ -57,7 +81,7 @@ def listen_address(environ: Mapping[str, str]) -> tuple[str, int]:
 def _port(variable: str, port: str, text: str | None = None) -> int:
     if not (port.isascii() and port.isdecimal()) or len(port) > 5 or not 0 < int(port) < 65536:
         example = "a port number such as 8443" if text is None else "host:port or :port, for example :8443"
-        raise EnvironmentMistake(f"{variable} is {text or port!r}; write {example}")
+        raise EnvironmentMistake(f"{variable} is {shown(text or port)}; write {example}")
     return int(port)
 
 
@@ -66,7 +90,7 @@ def flag(environ: Mapping[str, str], name: str, *, default: bool) -> bool:
     if not text:
         return default
     if text not in ("true", "false", "1", "0", "yes", "no"):
-        raise EnvironmentMistake(f"{name} is {text!r}; set it to true or false")
+        raise EnvironmentMistake(f"{name} is {shown(text)}; set it to true or false")
     return text in ("true", "1", "yes")
 
 
@@ -75,5 +99,5 @@ def whole(environ: Mapping[str, str], name: str, *, default: int, low: int, high
     if not text:
         return default
     if not text.isdecimal() or not low <= int(text) <= high:
-        raise EnvironmentMistake(f"{name} is {text!r}; it must be a whole number from {low} to {high}")
+        raise EnvironmentMistake(f"{name} is {shown(text)}; it must be a whole number from {low} to {high}")
     return int(text)

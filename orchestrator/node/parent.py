@@ -388,7 +388,12 @@ def main() -> int:
         logging.getLogger("mazevault").setLevel(shape.log_level)
         with private_directory() as directory:
             Parent(shape, directory).run()
-    except (EnvironmentMistake, NodeFailed) as error:
+    except EnvironmentMistake as mistake:
+        from orchestrator.node.checking import mistakes  # reads what only the children need, so that all is told at once
+
+        print(f"this node cannot run: {mistakes(os.environ) or mistake}", file=sys.stderr)
+        return 1
+    except NodeFailed as error:
         print(f"this node cannot run: {error}", file=sys.stderr)
         return 1
     return 0

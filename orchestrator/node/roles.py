@@ -37,6 +37,12 @@ def run(name: str, role: str, directory: Path, lifeline: Lifeline) -> int:
     except (CannotServe, CommandError) as error:
         lifeline.failed(str(error))
         return 1
+    except OSError as error:
+        if error.filename is None:
+            log.exception("this process cannot start")
+        where = f"{error.filename}: " if error.filename else ""
+        lifeline.failed(f"{where}{error.strerror or error} (this account is {os.getuid()}); serve --check looks at all folders")
+        return 1
     except Exception as error:
         log.exception("this process cannot start")
         lifeline.failed(f"unexpected failure: {type(error).__name__}")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from orchestrator.node.limits import REQUESTS_PER_ADDRESS, UNFINISHED_PER_ADDRESS
-from orchestrator.variables import flag, listen_address, mode_of, thread_count, whole
+from orchestrator.variables import Findings, cleaned, flag, listen_address, log_level, mode_of, thread_count, whole
 from orchestrator.version import VERSION
 
 
@@ -31,29 +31,37 @@ class NodeShape:
 
 
 def node_shape(environ: Mapping[str, str]) -> NodeShape:
-    """Read the little that says which processes a node has. Raises `EnvironmentMistake`.
+    """Read the little that says which processes a node has. Raises `EnvironmentMistake` with all that is wrong of it.
 
     Without TLS a proxy stands in front and everybody has its address, so nothing is limited by address unless it is said.
     """
-    host, port = listen_address(environ)
-    secure = flag(environ, "MAZEVAULT_TLS_ENABLED", default=True)
-    return NodeShape(
-        mode=mode_of(environ),
+    environ, found = cleaned(environ), Findings()
+    host, port = found.of(listen_address, environ) or ("", 0)
+    secure = found.of(flag, environ, "MAZEVAULT_TLS_ENABLED", default=True)
+    shape = NodeShape(
+        mode=found.of(mode_of, environ),
         version=environ.get("MAZEVAULT_VERSION") or VERSION,
         listen_host=host,
         listen_port=port,
         tls_enabled=secure,
-        threads=thread_count(environ),
-        processes=whole(environ, "MAZEVAULT_PROCESSES", default=1, low=1, high=64),
-        unfinished_per_address=whole(
-            environ, "MAZEVAULT_UNFINISHED_PER_ADDRESS", default=UNFINISHED_PER_ADDRESS if secure else 0, low=0, high=100_000
+        threads=found.of(thread_count, environ),
+        processes=found.of(whole, environ, "MAZEVAULT_PROCESSES", default=1, low=1, high=64),
+        unfinished_per_address=found.of(
+            whole,
+            environ,
+            "MAZEVAULT_UNFINISHED_PER_ADDRESS",
+            default=UNFINISHED_PER_ADDRESS if secure else 0,
+            low=0,
+            high=100_000,
         ),
-        requests_per_address=whole(
-            environ, "MAZEVAULT_REQUESTS_PER_ADDRESS", default=REQUESTS_PER_ADDRESS if secure else 0, low=0, high=100_000
+        requests_per_address=found.of(
+            whole, environ, "MAZEVAULT_REQUESTS_PER_ADDRESS", default=REQUESTS_PER_ADDRESS if secure else 0, low=0, high=100_000
         ),
-        log_level=environ.get("LOG_LEVEL", "info").upper(),
+        log_level=found.of(log_level, environ),
         failpoint=environ.get("MAZEVAULT_FAILPOINT", ""),
     )
+    found.refuse()
+    return shape
 
 
 class FrontPlan(msgspec.Struct, frozen=True):

@@ -30,7 +30,7 @@ def test_the_readme_lists_exactly_the_variables_the_code_reads() -> None:
         "integrations/azure/node_secrets",
     )
     code = "".join((ROOT / f"{reader}.py").read_text() for reader in readers)
-    read = set(re.findall(r"""environ(?:\.get\(|, |\[)["\']([A-Z_]+)["\']""", code))
+    read = set(re.findall(r"""environ(?:\.get\(|,\s+|\[)["\']([A-Z_]+)["\']""", code))
     read |= {name for mode in (PRIMARY, GATEWAY) for name in settings_of(mode)}
     listed = set(re.findall(r"^\| `([A-Z_]+)`", README, re.MULTILINE))
     assert read - listed == set()
@@ -40,7 +40,7 @@ def test_the_readme_lists_exactly_the_variables_the_code_reads() -> None:
 
 def test_no_other_file_of_the_nodes_reads_the_environment() -> None:
     files = ("environment", "mode", "celery", "wsgi", "settings/test", "settings/primary", "settings/gateway",
-             "node/parent", "node/template", "node/probe")  # fmt: skip
+             "node/parent", "node/template", "node/probe", "node/checking")  # fmt: skip
     allowed = {f"orchestrator/{name}.py" for name in files}
     packages = (
         "orchestrator",

@@ -232,9 +232,15 @@ def test_a_secret_file_of_another_system_is_read_or_refused_in_a_sentence(tmp_pa
     path = tmp_path / "secret"
     path.write_bytes("geheim\r\n".encode("utf-8-sig"))
     assert secret({"NAME_FILE": str(path)}, "NAME") == "geheim"
-    path.write_bytes("geheim".encode("utf-16"))
-    with pytest.raises(EnvironmentMistake, match=r"NAME_FILE .* not UTF-8"):
-        secret({"NAME_FILE": str(path)}, "NAME")
+    path.write_bytes("geheim".encode("utf-16"))  # with its mark, as PowerShell writes it
+    assert secret({"NAME_FILE": str(path)}, "NAME") == "geheim"
+    for content, told in (
+        ("geheim".encode("utf-16-le"), "not one line of UTF-8"), ("geh\u00e9im".encode("latin-1"), "not UTF-8"),
+        (b"one\ntwo\n", "not one line"), (b"one\rtwo", "not one line"),
+    ):  # fmt: skip
+        path.write_bytes(content)
+        with pytest.raises(EnvironmentMistake, match=f"NAME_FILE .* {told}"):
+            secret({"NAME_FILE": str(path)}, "NAME")
 
 
 @pytest.fixture
