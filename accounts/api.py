@@ -12,7 +12,7 @@ from rest_framework.response import Response
 from accounts import browser, people, sessions
 from accounts.access import Grant
 from accounts.authentication import bearer_text, person_of, principal_in, session_in
-from accounts.fields import Flag
+from accounts.fields import AUDIENCE, Flag, Texts
 from accounts.models import Session, User
 from accounts.sessions import SignedIn
 from common.api import SIGNED_IN, Operation, Text, checked, rfc3339
@@ -24,6 +24,7 @@ from common.paging import PAGE, page_of
 class Credentials(serializers.Serializer):
     email = Text(max_length=254)
     password = Text(max_length=1024, trim_whitespace=False)
+    audience = Texts(required=False, allow_null=True, help_text=AUDIENCE)
     cookie = Flag(required=False, help_text="true: the session goes into a cookie of the browser, and no token is in the answer")
 
 
@@ -67,6 +68,7 @@ class Permissions(serializers.Serializer):
 
 class SessionRow(serializers.Serializer):
     id = serializers.UUIDField()
+    audience = serializers.ListField(child=serializers.CharField(), allow_null=True, help_text=AUDIENCE)
     address = serializers.CharField()
     created_at = serializers.DateTimeField()
     expires_at = serializers.DateTimeField()
@@ -89,7 +91,7 @@ class Login(Operation):
     @described(operation_id="login", request=Credentials, responses=TokenAnswer, auth=[])
     def post(self, request: Request) -> Response:
         wish = checked(Credentials, request.data)
-        opened = sessions.sign_in(wish["email"], wish["password"], address=self.address, now=now())
+        opened = sessions.sign_in(wish["email"], wish["password"], address=self.address, now=now(), audience=wish.get("audience"))
         return _browser_response(opened) if wish.get("cookie") else Response(token_answer(opened))
 
 
@@ -225,6 +227,7 @@ def place_row(grant: Grant) -> dict[str, Any]:
 def _session_row(row: Session, current: Session) -> dict[str, Any]:
     return {
         "id": str(row.id),
+        "audience": [row.gateway_environment] if row.gateway_environment else row.audience,
         "address": row.address,
         "created_at": rfc3339(row.created_at),
         "expires_at": rfc3339(row.expires_at),

@@ -8,7 +8,7 @@ from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication
 from rest_framework.request import Request
 
-from accounts import browser, rates, refusals, rights
+from accounts import audiences, browser, rates, refusals, rights
 from accounts.access import Principal
 from accounts.models import ApiToken, Session, User
 from accounts.rights import Rights
@@ -45,6 +45,7 @@ def rights_of_session(token: str, moment: datetime) -> Rights:
         raise AuthenticationExpired("this token has expired; sign in again")
     if found.gateway_environment:
         raise AuthenticationInvalid("this session was opened at a gateway and counts there only; sign in here")
+    _refuse_elsewhere(found)
     return found
 
 
@@ -58,7 +59,14 @@ def _rights_of_token(text: str, moment: datetime) -> Rights:
         )
     if found.expires_at <= moment:
         raise AuthenticationExpired("this token has expired; ask its holder for a new one")
+    _refuse_elsewhere(found)
     return found
+
+
+def _refuse_elsewhere(found: Rights) -> None:
+    """A credential that a gateway was shown is no key to the Primary, unless it was made for both."""
+    if not audiences.at_primary(found.audience):
+        raise AuthenticationInvalid(audiences.sentence(found.audience))
 
 
 def principal_of_bearer(request: HttpRequest) -> Principal:

@@ -13,7 +13,7 @@ from rest_framework.response import Response
 
 from accounts import services, sessions, tokens
 from accounts.authentication import credential_in
-from accounts.fields import Name, Texts, Words
+from accounts.fields import AUDIENCE, Name, Texts, Words
 from accounts.models import ApiToken, ServiceIdentity
 from accounts.operations import Signed
 from accounts.roles import USERS_READ, USERS_WRITE
@@ -31,6 +31,7 @@ CLIENT_CREDENTIALS = "client_credentials"
 class TokenWish(serializers.Serializer):
     name = Name()
     scopes = Texts(required=False, allow_null=True, help_text="permissions it is limited to; null: all of yours")
+    audience = Texts(required=False, allow_null=True, help_text=f"{AUDIENCE}; left out: as the credential you use")
     duration = Text(required=False, max_length=64, help_text="such as 24h (the default), 720h or 1h30m; at most 8784h")
 
 
@@ -38,6 +39,7 @@ class TokenRow(serializers.Serializer):
     id = serializers.UUIDField()
     name = serializers.CharField()
     scopes = serializers.ListField(child=serializers.CharField(), allow_null=True)
+    audience = serializers.ListField(child=serializers.CharField(), allow_null=True, help_text=AUDIENCE)
     expires_at = serializers.DateTimeField()
     last_used_at = serializers.DateTimeField(allow_null=True, help_text="exact to five minutes")
     created_at = serializers.DateTimeField()
@@ -76,6 +78,7 @@ class ClientCredentials(serializers.Serializer):
     grant_type = Text(max_length=64)
     client_id = Text(max_length=128)
     client_secret = Text(max_length=512, trim_whitespace=False)
+    audience = Text(required=False, max_length=512, help_text=f"names with spaces between them; {AUDIENCE}")
 
 
 class AccessToken(serializers.Serializer):
@@ -93,8 +96,9 @@ class Tokens(Signed):
     def post(self, request: Request) -> Response:
         wish = checked(TokenWish, request.data)
         row, text = tokens.create(
-            credential_in(request), wish["name"], wish.get("scopes"), wish.get("duration", "24h"), self.by, now()
-        )
+            credential_in(request), wish["name"], wish.get("scopes"), wish.get("duration", "24h"), self.by, now(),
+            wish.get("audience"),
+        )  # fmt: skip
         return Response({**token_row(row), "token": text}, status=201)
 
     @described(operation_id="listApiTokens", parameters=PAGE, responses=TokenRow(many=True))
@@ -174,7 +178,10 @@ class ServiceToken(Operation):
         wish = checked(ClientCredentials, _single(request.data))
         if wish["grant_type"] != CLIENT_CREDENTIALS:
             raise ValidationFailed(f"grant_type: must be {CLIENT_CREDENTIALS}")
-        _, token = sessions.sign_in_service(wish["client_id"], wish["client_secret"], address=self.address, now=now())
+        audience = wish["audience"].split() if "audience" in wish else None
+        _, token = sessions.sign_in_service(
+            wish["client_id"], wish["client_secret"], address=self.address, now=now(), audience=audience
+        )
         life = int(sessions.LIFE.total_seconds())
         return Response({"access_token": token, "token_type": "Bearer", "expires_in": life})
 
@@ -194,6 +201,7 @@ def token_row(row: ApiToken) -> dict[str, Any]:
         "id": str(row.id),
         "name": row.name,
         "scopes": row.scopes,
+        "audience": row.audience,
         "expires_at": rfc3339(row.expires_at),
         "last_used_at": rfc3339(row.last_used_at),
         "created_at": rfc3339(row.created_at),

@@ -100,6 +100,9 @@ class Moment(Text):
         return _within_reach(found)
 
 
+AUDIENCE = "where it counts: PRIMARY, and codes of gateway environments; null: everywhere, in production at the Primary only"
+
+
 class Texts(serializers.ListField):
     """A list of short texts."""
 

@@ -215,7 +215,8 @@ class RoleGrant(models.Model):
 class Session(models.Model):
     """A bearer token that was given out at a sign-in. Only its hash is kept.
 
-    `gateway_environment`: it was opened at a gateway of this environment and counts at those only; empty for the Primary's own.
+    `gateway_environment`: it was opened at a gateway of this environment and counts at those only; empty for the Primary's own,
+    which count where `audience` says (`accounts.audiences`).
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
@@ -224,6 +225,7 @@ class Session(models.Model):
     token_hash = models.CharField(max_length=64, unique=True)
     address = models.CharField(max_length=64, default="")
     gateway_environment = models.CharField(max_length=16, default="", db_default="")
+    audience = models.JSONField(null=True)
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()
     last_used_at = models.DateTimeField(null=True)
@@ -236,7 +238,8 @@ class Session(models.Model):
 class ApiToken(models.Model):
     """A long-lived bearer token a person made for software, with no more than the named scopes. Only its hash is kept.
 
-    `parent` is the token it was made with, if it was one: it ends with it.
+    `parent` is the token it was made with, if it was one: it ends with it. It counts where `audience` says
+    (`accounts.audiences`).
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
@@ -246,6 +249,7 @@ class ApiToken(models.Model):
     token_hash = models.CharField(max_length=64, unique=True)
     parent = models.ForeignKey("self", models.CASCADE, null=True, related_name="children")
     scopes = models.JSONField(null=True)
+    audience = models.JSONField(null=True)
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()
     last_used_at = models.DateTimeField(null=True)

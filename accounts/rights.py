@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, LiteralString
@@ -47,7 +48,7 @@ _HOLDER: LiteralString = (
 )
 _SESSION: LiteralString = (
     """
-SELECT c.id, c.expires_at, c.revoked_at, c.last_used_at, c.gateway_environment, NULL, """
+SELECT c.id, c.expires_at, c.revoked_at, c.last_used_at, c.gateway_environment, c.audience, NULL, """
     + _HOLDER
     + """
   FROM accounts_session c LEFT JOIN accounts_user u ON u.id = c.user_id
@@ -56,7 +57,7 @@ SELECT c.id, c.expires_at, c.revoked_at, c.last_used_at, c.gateway_environment, 
 )
 _TOKEN: LiteralString = (
     """
-SELECT c.id, c.expires_at, c.revoked_at, c.last_used_at, '', c.scopes, """
+SELECT c.id, c.expires_at, c.revoked_at, c.last_used_at, '', c.audience, c.scopes, """
     + _HOLDER
     + """
   FROM accounts_apitoken c LEFT JOIN accounts_user u ON u.id = c.user_id
@@ -84,6 +85,7 @@ class Rights:
     """It ends by the latter, and goes on when its holder signs in with Entra."""
     last_used_at: datetime | None
     gateway_environment: str
+    audience: Sequence[str] | None
     must_change_password: bool
 
     @property
@@ -146,7 +148,7 @@ def note_use(rights: Rights, now: datetime) -> None:
 
 
 def _rights(model: type[Session] | type[ApiToken], token_hash: str, row: tuple[Any, ...]) -> Rights:
-    identifier, expires_at, revoked_at, last_used_at, gateway_environment, scopes, *who = row
+    identifier, expires_at, revoked_at, last_used_at, gateway_environment, audience, scopes, *who = row
     user, email, role, provider, confirmed_at, must_change, user_lives, service, called, service_lives, bindings = who
     grants, end = tuple(map(_grant, plain(bindings) or ())), end_of(model, provider or "", confirmed_at, expires_at)
     if user is not None:
@@ -158,6 +160,7 @@ def _rights(model: type[Session] | type[ApiToken], token_hash: str, row: tuple[A
         grants=limited(grants, plain(scopes)),
         lives=revoked_at is None and bool(user_lives if user is not None else service_lives),
         expires_at=end, unconfirmed=end < expires_at, last_used_at=last_used_at, gateway_environment=gateway_environment,
+        audience=plain(audience),
         must_change_password=bool(must_change),
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -13,7 +14,7 @@ from django.contrib.auth.hashers import check_password, make_password
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from accounts import changes, lockout, passwords, rates, refusals, typed
+from accounts import audiences, changes, lockout, passwords, rates, refusals, typed
 from accounts.access import PrincipalKind
 from accounts.entra_bounds import longest
 from accounts.models import ApiToken, EntraSession, ServiceIdentity, Session, User
@@ -43,8 +44,11 @@ class SignedIn:
         return max(0, round((self.session.expires_at - now).total_seconds()))
 
 
-def sign_in(email: str, password: str, *, address: str, now: datetime) -> SignedIn:
+def sign_in(
+    email: str, password: str, *, address: str, now: datetime, audience: Sequence[str] | None = None
+) -> SignedIn:  # fmt: skip
     """Check a password and open a session. One sentence for every failure, and about the same time."""
+    meant = audiences.read(audience)
     account = email.strip().lower()
     with refusals.noting_limits(rates.ANONYMOUS, address=address, now=now):
         rates.count_sign_in(account, address, now)
@@ -56,7 +60,7 @@ def sign_in(email: str, password: str, *, address: str, now: datetime) -> Signed
     lockout.forget(lockout.key_of(user, account), address)
     with transaction.atomic():
         _refuse_changed(user)
-        opened = _open(user, address, now)
+        opened = _open(user, address, now, audience=meant)
         _audit("auth.login.success", user, address)
         User.objects.filter(pk=user.pk).update(last_login=now)
     return opened
@@ -84,8 +88,11 @@ def end_all(holder: User | ServiceIdentity, now: datetime, *, but: Session | Non
         ApiToken.objects.filter(**mine, revoked_at=None).update(revoked_at=now)
 
 
-def sign_in_service(client_id: str, client_secret: str, *, address: str, now: datetime) -> tuple[Session, str]:
+def sign_in_service(
+    client_id: str, client_secret: str, *, address: str, now: datetime, audience: Sequence[str] | None = None
+) -> tuple[Session, str]:
     """A session of a service identity and its token (`client_credentials`). One sentence for every failure."""
+    meant = audiences.read(audience)
     with refusals.noting_limits(rates.ANONYMOUS, address=address, now=now):
         rates.count_service_sign_in(client_id, address, now)
     service = ServiceIdentity.objects.filter(client_id=client_id, deleted_at=None).first()
@@ -99,7 +106,9 @@ def sign_in_service(client_id: str, client_secret: str, *, address: str, now: da
         if fresh is None or not _secret_fits(fresh, given):
             raise AuthenticationInvalid(_WRONG_SECRET)
         _end_oldest(service, now)
-        session = Session.objects.create(service=service, token_hash=hash_token(token), address=address, expires_at=now + LIFE)
+        session = Session.objects.create(
+            service=service, token_hash=hash_token(token), address=address, audience=meant, expires_at=now + LIFE
+        )
         _audit("auth.login.success", service, address)
         changes.credential_changed(session)
     return session, token
@@ -131,7 +140,7 @@ def refresh(session: Session, *, address: str, now: datetime) -> SignedIn:
     with transaction.atomic():
         User.objects.select_for_update(no_key=True).get(pk=session.user.pk)  # a reset ends the old session first, or the new one
         _revoke(session, now)
-        opened = _open(session.user, address, now)
+        opened = _open(session.user, address, now, audience=session.audience)
         _audit("auth.token.refreshed", session.user, address)
     return opened
 
@@ -176,12 +185,15 @@ def hash_token(token: str) -> str:
     return hashlib.sha256(token.encode(errors="replace")).hexdigest()
 
 
-def _open(user: User, address: str, now: datetime, gateway_environment: str = "") -> SignedIn:
+def _open(
+    user: User, address: str, now: datetime, gateway_environment: str = "", audience: Sequence[str] | None = None
+) -> SignedIn:  # fmt: skip
     token = PREFIX + secrets.token_urlsafe(32)
     life = min(LIFE, longest(Session)) if user.sso_provider else LIFE
     session = Session.objects.create(
-        user=user, token_hash=hash_token(token), address=address, gateway_environment=gateway_environment, expires_at=now + life
-    )
+        user=user, token_hash=hash_token(token), address=address, gateway_environment=gateway_environment, audience=audience,
+        expires_at=now + life,
+    )  # fmt: skip
     changes.credential_changed(session)
     return SignedIn(user, session, token)
 

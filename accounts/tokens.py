@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from django.db import transaction
 from django.db.models import QuerySet
 
-from accounts import changes
+from accounts import audiences, changes
 from accounts.changes import By
 from accounts.durations import go_duration
 from accounts.models import ApiToken, Session
@@ -24,11 +24,13 @@ LONGEST_LIFE = timedelta(days=366)
 
 
 def create(
-    credential: Session | ApiToken, name: str, scopes: Sequence[str] | None, duration: str, by: By, now: datetime
-) -> tuple[ApiToken, str]:
-    """A new token of the caller and its text, which is shown once. It can do no more than its scopes and its holder, and made
-    with a token it ends no later than that one."""
+    credential: Session | ApiToken, name: str, scopes: Sequence[str] | None, duration: str, by: By, now: datetime,
+    audience: Sequence[str] | None = None,
+) -> tuple[ApiToken, str]:  # fmt: skip
+    """A new token of the caller and its text, which is shown once. It can do no more than its scopes and its holder, counts where
+    its audience says, nowhere but where the credential it is made with counts, and made with a token it ends no later."""
     _refuse_wide_scopes(credential, scopes, by)
+    meant = audiences.read(audience, credential.audience)
     expires_at = now + _life(duration)
     text = PREFIX + secrets.token_urlsafe(32)
     with transaction.atomic():
@@ -40,9 +42,10 @@ def create(
             name=name,
             token_hash=hash_token(text),
             scopes=None if scopes is None else list(scopes),
+            audience=meant,
             expires_at=min(expires_at, parent.expires_at) if parent else expires_at,
         )
-        changes.record(by, "auth.token.created", "token", row.id, {"name": name, "scopes": row.scopes})
+        changes.record(by, "auth.token.created", "token", row.id, {"name": name, "scopes": row.scopes, "audience": meant})
         changes.credential_changed(row)
     row.refresh_from_db()
     return row, text

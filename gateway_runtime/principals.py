@@ -29,7 +29,10 @@ from common.statements import fetch
 from gateway_runtime import state
 from gateway_runtime.models import NodeState, ReplicaPrincipal
 
-_INVALID = "this token is not valid at this gateway; sign in at the Primary"
+_INVALID = (
+    "this token is not valid at this gateway; sign in at the Primary, with an audience that names this gateway environment if "
+    "one without any does not count here"
+)
 _HOLDER: LiteralString = """
 SELECT p.kind, p.id, p.name, p.grants, t.scopes, t.expires_at
   FROM gateway_runtime_replicatoken t JOIN gateway_runtime_replicaprincipal p ON p.id = t.principal_id WHERE t.hash = %(hash)s

@@ -221,6 +221,8 @@ class PrimaryNode(models.Model):
     timeline = models.BigIntegerField()
     since = models.DateTimeField(db_default=Now())
     looks = models.BigIntegerField(default=0)
+    everywhere_refused = models.BooleanField(default=False, db_default=False)
+    """Whether gateways were told that credentials without an audience do not count there (`told_principals`)."""
 
 
 class GatewayStatus(models.Model):

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.db import DataError
-from django.db.models import F
+from django.db.models import F, Q
 
+from accounts import audiences
 from accounts.access import Principal, Scope
 from accounts.entra_bounds import end_of
 from accounts.models import ApiToken, Environment, Organization, Project, ServiceIdentity, Session, Storage, User
@@ -286,11 +287,13 @@ def _principal_record(
 
 
 def _tokens_of(code: str, identifiers: set[uuid.UUID], moment: datetime) -> dict[uuid.UUID, list[ReplicaToken]]:
-    """Hashes of the living sessions and API tokens of each holder, but for sessions of gateways of another environment."""
+    """Hashes of the living sessions and API tokens of each holder that are meant for gateways of this environment."""
     found: dict[uuid.UUID, list[ReplicaToken]] = defaultdict(list)
     for model in (Session, ApiToken):
-        counts_here = {"gateway_environment__in": ("", code)} if model is Session else {}
-        living = model.objects.filter(revoked_at=None, expires_at__gt=moment, **counts_here).order_by("expires_at", "id")
+        counts_here = audiences.at_gateways_of(code)
+        if model is Session:
+            counts_here = Q(gateway_environment=code) | (counts_here & Q(gateway_environment=""))
+        living = model.objects.filter(counts_here, revoked_at=None, expires_at__gt=moment).order_by("expires_at", "id")
         for holder in ("user_id", "service_id"):
             for row in living.filter(**{f"{holder}__in": identifiers}).select_related("user"):
                 until = (

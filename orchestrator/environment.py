@@ -31,6 +31,8 @@ from protocol.timing import PROFILES, TimeProfile, TimingError, time_profile
 from protocol.vocabulary import Role
 
 KINDS_OF_PLACES = ("production", "staging", "test", "development")
+PRIMARY = "PRIMARY"
+"""What an audience calls the Primary (`accounts.audiences`), so no gateway environment has this name."""
 MOST_PRIMARIES = 8
 """Addresses of the Primary that a gateway tries one after the other."""
 
@@ -162,6 +164,8 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
 def _environments(environ: Mapping[str, str], found: Findings) -> dict[str, Any]:
     """The gateway environments, and that the two that are named beside them are among them."""
     known = _names(environ.get("MAZEVAULT_GATEWAY_ENVIRONMENTS", "NPR,PRO").upper())
+    if PRIMARY in known:
+        found.note(f"MAZEVAULT_GATEWAY_ENVIRONMENTS names {PRIMARY}, which stands for the Primary; choose another name")
     default = environ.get("MAZEVAULT_DEFAULT_GATEWAY_ENVIRONMENT", "NPR").upper()
     production = environ.get("MAZEVAULT_PRODUCTION_GATEWAY_ENVIRONMENT", "PRO").upper()
     for name, code in (

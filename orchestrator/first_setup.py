@@ -5,7 +5,7 @@ from __future__ import annotations
 from accounts.organizations import ensure_default_organization
 from accounts.setup import ensure_admin, ensure_system_roles
 from failover.transitions import ensure_states
-from gateways import generation, identity, routes
+from gateways import generation, identity, routes, told_principals
 from orchestrator.environment import Settings
 from orchestrator.listener import ensure_server_certificate
 from vault import succession
@@ -20,5 +20,6 @@ def set_up(node: Settings) -> bool:
     ensure_default_organization()
     generation.look()
     identity.ensure_keys()
+    told_principals.tell_again_after_a_change()
     ensure_server_certificate(node.tls_directory)
     return ensure_admin(node.admin_email, node.admin_password_file)

@@ -147,8 +147,8 @@ class TestPlaces:
 
 class TestAccountsWithAPassword:
     def test_the_role_of_the_account_is_shown_and_can_be_ended(self, admin: Person, primary: None) -> None:
-        body = {"email": "u@example.com", "password": "seven purple otters sing", "role": "auditor"}
-        user = admin.post("rbac/users", body)[1]["id"]
+        body = {"email": "u@example.com", "password": "seven purple otters sing"}
+        user = admin.post("rbac/users", {**body, "role": "auditor"})[1]["id"]
         caller = Person(admin.post("auth/login", body)[1]["token"])
         row = admin.get(f"rbac/users/{user}/roles")[1][0]
         assert (row["id"], row["role"]) == (user, "auditor") and caller.get("audit-logs")[0] == 200

@@ -61,7 +61,7 @@ class World:
         return f"{'rbac/users' if isinstance(self.holder, User) else 'service-identities'}/{self.holder.id}"
 
     def done(self, method: str, path: str, body: Any = None) -> None:
-        more = {} if body is None else {"data": body, "content_type": "application/json"}
+        more = {} if method == "delete" else {"data": body or "", "content_type": "application/json"}
         status, answer = self.admin.call(method, path, **more)
         assert status < 300, (method, path, status, answer)
 

@@ -1,0 +1,57 @@
+"""Where a session or an API token counts: at the Primary, and at gateways of which gateway environments (DESIGN §10).
+
+A gateway gets the credential of everybody who calls it. One that is meant for a single environment is worth nothing elsewhere:
+not at gateways of another one, and not at the Primary unless it names that too. Without an audience a credential counts
+everywhere; in production it counts at the Primary only. Gateways hear of no other credentials than those that count there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+from django.conf import settings
+from django.db.models import Q
+
+from common.errors import ValidationFailed
+
+PRIMARY = "PRIMARY"
+"""How an audience names the Primary, beside codes of gateway environments."""
+
+Audience = Sequence[str] | None
+
+
+def read(wish: Iterable[str] | None, held: Audience = None) -> list[str] | None:
+    """The audience a wish names, in one order and one spelling; without a wish that of the credential it is made with, `held`.
+
+    Raises `ValidationFailed` for names there are not, for none, and for what the credential itself is not meant for.
+    """
+    if wish is None:
+        return None if held is None else list(held)
+    known = [PRIMARY, *settings.MAZEVAULT.gateway_environments]
+    named = {text.strip().upper() for text in wish}
+    if not named:
+        raise ValidationFailed(f"audience: name at least one of {', '.join(known)}, or leave it out")
+    for text in sorted(named - set(known)):
+        near = get_close_matches(text, known, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValidationFailed(f"audience: there is no {text[:64]} here; known are {', '.join(known)}{hint}")
+    beyond = sorted(named - set(held)) if held is not None else []
+    if beyond:
+        raise ValidationFailed(f"audience: the credential you use is not meant for {beyond[0]}, so one made with it cannot be")
+    return [one for one in known if one in named]
+
+
+def at_primary(audience: Audience) -> bool:
+    return audience is None or PRIMARY in audience
+
+
+def at_gateways_of(code: str) -> Q:
+    """Credentials that count at gateways of this environment, as a condition of their tables."""
+    meant = Q(audience__contains=[code])
+    return meant if settings.MAZEVAULT.production else meant | Q(audience__isnull=True)
+
+
+def sentence(audience: Audience) -> str:
+    """Why a credential does not count at the Primary."""
+    return f"this token is meant for gateways of {' and '.join(audience or ())} only; use one whose audience names {PRIMARY}"
