@@ -17,6 +17,7 @@ from common.errors import AuthenticationInvalid, TooManyRequests
 LIFE = timedelta(minutes=10)
 SPENT_LIFE = timedelta(hours=25)
 """An id_token lives for an hour, and for a day at most where an administrator made it so."""
+REPLAYED = "SSO_REPLAYED"
 MOST_OF_A_BROWSER = 5
 """Begun and not come back. Beyond it the oldest of the same browser goes: tabs that were left open."""
 MOST_OF_A_NETWORK = 1000
@@ -56,7 +57,7 @@ def finish(state: str, browser: str, now: datetime) -> Attempt:
     if found.expires_at <= now:
         raise _refused("this sign-in took too long", "SSO_EXPIRED")
     if not SignInAttempt.objects.filter(pk=found.pk, used_at__isnull=True).update(used_at=now):
-        raise _refused("this sign-in was finished already", "SSO_REPLAYED")
+        raise _refused("this sign-in was finished already", REPLAYED)
     return Attempt(resting.opened(resting.attempt(found), found.sealed_flow))
 
 
@@ -74,7 +75,7 @@ def spend(nonce: str, now: datetime) -> None:
             spent.sealed_flow = resting.sealed(resting.attempt(spent), "")
             spent.save(force_insert=True)
     except IntegrityError as error:
-        raise _refused("this sign-in was finished already", "SSO_REPLAYED") from error
+        raise _refused("this sign-in was finished already", REPLAYED) from error
 
 
 def prune(now: datetime) -> int:

@@ -19,9 +19,6 @@ def browser_of(request: HttpRequest | Request) -> str:
 
 
 def give_browser(response: HttpResponseBase, value: str, seconds: int) -> None:
-    """Lax: the way back from Entra is a navigation from another site."""
+    """Lax: the way back from Entra is a navigation from another site. It stays until its time is over: other tabs of the same
+    browser may have a sign-in under way, and each of these counts once whatever the browser holds."""
     response.set_cookie(BROWSER, value, max_age=seconds, path="/", secure=True, httponly=True, samesite="Lax")
-
-
-def forget_browser(response: HttpResponseBase) -> None:
-    response.delete_cookie(BROWSER, path="/", samesite="Lax")

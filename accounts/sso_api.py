@@ -25,7 +25,7 @@ from accounts.sessions import SignedIn
 from common.api import SIGNED_IN, Operation, is_read, translate
 from common.clock import now
 from common.described import described
-from common.errors import MazeVaultError, ValidationFailed
+from common.errors import AuthenticationInvalid, MazeVaultError, ValidationFailed
 
 PARAMETERS = ("state", "code", "error", "error_description", "client_info", "session_state")
 LONGEST_PARAMETER = 4096
@@ -87,13 +87,16 @@ class EntraCallback(Operation):
         auth=[],
     )
     def get(self, request: Request) -> HttpResponse:
-        moment = now()
-        opened = self.finish(_parameters(request), cookies.browser_of(request), moment)
+        try:
+            opened = self.finish(_parameters(request), cookies.browser_of(request), now())
+        except AuthenticationInvalid as refused:
+            if refused.code == attempts.REPLAYED and prefers_html(request):  # the page was loaded again, in its own browser
+                return HttpResponseRedirect(settings.MAZEVAULT.entra.frontend_url)
+            raise
         response: HttpResponse = Response(token_answer(opened))
         if prefers_html(request):
             response = HttpResponseRedirect(settings.MAZEVAULT.entra.frontend_url)
             browser.give(response, opened)
-        cookies.forget_browser(response)
         response["Referrer-Policy"] = "no-referrer"
         return response
 

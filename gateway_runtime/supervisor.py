@@ -136,6 +136,8 @@ class Supervisor:
         self._order_lock = ProcessLock("orders", Rank.ORDERS)
         self._process_lock = ProcessLock("the one process", Rank.ONE_PROCESS)
         self.identity: Identity | None = None
+        self._former: Channel | None = None
+        """With which it spoke before its certificate was renewed."""
         self._acknowledged = ""
         self._assignment: tuple[Assignment, int, str] | None = None
         self._last_sign = 0
@@ -374,6 +376,7 @@ class Supervisor:
         node = settings.MAZEVAULT
         client_file, _ = identities.tls_files(node.own_gateway.state_file, identity, node.master_key)
         self.identity = identity
+        self._retire_the_channel()
         self.channel = Channel(
             breaker=self.node.breaker, urls=enroll.primary_urls(identity.urls), keys=identity.keys,
             known=Known(identity.pins, identity.roots_revision), generation=identity.generation, sequences=self.sequences,
@@ -383,6 +386,12 @@ class Supervisor:
         )  # fmt: skip
         self.channel.epoch = self.node.highest_epoch
         self.renewed(identity)
+
+    def _retire_the_channel(self) -> None:
+        """Calls on the channel of now go to their end; the one before it has none any more, and its connections are closed."""
+        if self._former is not None:
+            self._former.close()
+        self._former = getattr(self, "channel", None)
 
     def _keep_roots(self) -> None:
         """Write down the roots the Primary names by now, so that the next one is trusted before the present one ends."""

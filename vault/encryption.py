@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import time
 import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import LiteralString
 
 from cryptography.exceptions import InvalidTag
@@ -26,6 +27,8 @@ from vault.models import KeyEncryptionKey
 FORMAT = b"\x01"
 NONCE, KEY, TAG = 12, 32, 16
 WRAPPED = NONCE + KEY + TAG
+KEY_SECONDS, MOST_KEYS = 30.0, 256
+"""How long, and how many, unwrapped keys of scopes are kept in memory: a key that was destroyed opens nothing after that time."""
 _CURRENT: LiteralString = "SELECT id FROM vault_keyencryptionkey WHERE scope = %(scope)s AND retired_at IS NULL"
 
 
@@ -98,7 +101,7 @@ def keyed_digest(scope: str, plaintext: bytes) -> str:
 
 def forget_keys() -> None:
     """Drop unwrapped keys from memory (tests, rotation)."""
-    _key_by_id.cache_clear()
+    _known_keys.forget()
 
 
 def create_key(scope: str) -> KeyEncryptionKey:
@@ -157,13 +160,42 @@ def _first_key(scope: str) -> KeyEncryptionKey:
         return KeyEncryptionKey.objects.filter(scope=scope, retired_at__isnull=True).first() or create_key(scope)
 
 
-@lru_cache(maxsize=256)
-def _key_by_id(scope: str, identifier: uuid.UUID, _masters: tuple[bytes, ...]) -> bytes:
+def _key_by_id(scope: str, identifier: uuid.UUID, masters: tuple[bytes, ...]) -> bytes:
     """The masters are part of the question: another master key must not be answered from memory."""
+    return _known_keys.of((scope, identifier, masters), lambda: _unwrapped(scope, identifier))
+
+
+def _unwrapped(scope: str, identifier: uuid.UUID) -> bytes:
     row = KeyEncryptionKey.objects.filter(id=identifier, scope=scope).first()
     if row is None:
         raise SealBroken(f"the sealed value names a key that does not belong to {scope}")
     return unwrap(row)
+
+
+class _KnownKeys:
+    """Unwrapped keys of this process, each for `KEY_SECONDS`: one that was destroyed is gone from memory soon after.
+
+    Only ever replaced as a whole, so that it needs no lock, which could not be taken under those of rows (ADR 33).
+    """
+
+    def __init__(self) -> None:
+        self._known: Mapping[tuple[str, uuid.UUID, tuple[bytes, ...]], tuple[float, bytes]] = {}
+
+    def of(self, name: tuple[str, uuid.UUID, tuple[bytes, ...]], look_up: Callable[[], bytes]) -> bytes:
+        moment = time.monotonic()
+        found = self._known.get(name)
+        if found is not None and moment < found[0]:
+            return found[1]
+        key = look_up()
+        living = {other: one for other, one in self._known.items() if moment < one[0]}
+        self._known = {**living, name: (moment + KEY_SECONDS, key)} if len(living) < MOST_KEYS else living
+        return key
+
+    def forget(self) -> None:
+        self._known = {}
+
+
+_known_keys = _KnownKeys()
 
 
 def _digest(wrapping_key: bytes, plaintext: bytes) -> str:

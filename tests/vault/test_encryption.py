@@ -7,17 +7,19 @@ of its key's row can be changed; a thief of the database finds no plaintext (I16
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from django.db import transaction
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.clock import now
 from vault import encryption
-from vault.encryption import MasterKeyMismatch, SealBroken, forget_keys, open_sealed, seal
+from vault.encryption import KEY_SECONDS, MasterKeyMismatch, SealBroken, forget_keys, open_sealed, seal
 from vault.models import KeyEncryptionKey
 
 pytestmark = pytest.mark.django_db
@@ -206,3 +208,15 @@ class TestKeys:
 @given(value=st.binary(max_size=300), row=st.text(max_size=40), version=st.integers(0, 2**40))
 def test_any_value_of_any_row_survives_the_trip(value: bytes, row: str, version: int) -> None:
     assert open_sealed("NPR", "t", row, version, seal("NPR", "t", row, version, value)) == value
+
+
+def test_a_key_that_was_destroyed_opens_nothing_after_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    with transaction.atomic():
+        sealed = seal("NPR", "t", "r", 1, b"x")
+    assert open_sealed("NPR", "t", "r", 1, sealed) == b"x"
+    KeyEncryptionKey.objects.filter(scope="NPR").delete()
+    assert open_sealed("NPR", "t", "r", 1, sealed) == b"x", "what is under way may end"
+    later = time.monotonic() + KEY_SECONDS
+    monkeypatch.setattr("vault.encryption.time.monotonic", lambda: later)
+    with pytest.raises(SealBroken):
+        open_sealed("NPR", "t", "r", 1, sealed)
