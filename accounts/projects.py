@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models.functions import Now
 
-from accounts import changes, grant_ends, organizations, resting
+from accounts import changes, grant_ends, idle, organizations, resting
 from accounts.access import Principal
 from accounts.changes import By
 from accounts.models import Environment, Project, Storage
@@ -103,7 +103,8 @@ def settings_of(project: Project, principal: Principal) -> dict[str, Any]:
     hooks = webhooks_of(project)
     if hooks is not None and not principal.may(PROJECTS_WRITE, place_of(project)):
         hooks = [f"https://{urlsplit(hook).hostname or ''}/…" for hook in hooks]
-    return {"project_id": str(project.id), **NO_SETTINGS, **project.settings, WEBHOOKS: hooks}
+    shown = {**NO_SETTINGS, **project.settings, WEBHOOKS: hooks}
+    return {"project_id": str(project.id), **shown, "not_in_force": idle.not_in_force(shown, idle.OF_A_PROJECT)}
 
 
 def webhooks_of(project: Project) -> list[str] | None:

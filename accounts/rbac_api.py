@@ -9,7 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import directory, granting, people, services
+from accounts import directory, granting, idle, people, services
 from accounts.access import Grant, Principal
 from accounts.api import PlaceRow, place_row
 from accounts.fields import Id, Moment, Name, Settings, Texts, Words
@@ -127,6 +127,7 @@ class ProviderRow(serializers.Serializer):
     config = serializers.DictField(help_text="its public fields; all others rest sealed and are never given back")
     sync_schedule = serializers.CharField()
     status = serializers.CharField()
+    not_in_force = serializers.ListField(child=serializers.CharField(), help_text="settings without effect, and why")
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
 
@@ -427,6 +428,7 @@ def provider_row(provider: IdentityProvider) -> dict[str, Any]:
         "name": provider.name,
         "config": provider.config,
         "sync_schedule": provider.sync_schedule,
+        "not_in_force": idle.not_in_force(vars(provider), idle.OF_A_PROVIDER),
         "status": provider.status,
         **times(provider),
     }

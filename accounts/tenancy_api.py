@@ -9,7 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import config_templates, environments, organizations, projects
+from accounts import config_templates, environments, idle, organizations, projects
 from accounts.fields import Flag, Id, Name, Settings, Texts, Whole, Words
 from accounts.models import ConfigTemplate, ConflictStrategy, Environment, Organization, Project, StaleEpochPolicy, Storage
 from accounts.operations import Signed
@@ -53,6 +53,7 @@ class EnvironmentRow(serializers.Serializer):
     is_production = serializers.BooleanField()
     incident_auto_escalation = serializers.BooleanField()
     gateway_environment = serializers.CharField(help_text="the blast radius it is mapped to, for example NPR or PRO")
+    not_in_force = serializers.ListField(child=serializers.CharField(), help_text="settings without effect, and why")
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
 
@@ -105,6 +106,7 @@ class SettingsRow(serializers.Serializer):
     owner_email = serializers.CharField()
     sync_enabled = serializers.BooleanField(allow_null=True)
     sync_interval_minutes = serializers.IntegerField(allow_null=True)
+    not_in_force = serializers.ListField(child=serializers.CharField(), help_text="settings without effect, and why")
 
 
 class TemplateWish(serializers.Serializer):
@@ -291,6 +293,7 @@ def environment_row(environment: Environment) -> dict[str, Any]:
         "is_production": environment.is_production,
         "incident_auto_escalation": environment.incident_auto_escalation,
         "gateway_environment": environment.gateway_environment,
+        "not_in_force": idle.not_in_force(vars(environment), idle.OF_AN_ENVIRONMENT),
         **times(environment),
     }
 

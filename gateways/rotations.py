@@ -35,7 +35,7 @@ from protocol.replica import ReplicaKind
 from protocol.sync import RunPhase
 from protocol.vocabulary import TaskState, WriteOperation
 from protocol.writes import WriteBody
-from vault import generating, rules, selectors, values
+from vault import generating, rules, schedules, selectors, values
 from vault.models import Secret, SecretStatus, SecretVersion
 from vault.ports import Origin, SecretChange
 from vault.secrets import apply_change
@@ -89,12 +89,13 @@ def rotate_due(now: datetime) -> int:
 def _due(now: datetime) -> list[Secret]:
     """Those that are due among the next ones with a rotation: a bounded number a pass, and all of them one pass after the other.
 
-    An interval is at least a day, so a secret that is looked at some minutes late is rotated in time.
+    Two times of a rotation are an hour apart at least, so a secret that is looked at some minutes late is rotated in time. What
+    was missed while no Primary ran is made up for once.
     """
     enabled = Secret.objects.filter(rotation__enabled=True, status=SecretStatus.ACTIVE).order_by("id")
     ids = list((enabled.filter(id__gt=_place.after) if _place.after else enabled).values_list("id", flat=True)[:LOOKED_AT])
     _place.after = ids[-1] if len(ids) == LOOKED_AT else None
-    here = Secret.objects.filter(id__in=ids, rotation__rotation_interval_days__gt=0, type__in=generating.GENERATED)
+    here = Secret.objects.filter(id__in=ids, type__in=generating.GENERATED)
     here = here.filter(project__storage=Storage.MAZEVAULT, project__deleted_at=None, environment__deleted_at=None)
     newest = values.valued(SecretVersion.objects.filter(secret=OuterRef("id"))).order_by("-version")
     found = here.annotate(
@@ -115,8 +116,8 @@ def _alone(work: Callable[[Any, datetime], bool], item: Any, now: datetime) -> b
 
 
 def _is_due(secret: Secret, now: datetime) -> bool:
-    interval = timedelta(days=int((secret.rotation or {})["rotation_interval_days"]))
-    return secret.set_at is not None and secret.set_at + interval <= now  # type: ignore[attr-defined]  # annotated
+    due = schedules.next_due(secret.rotation, secret.set_at, secret.updated_at)  # type: ignore[attr-defined]  # annotated
+    return due is not None and due <= now
 
 
 def rotations_of(identifier: uuid.UUID, by: By) -> list[Rotation]:

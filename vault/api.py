@@ -22,7 +22,7 @@ from common.errors import NotFound, ValidationFailed
 from common.paging import PAGE, page_if_asked
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import LONGEST_IDEMPOTENCY_KEY, WriteBody
-from vault import hot, hot_change, rules, secrets, selectors
+from vault import hot, hot_change, rules, secrets, selectors, values
 from vault.forms import (
     BesideWish,
     ChangeWish,
@@ -30,6 +30,7 @@ from vault.forms import (
     QueuedRow,
     RollbackWish,
     RotateWish,
+    RotationConfig,
     SecretRow,
     SecretWithValue,
     UpdateWish,
@@ -269,6 +270,19 @@ class SecretVersions(SecretOperation):
         self.here.freshness(secret.project)
         rows = page_if_asked(selectors.versions_of(secret), request)
         return Response([selectors.version_row(row, secret.version) for row in rows])
+
+
+class SecretRotationConfig(SecretOperation):
+    """The rotation of a secret: what is set, what of it is in force, and when it is due next. Set with the secret."""
+
+    permissions = {"GET": SECRETS_READ}
+
+    @described(operation_id="getRotationConfig", responses=RotationConfig)
+    def get(self, request: Request, identifier: str) -> Response:
+        secret = self.secret_to_read(identifier)
+        self.here.freshness(secret.project)
+        newest = values.resting(secret)
+        return Response(selectors.rotation_row(secret, newest.created_at if newest else None))
 
 
 class SecretVersionOne(SecretOperation):

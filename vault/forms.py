@@ -34,7 +34,10 @@ class Fields(serializers.Serializer):
     type = Words(required=False, allow_null=True, help_text="password, api_key, certificate, ssh_key or general")
     description = Words(required=False, allow_null=True)
     tags = serializers.ListField(child=Words(), required=False, allow_null=True)
-    rotation = serializers.DictField(required=False, allow_null=True)
+    rotation = serializers.DictField(
+        required=False, allow_null=True,
+        help_text="enabled, rotation_interval_days, schedule (cron's fields, UTC or after CRON_TZ=Zone), notification_emails",
+    )  # fmt: skip
     change_reason = Words(required=False, allow_null=True)
     base_version = Whole(required=False, allow_null=True, help_text="the version this change is made on, like If-Match")
 
@@ -89,6 +92,9 @@ class SecretRow(serializers.Serializer):
     ttl_hours = serializers.IntegerField()
     metadata = serializers.DictField(child=serializers.CharField())
     rotation = serializers.DictField(allow_null=True)
+    rotation_not_in_force = serializers.ListField(
+        child=serializers.CharField(), help_text="settings of the rotation without effect, each as `field: not in force: why`"
+    )
     storage = serializers.CharField(help_text="where the values of the project rest")
     version = serializers.IntegerField()
     status = serializers.CharField(help_text="active, archived or deleted")
@@ -99,6 +105,17 @@ class SecretRow(serializers.Serializer):
     as_of = serializers.DateTimeField(allow_null=True, help_text="how old a gateway's copy is; null at the Primary")
     stale = serializers.BooleanField()
     pending_write = serializers.UUIDField(allow_null=True, help_text="a write accepted here and not applied yet")
+
+
+class RotationConfig(serializers.Serializer):
+    secret_id = serializers.UUIDField()
+    enabled = serializers.BooleanField()
+    schedule = serializers.CharField()
+    rotation_interval_days = serializers.IntegerField()
+    notification_emails = serializers.ListField(child=serializers.CharField(), allow_null=True)
+    in_force = serializers.BooleanField(help_text="whether a value will be replaced without anybody asking")
+    not_in_force = serializers.ListField(child=serializers.CharField(), help_text="each as `field: not in force: why`")
+    next_due_at = serializers.DateTimeField(allow_null=True, help_text="in the past: it is overdue and follows at once")
 
 
 class FoundInVault(serializers.Serializer):

@@ -15,8 +15,10 @@ from accounts.access import Principal, Scope
 from accounts.models import Environment, Project
 from accounts.roles import SECRETS_DELETE, SECRETS_READ, SECRETS_WRITE
 from common.errors import Conflict, NotFound, PermissionRefused, ValidationFailed
+from common.nearest import refusal
 from protocol.vocabulary import WriteOperation
 from protocol.writes import LARGEST_VALUE, WriteBody
+from vault import schedules
 from vault.models import SecretStatus, SecretType
 from vault.ports import SecretChange
 
@@ -50,6 +52,9 @@ CARRIES_VALUE = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE, WriteOp
 CARRIES_FIELDS = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE, WriteOperation.METADATA})
 _FIELDS = ("ttl_hours", "metadata", "type", "description", "tags", "rotation")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_ADDRESS = re.compile(r"[^\s@\x00-\x1f\x7f]+@[^\s@\x00-\x1f\x7f]+")
+ROTATION = frozenset({"enabled", "schedule", "rotation_interval_days", "notification_emails"})
+"""The settings of a rotation."""
 _VAULT_NAME = re.compile(r"[0-9a-zA-Z-]{1,127}")
 _BECOMES_HYPHEN = str.maketrans("_.", "--")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
@@ -235,14 +240,11 @@ def _wrong_tags(tags: list[str]) -> Iterator[str]:
 
 
 def _wrong_rotation(rotation: dict[str, Any]) -> Iterator[str]:
-    unknown = rotation.keys() - {"enabled", "schedule", "rotation_interval_days", "notification_emails"}
-    if unknown:
-        yield f"rotation.{min(unknown)}: is not known"
+    if unknown := refusal(("rotation", name, ROTATION) for name in rotation if name not in ROTATION):
+        yield unknown.sentence
     if not isinstance(rotation.get("enabled", False), bool):
         yield "rotation.enabled: must be true or false"
-    schedule = rotation.get("schedule", "")
-    if not isinstance(schedule, str) or len(schedule) > LONGEST_SCHEDULE or _UNSTORABLE.search(schedule):
-        yield f"rotation.schedule: must be a text of at most {LONGEST_SCHEDULE} characters"
+    yield from _wrong_schedule(rotation.get("schedule", ""))
     days = rotation.get("rotation_interval_days", 0)
     if type(days) is not int or not 0 <= days <= LONGEST_INTERVAL_DAYS:
         yield f"rotation.rotation_interval_days: must be a whole number from 0 to {LONGEST_INTERVAL_DAYS}"
@@ -251,9 +253,19 @@ def _wrong_rotation(rotation: dict[str, Any]) -> Iterator[str]:
         yield f"rotation.notification_emails: must be a list of at most {MOST_EMAILS} addresses, or null"
 
 
+def _wrong_schedule(schedule: Any) -> Iterator[str]:
+    if not isinstance(schedule, str) or len(schedule) > LONGEST_SCHEDULE or _UNSTORABLE.search(schedule):
+        yield f"rotation.schedule: must be a text of at most {LONGEST_SCHEDULE} characters"
+    elif schedule:
+        try:
+            schedules.read(schedule)
+        except schedules.ScheduleInvalid as invalid:
+            yield f"rotation.schedule: {invalid}"
+
+
 def _are_addresses(emails: Any) -> bool:
     return (
         isinstance(emails, list)
         and len(emails) <= MOST_EMAILS
-        and all(isinstance(one, str) and len(one) <= 254 and "@" in one and not _CONTROL.search(one) for one in emails)
+        and all(isinstance(one, str) and len(one) <= 254 and _ADDRESS.fullmatch(one) for one in emails)
     )

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, NoReturn
 
 from django.db.models import QuerySet
 
 from accounts.access import Principal
-from accounts.models import Environment, Project
+from accounts.models import Environment, Project, Storage
 from accounts.roles import SECRETS_READ
 from common.api import rfc3339
 from common.errors import Conflict, NotFound, ValidationFailed
-from vault import rules
+from vault import generating, rules, schedules
 from vault.found import Found
 from vault.models import Secret, SecretStatus, SecretVersion
 from vault.ports import Freshness, PendingCreation
@@ -150,6 +150,7 @@ def secret_row(
         "ttl_hours": secret.ttl_hours,
         "metadata": secret.metadata,
         "rotation": secret.rotation,
+        "rotation_not_in_force": not_in_force(secret),
         "storage": secret.project.storage,
         "version": secret.version,
         "status": secret.status,
@@ -162,6 +163,29 @@ def secret_row(
         "pending_write": str(pending) if pending else None,
     }
     return row if value is None else {**row, "value": value}
+
+
+def not_in_force(secret: Secret | Found) -> list[str]:
+    """What of its rotation's settings has no effect, and why."""
+    made_up, rests_here = secret.type in generating.GENERATED, secret.project.storage == Storage.MAZEVAULT
+    return schedules.not_in_force(secret.rotation, secret.type, made_up=made_up, rests_here=rests_here)
+
+
+def rotation_row(secret: Secret, value_set: datetime | None) -> dict[str, Any]:
+    """The settings of a rotation with what is in force of them; `value_set` is when the present value was set."""
+    rotation, idle = secret.rotation or {}, not_in_force(secret)
+    due = schedules.next_due(rotation, value_set, secret.updated_at)
+    in_force = due is not None and not any(one.startswith("enabled: ") for one in idle)
+    return {
+        "secret_id": str(secret.id),
+        "enabled": bool(rotation.get("enabled")),
+        "schedule": rotation.get("schedule") or "",
+        "rotation_interval_days": rotation.get("rotation_interval_days") or 0,
+        "notification_emails": rotation.get("notification_emails"),
+        "in_force": in_force,
+        "not_in_force": idle,
+        "next_due_at": rfc3339(due) if in_force else None,
+    }
 
 
 def as_uuid(text: str) -> uuid.UUID | None:

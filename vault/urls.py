@@ -17,6 +17,7 @@ def secret_routes(node: SecretNode) -> list[URLPattern]:
         *routes("secrets", api.Secrets.as_view(node=node), "secrets"),
         *routes(f"{one}/versions", api.SecretVersions.as_view(node=node), "secret-versions"),
         *routes(f"{one}/versions/<str:number>", api.SecretVersionOne.as_view(node=node), "secret-version"),
+        *routes(f"{one}/rotation-config", api.SecretRotationConfig.as_view(node=node), "secret-rotation-config"),
         *routes(f"{one}/rollback", api.SecretRollback.as_view(node=node), "secret-rollback"),
         *routes(f"{one}/rotate", api.SecretRotate.as_view(node=node), "secret-rotate"),
         *routes(f"{one}/archive", api.SecretArchive.as_view(node=node), "secret-archive"),

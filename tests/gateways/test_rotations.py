@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -236,6 +236,23 @@ def test_a_due_rotation_is_made_by_itself_and_once(desk: SyncDesk) -> None:
     assert desk.here()["DB"] != "one" and desk.here()["CERT"] == desk.here()["OFF"] == "one"
     SecretVersion.objects.filter(operation="rotate").update(created_at=now())
     assert rotations.rotate_due(now() + timedelta(days=29)) == 0
+
+
+def test_a_schedule_is_rotated_by_once_for_what_was_missed_and_not_before_its_time(desk: SyncDesk) -> None:
+    """B11, C2: a schedule was taken with success and read by nothing."""
+    body = {"project_id": desk.project, "environment": "dev", "key": "DB", "value": "one", "type": "password"}
+    made = desk.admin.post("secrets", body)[1]
+    SecretVersion.objects.update(created_at=now() - timedelta(days=900))
+    assert desk.admin.patch(f"secrets/{made['id']}", {"rotation": {"enabled": True, "schedule": "0 3 1 * *"}})[0] == 200
+    due = datetime.fromisoformat(desk.admin.get(f"secrets/{made['id']}/rotation-config")[1]["next_due_at"])
+    assert now() < due < now() + timedelta(days=32) and (due.day, due.hour, due.minute) == (1, 3, 0)
+    assert rotations.rotate_due(due - timedelta(seconds=1)) == 0 and desk.here()["DB"] == "one"
+    late = due + timedelta(days=100)
+    assert rotations.rotate_due(late) == 1 and desk.here()["DB"] != "one"
+    SecretVersion.objects.filter(operation="rotate").update(created_at=late)
+    Secret.objects.update(updated_at=late)
+    assert rotations.rotate_due(late + timedelta(minutes=1)) == 0
+    assert rotations.rotate_due(late + timedelta(days=32)) == 1
 
 
 @pytest.mark.parametrize(

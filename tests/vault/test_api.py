@@ -25,7 +25,7 @@ UNKNOWN = "00000000-0000-4000-8000-000000000000"
 FIELDS = {
     "id", "project_id", "organization_id", "environment", "key", "type", "description", "tags", "ttl_hours", "metadata",
     "rotation", "storage", "version", "status", "created_by", "created_at", "updated_at", "expires_at", "as_of", "stale",
-    "pending_write",
+    "pending_write", "rotation_not_in_force",
 }  # fmt: skip
 
 
