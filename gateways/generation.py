@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F
+from django.db.models.functions import Greatest
 
 from common import audit
 from common.clock import database_now
@@ -21,10 +22,13 @@ from common.locks import transaction_lock
 from gateways import routes
 from gateways.models import PrimaryNode
 from gateways.remembered import Seen, has_gone_back, memory
+from integrations.azure.egress import CALL_SECONDS
 
 log = logging.getLogger("mazevault.gateways.generation")
 
 
+MARGIN_SECONDS = 5.0
+"""How much longer than the call of a vault a block for one is."""
 TIMELINE = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"
 """The timeline that is written now. The control file tells of a promotion only after the next checkpoint, minutes later."""
 
@@ -51,7 +55,8 @@ def look() -> bool:
 def keep_watch() -> bool:
     """`look`, and count that it was done. Returns whether a new life began."""
     began = look()
-    if PrimaryNode.objects.filter(id=1).update(looks=F("looks") + 1):
+    longest = Greatest(F("longest_block_seconds"), longest_block_seconds())
+    if PrimaryNode.objects.filter(id=1).update(looks=F("looks") + 1, longest_block_seconds=longest):
         memory.keep(_seen(PrimaryNode.objects.get(id=1)), in_file=True)
     return began
 
@@ -64,6 +69,11 @@ def lease_block_seconds() -> float:
     """Long enough for every old lease to end and for every living gateway to report the epoch it has seen."""
     timing = settings.MAZEVAULT.timing
     return max(timing.lease_ttl + timing.fence_wait, 1.5 * timing.heartbeat_interval)
+
+
+def longest_block_seconds() -> float:
+    """The longest that this node, with its times, blocks leases for: after a restore, or for a call of a vault."""
+    return max(lease_block_seconds(), CALL_SECONDS + MARGIN_SECONDS)
 
 
 def _begin_new_life(known: PrimaryNode, identifier: str, timeline: int, remembered: Seen | None) -> None:

@@ -19,21 +19,23 @@ from django.db.models.functions import Now
 from common import audit
 from common.clock import boottime
 from gateways import generation, routes
-from gateways.models import Route
-from integrations.azure.egress import CALL_SECONDS
+from gateways.models import PrimaryNode, Route
 
 log = logging.getLogger("mazevault.gateways.lease_blocks")
 
-MARGIN_SECONDS = 5.0
-"""How much longer than the call of a vault a block for one is."""
 Block = tuple[str, datetime | None, int]
 """Environment, end, number."""
 
 
 def longest() -> timedelta:
-    """No block is for longer, and this process's clock may be as far off as anybody's."""
-    timing = settings.MAZEVAULT.timing
-    return timedelta(seconds=max(generation.lease_block_seconds(), CALL_SECONDS + MARGIN_SECONDS) + timing.drift)
+    """No block of nodes with the times of this one is for longer, and its clock may be as far off as anybody's."""
+    return timedelta(seconds=generation.longest_block_seconds() + settings.MAZEVAULT.timing.drift)
+
+
+def longest_ever() -> timedelta:
+    """The same for all nodes there ever were: one that was started with shorter times must not cut a block of before short."""
+    kept = PrimaryNode.objects.filter(id=1).values_list("longest_block_seconds", flat=True).first() or 0.0
+    return max(longest(), timedelta(seconds=kept + settings.MAZEVAULT.timing.drift))
 
 
 def shown_until(blocked_until: datetime | None, moment: datetime) -> datetime | None:
@@ -50,7 +52,9 @@ class BlockWitness:
     def overdue(self, blocks: Iterable[Block], mine: float) -> list[Block]:
         """Those of the blocks of now that were first seen longer ago than any block is for. `mine`: the boot clock."""
         self._first_seen = {block: self._first_seen.get(block, mine) for block in blocks}
-        return [block for block, since in self._first_seen.items() if mine - since > longest().total_seconds()]
+        old = {block: mine - since for block, since in self._first_seen.items() if mine - since > longest().total_seconds()}
+        limit = longest_ever().total_seconds() if old else 0.0
+        return [block for block, age in old.items() if age > limit]
 
 
 witness = BlockWitness()
@@ -72,8 +76,10 @@ def _end(block: Block) -> bool:
             return False
         audit.record(
             actor="system", action="failover.block_ended", entity="environment", entity_id=code, environment=code,
-            severity=audit.Severity.WARNING, details={"stored_end": until.isoformat(), "seconds": longest().total_seconds()},
+            severity=audit.Severity.WARNING, details={"stored_end": until.isoformat(), "seconds": longest_ever().total_seconds()},
         )  # fmt: skip
         routes.wake(code)
-    log.warning("%s: the block of leases has lasted %s and ends, though its stored end is %s", code, longest(), until.isoformat())
+    log.warning(
+        "%s: the block of leases has lasted %s and ends, though its stored end is %s", code, longest_ever(), until.isoformat()
+    )
     return True

@@ -221,6 +221,8 @@ class PrimaryNode(models.Model):
     timeline = models.BigIntegerField()
     since = models.DateTimeField(db_default=Now())
     looks = models.BigIntegerField(default=0)
+    longest_block_seconds = models.FloatField(default=0, db_default=0)
+    """The longest time that any node ever blocked leases for: times may have been made shorter since (`lease_blocks`)."""
     everywhere_refused = models.BooleanField(default=False, db_default=False)
     """Whether gateways were told that credentials without an audience do not count there (`told_principals`)."""
 

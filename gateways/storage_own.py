@@ -15,7 +15,7 @@ from django.db import connection
 
 from accounts.models import Environment
 from common.errors import Conflict, PermissionRefused, Unavailable
-from gateways.lease_blocks import MARGIN_SECONDS
+from gateways.generation import MARGIN_SECONDS
 from gateways.models import Route
 from integrations.access import OF_THE_GATEWAY, checked_access, connection_of, method_of
 from integrations.azure.cloud import AuthMethod, Connection

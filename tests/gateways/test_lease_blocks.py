@@ -12,8 +12,8 @@ from django.db.models.functions import Now
 from common.clock import boottime, database_now
 from common.models import AuditEntry
 from failover.witness import ClockWitness
-from gateways import lease_blocks, routes
-from gateways.models import Route
+from gateways import generation, lease_blocks, routes
+from gateways.models import PrimaryNode, Route
 from orchestrator import loops
 from tests.conftest import Person
 from tests.failover.test_api import state_of
@@ -64,6 +64,18 @@ def test_it_lasts_until_an_unknown_lease_must_have_ended_and_no_longer(blocked: 
     assert lease_blocks.end_overdue() == 1 and first.renew_lease().verdict == "granted"
     assert AuditEntry.objects.filter(action="failover.block_ended", entity_id="NPR").count() == 1
     assert lease_blocks.end_overdue() == 0
+
+
+def test_a_node_with_shorter_times_does_not_cut_it_short(blocked: Pair, clock: Clock) -> None:
+    longest = lease_blocks.longest().total_seconds()
+    PrimaryNode.objects.filter(id=1).update(longest_block_seconds=longest + 30)
+    generation.keep_watch()
+    assert PrimaryNode.objects.get(id=1).longest_block_seconds == longest + 30, "it only grows"
+    lease_blocks.end_overdue()
+    clock.go_on(longest + 29)
+    assert lease_blocks.end_overdue() == 0 and blocked[0].renew_lease().verdict == "held"
+    clock.go_on(5)
+    assert lease_blocks.end_overdue() == 1
 
 
 def test_one_that_was_asked_for_again_lasts_anew_though_its_end_is_the_same(blocked: Pair, clock: Clock) -> None:
