@@ -27,7 +27,7 @@ class Sliced(Protocol[Item]):
 
 def page_of(found: QuerySet[Row], request: Request) -> QuerySet[Row]:
     """The part of an ordered list that was asked for. Raises `ValidationFailed` with the field."""
-    limit, offset = _asked(request)
+    limit, offset = asked(request)
     return found[offset : offset + limit]
 
 
@@ -35,11 +35,12 @@ def page_if_asked(found: Sliced[Item], request: Request) -> Iterable[Item]:
     """All of an ordered list, because clients of its resource read no second page; a part of it for who asks for one."""
     if not {"limit", "offset"} & set(request.query_params):
         return found
-    limit, offset = _asked(request)
+    limit, offset = asked(request)
     return found[offset : offset + limit]
 
 
-def _asked(request: Request) -> tuple[int, int]:
+def asked(request: Request) -> tuple[int, int]:
+    """`limit` and `offset` of a query. Raises `ValidationFailed` with the field."""
     limit, offset = clamped(_number(request, "limit", SHOWN)), _number(request, "offset", 0)
     if offset > FURTHEST:
         raise ValidationFailed(f"offset: must be at most {FURTHEST}; narrow the search instead")

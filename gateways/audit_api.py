@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -21,16 +22,21 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.access import actors_of
+from accounts.operations import Signed
 from accounts.roles import AUDIT_READ
+from accounts.scoping import absent, place_of, require
 from common import audit
 from common.api import Operation
 from common.clock import now
 from common.described import described
 from common.errors import ValidationFailed
 from common.models import AuditEntry
-from gateways import audit_report
+from common.paging import PAGE, asked
+from gateways import audit_report, secret_audit
 from gateways.heartbeats import parse_moment
 from protocol.audit_files import cell
+from vault.models import Secret
+from vault.values import scope_of
 
 COLUMNS = ("chain", "position", "hash", "id", "at", "actor", "action", "entity", "entity_id", "severity", "environment",
            "address", "organization", "project", "details", "text")  # fmt: skip
@@ -99,6 +105,50 @@ class AuditExport(Operation):
         answer = StreamingHttpResponse(lines, content_type="text/csv; charset=utf-8" if form == "csv" else "application/json")
         answer["Content-Disposition"] = f'attachment; filename="audit-log.{form}"'
         return answer
+
+
+class NodeOfTrail(serializers.Serializer):
+    node = serializers.CharField()
+    heard_at = serializers.DateTimeField(allow_null=True)
+    missing_since = serializers.DateTimeField(allow_null=True, help_text="from when on entries may be missing; null: none are")
+    because = serializers.CharField(allow_null=True)
+
+
+class TrailEntry(serializers.Serializer):
+    at = serializers.DateTimeField()
+    node = serializers.CharField(help_text="primary, or the gateway where it was done")
+    actor = serializers.CharField()
+    name = serializers.CharField(allow_null=True, help_text="address of a person, name of a service identity")
+    action = serializers.CharField()
+    severity = serializers.CharField()
+    environment = serializers.CharField()
+    address = serializers.CharField()
+    details = serializers.DictField()
+
+
+class Trail(serializers.Serializer):
+    secret_id = serializers.UUIDField()
+    complete = serializers.BooleanField(help_text="whether no gateway of its environment may have more to tell")
+    nodes = NodeOfTrail(many=True)
+    entries = TrailEntry(many=True)
+
+
+class SecretAudit(Signed):
+    """Who did what with one secret, at the Primary and at gateways, newest first; `nodes` says of which one something may be
+    missing, since when and why."""
+
+    permissions = {"GET": AUDIT_READ}
+
+    @described(operation_id="listSecretAudit", parameters=PAGE, responses=Trail)
+    def get(self, request: Request, identifier: uuid.UUID) -> Response:
+        secret = Secret.objects.select_related("project", "environment").filter(id=identifier).first()
+        if secret is None:
+            raise absent("secret")
+        require(self.by.principal, AUDIT_READ, place_of(secret.project), readable=AUDIT_READ, what="secret")
+        limit, offset = asked(request)
+        if offset > secret_audit.FURTHEST:
+            raise ValidationFailed(f"offset: must be at most {secret_audit.FURTHEST}; older entries are in GET audit-logs/export")
+        return Response(secret_audit.trail(identifier, scope_of(secret), limit, offset))
 
 
 class AuditVerify(Operation):

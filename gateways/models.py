@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Func, Q, TextField, Value
 from django.db.models.functions import Now
 
 from protocol.replica import EMPTY_DIGEST
@@ -564,6 +564,11 @@ class GatewayAuditChain(models.Model):
     anchored_at = models.DateTimeField(null=True)
 
 
+ABOUT_SECRET = Func(F("text"), Value('"entity":"secret","entity_id":"([^"]+)"'), function="substring", output_field=TextField())
+"""The secret that an uploaded entry is about. Its text is sorted and compact (`protocol.audit.entry_text`), and what stands in
+its details is a text in it, so these words come once and unescaped."""
+
+
 class GatewayAuditRecord(models.Model):
     """One entry of a gateway's audit chain, byte for byte as it was uploaded. Append-only like the Primary's own (I18)."""
 
@@ -576,6 +581,7 @@ class GatewayAuditRecord(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["chain", "position"], name="one_gateway_record_at_a_position")]
+        indexes = [models.Index(ABOUT_SECRET, F("id"), name="gateway_audit_of_a_secret")]
 
 
 class AuditCountersignature(models.Model):

@@ -26,6 +26,7 @@ urlpatterns = [
     *routes(_relative(paths.AUDIT), machine_api.audit_upload, "audit-upload"),
     *routes(_relative(paths.RENEW), machine_api.renew, "certificate-renew"),
     *routes("audit-logs/export", audit_api.AuditExport.as_view(), "audit-export"),
+    *routes("secrets/<uuid:identifier>/audit", audit_api.SecretAudit.as_view(), "secret-audit"),
     *routes("audit-logs/verify", audit_api.AuditVerify.as_view(), "audit-verify"),
     *routes(_relative(paths.WRITES), machine_api.take_writes, "channel-writes"),
     *routes(_relative(paths.WRITES_CHECK), machine_api.check_write, "channel-writes-check"),

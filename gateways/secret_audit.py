@@ -1,0 +1,118 @@
+"""Everything that was done with one secret, at the Primary and at gateways, and what may be missing of it (N4).
+
+Gateways keep chains of their own and bring them here within seconds. A heartbeat says how long its chain is, so the Primary knows
+whether it holds all of it, and up to when.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import reduce
+from heapq import merge
+from itertools import islice
+from operator import or_
+from typing import Any
+
+from django.conf import settings
+from django.db.models import Q
+
+from accounts.names import names_of
+from common.api import rfc3339
+from common.models import AuditEntry
+from gateways import sightings
+from gateways.models import ABOUT_SECRET, GatewayAuditChain, GatewayAuditRecord
+from gateways.sightings import Sighting
+
+PRIMARY = "primary"
+ENTITY = "secret"
+FURTHEST = 10_000
+"""Entries of two places are put in order by reading up to here."""
+
+
+@dataclass(frozen=True)
+class NodeFacts:
+    """What is known of the chain of a gateway. `told`: how long it was at the heartbeat; `held`: how much of it is here."""
+
+    name: str
+    heard_at: datetime | None
+    silent: bool
+    stopped: bool
+    told: int
+    held: int
+    held_until: datetime | None
+    """When the last entry that is here was made."""
+
+
+def missing_of(facts: NodeFacts) -> tuple[datetime | None, str]:
+    """From when on entries of this node may be missing here, and why; nothing when all it ever spoke of is here."""
+    if facts.heard_at is None:
+        return None, "it was never heard of"
+    if facts.held < facts.told:
+        lacking = facts.told - facts.held
+        return facts.held_until or facts.heard_at, f"{lacking} entries that it has spoken of have not arrived yet"
+    if facts.silent and not facts.stopped:
+        return facts.heard_at, "nothing was heard of it since; what it did meanwhile comes with its return"
+    return None, ""
+
+
+def trail(secret: uuid.UUID, environment: str, limit: int, offset: int) -> dict[str, Any]:
+    """The newest entries about a secret of all nodes, with the nodes that may have more."""
+    here = _of_primary(secret, limit + offset)
+    there = _of_gateways(secret, limit + offset)
+    rows = list(islice(merge(here, there, key=lambda row: row["at"], reverse=True), offset, offset + limit))
+    names = names_of(row["actor"] for row in rows)
+    entries = [{**row, "at": rfc3339(row["at"]), "name": names.get(row["actor"])} for row in rows]
+    nodes = [_node_row(facts) for facts in _nodes(environment)]
+    return {"secret_id": str(secret), "complete": not any(node["missing_since"] for node in nodes), "nodes": nodes,
+            "entries": entries}  # fmt: skip
+
+
+def _of_primary(secret: uuid.UUID, count: int) -> list[dict[str, Any]]:
+    found = AuditEntry.objects.filter(entity=ENTITY, entity_id=str(secret)).order_by("-at", "-id")[:count]
+    return [_row(PRIMARY, one.at, vars(one), one.details) for one in found]
+
+
+def _of_gateways(secret: uuid.UUID, count: int) -> list[dict[str, Any]]:
+    """Of chains of all lives, from the texts that their hashes cover."""
+    found = GatewayAuditRecord.objects.annotate(about=ABOUT_SECRET).filter(about=str(secret)).order_by("-id")[:count]
+    rows = list(found.values_list("chain", "text"))
+    names = dict(GatewayAuditChain.objects.filter(chain__in={chain for chain, _ in rows}).values_list("chain", "gateway__name"))
+    told = [(chain, json.loads(text)) for chain, text in rows]
+    made = [
+        _row(names.get(chain, chain), datetime.fromisoformat(one["at"]), one, json.loads(one["details"])) for chain, one in told
+    ]
+    return sorted(made, key=lambda row: row["at"], reverse=True)
+
+
+def _row(node: str, at: datetime, told: dict[str, Any], details: Any) -> dict[str, Any]:
+    kept = ("actor", "action", "severity", "environment", "address")
+    return {"at": at, "node": node, **{name: told[name] for name in kept}, "details": details}
+
+
+def _node_row(facts: NodeFacts) -> dict[str, Any]:
+    since, because = missing_of(facts)
+    return {
+        "node": facts.name, "heard_at": rfc3339(facts.heard_at), "missing_since": rfc3339(since), "because": because or None,
+    }  # fmt: skip
+
+
+def _nodes(environment: str) -> Iterable[NodeFacts]:
+    """The gateways that serve the environment now; a decommissioned one says nothing more, and its chains are here."""
+    living = [one for one in sightings.of_all() if one.environment_id == environment]
+    chains = {row.chain: row for row in GatewayAuditChain.objects.filter(chain__in=[str(one.generation) for one in living])}
+    heads = reduce(or_, (Q(chain=row.chain, position=row.position) for row in chains.values()), Q(pk=None))
+    ends = {
+        chain: json.loads(text)["at"] for chain, text in GatewayAuditRecord.objects.filter(heads).values_list("chain", "text")
+    }
+    for one in living:
+        chain, end = chains.get(str(one.generation)), ends.get(str(one.generation))
+        yield _facts(one, chain.position if chain else 0, datetime.fromisoformat(end) if end else None)
+
+
+def _facts(one: Sighting, held: int, until: datetime | None) -> NodeFacts:
+    silent = one.age_seconds is None or one.age_seconds > settings.MAZEVAULT.timing.heartbeat_full_age
+    return NodeFacts(one.name, one.heartbeat_at, silent, one.stopped, one.report.get("audit_position", 0), held, until)
