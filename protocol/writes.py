@@ -105,7 +105,7 @@ class WriteHead(Message, frozen=True, omit_defaults=True):
 class WriteBody(Message, frozen=True, omit_defaults=True):
     """The content. A field that is None is not changed."""
 
-    hidden: ClassVar[frozenset[str]] = frozenset({"value", "metadata", "description", "rotation", "request"})
+    hidden: ClassVar[frozenset[str]] = frozenset({"value", "metadata", "description", "rotation", "request", "value_hash"})
 
     value: str | None = None
     ttl_hours: int | None = None
@@ -118,6 +118,8 @@ class WriteBody(Message, frozen=True, omit_defaults=True):
     reason: str = ""
     external_version: str | None = None
     """Where the value rests in a vault: the vault's own name of the version that was set there."""
+    value_hash: Annotated[str, Meta(max_length=64)] = ""
+    """SHA-256 of the value that was set in a vault, to know it again by (`vault.marks`). It travels and rests sealed only."""
     request: Annotated[str, Meta(max_length=64)] = ""
     """The fingerprint of what the caller asked for, beside an idempotency key. Unkeyed, so it travels and rests sealed only."""
 

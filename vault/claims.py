@@ -68,10 +68,11 @@ def take(change: SecretChange, request: Request, place: str, *, seconds: float =
 
     With `seconds=0` it is a note that something is to be looked into. A change with a version of the vault is one to be undone.
     """
+    told = structs.replace(change.body, value=None, value_hash="", request="")
     claim = VaultClaim(
         place=place, name=rules.folded_vault_name(change.key), secret=change.secret, project=change.project,
         environment=change.environment, key=change.key, operation=change.operation.value, base_version=change.base_version,
-        body=body_text(structs.replace(change.body, value=None)), actor=request.actor, address=request.address,
+        body=body_text(told), actor=request.actor, address=request.address,
         idempotency_key=request.idempotency_key, digest=request.digest, until=database_now() + timedelta(seconds=seconds),
     )  # fmt: skip
     try:

@@ -22,7 +22,7 @@ from common.direct import give_connection_back
 from common.errors import Conflict, MazeVaultError, NotFound
 from common.failpoints import reach
 from protocol.vocabulary import WriteOperation
-from vault import claims, rules, secrets, values
+from vault import claims, marks, rules, secrets, values
 from vault.claims import Request
 from vault.models import Secret, VaultClaim
 from vault.ports import AnsweredBefore, Asker, Done, SecretChange, ValueKeeper
@@ -330,7 +330,10 @@ def _as_done(change: SecretChange, done: Done) -> SecretChange:
 
 def recorded(change: SecretChange, external_version: str) -> SecretChange:
     """The same change, with the place of its value instead of the value."""
-    return replace(change, body=structs.replace(change.body, value=None, external_version=external_version))
+    value, known = change.body.value, change.body.value_hash
+    digest = known if value is None else marks.hash_of(value)
+    body = structs.replace(change.body, value=None, external_version=external_version, value_hash=digest)
+    return replace(change, body=body)
 
 
 def _refuse_while_it_moves(secret: Secret) -> None:

@@ -17,13 +17,14 @@ from vault.models import Secret
 _LOCK: LiteralString = "SELECT id FROM vault_secret WHERE id = %(id)s FOR NO KEY UPDATE"
 """Rows may go on to be made that refer to the secret."""
 _SECRET = ("created_at", "updated_at", "id", "project_id", "environment_id", "key", "type", "description", "tags", "metadata",
-           "ttl_hours", "rotation", "status", "version", "created_by", "archived_at", "deleted_at")  # fmt: skip
+           "ttl_hours", "rotation", "status", "version", "created_by", "archived_at", "deleted_at",
+           "rotated_version")  # fmt: skip
 """Columns in the order of the model's fields, as `from_db` wants them."""
 _PROJECT = ("id", "organization_id", "storage", "deleted_at")
 _ENVIRONMENT = ("id", "slug", "gateway_environment", "deleted_at")
 _READ: LiteralString = """
 SELECT s.created_at, s.updated_at, s.id, s.project_id, s.environment_id, s.key, s.type, s.description, s.tags, s.metadata,
-       s.ttl_hours, s.rotation, s.status, s.version, s.created_by, s.archived_at, s.deleted_at,
+       s.ttl_hours, s.rotation, s.status, s.version, s.created_by, s.archived_at, s.deleted_at, s.rotated_version,
        p.id, p.organization_id, p.storage, p.deleted_at, e.id, e.slug, e.gateway_environment, e.deleted_at
   FROM vault_secret s JOIN accounts_project p ON p.id = s.project_id JOIN accounts_environment e ON e.id = s.environment_id
  WHERE s.id = %(id)s

@@ -110,6 +110,8 @@ class Secret(Timed):
     created_by = models.CharField(max_length=64, default="")
     archived_at = models.DateTimeField(null=True)
     deleted_at = models.DateTimeField(null=True)
+    rotated_version = models.IntegerField(default=0, db_default=0)
+    """The version the last rotation made; 0 for none. What it replaced does not come back by an ordinary change."""
 
     class Meta:
         constraints = [
@@ -142,13 +144,23 @@ class SecretVersion(models.Model):
     created_at = models.DateTimeField(db_default=Now())
     retired_at = models.DateTimeField(null=True)
     """Since when a rotation has taken this value's place everywhere; it is not given out any more."""
+    value_mark = models.CharField(max_length=64, default="", db_default="")
+    """What the value is known again by (`vault.marks`), wherever it rests; empty where nobody knows it."""
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["secret", "version"], name="one_row_of_a_version"),
             models.UniqueConstraint(fields=["write"], condition=Q(write__isnull=False), name="one_version_of_a_write"),
         ]
-        indexes = [models.Index(fields=["created_at"], condition=Q(operation="rotate"), name="versions_rotated")]
+        indexes = [
+            models.Index(fields=["created_at"], condition=Q(operation="rotate"), name="versions_rotated"),
+            models.Index(fields=["secret", "value_mark", "version"], condition=~Q(value_mark=""), name="versions_by_value"),
+            models.Index(
+                fields=["secret", "value_digest", "version"],
+                condition=Q(value_mark="") & ~Q(value_digest=""),
+                name="versions_by_digest",
+            ),
+        ]
 
 
 class KeptValue(models.Model):

@@ -46,7 +46,8 @@ class SecretChange:
         """Everything the caller asked for, to know a repeated request by. The id of a new secret and a made up value are ours."""
         secret = "" if self.operation is WriteOperation.CREATE else str(self.secret)
         body = structs.asdict(self.body)
-        del body["request"]
+        for ours in ("request", "value_hash"):
+            del body[ours]
         if self.generated:
             body["value"] = None
         place = [str(self.project), str(self.environment), self.key, str(self.base_version)]

@@ -19,8 +19,8 @@ from vault.models import KeptValue, Secret, SecretVersion
 
 _CHANGING = {
     "type": "text", "description": "text", "tags": "jsonb", "metadata": "jsonb", "ttl_hours": "integer", "rotation": "jsonb",
-    "status": "text", "version": "integer", "archived_at": "timestamptz", "deleted_at": "timestamptz",
-    "updated_at": "timestamptz",
+    "status": "text", "version": "integer", "rotated_version": "integer", "archived_at": "timestamptz",
+    "deleted_at": "timestamptz", "updated_at": "timestamptz",
 }  # fmt: skip
 _NEW = {
     "project_id": "uuid", "environment_id": "uuid", "key": "text", "created_by": "text", "created_at": "timestamptz",
@@ -30,7 +30,7 @@ _NEW_SECRETS = Rowset("vault_secret", {"id": "uuid", **_NEW, **_CHANGING})
 _VERSIONS = Rowset("vault_secretversion", {
     "id": "uuid", "secret_id": "uuid", "version": "integer", "sealed_value": "bytea", "value_digest": "text",
     "external_version": "text", "operation": "text", "author": "text", "origin": "text", "write": "uuid", "epoch": "bigint",
-    "reason": "text", "created_at": "timestamptz",
+    "reason": "text", "created_at": "timestamptz", "value_mark": "text",
 })  # fmt: skip
 
 
@@ -75,7 +75,7 @@ class Recorder:
         """What tells of the secrets: versions, audit, change feed."""
         _VERSIONS.insert(self.versions)
         if self.purged:
-            emptied = {"sealed_value": None, "value_digest": "", "external_version": ""}
+            emptied = {"sealed_value": None, "value_digest": "", "external_version": "", "value_mark": ""}
             SecretVersion.objects.filter(secret__in=self.purged).update(**emptied)
             KeptValue.objects.filter(version__secret__in=self.purged).delete()
         audit.record_all(self.entries)

@@ -20,7 +20,7 @@ from common.errors import Conflict, MazeVaultError, NotFound, ValidationFailed
 from common.rowsets import Row
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody
-from vault import rules, values
+from vault import marks, rules, values
 from vault.found import Found
 from vault.held import hold
 from vault.models import Secret, SecretStatus, SecretVersion
@@ -42,10 +42,12 @@ ACTIONS = {
 SEALS = frozenset({WriteOperation.CREATE, WriteOperation.UPDATE, WriteOperation.ROLLBACK, WriteOperation.ROTATE})
 IN_VAULT = SEALS | {WriteOperation.DELETE, WriteOperation.RESTORE, WriteOperation.PURGE}
 """What a vault has to hear of."""
+CHOOSES = frozenset({WriteOperation.UPDATE, WriteOperation.ROTATE})
+"""Brings a value that somebody chose, which may be one that a rotation replaced."""
 NEEDS_ITS_OWN = frozenset({WriteOperation.ROLLBACK, WriteOperation.RESTORE})
 """Looks at versions or keys in the database, so nothing that is not stored yet may come before it."""
 _FIELDS = ("ttl_hours", "metadata", "type", "description", "tags", "rotation")
-_CHANGING = (*_FIELDS, "status", "version", "archived_at", "deleted_at", "updated_at")
+_CHANGING = (*_FIELDS, "status", "version", "rotated_version", "archived_at", "deleted_at", "updated_at")
 _SHARE_PROJECTS = "SELECT 1 FROM accounts_project WHERE id = ANY(%s) ORDER BY id FOR SHARE"
 _SHARE_ENVIRONMENTS = "SELECT 1 FROM accounts_environment WHERE id = ANY(%s) ORDER BY id FOR SHARE"
 
@@ -198,8 +200,10 @@ def _locked(change: SecretChange) -> Secret:
 def _make(secret: Secret, change: SecretChange, origin: Origin, now: datetime, into: Recorder | None) -> Applied:
     book, before = into or Recorder(), {name: getattr(secret, name) for name in _CHANGING}
     try:
-        value = _value_after(secret, change)
+        value = _value_after(secret, change, book)
         secret.version += 1
+        if change.operation is WriteOperation.ROTATE:
+            secret.rotated_version = secret.version
         secret.updated_at = now
         _take_fields(secret, change.body)
         _take_status(secret, change.operation, now)
@@ -218,11 +222,13 @@ def _make(secret: Secret, change: SecretChange, origin: Origin, now: datetime, i
     return Applied(secret, secret.version)
 
 
-def _value_after(secret: Secret, change: SecretChange) -> str | None:
+def _value_after(secret: Secret, change: SecretChange, book: Recorder) -> str | None:
     """The value to seal for the new version; None when the change repeats the one before."""
     if change.operation not in SEALS:
         return None
     _refuse_other_storage(secret, change.body)
+    if change.operation in CHOOSES and not change.generated:
+        marks.refuse_replaced(secret, change.body.value, change.body.value_hash, book)
     wanted = change.body.rollback_to or 0
     if change.operation is WriteOperation.ROLLBACK:
         refuse_no_former(secret, wanted, values.resting(secret, wanted))
@@ -305,7 +311,18 @@ def _version_row(
         "value_digest": "" if value is None else values.digest_of(secret, value, sealing),
         "external_version": change.body.external_version or "", "operation": change.operation.value, "author": origin.actor,
         "origin": origin.node, "write": origin.write, "epoch": origin.epoch, "reason": change.body.reason, "created_at": now,
+        "value_mark": _mark(secret, change, value),
     }  # fmt: skip
+
+
+def _mark(secret: Secret, change: SecretChange, value: str | None) -> str:
+    """The mark of the new version's value: of what is sealed here, of what a gateway set in a vault, or of the version it was."""
+    if value is not None:
+        return marks.mark_of(secret.id, marks.hash_of(value))
+    if change.operation is WriteOperation.ROLLBACK:
+        row = values.resting(secret, change.body.rollback_to)
+        return row.value_mark if row else ""
+    return marks.mark_of(secret.id, change.body.value_hash)
 
 
 def _where(secret: Secret | Found) -> dict[str, Any]:

@@ -72,7 +72,7 @@ PRIMARY: tuple[Budget, ...] = (
     Budget("POST", "auth/token", 7, CREDENTIALS),
     Budget("POST", "users/tokens", 8, {"name": "n{round}", "scopes": ["secrets:read"]}, status=201),
     Budget("POST", "secrets", 16, SECRET, status=201),
-    Budget("PUT", "secrets/{secret}", 10, {"value": "v{round}"}),
+    Budget("PUT", "secrets/{secret}", 11, {"value": "v{round}"}, "one of them only where a rotation came before"),
     Budget("PATCH", "secrets/{secret}", 10, {"description": "d{round}"}),
     Budget("POST", "secrets/{secret}/rotate", 12),
 )
