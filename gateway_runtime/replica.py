@@ -54,6 +54,8 @@ class Pulled(StrEnum):
     MORE = "more"
     COMPLETE = "complete"
     REFUSED = "refused"
+    RIGHTS_ONLY = "rights_only"
+    """This gateway is quarantined: who lost what is stored, and everything else stays as it was."""
     OUTDATED = "outdated"
     """Somebody else moved the cursor meanwhile; nothing was stored."""
 
@@ -86,6 +88,10 @@ def apply_page(page: Changes, cursor: NodeState, environment: str, asked_at: dat
         if cursor.replica_resyncing:
             begin_resync()
         return Pulled.REFUSED
+    if page.rights_only:
+        with transaction.atomic():
+            copying.store_principals(page.principals, cursor.replica_round)
+        return Pulled.RIGHTS_ONLY
     with transaction.atomic():
         copying.store(page, cursor, environment, asked_at)
         if not page.more and cursor.replica_resyncing:

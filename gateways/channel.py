@@ -98,13 +98,19 @@ class Door:
     while its identity is in one hand.
 
     `waiting`: so is an instance that may not act yet; the function looks at `call.seat`. `quarantined`: so is a gateway whose
-    identity two machines use. A coroutine is run where it is called; any other function apart, on Django's connection.
+    identity two machines use. `held`: so is one that is set aside for any other reason, which finishes what it has and gets no
+    value, no vault and no sign-in. A coroutine is run where it is called; any other function apart, on Django's connection.
     """
 
     kind: type[Message]
     handle: Callable[[Call, Any], Any]
     waiting: bool = False
     quarantined: bool = False
+    held: bool = False
+
+    def __post_init__(self) -> None:
+        if iscoroutinefunction(self.handle) and not self.quarantined:
+            raise TypeError("a door in the loop is open to whoever is quarantined: it looks at no row of now")
 
     async def pass_through(self, desk: Desk, question: Question) -> bytes:
         """The sealed answer. Raises `MazeVaultError`."""
@@ -128,8 +134,10 @@ class Door:
 
     def _handled_apart(self, call: Call, payload: bytes) -> Message:
         """Such a function looks at the row of its gateway, so it gets it as it is now."""
-        said = decoded(payload, self.kind)
-        answer: Message = self.handle(replace(call, gateway=call.desk.row_of_now(call.gateway)), said)
+        gateway = call.desk.row_of_now(call.gateway)
+        if gateway.held_at and not (self.held or self.quarantined):
+            raise PermissionRefused("this gateway is held until an operator releases it", code="GATEWAY_HELD")
+        answer: Message = self.handle(replace(call, gateway=gateway), decoded(payload, self.kind))
         return answer
 
     def _refuse_who_may_not_act(self, call: Call) -> None:

@@ -24,13 +24,16 @@ View = Callable[[HttpRequest], HttpResponse]
 Served = Callable[[Desk, Question], Coroutine[Any, Any, bytes]]
 
 
-def channel(kind: type[Message], *, waiting: bool = False, quarantined: bool = False) -> Callable[[Callable], View]:
+def channel(
+    kind: type[Message], *, waiting: bool = False, quarantined: bool = False, held: bool = False
+) -> Callable[[Callable], View]:
     """Make a door (`gateways.channel.Door`) of a function `(call, body) -> message`, and a view of it."""
 
     def decorate(handle: Callable) -> View:
-        door = Door(kind, handle, waiting, quarantined)
+        door = Door(kind, handle, waiting, quarantined, held)
         view = served(handle, door.pass_through)
         vars(view)["kind"] = kind  # what may be said there, for whoever looks at the routes
+        vars(view)["door"] = door
         return view
 
     return decorate

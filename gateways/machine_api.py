@@ -160,7 +160,7 @@ def release(call: Call, body: ReleaseLease) -> Acknowledged:
     return Acknowledged(detail="released" if released else "nothing to release")
 
 
-@channel(FenceAcknowledged)
+@channel(FenceAcknowledged, held=True)
 def fence(call: Call, body: FenceAcknowledged) -> Acknowledged:
     doubts.heed_report(call.gateway, body)
     stored = routes.record_fence(
@@ -169,7 +169,7 @@ def fence(call: Call, body: FenceAcknowledged) -> Acknowledged:
     return Acknowledged(detail="stored" if stored else "no such order")
 
 
-@channel(DrainReport)
+@channel(DrainReport, held=True)
 def drain(call: Call, body: DrainReport) -> Acknowledged:
     doubts.heed_report(call.gateway, body)
     stored = routes.record_drain(
@@ -184,7 +184,7 @@ def drain(call: Call, body: DrainReport) -> Acknowledged:
     return Acknowledged(detail="stored" if stored else "no such order")
 
 
-@channel(SignOfLife)
+@channel(SignOfLife, held=True)
 def sign_of_life(call: Call, body: SignOfLife) -> Acknowledged:
     doubts.heed_report(call.gateway, body)
     return Acknowledged(detail="taken" if signs.take(call.gateway, body) else "not asked")
@@ -195,7 +195,7 @@ def claim_tasks(call: Call, body: ClaimTasks) -> TaskOffers:
     return TaskOffers(tasks=dispatch.claim(call.gateway, body.epoch, body.limit), epoch=body.epoch)
 
 
-@channel(TaskResults)
+@channel(TaskResults, held=True)
 def task_results(call: Call, body: TaskResults) -> TaskVerdicts:
     doubts.heed_results(call.gateway, body.results)
     return TaskVerdicts(verdicts=dispatch.take_results(call.gateway, body.results))
@@ -206,7 +206,7 @@ def audit_upload(call: Call, body: AuditUpload) -> AuditTaken:
     return audit_chains.take_upload(call.gateway, body, call.now)
 
 
-@channel(Renew)
+@channel(Renew, held=True)
 def renew(call: Call, body: Renew) -> Renewed:
     certificate, chain = enrollment.renew(call.gateway, body, now=call.now)
     return Renewed(
@@ -226,7 +226,7 @@ def check_write(call: Call, body: WriteCheck) -> WriteKnown:
     return write_checks.check(call.gateway, body, database_now())
 
 
-@channel(AskChanges, waiting=True)
+@channel(AskChanges, waiting=True, held=True)
 def give_changes(call: Call, body: AskChanges) -> Changes:
     return changes.take_changes(call.gateway, body, call.now)
 

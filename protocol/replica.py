@@ -161,6 +161,8 @@ class Changes(Message, frozen=True):
     principals: list[ReplicaPrincipal] = []
     mark: SignedMark | None = None
     """That the feed had come to `position`; only with something new."""
+    rights_only: bool = False
+    """The gateway is quarantined: nothing but the rights of people it knows already. Its copy stays as old as it is."""
 
 
 Compared = ReplicaOrganization | ReplicaEnvironment | ReplicaProject | ReplicaSecret

@@ -19,8 +19,8 @@ from gateway_runtime.models import NodeState, PendingWrite, ReplicaRow, ReplicaT
 from gateway_runtime.replica import Pulled
 from gateway_runtime.secrets_node import GatewayNode
 from gateway_runtime.storage_ways import GatewayWays
-from gateways import copy_digests, inbox
-from gateways.models import CopyDigest, ReceivedWrite
+from gateways import copy_digests, fleet, inbox
+from gateways.models import CopyDigest, Gateway, ReceivedWrite
 from integrations.keeping import VaultKeeper
 from protocol.replica import EMPTY_DIGEST, ReplicaKind
 from protocol.vocabulary import WriteOperation, WriteOutcome
@@ -204,3 +204,16 @@ def test_a_revoked_session_is_gone_from_the_copy_with_the_next_page(pair: Pair) 
     pair.pull()
     assert pair.ann.get(f"secrets/{pair.secret.id}")[0] == 401
     assert write_queue.depth().writes == 0
+
+
+def test_a_held_gateway_goes_on_with_what_it_has_and_hears_who_lost_their_rights(pair: Pair) -> None:
+    fleet.hold("NPR", Gateway.objects.filter(pk=pair.gateway.row.pk), "its bootstrap token was presented again", now())
+    complete, read = NodeState.objects.get().replica_complete_at, f"secrets/{pair.secret.id}"
+    pair.at_primary("two")
+    assert replica.pull(pair.site.primary, "NPR") is Pulled.RIGHTS_ONLY
+    assert NodeState.objects.get().replica_complete_at == complete, "its copy is as old as it was"
+    assert pair.ann.get(read)[0] == 200
+    User.objects.filter(email="ann@example.com").update(is_active=False)
+    feed.note(["NPR"], ReplicaKind.PRINCIPAL, User.objects.get(email="ann@example.com").id)
+    assert replica.pull(pair.site.primary, "NPR") is Pulled.RIGHTS_ONLY
+    assert pair.ann.get(read)[0] == 401

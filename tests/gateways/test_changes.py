@@ -16,14 +16,17 @@ from accounts.models import Environment, Organization, Project, Role, RoleGrant,
 from common import feed
 from common.clock import database_now, now
 from common.models import AuditEntry, Change
-from gateways import changes, replica_records
+from gateways import changes, fleet, replica_records
+from gateways.models import Gateway
 from orchestrator import loops
+from protocol import paths
 from protocol.messages import encode
 from protocol.replica import AskChanges, Changes, ReplicaKind
+from protocol.vault_access import AskAccess, VaultAccess
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody
 from tests import factories
-from tests.conftest import fleet_of
+from tests.conftest import Person, fleet_of
 from tests.fakes.gateway import FakeGateway
 from vault.models import Secret
 from vault.ports import Origin, SecretChange
@@ -345,3 +348,49 @@ def test_a_secret_that_is_changed_while_the_page_is_made_is_whole_in_it(
         page = changes.take_changes(gateway.row, ask, now())
         told = next(one for one in page.secrets if one.id == str(secret.id))
         assert (told.version, told.versions[0].version, told.value) == (number, number, f"value {number}")
+
+
+class TestOfAHeldGateway:
+    """Whoever redeemed a stolen token first may be the thief: nothing new is given away until a person has looked (ADR 3)."""
+
+    @pytest.fixture
+    def site(self, gateway: FakeGateway) -> Project:
+        project = factories.project()
+        note_all(project.organization)
+        return project
+
+    def hold(self, gateway: FakeGateway) -> None:
+        assert fleet.hold("NPR", Gateway.objects.filter(pk=gateway.row.pk), "its bootstrap token was presented again", now())
+
+    def test_it_gets_no_new_value_and_nobody_it_does_not_know(self, gateway: FakeGateway, site: Project) -> None:
+        known, secret = holder("user", name="known"), make_secret(site, value="before")
+        read = gateway.all_changes()[-1]
+        self.hold(gateway)
+        change(secret, WriteOperation.UPDATE, "canary-after")
+        make_secret(site, key="other", value="canary-other")
+        holder("user", name="unknown")
+        note_principal(known)
+        page = gateway.changes(read.position)
+        assert page.rights_only and (page.position, page.more, page.mark) == (read.position, False, None)
+        assert [one.name for one in page.principals] == ["known@example.com"]
+        assert not (page.secrets or page.projects or page.environments or page.organizations)
+        assert b"canary" not in encode(page) and b"canary" not in encode(gateway.changes(0))
+
+    def test_who_lost_their_rights_loses_them_there_too(self, gateway: FakeGateway, site: Project) -> None:
+        known = holder("user", name="known")
+        read = gateway.all_changes()[-1]
+        self.hold(gateway)
+        User.objects.filter(pk=known.pk).update(is_active=False)
+        note_principal(known)
+        page = gateway.changes(read.position)
+        assert [(one.id, one.grants, one.tokens) for one in page.principals] == [(str(known.id), [], [])]
+
+    def test_it_gets_no_vault_and_everything_after_the_release(self, gateway: FakeGateway, site: Project, admin: Person) -> None:
+        read, secret = gateway.all_changes()[-1], make_secret(site, value="after")
+        self.hold(gateway)
+        ask = AskAccess(epoch=gateway.epoch, integration=str(uuid.uuid4()))
+        refused = gateway.call(paths.VAULT_ACCESS, ask, VaultAccess)
+        assert (refused.status_code, refused.json()["code"]) == (403, "GATEWAY_HELD")
+        assert admin.post(f"gateways/{gateway.id}/release", {"reason": "it was us"})[0] == 200
+        found = [one for page in gateway.all_changes(read.position) for one in page.secrets]
+        assert [(one.id, one.value) for one in found] == [(str(secret.id), "after")]

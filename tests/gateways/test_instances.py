@@ -12,10 +12,10 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import get_resolver
 from msgspec import structs
 
-from common.clock import database_now
+from common.clock import database_now, now
 from common.errors import PermissionRefused
 from common.models import AuditEntry
-from gateways import instances, machine_api, routes
+from gateways import fleet, instances, machine_api, routes
 from gateways.dispatch import create_task
 from gateways.models import Gateway, GatewayInstance, GatewayPresence, GatewayStatus, MessageReceipt, Route, Task
 from protocol import messages, paths
@@ -351,7 +351,11 @@ class TestADatabaseThatWasPutBack:
 
 ANSWERED_WHILE_WAITING = {"heartbeat", "directive", "lease", "release", "give_changes", "sign_out"}
 ANSWERED_IN_QUARANTINE = {"heartbeat", "directive", "lease", "release", "take_writes", "audit_upload", "sign_out"}
+ANSWERED_WHEN_HELD = ANSWERED_IN_QUARANTINE | {"fence", "drain", "sign_of_life", "task_results", "renew", "give_changes"}
 """The table of ADR 28. Whoever adds a call decides here; the answer for a call that is not named is no."""
+
+
+REFUSALS = ("ANOTHER_INSTANCE", "GATEWAY_QUARANTINED", "GATEWAY_HELD")
 
 
 class TestEveryCall:
@@ -360,7 +364,7 @@ class TestEveryCall:
         found = set()
         for view, path in channel_views().items():
             answer = gateway.call(path, messages.Acknowledged(), messages.Acknowledged)
-            refused = hasattr(answer, "status_code") and code_of(answer) in ("ANOTHER_INSTANCE", "GATEWAY_QUARANTINED")
+            refused = hasattr(answer, "status_code") and code_of(answer) in REFUSALS
             found |= set() if refused else {view}
         return found
 
@@ -370,6 +374,11 @@ class TestEveryCall:
     def test_of_a_gateway_that_lives_twice(self, npr: Pair) -> None:
         first, _ = TestTwoLives().proven(npr[0])
         assert self.answers(first) == ANSWERED_IN_QUARANTINE
+
+    def test_of_a_gateway_that_is_held(self, npr: Pair) -> None:
+        """It finishes what it has, and is given nothing new: no work, no value, no vault, no sign-in (ADR 3)."""
+        assert fleet.hold("NPR", Gateway.objects.filter(pk=npr[0].row.pk), "its bootstrap token was presented again", now())
+        assert self.answers(npr[0]) == ANSWERED_WHEN_HELD
 
 
 def channel_views() -> dict[str, str]:
