@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from accounts.addresses import fault
+
 PRIORITY: Mapping[str, int] = {
     "viewer": 1,
     "user": 2,
@@ -118,6 +120,8 @@ def _address(claims: Mapping[str, Any]) -> str:
     text = claims.get("preferred_username") or claims.get("upn") or ""
     if not isinstance(text, str) or not _ADDRESS.fullmatch(text) or not text.isprintable():
         raise ClaimsRefused("preferred_username: is missing or no address; ask for the scope profile")
+    if wrong := fault(text):
+        raise ClaimsRefused(f"preferred_username: {wrong}")
     return text.lower()
 
 

@@ -13,6 +13,7 @@ from rest_framework import serializers
 
 from common.api import Text
 from common.bounds import excess
+from protocol.spelling import hidden, normal
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt]\d{2}:\d{2}:\d{2}(\.\d+)?([Zz]|[+-]\d{2}:\d{2})")
@@ -27,17 +28,22 @@ LONGEST = 64
 
 
 class Name(Text):
-    """One line that is given back exactly as it came, so nothing is trimmed: spaces at an end are refused."""
+    """One line that is given back as it came, so nothing is trimmed: spaces at an end are refused, and so is what is not seen.
+
+    Letters with accents are kept in their composed form (NFC), or one name would be two.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"trim_whitespace": False, "max_length": 200, **options})
 
     def to_internal_value(self, data: Any) -> str:
-        text = super().to_internal_value(data)
-        if text != text.strip():
-            raise serializers.ValidationError("must not begin or end with spaces")
+        text = normal(super().to_internal_value(data))
         if _CONTROL.search(text):
             raise serializers.ValidationError("must be one line without control characters")
+        if found := hidden(text):
+            raise serializers.ValidationError(f"must not have {found}")
+        if text != text.strip():
+            raise serializers.ValidationError("must not begin or end with spaces")
         return text
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.db import models
 from django.db.models import Q
 from django.db.models.functions import Lower, Now
+
+from accounts.addresses import LONGEST_FOLDED, folded
 
 LIVING = Q(deleted_at__isnull=True)
 
@@ -122,12 +125,12 @@ class Role(models.Model):
 
 class UserManager(BaseUserManager["User"]):
     def by_email(self, email: str) -> User | None:
-        """The living account with this address, in any case of letters."""
-        return self.filter(email__iexact=email, deleted_at__isnull=True).first()
+        """The living account with this address, however it is written (`accounts.addresses`); there is one at most."""
+        return self.filter(email_folded=folded(email), deleted_at__isnull=True).first()
 
 
 class User(AbstractBaseUser):
-    """A person who signs in. The address is unique without regard to case among living accounts.
+    """A person who signs in. The address is unique among living accounts in its folded form, which follows `email` when saved.
 
     `role` is what the client sent, and held everywhere; further roles are `RoleGrant`s. Of an account of Entra it is shown only:
     what such an account may do are its `RoleGrant`s, and its sessions and tokens count for a while after Entra last said that it
@@ -136,6 +139,7 @@ class User(AbstractBaseUser):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     email = models.EmailField(max_length=254)
+    email_folded = models.CharField(max_length=LONGEST_FOLDED, default="", editable=False)
     full_name = models.CharField(max_length=200, default="")
     role = models.CharField(max_length=64, default="viewer")
     is_active = models.BooleanField(default=True)
@@ -152,13 +156,19 @@ class User(AbstractBaseUser):
 
     class Meta:
         constraints = [
-            models.UniqueConstraint(Lower("email"), condition=LIVING, name="one_account_of_an_address"),
+            models.UniqueConstraint(fields=["email_folded"], condition=LIVING, name="one_account_of_a_folded_address"),
             models.UniqueConstraint(
                 fields=["sso_provider", "sso_external_id"],
                 condition=LIVING & ~Q(sso_external_id=""),
                 name="one_account_of_an_external_identity",
             ),
         ]
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.email_folded = folded(self.email)
+        if "email" in (named := kwargs.get("update_fields") or ()):
+            kwargs["update_fields"] = [*named, "email_folded"]
+        super().save(*args, **kwargs)
 
 
 class ServiceIdentity(Timed):

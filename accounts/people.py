@@ -16,7 +16,7 @@ from django.core.validators import validate_email
 from django.db import transaction
 from django.db.models import Q, QuerySet
 
-from accounts import changes, lockout, passwords, refusals, sessions
+from accounts import addresses, changes, lockout, passwords, refusals, sessions
 from accounts.access import EVERYWHERE, Principal, Scope
 from accounts.changes import By
 from accounts.granting import require_above, require_grantable
@@ -176,6 +176,8 @@ def _managed(identifier: uuid.UUID, by: By, now: datetime) -> User:
 
 
 def _refuse_no_address(text: str) -> None:
+    if wrong := addresses.fault(text):
+        raise ValidationFailed(f"email: {wrong}")
     try:
         validate_email(text)
     except ValidationError:

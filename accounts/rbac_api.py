@@ -33,7 +33,7 @@ from common.paging import PAGE, page_if_asked
 
 class PersonWish(serializers.Serializer):
     email = Text(trim_whitespace=False, max_length=254)
-    full_name = Words(required=False, max_length=200)
+    full_name = Name(required=False, allow_blank=True)
     password = Text(trim_whitespace=False, max_length=4096)
     role = Text(required=False, allow_blank=True, max_length=64)
 
@@ -53,7 +53,7 @@ class NewPassword(PersonRow):
 
 class RoleWish(serializers.Serializer):
     name = Name(max_length=64)
-    display_name = Words(required=False, max_length=200)
+    display_name = Name(required=False, allow_blank=True)
     description = Words(required=False)
     permissions = Texts(required=False, allow_null=True)
 

@@ -16,6 +16,7 @@ from django.db.models import Q, QuerySet
 
 from accounts import audiences, changes, lockout, passwords, rates, refusals, typed
 from accounts.access import PrincipalKind
+from accounts.addresses import folded
 from accounts.entra_bounds import longest
 from accounts.models import ApiToken, EntraSession, ServiceIdentity, Session, User
 from common import audit
@@ -49,7 +50,7 @@ def sign_in(
 ) -> SignedIn:  # fmt: skip
     """Check a password and open a session. One sentence for every failure, and about the same time."""
     meant = audiences.read(audience)
-    account = email.strip().lower()
+    account = folded(email)
     with refusals.noting_limits(rates.ANONYMOUS, address=address, now=now):
         rates.count_sign_in(account, address, now)
         user = User.objects.by_email(account)

@@ -13,6 +13,7 @@ from django.conf import settings
 from django.db import transaction
 
 from accounts import attempts, diagnoses, obo, rates, refusals, sessions
+from accounts.addresses import folded
 from accounts.claims import ClaimsRefused, GroupsAsRoles, MappingRow, Person, person_of, reasons_for, shown_role
 from accounts.entra import Entra, EntraError, Tokens
 from accounts.entra_settings import EntraSettings
@@ -194,7 +195,7 @@ def _account(person: Person, address: str) -> User:
         _audit_user("user.enabled", user, address, {"reason": "signed in with Entra again"})
     user.is_active, user.disabled_by_sso = True, False
     user.sso_external_id, user.full_name = person.external_id, person.name or user.full_name
-    if user.email.lower() != person.address and User.objects.by_email(person.address) is None:
+    if user.email_folded != folded(person.address) and User.objects.by_email(person.address) is None:
         _audit_user("user.updated", user, address, {"email": person.address})
         user.email = person.address
     user.save(update_fields=["is_active", "disabled_by_sso", "sso_external_id", "full_name", "email"])
@@ -207,7 +208,7 @@ def _known(person: Person) -> User | None:
     user = living.filter(sso_provider=PROVIDER, sso_external_id=person.external_id).first()
     if user is not None:
         return user
-    same = living.filter(email__iexact=person.address).first()
+    same = living.filter(email_folded=folded(person.address)).first()
     if same is None or (same.sso_provider == PROVIDER and not same.sso_external_id):
         return same
     raise Conflict(

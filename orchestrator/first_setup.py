@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from accounts.organizations import ensure_default_organization
-from accounts.setup import ensure_admin, ensure_system_roles
+from accounts.setup import ensure_admin, ensure_folded_addresses, ensure_system_roles
 from failover.transitions import ensure_states
 from gateways import generation, identity, routes, told_principals
 from orchestrator.environment import Settings
@@ -17,6 +17,7 @@ def set_up(node: Settings) -> bool:
     ensure_states(node.gateway_environments)
     succession.ensure_authorities(node.gateway_environments)
     ensure_system_roles()
+    ensure_folded_addresses()
     ensure_default_organization()
     generation.look()
     identity.ensure_keys()

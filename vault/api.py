@@ -20,6 +20,7 @@ from common.clock import now
 from common.described import described
 from common.errors import NotFound, ValidationFailed
 from common.paging import PAGE, page_if_asked
+from protocol.spelling import normal
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import LONGEST_IDEMPOTENCY_KEY, WriteBody
 from vault import hot, hot_change, rules, secrets, selectors, values
@@ -181,7 +182,9 @@ class Secrets(SecretOperation):
         environment = selectors.environment_of(project, wish.get("environment") or "")
         identifier = uuid.uuid4()
         body = _body(wish, value=wish["value"])
-        change = SecretChange(WriteOperation.CREATE, identifier, project.id, environment.id, key, self.base(wish), body)
+        change = SecretChange(
+            WriteOperation.CREATE, identifier, project.id, environment.id, normal(key), self.base(wish), body
+        )  # fmt: skip
         return self.answer(self.write(change), identifier, status=201)
 
     @described(

@@ -16,6 +16,7 @@ from accounts.models import Environment, Project
 from accounts.roles import SECRETS_DELETE, SECRETS_READ, SECRETS_WRITE
 from common.errors import Conflict, NotFound, PermissionRefused, ValidationFailed
 from common.nearest import refusal
+from protocol.spelling import hidden, normal
 from protocol.vocabulary import WriteOperation
 from protocol.writes import LARGEST_VALUE, WriteBody
 from vault import schedules
@@ -157,6 +158,10 @@ def _check_key(key: str) -> None:
         raise ValidationFailed(f"key: must have 1 to {LONGEST_KEY} characters")
     if _CONTROL.search(key) or _UNSTORABLE.search(key):
         raise ValidationFailed("key: control characters are not allowed")
+    if found := hidden(key):
+        raise ValidationFailed(f"key: must not have {found}")
+    if key != normal(key):
+        raise ValidationFailed("key: must be in the composed form of Unicode (NFC)")
     if key != key.strip():
         raise ValidationFailed("key: must not begin or end with a space")
 
@@ -225,6 +230,9 @@ def _wrong_metadata(metadata: dict[str, str]) -> Iterator[str]:
         elif _UNSTORABLE.search(name) or _UNSTORABLE.search(text):
             yield "metadata: NUL characters are not allowed"
             return
+    for name in metadata:
+        if found := hidden(name):
+            yield f"metadata: a name must not have {found}"
     if not all(metadata):
         yield "metadata: a name must not be empty"
     if len(json.dumps(metadata, ensure_ascii=False).encode()) > LARGEST_METADATA:
@@ -235,6 +243,8 @@ def _wrong_tags(tags: list[str]) -> Iterator[str]:
     if len(tags) > MOST_TAGS:
         yield f"tags: must be at most {MOST_TAGS}"
     for tag in tags:
+        if found := hidden(tag):
+            yield f"tags: must not have {found}"
         if not tag or len(tag) > LONGEST_TAG or _CONTROL.search(tag) or _UNSTORABLE.search(tag):
             yield f"tags: each must have 1 to {LONGEST_TAG} characters and no control characters"
 

@@ -14,6 +14,7 @@ from accounts.models import Environment, Project, Storage
 from accounts.roles import SECRETS_READ
 from common.api import rfc3339
 from common.errors import Conflict, NotFound, ValidationFailed
+from protocol.spelling import normal
 from vault import generating, rules, schedules
 from vault.found import Found
 from vault.models import Secret, SecretStatus, SecretVersion
@@ -65,7 +66,11 @@ def secret_of_key(caller: Principal, project: Project, key: str, environment: st
 
     Raises `NotFound`, or `Conflict` with code ENVIRONMENT_NEEDED whose sentence names the choices.
     """
-    rows = _rows().filter(project=project, key=key, status=SecretStatus.ACTIVE)
+    rows = _rows().filter(project=project, status=SecretStatus.ACTIVE)
+    exact = rows.filter(key=key)
+    rows = (
+        exact if key == normal(key) or exact.exists() else rows.filter(key=normal(key))
+    )  # keys of older releases are as they came
     if environment:
         rows = rows.filter(environment=environment_of(project, environment))
     found = [row for row in rows.order_by("environment__slug") if _may_read(caller, row)]

@@ -560,3 +560,25 @@ class TestAtOnce:
                     late.result(timeout=0.7)
             assert late.result(timeout=30)[0][0] == 404
         assert not Secret.objects.exists()
+
+
+@pytest.mark.parametrize("key", ["\u200b", "\ufeffbom", "a\u202eb", "a\u00a0b", "\u3000", "a\u00adb"])
+def test_a_key_that_looks_like_another_is_refused(admin: Person, project: Project, key: str) -> None:
+    for wish in ({"key": key}, {"key": "k", "tags": [f"x{key}y"]}, {"key": "k", "metadata": {f"x{key}y": "v"}}):
+        status, body = admin.post("secrets", {"project_id": str(project.id), "value": "v", **wish})
+        assert status == 400 and "U+" in body["error"], body
+    for path, wish in (
+        ("projects", {"name": f"x{key}y"}),
+        ("rbac/roles", {"name": f"x{key}y"}),
+        ("users/tokens", {"name": f"x{key}y"}),
+    ):
+        assert admin.post(path, wish)[0] == 400
+
+
+def test_both_spellings_of_a_letter_are_one_key(admin: Person, project: Project) -> None:
+    wish = {"project_id": str(project.id), "value": "v"}
+    status, made = admin.post("secrets", {**wish, "key": "caf\u0065\u0301"})
+    assert (status, made["key"] if "key" in made else admin.get(f"secrets/{made['id']}")[1]["key"]) == (201, "caf\u00e9")
+    assert admin.post("secrets", {**wish, "key": "caf\u00e9"})[0] == 409
+    for spelling in ("caf\u00e9", "cafe\u0301"):
+        assert admin.get(f"secrets?project_id={project.id}&key={spelling}")[1]["id"] == made["id"]
