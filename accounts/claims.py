@@ -16,6 +16,7 @@ from accounts.addresses import fault
 PRIORITY: Mapping[str, int] = {
     "viewer": 1,
     "user": 2,
+    "secret_reader": 2,
     "finance": 3,
     "auditor": 4,
     "certificate_manager": 5,

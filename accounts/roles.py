@@ -26,6 +26,7 @@ _LIMITED: Mapping[str, frozenset[str]] = {
     "finance": frozenset({"dashboard:read", "billing:read"}),
     "auditor": frozenset({"dashboard:read", AUDIT_READ, "users:read", "deployments:read", "compliance:read", GATEWAY_READ}),
     "certificate_manager": frozenset({"dashboard:read", "certificates:request"}) | _PROJECTS | _CERTIFICATES,
+    "secret_reader": frozenset({"dashboard:read", "secrets:read"}) | _PROJECTS,
     "secret_manager": frozenset({"dashboard:read"}) | _PROJECTS | _SECRETS,
     "ssh_admin": frozenset({"dashboard:read", "ssh:read", "ssh:write"}) | _PROJECTS,
     "project_admin": frozenset({"dashboard:read", "projects:write", "certificates:request"})

@@ -11,7 +11,7 @@ import os
 import ssl
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
@@ -27,6 +27,7 @@ from accounts.diagnoses import Diagnosis, Owner
 from accounts.entra import Entra, EntraError
 from accounts.entra_settings import EntraSettings
 from cli.stack.layout import StackError, layout_from, read_run_file
+from cli.stack.primary_client import SESSION_FILE
 from cli.stack.sandbox import entra_environment, own_tenant
 from orchestrator.environment import EnvironmentMistake, entra_settings, with_vault
 from protocol import paths
@@ -35,6 +36,11 @@ from vault.generations import warn_below
 CLOCK_SECONDS = 60.0
 """Tokens are refused beyond two minutes; this leaves time to act."""
 API_SECONDS = 30.0
+WITH_RIGHTS = (
+    "MAZEVAULT_TOKEN=TOKEN ./mazevault doctor, with the `token` that POST {url}/api/v1/auth/login answers to somebody who may "
+    "read the fleet (gateway:read)"
+)
+"""How to run it again with rights."""
 
 
 class State(StrEnum):
@@ -75,6 +81,12 @@ class Primary:
     ca_file: Path | None
     token: str = ""
     sign_in_as: str = ""
+    admin_token: str = ""
+    """The administrator's session of the stack that runs here, for what needs no session of Entra."""
+
+    @property
+    def any_token(self) -> str:
+        return self.token or self.admin_token
 
     def client(self) -> httpx.Client:
         context = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
@@ -214,8 +226,10 @@ def _check(own: EntraSettings, primary: Primary) -> dict[str, Any]:
             token = primary.token or (_signed_in(http, own, primary) if primary.sign_in_as else "")
             if not token:
                 raise Skipped(
-                    f"sign in at {primary.url}/api/v1/auth/sso/entra/login with Accept: application/json, "
-                    "and give the token in MAZEVAULT_TOKEN; at the sandbox use --as ada.admin@bank.example"
+                    f"it needs somebody who signs in with Entra: open {primary.url}/api/v1/auth/sso/entra/login in a browser, "
+                    "then "
+                    f"{primary.url}/api/v1/auth/sso/entra/check, which makes this check and answers it; at the sandbox: "
+                    "./mazevault doctor --as ada.admin@bank.example"
                 )
             return _answer(http.get(f"{primary.url}/api/v1/auth/sso/entra/check", headers={"Authorization": f"Bearer {token}"}))
     except (httpx.HTTPError, OSError) as error:
@@ -256,7 +270,7 @@ def _authorities(primary: Primary) -> str:
         raise Skipped("no Primary is known here; name it with --url")
     try:
         with primary.client() as http:
-            rows = _told_authorities(http, primary) if primary.token else _shown_authorities(http, primary)
+            rows, told_all = _rows_of_authorities(http, primary)
     except (httpx.HTTPError, OSError, ValueError, KeyError) as error:
         why = f"the Primary at {primary.url} cannot be asked: {type(error).__name__}"
         raise Trouble(Diagnosis("PRIMARY", why, "check --url and --ca-file", Owner.OPERATOR)) from error
@@ -264,12 +278,22 @@ def _authorities(primary: Primary) -> str:
     if warnings:
         fix = "./mazevault keys list, and docs/operations/keys.md"
         raise Trouble(Diagnosis("CA_ENDS", "; ".join(warnings), fix, Owner.OPERATOR))
-    more = "" if primary.token else "; for those of the environments give a token in MAZEVAULT_TOKEN"
+    more = "" if told_all else f"; to look at those of the environments too: {WITH_RIGHTS.format(url=primary.url)}"
     return ", ".join(f"{row['authority']} ends in {row['days_left']:.0f} days" for row in rows) + more
 
 
+def _rows_of_authorities(http: httpx.Client, primary: Primary) -> tuple[list[dict[str, Any]], bool]:
+    """Of all, with a token that may; else of those that everybody is shown. A session of the stack here may have ended."""
+    if primary.token:
+        return _told_authorities(http, primary), True
+    headers = {"Authorization": f"Bearer {primary.admin_token}"}
+    if primary.admin_token and http.get(f"{primary.url}/api/v1/auth/me", headers=headers).is_success:
+        return _told_authorities(http, primary), True
+    return _shown_authorities(http, primary), False
+
+
 def _told_authorities(http: httpx.Client, primary: Primary) -> list[dict[str, Any]]:
-    headers = {"Authorization": f"Bearer {primary.token}"}
+    headers = {"Authorization": f"Bearer {primary.any_token}"}
     rows: Any = _answer(http.get(f"{primary.url}/api/v1/admin/authorities", headers=headers))
     return [row for row in rows if row["standing"] == "current"]
 
@@ -296,7 +320,15 @@ def _settings(environ: Mapping[str, str]) -> tuple[EntraSettings, Primary]:
         environ = {**environ, **(own_tenant(environ) or entra_environment(layout, url))}
     token = environ.get("MAZEVAULT_TOKEN", "")
     own = entra_settings(with_vault(environ), url or "https://localhost:8443")
-    return own, Primary(url, Path(ca_file) if ca_file else None, token)
+    return own, Primary(url, Path(ca_file) if ca_file else None, token, admin_token=_admin_session(run, url))
+
+
+def _admin_session(run: Mapping[str, Any] | None, url: str) -> str:
+    """What `./mazevault status` signed in with, if the Primary is that of the stack that runs here."""
+    if not run or url != run.get("primary_url"):
+        return ""
+    kept = Path(run["admin_password_file"]).with_name(SESSION_FILE)
+    return kept.read_text().strip() if kept.exists() else ""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -313,7 +345,10 @@ def main(arguments: Sequence[str]) -> int:
     except (EnvironmentMistake, StackError) as mistake:
         findings = [Finding("settings", State.FAILED, str(mistake), "set it as it says", Owner.OPERATOR.value, "SETTINGS")]
     else:
-        primary = Primary(wish.url or found.url, wish.ca_file or found.ca_file, found.token, wish.sign_in_as)
+        primary = replace(
+            found, url=wish.url or found.url, ca_file=wish.ca_file or found.ca_file, sign_in_as=wish.sign_in_as,
+            admin_token="" if wish.url else found.admin_token,
+        )  # fmt: skip
         findings = [*examine(own, primary), authorities(primary)]
     print(json.dumps([asdict(row) for row in findings], indent=2) if wish.output == "json" else _text(findings))
     return 1 if any(row.state is State.FAILED for row in findings) else 0

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import wraps
+from itertools import islice
 from typing import Any, NoReturn
 
 from django.core.exceptions import RequestDataTooBig, SuspiciousOperation
@@ -34,6 +35,8 @@ from common.parsing import LARGEST_BODY
 from common.permissions import SIGNED_IN as SIGNED_IN
 
 log = logging.getLogger("mazevault.api")
+MOST_TOLD = 20
+"""Fields of one refusal; a body with more mistakes is another body."""
 READS = ("GET", "HEAD", "OPTIONS")
 _UNREAD = "the database does not answer right now; ask again in a moment"
 _NO_DATABASE = """the database does not answer right now; a change may have been kept or not: \
@@ -184,10 +187,10 @@ class Text(serializers.CharField):
 
 
 def checked(serializer: type[serializers.Serializer], data: Any) -> dict[str, Any]:
-    """The validated fields of a body, or `ValidationFailed` whose sentence begins with the first wrong field."""
+    """The validated fields of a body, or `ValidationFailed` with a sentence for each field that is missing or wrong."""
     instance = serializer(data=data)
     if not instance.is_valid():
-        raise ValidationFailed(_first_sentence(instance.errors, ""))
+        raise ValidationFailed(_told(instance.errors))
     return dict(instance.validated_data)
 
 
@@ -209,7 +212,7 @@ def handler500(request: HttpRequest) -> HttpResponse:
 
 def _from_framework(error: drf.APIException) -> MazeVaultError:
     if isinstance(error, drf.ValidationError):
-        return ValidationFailed(_first_sentence(error.detail, ""))
+        return ValidationFailed(_told(error.detail))
     if isinstance(error, drf.MethodNotAllowed):
         return MethodNotAllowed("this path does not take this method")
     if isinstance(error, drf.NotAuthenticated | drf.AuthenticationFailed):
@@ -225,13 +228,23 @@ def _from_framework(error: drf.APIException) -> MazeVaultError:
     return MalformedBody("the request is malformed", status=error.status_code)
 
 
-def _first_sentence(errors: Any, where: str) -> str:
-    if isinstance(errors, dict):
-        field, inner = next(iter(errors.items()))
-        name = field if not where else f"{where}.{field}"
-        return _first_sentence(inner, where if field == "non_field_errors" else name)
-    if isinstance(errors, list):
-        return _first_sentence(errors[0], where)
-    text = str(errors)
-    sentence = {"This field is required.": "is required", "This field may not be null.": "must not be null"}.get(text, text)
-    return f"{where}: {sentence}" if where else sentence
+def _told(errors: Any) -> str:
+    """All that is missing or wrong of a body, so that nobody learns of it one call at a time."""
+    return "; ".join(islice(_sentences(errors, ""), MOST_TOLD))
+
+
+def _sentences(errors: Any, where: str) -> Iterator[str]:
+    """One for each field; of several of one field, or of many items of a list, the first."""
+    if isinstance(errors, dict) and all(isinstance(key, int) for key in errors):  # items of a list
+        key, inner = next(iter(errors.items()))
+        yield from islice(_sentences(inner, f"{where}.{key}"), 1)
+    elif isinstance(errors, dict):
+        for field, inner in errors.items():
+            name = str(field) if not where else f"{where}.{field}"
+            yield from _sentences(inner, where if field == "non_field_errors" else name)
+    elif isinstance(errors, list):
+        yield from islice(_sentences(next((one for one in errors if one), ""), where), 1)
+    else:
+        text = str(errors)
+        sentence = {"This field is required.": "is required", "This field may not be null.": "must not be null"}.get(text, text)
+        yield f"{where}: {sentence}" if where else sentence

@@ -12,6 +12,7 @@ from django.db import transaction
 from django.db.models import QuerySet
 
 from common import audit
+from common.api import rfc3339
 from common.clock import database_now
 from common.errors import Conflict, NotFound, ValidationFailed
 from common.failpoints import reach
@@ -23,7 +24,7 @@ from failover.models import EnvironmentState, Operation, Plan
 from failover.preflight import Check, Level
 from failover.selectors import operation_row
 from failover.transitions import Step, carry_out, open_operation, state_of
-from gateways import losses, routes, signs
+from gateways import generation, losses, routes, signs
 from gateways.models import Gateway, Route
 from protocol.vocabulary import Role
 
@@ -84,6 +85,7 @@ def request(code: str, kind_name: str, wish: Wish, asked: Asked) -> Answer:
     environment = routes.environment_of(code)
     with transaction.atomic():
         route = routes.lock_route(environment.code)
+        _refuse_before_epochs_are_heard(environment.code)
         state, current = state_of(environment.code), open_operation(environment.code)
         if current:
             if current.kind == kind.name:
@@ -204,6 +206,18 @@ def _kind(name: str) -> Kind:
     if name not in KINDS:
         raise NotFound(f"there is no move {name}; there are {', '.join(KINDS)}")
     return KINDS[name]
+
+
+def _refuse_before_epochs_are_heard(code: str) -> None:
+    """What a database that was put back says of an environment may be of the past: neither "done already" nor a move is true."""
+    awaited = generation.awaited_of(code)
+    if awaited is not None:
+        names, until = awaited
+        raise Conflict(
+            f"the Primary's database was put back or promoted, and {', '.join(names)} has not said since then which epoch it has "
+            f"seen; ask again when it has, or after {rfc3339(until)}",
+            code="EPOCHS_AWAITED", retry_after=5,
+        )  # fmt: skip
 
 
 def _refuse_state(kind: Kind, state: EnvironmentState) -> None:

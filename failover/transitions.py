@@ -18,6 +18,7 @@ from failover.facts import living_gateway, told_of_drain, told_of_silence
 from failover.machine import FENCING, Action, Event, Move, State, fence_ends_at
 from failover.models import EnvironmentState, Operation, Transition
 from gateways import dispatch, doubts, losses, replicas, routes, surveys
+from gateways.acting import post
 from gateways.models import Gateway, Route
 from protocol.vocabulary import Role
 
@@ -122,7 +123,9 @@ def _failing(step: Step) -> str:
 
 
 _DETAILS: Mapping[Event, Callable[[Step], str]] = {
-    Event.DANGER: lambda step: step.route.danger,
+    Event.DANGER: lambda step: (
+        f"{step.route.danger}; find out which gateway acted last, then {post(step.route.environment_id, 'resume')}"
+    ),
     Event.CHECKS_FAILED: _failing,
     Event.FENCE_ACKNOWLEDGED: _last_write,
     Event.DRAIN_TIMED_OUT: _waited_for,

@@ -19,16 +19,19 @@ from django.db.models.functions import Greatest
 from common import audit
 from common.clock import database_now
 from common.locks import transaction_lock
+from common.models import AuditEntry
 from gateways import routes
-from gateways.models import PrimaryNode
+from gateways.models import Gateway, PrimaryNode, Route
 from gateways.remembered import Seen, has_gone_back, memory
 from integrations.azure.egress import CALL_SECONDS
+from protocol.vocabulary import StandbyMode
 
 log = logging.getLogger("mazevault.gateways.generation")
 
 
 MARGIN_SECONDS = 5.0
 """How much longer than the call of a vault a block for one is."""
+CHANGED = "primary.database.changed"
 TIMELINE = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int"
 """The timeline that is written now. The control file tells of a promotion only after the next checkpoint, minutes later."""
 
@@ -76,12 +79,29 @@ def longest_block_seconds() -> float:
     return max(lease_block_seconds(), CALL_SECONDS + MARGIN_SECONDS)
 
 
+def awaited_of(code: str) -> tuple[list[str], datetime] | None:
+    """After a restore: the gateways of an environment that have not said since which epoch they have seen, and until when they
+    are waited for at most. None where nothing is waited for: what the database knows of the environment is what is."""
+    route = Route.objects.get(environment_id=code)
+    node, moment = PrimaryNode.objects.filter(id=1).first(), database_now()
+    if node is None or route.lease_blocked_until is None:
+        return None
+    until = min(route.lease_blocked_until, node.since + timedelta(seconds=lease_block_seconds()))
+    told = AuditEntry.objects.filter(action=CHANGED, at__gt=moment - timedelta(seconds=lease_block_seconds() + MARGIN_SECONDS))
+    if until <= moment or not told.exists():
+        return None
+    living = Gateway.objects.filter(environment_id=code, decommissioned_at=None, banned_at=None, standby_mode=StandbyMode.WARM)
+    silent = living.exclude(status__heartbeat_at__gte=node.since).order_by("name")
+    names = list(silent.values_list("name", flat=True))
+    return (names, until) if names else None
+
+
 def _begin_new_life(known: PrimaryNode, identifier: str, timeline: int, remembered: Seen | None) -> None:
     """`remembered` is what shows that the database was put back, where it is that."""
     until: datetime = database_now() + timedelta(seconds=lease_block_seconds())
     audit.record(
         actor="system",
-        action="primary.database.changed",
+        action=CHANGED,
         entity="primary",
         entity_id=str(known.generation),
         severity=audit.Severity.CRITICAL,

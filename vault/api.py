@@ -18,7 +18,7 @@ from accounts.roles import SECRETS_DELETE, SECRETS_READ, SECRETS_WRITE
 from common.api import Operation, checked, rfc3339
 from common.clock import now
 from common.described import described
-from common.errors import NotFound, ValidationFailed
+from common.errors import MazeVaultError, NotFound, ValidationFailed
 from common.paging import PAGE, page_if_asked
 from protocol.spelling import normal
 from protocol.vocabulary import WriteOperation, WriteOutcome
@@ -52,6 +52,8 @@ class SecretOperation(Operation):
     scoped = True
     node: SecretNode | None = None
     only_repeated = False
+    said_by_header = False
+    """Whether `If-Match` said what version a change was made on."""
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         """What is plain is answered at once (`vault.hot`); everything else, and every refusal, takes the framework's way."""
@@ -151,6 +153,12 @@ class SecretOperation(Operation):
         mine = written.version == written.secret.version  # a repeated request may meet a newer state, whose value is not its own
         return self.tagged(self.row(written.secret, value if mine else None), status)
 
+    def handle_exception(self, exc: Exception) -> Response:
+        """What is wrong with the version a change was made on is told under the name the caller gave it."""
+        if isinstance(exc, MazeVaultError) and self.said_by_header:
+            exc.sentence = re.sub(r"^base_version:", "If-Match:", exc.sentence)
+        return super().handle_exception(exc)
+
     def base(self, wish: dict[str, Any]) -> int | None:
         """The version the change was made on, from `If-Match` or the body. None: whatever is there."""
         said = self.request.headers.get("If-Match", "").strip()
@@ -161,6 +169,7 @@ class SecretOperation(Operation):
         body: int | None = wish.get("base_version")
         if header is not None and body is not None and header != body:
             raise ValidationFailed(f"base_version: is {body}, but If-Match says {header}; send one of them")
+        self.said_by_header = header is not None and body is None
         return body if header is None else header
 
 

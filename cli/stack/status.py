@@ -86,7 +86,7 @@ def _judged(
     rows, found = environments.values(), run or {}
     down = _not_running(found)
     commands = (*_starts(down), *_calls(rows, found))
-    stuck = [row["headline"] for row in rows if row["state"] == "HOLD" or row["active_gateway"] is None]
+    stuck = [f"{row['headline']}; next: {row['next']}" for row in rows if row["state"] == "HOLD" or row["active_gateway"] is None]
     if stuck:
         return Overview(ERROR, "; ".join(stuck), gateways, environments, commands)
     idle = [row["headline"] for row in rows if row["next"] or not row["may_act"]]

@@ -7,6 +7,7 @@ from common.api import routes
 from gateways.storage_ways import PrimaryWays
 from integrations.keeping import VaultKeeper
 from orchestrator.health import Live, PrimaryHealth, Ready, primary_root
+from orchestrator.landing import landing_page
 from orchestrator.metrics import primary_metrics
 from orchestrator.openapi import openapi_document
 from orchestrator.reference import reference_asset, reference_page
@@ -16,6 +17,7 @@ from vault.urls import secret_routes
 urlpatterns = [
     path("api/v1/", include(secret_routes(PrimaryNode(VaultKeeper(PrimaryWays()))))),  # asked for most, so looked at first
     path("", primary_root, name="root"),
+    *routes("ui", landing_page, "ui"),
     *routes("metrics", primary_metrics, "metrics"),
     *routes("api/v1/health", PrimaryHealth.as_view(), "health"),
     *routes("api/v1/health/live", Live.as_view(), "health-live"),

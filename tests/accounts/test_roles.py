@@ -38,8 +38,11 @@ class TestRoles:
     def test_the_system_roles_are_those_of_the_product(self) -> None:
         assert set(SYSTEM_ROLES) == {
             "viewer", "user", "finance", "auditor", "certificate_manager", "secret_manager", "ssh_admin", "project_admin",
-            "admin",
+            "admin", "secret_reader",
         }  # fmt: skip
+
+    def test_a_secret_reader_reads_secrets_and_nothing_more(self) -> None:
+        assert SYSTEM_ROLES["secret_reader"] == {"dashboard:read", "projects:read", "secrets:read"}
 
     @EVERY_ROLE
     def test_every_permission_is_a_resource_and_an_action(self, role: str) -> None:

@@ -17,7 +17,7 @@ PLAIN = {"trust", "register", "heartbeat", "directive", "lease-renew", "lease-re
          "task-results", "certificate-renew", "channel-writes", "channel-changes", "channel-sign-in", "channel-sign-out",
          "channel-vault-access", "channel-sync-open", "channel-sync-rows", "channel-sync-plan", "channel-sync-progress",
          "channel-sync-end", "channel-writes-check", "channel-storage-move", "channel-storage-end", "channel-storage-look",
-         "audit-upload", "root", "metrics", "openapi", "docs", "docs-asset"}  # fmt: skip
+         "audit-upload", "root", "metrics", "openapi", "docs", "docs-asset", "ui"}  # fmt: skip
 """Paths that are not for people: the machine channel authenticates by certificate, the others are named in the design."""
 OPEN = {"login", "health", "health-live", "health-ready", "service-token", "oauth-token", "entra-login", "entra-callback"}
 """Operations that answer without any credential."""

@@ -55,7 +55,7 @@ def test_nobody_who_may_act_is_told_first_with_the_next_step_and_the_status_2() 
 )  # fmt: skip
 def test_what_waits_for_a_person_is_an_error_with_its_reason(row: dict[str, Any]) -> None:
     found = judged(NPR=environment(**row))
-    assert (found.code, found.sentence) == (ERROR, row["headline"])
+    assert (found.code, found.sentence) == (ERROR, f"{row['headline']}; next: {row['next']}")
 
 
 def test_a_move_under_way_and_an_ill_gateway_are_both_in_the_first_line() -> None:

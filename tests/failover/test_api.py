@@ -364,7 +364,8 @@ class TestHold:
         assert (status, refused["code"]) == (409, "ENVIRONMENT_HELD")
         assert body["hold_reason"] in refused["error"] and "resume" in refused["error"]
         assert body["hold_reason"] in body["headline"] and "resume" in body["next"]
-        assert body["hold_reason"] in admin.get("admin/failover/NPR/history")[1][0]["sentence"]
+        told = admin.get("admin/failover/NPR/history")[1][0]["sentence"]
+        assert body["hold_reason"] in told and "POST admin/failover/NPR/resume" in told
 
     def test_a_misspelt_gateway_is_answered_with_the_usable_ones(self, npr: Pair, admin: Person) -> None:
         self.hold(npr)

@@ -83,6 +83,7 @@ def test_after_a_restore_nobody_gets_a_lease_until_an_unknown_one_must_have_ende
 
 
 def test_a_failover_right_after_a_restore_waits_for_the_unknown_lease_too(restored: Pair, admin: Person) -> None:
+    speak(restored)
     _, body = admin.post("admin/failover/NPR/activate-dr", {"waive": ["source_queue"]})
     driver.drive_all()
     assert (state_of(admin)["state"], state_of(admin)["epoch"]) == ("FENCING", 1)
@@ -92,6 +93,31 @@ def test_a_failover_right_after_a_restore_waits_for_the_unknown_lease_too(restor
     assert state_of(admin)["state"] == "DR_ACTIVE"
 
 
+def speak(pair: Pair) -> None:
+    """Both say which epoch they have seen."""
+    for one in pair:
+        one.heartbeat()
+
+
+@pytest.mark.parametrize("kind", ["activate-dr", "failback"])
+def test_nothing_moves_and_nothing_is_called_done_before_the_gateways_said_which_epoch_they_have_seen(
+    restored: Pair, admin: Person, kind: str
+) -> None:
+    """A database of the past may say "done already" of what was undone since (N14)."""
+    first, second = restored
+    status, body = admin.post(f"admin/failover/NPR/{kind}")
+    assert (status, body["code"]) == (409, "EPOCHS_AWAITED") and f"{second.name}, {first.name}" in body["error"]
+    first.heartbeat()
+    assert second.name in admin.post(f"admin/failover/NPR/{kind}")[1]["error"]
+    second.heartbeat()
+    assert admin.post(f"admin/failover/NPR/{kind}")[0] == (202 if kind == "activate-dr" else 200)
+
+
+def test_a_gateway_that_is_gone_is_waited_for_no_longer_than_the_block_lasts(restored: Pair, admin: Person) -> None:
+    end_of_block()
+    assert admin.post("admin/failover/NPR/failback")[0] == 200
+
+
 def routes_until() -> str:
     moment = Route.objects.get(pk="NPR").lease_blocked_until
     return str(moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
@@ -99,6 +125,7 @@ def routes_until() -> str:
 
 def test_a_confirmed_or_forced_promotion_does_not_end_the_block(restored: Pair, admin: Person) -> None:
     first, second = restored
+    speak(restored)
     admin.post("admin/failover/NPR/activate-dr")
     order = first.told_to_fence()
     first.acknowledge_fence(order.operation, order.epoch)

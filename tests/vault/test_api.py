@@ -582,3 +582,11 @@ def test_both_spellings_of_a_letter_are_one_key(admin: Person, project: Project)
     assert admin.post("secrets", {**wish, "key": "caf\u00e9"})[0] == 409
     for spelling in ("caf\u00e9", "cafe\u0301"):
         assert admin.get(f"secrets?project_id={project.id}&key={spelling}")[1]["id"] == made["id"]
+
+
+def test_what_is_wrong_with_a_version_is_told_under_the_name_it_was_said_by(admin: Person, project: Project) -> None:
+    path = f"secrets/{create(admin, project)['id']}"
+    for said, name in (({"If-Match": '"7"'}, "If-Match"), ({}, "base_version")):
+        wish = {"value": "x"} if said else {"value": "x", "base_version": 7}
+        status, answer = send(admin, "put", path, wish, **said)
+        assert status == 409 and answer["error"].startswith(f"{name}: the secret is in version 1"), answer
