@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.conf import settings
 from django.db import connection, transaction
@@ -22,6 +22,7 @@ from common.clock import database_now
 from common.errors import Conflict, PermissionRefused
 from common.grouped import Grouped, Row
 from common.retained import PRIMARY
+from common.statements import fetch
 from gateways import losses, presence, quarantine, routes
 from gateways.desks import Desk, RequestDesk, at_once
 from gateways.models import (
@@ -245,12 +246,36 @@ class Told:
     waits_until: datetime | None = None
 
 
+class _Heard(NamedTuple):
+    """A row of `_HEARD`: an instance, with what its gateway's presence says and the time of now."""
+
+    gateway_id: uuid.UUID
+    instance: uuid.UUID
+    address: str
+    first_heard_at: datetime
+    heard_at: datetime
+    ended: bool
+    shared: bool
+    waiting_since: datetime | None
+    current: uuid.UUID | None
+    until: datetime
+    seen_at: datetime
+
+
+_HEARD = """
+SELECT i.gateway_id, i.instance, i.address, i.first_heard_at, i.heard_at, i.ended, i.shared,
+       i.waiting_since, p.instance, p.until, clock_timestamp()
+  FROM gateways_gatewayinstance i
+  JOIN gateways_gateway g ON g.id = i.gateway_id AND g.decommissioned_at IS NULL
+  JOIN gateways_gatewaypresence p ON p.gateway_id = i.gateway_id ORDER BY i.heard_at DESC
+"""
+
+
 def told_of_all() -> dict[uuid.UUID, Told]:
     """By gateway, for those that were ever heard. One statement."""
-    rows: dict[uuid.UUID, list[GatewayInstance]] = {}
-    found = GatewayInstance.objects.filter(gateway__decommissioned_at=None, gateway__presence__isnull=False)
-    facts = {"current": F("gateway__presence__instance"), "until": F("gateway__presence__until"), "seen_at": _now()}
-    for row in found.annotate(**facts).order_by("-heard_at"):
+    rows: dict[uuid.UUID, list[_Heard]] = {}
+    for found in fetch(_HEARD, {}):
+        row = _Heard(*found)
         rows.setdefault(row.gateway_id, []).append(row)
     return {identifier: _told_of(of_gateway) for identifier, of_gateway in rows.items()}
 
@@ -372,7 +397,7 @@ def _known(gateway: Gateway, row: GatewayPresence, rows: dict[uuid.UUID, Gateway
     )  # fmt: skip
 
 
-def _instance(row: GatewayInstance) -> Instance:
+def _instance(row: GatewayInstance | _Heard) -> Instance:
     return Instance(row.instance, row.first_heard_at, row.heard_at, row.ended, row.shared, row.waiting_since)
 
 
