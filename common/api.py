@@ -19,6 +19,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.views import APIView
 
+from common import outages
 from common.described import refuse_query, refuse_unknown
 from common.errors import (
     AuthenticationRequired,
@@ -98,7 +99,7 @@ def _of_the_database(error: Exception, is_read: bool) -> MazeVaultError | None:
         return Unavailable(f"{_GIVEN_UP[state]}{'' if is_read else ', so nothing was changed'}; try again", retry_after=2)
     if isinstance(error, InternalError):
         return None
-    log.error("the database does not answer: %s", type(error).__name__)
+    outages.database.failed(error)
     return Unavailable(_UNREAD if is_read else _NO_DATABASE, retry_after=2)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import psycopg
 
+from common import outages
 from common.errors import Unavailable
 from common.grouped import Grouped, Item, Row, rows_by_place
 
@@ -120,6 +121,7 @@ class Group:
     async def _connected(self) -> psycopg.AsyncConnection[Any]:
         if self._connection is None or self._connection.closed:
             self._connection = await psycopg.AsyncConnection.connect(**self._parameters, autocommit=True)
+            outages.database.answered()
             await self._connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
             await self._connection.execute("SET plan_cache_mode = force_generic_plan")  # planning costs more than running
         return self._connection
@@ -152,7 +154,7 @@ class Group:
 
     async def _give_up(self, group: list[_Asked], error: BaseException) -> None:
         """The database does not answer. Nobody knows whether the group was stored, so nobody is told that it was."""
-        log.warning("the database does not answer %s: %s", self._statement.name, type(error).__name__)
+        outages.database.failed(error)
         connection, self._connection = self._connection, None
         if connection is not None:
             await connection.close()

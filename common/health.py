@@ -56,7 +56,8 @@ class Prober:
         try:
             answer = self._ask()
         except Exception as error:  # whatever a driver raises, the finding is the same: it does not answer
-            log.warning("health: %s does not answer: %s", self._name, type(error).__name__)
+            if self._answer or self._answered_at == float("-inf"):  # told when it begins, not at each question
+                log.warning("health: %s does not answer: %s", self._name, type(error).__name__)
         finally:
             with self._condition:
                 self._is_asking, self._answer, self._answered_at = False, answer, time.monotonic()

@@ -21,7 +21,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from accounts.jobs import forget_old_failures
-from common import audit, lanes, retention
+from common import audit, lanes, outages, retention
 from common.clock import boottime
 from common.clock import now as clock_now
 from common.lanes import Lane
@@ -74,6 +74,8 @@ RETRY_BASE, RETRY_CAP = 1.0, 15.0
 one renewal of the lease, so that a short outage costs the active gateway its lease at most once."""
 START_JITTER = 0.5
 """Longest pause in seconds before a loop's first step."""
+DATABASE_PAUSE = 2.0
+"""Longest pause in seconds after the own database did not answer: it is near, and with it everything begins again."""
 STOP_SECONDS = 8.0
 """A stopping gateway is gone before a launcher or Kubernetes loses patience (10 s)."""
 REFUSED_PAUSE = 10.0
@@ -348,7 +350,7 @@ class Supervisor:
         try:
             return self.one_process.take()
         except psycopg.Error as error:
-            log.warning("the gateway's database does not answer: %s", type(error).__name__)
+            outages.is_outage(error)
             return False
 
     def _still_the_only_process(self) -> bool:
@@ -611,7 +613,9 @@ class Supervisor:
                 return pacing.not_before(pause, error.retry_after, cap, self._random), attempt + 1
             return pacing.jittered(min(REFUSED_PAUSE, self.timing.heartbeat_interval), 0.2, self._random), attempt + 1
         except (DatabaseError, psycopg.Error) as error:
-            log.warning("%s: the gateway's database does not answer: %s", name, type(error).__name__)
+            if not outages.is_outage(error):
+                log.warning("%s: the gateway's database gave up: %s", name, outages.cause_of(error))
+            return pacing.jittered(DATABASE_PAUSE, 0.5, self._random), attempt
         except Exception:  # a loop must never die in silence; the traceback is kept and the next step tried
             log.exception("%s: unexpected failure", name)
         else:

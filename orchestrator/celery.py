@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
 from django.conf import settings
+from django.db import Error as DatabaseError
 
 from common.environ import EnvironmentMistake
+from common.outages import is_outage
 from orchestrator.mode import settings_module
 
 
@@ -21,9 +24,22 @@ def _settings_or_sentences() -> None:
         sys.exit("\n".join(["this worker cannot run:", *(f"- {sentence}" for sentence in mistake.sentences)]))
 
 
+class Job(Task):
+    """A function of the worker. While the database is away there is nothing to do and nothing to tell of each try: rows say what
+    is to be done, and the next message comes within seconds."""
+
+    def __call__(self, *args: Any, **more: Any) -> Any:
+        try:
+            return super().__call__(*args, **more)
+        except DatabaseError as error:
+            if not is_outage(error):
+                raise
+            return None
+
+
 if not settings.configured:
     _settings_or_sentences()
-app = Celery("mazevault")
+app = Celery("mazevault", task_cls=Job)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(
     task_serializer="json",

@@ -17,9 +17,10 @@ from django.db import connection
 
 from accounts import secret_watch
 from accounts.jobs import forget_old_failures
-from common import audit, feed, lanes, progress
+from common import audit, feed, lanes, outages, progress
 from common.clock import now
 from common.lanes import Lane
+from common.outages import is_outage
 from failover import driver
 from gateways import (
     audit_chains,
@@ -101,7 +102,8 @@ def _run(name: str, use_case: Callable[[], object], pause: float, stop: threadin
         try:
             use_case()
         except DatabaseError as error:
-            log.warning("%s: the database does not answer: %s", name, type(error).__name__)
+            if not is_outage(error):
+                log.warning("%s: the database gave up: %s", name, outages.cause_of(error))
             stop.wait(1)
         except Exception:  # a loop must outlive any one failure; the traceback is kept
             log.exception("%s: unexpected failure", name)

@@ -11,7 +11,11 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.postgresql import base
 from psycopg_pool import ConnectionPool
 
-from common import lanes
+from common import lanes, outages
+
+RECONNECT_SECONDS = 4.0
+"""A pool tries so long to connect anew, with pauses of 1 and 2 s, and then again as soon as somebody wants a connection. With the
+library's own 300 s the pauses grow to a minute, and work stood still for as long after the database was back."""
 
 
 class DatabaseWrapper(base.DatabaseWrapper):
@@ -39,8 +43,17 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return ConnectionPool(
             kwargs={**self.get_connection_params(), "autocommit": True}, open=False, configure=self._configure_connection,  # type: ignore[attr-defined]
             check=check, min_size=1, max_size=lanes.connections_of(lanes.lane(), wanted["threads"]),
-            timeout=lanes.WAIT_SECONDS, name=str(lanes.lane()),
+            timeout=lanes.WAIT_SECONDS, name=str(lanes.lane()), reconnect_timeout=RECONNECT_SECONDS,
         )  # fmt: skip
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        try:
+            made = super().get_new_connection(conn_params)  # type: ignore[misc]
+        except psycopg.OperationalError as error:
+            outages.database.failed(error)
+            raise
+        outages.database.answered()
+        return made
 
 
 def look_at(connection: psycopg.Connection) -> None:

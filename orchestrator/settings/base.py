@@ -73,7 +73,11 @@ def _logging(node: Settings) -> dict[str, Any]:
         "formatters": {"line": {"()": "common.logs.OneLine"}},
         "handlers": {"stream": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["stream"], "level": "WARNING"},
-        "loggers": {"mazevault": {"handlers": ["stream"], "level": node.log_level, "propagate": False}},
+        # the pool tells of each try of each connection; `common.outages` tells of the outage
+        "loggers": {
+            "psycopg.pool": {"level": "ERROR"},
+            "mazevault": {"handlers": ["stream"], "level": node.log_level, "propagate": False},
+        },
     }
 
 
