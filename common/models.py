@@ -55,11 +55,12 @@ class AuditLink(models.Model):
 class AuditCheckpoint(models.Model):
     """A signed statement of where a chain stood: made at the Primary, remembered by the gateways that countersigned it.
 
-    A cut is a statement that everything up to its position was removed because its time was over (`common.audit_retention`).
+    A cut is a statement that everything up to its position was removed because its time was over (`common.audit_retention`), or
+    that it stands in another chain, which this one goes on from (`gateways.audit_forks`).
     """
 
     id = models.BigAutoField(primary_key=True)
-    chain = models.CharField(max_length=36)
+    chain = models.CharField(max_length=40)
     position = models.BigIntegerField()
     is_cut = models.BooleanField(default=False)
     text = models.TextField()

@@ -190,7 +190,7 @@ BOUNDED: Mapping[str, str] = {
     "gateways_toldprincipal": "one a person and environment",
     "gateways_copydigest": "one an environment",
     "gateways_copiedthing": "one a thing in an environment",
-    "gateways_gatewayauditchain": "one a life of a gateway",
+    "gateways_gatewayauditchain": "one a life of a gateway, and one a fork of its audit chain, 100 a life at most",
     "failover_environmentstate": "one an environment",
     "gateway_runtime_nodestate": "one row",
     "gateway_runtime_messagenumbers": "one row",
@@ -199,6 +199,7 @@ BOUNDED: Mapping[str, str] = {
     "gateway_runtime_replicaprincipal": "one a person known here",
     "gateway_runtime_replicatoken": "living credentials of those",
     "gateway_runtime_backlog": "one row",
+    "gateway_runtime_auditfork": "one a fork of the own audit chain, 100 a life at most",
     "gateway_runtime_writetally": "counters",
 }
 """Tables that are as large as the configuration or the fleet is, with the reason."""

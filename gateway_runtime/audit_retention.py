@@ -15,6 +15,7 @@ from common import audit, retention
 from common.locks import try_transaction_lock
 from common.models import AuditCheckpoint, AuditEntry
 from common.retained import GATEWAY
+from gateway_runtime import audit_forks
 from gateway_runtime.audit_upload import former_chains
 from gateway_runtime.client import Channel
 from protocol import paths
@@ -33,16 +34,17 @@ def apply(channel: Channel, generation: str, now: datetime, timeout: float) -> i
 
     Raises `PrimaryUnreachable` or `PrimaryRefused`.
     """
-    chains = [generation, *former_chains(generation)]
-    return max(_apply(channel, chain, None if chain == generation else chain, now, timeout) for chain in chains)
+    return max(_apply(channel, chain, generation, now, timeout) for chain in [generation, *former_chains(generation)])
 
 
-def _apply(channel: Channel, chain: str, life: str | None, now: datetime, timeout: float) -> int:
+def _apply(channel: Channel, chain: str, generation: str, now: datetime, timeout: float) -> int:
     position = wanted_cut(chain, now)
     if not position:
         return 0
+    name = audit_forks.holding(chain, position)
+    life = None if name == generation else name
     taken = channel.call(paths.AUDIT, AuditUpload(records=[], cut_at=position, life=life), AuditTaken, timeout=timeout)
-    return cut(chain, position, taken.cut, channel) if taken.cut else 0
+    return cut(chain, position, taken.cut, channel, name) if taken.cut else 0
 
 
 def wanted_cut(generation: str, now: datetime) -> int:
@@ -56,8 +58,11 @@ def wanted_cut(generation: str, now: datetime) -> int:
     return min(last, start + LONGEST_CUT) if last and last > start else 0
 
 
-def cut(generation: str, position: int, offered: SignedCheckpoint, channel: Channel) -> int:
-    """Check the Primary's word against the own chain, keep it, then open the door for exactly these rows."""
+def cut(generation: str, position: int, offered: SignedCheckpoint, channel: Channel, name: str) -> int:
+    """Check the Primary's word against the own chain, keep it, then open the door for exactly these rows.
+
+    `name` is the chain under which the Primary holds the position: this one or a fork of it.
+    """
     statement = _statement_of(offered, channel)
     with transaction.atomic():
         if statement is None or not try_transaction_lock(f"audit-retention:{generation}"):
@@ -65,7 +70,7 @@ def cut(generation: str, position: int, offered: SignedCheckpoint, channel: Chan
         start = audit.start_of(generation)
         walked = walk(generation, audit.links(generation, after=start[0], upto=position), start=start)
         sound = not walked.findings and (statement.chain, statement.position, statement.hash) == (
-            generation, walked.length, walked.head
+            name, walked.length, walked.head
         )  # fmt: skip
         if not sound or walked.length != position:
             log.error("nothing is removed from the audit trail: the Primary's cut at %s is not what this chain says", position)

@@ -17,8 +17,9 @@ from django.db.models import Q
 from common import audit
 from common.errors import ValidationFailed
 from common.models import AuditCheckpoint, AuditEntry, AuditLink
+from gateway_runtime import audit_forks
+from gateway_runtime.audit_forks import Asking
 from gateway_runtime.client import Channel, PrimaryRefused
-from protocol import paths
 from protocol.audit import (
     CONTRADICTED,
     PRIMARY,
@@ -31,7 +32,7 @@ from protocol.audit import (
     statement_is_signed,
     statement_of,
 )
-from protocol.messages import AuditRecord, AuditTaken, AuditUpload, Countersigned, SignedCheckpoint
+from protocol.messages import AuditPlace, AuditRecord, Countersigned, SignedCheckpoint
 
 log = logging.getLogger("mazevault.gateway.audit")
 
@@ -39,6 +40,8 @@ CHAIN_PAUSE = 0.5
 """Pause in seconds between two looks for entries to chain."""
 UPLOAD_PAUSE = 2.0
 """Pause in seconds before the next upload when nothing is left to send."""
+CONTRADICTED_PAUSE = 60.0
+"""Pause in seconds before an upload that was contradicted is tried again: only a person can end that."""
 BATCH, BATCH_CHARACTERS = 200, 400_000
 """An upload holds at most this many entries and characters; sealed it stays well below the largest message."""
 PAST = "past"
@@ -54,47 +57,81 @@ def chain_step(generation: str) -> float:
 
 
 class Uploads:
-    """Sends the chains of this gateway in order. The Primary says up to where it holds each; nothing else is remembered.
+    """Sends the chains of this gateway in order. The Primary says up to where it holds each; what is stored here is only under
+    which name it goes on with one that was told in two ways (`audit_forks`).
 
     The present life's chain comes first. What former lives left here goes while that has nothing to send.
     """
 
     def __init__(self) -> None:
         self._taken: dict[str, int] = {}
+        """Up to where the Primary has what stands in each chain here, as it is here."""
+        self._told: set[str] = set()
+        """Chains that are contradicted, and of which that was said."""
         self._former: tuple[str, list[str]] = ("", [])
         """The present life, and the chains of the lives before it that may still have something to tell."""
 
     def step(self, channel: Channel, generation: str, timeout: float) -> float:
         """Send the next entries; returns the pause in seconds. Raises `PrimaryUnreachable` or `PrimaryRefused`."""
-        pause = self._send(channel, generation, None, timeout)
+        pause = self._send(Asking(channel, generation, timeout), generation)
         if pause is not None:
             return pause
         if self._former[0] != generation:
             self._former = generation, former_chains(generation)
-        return self._send_former(channel, self._former[1], timeout) if self._former[1] else UPLOAD_PAUSE
+        return self._send_former(Asking(channel, generation, timeout), self._former[1]) if self._former[1] else UPLOAD_PAUSE
 
-    def _send(self, channel: Channel, chain: str, life: str | None, timeout: float) -> float | None:
+    def _send(self, asking: Asking, chain: str) -> float | None:
         """None when there is nothing to send."""
         known = self._taken.get(chain)
-        records = list(_next_records(chain, known)) if known is not None else []
-        if known is not None and not records:
-            return None
-        taken = channel.call(paths.AUDIT, AuditUpload(records=records, life=life), AuditTaken, timeout=timeout)
-        self._taken[chain] = taken.position
-        return 0.0 if known is None or taken.position > known else UPLOAD_PAUSE
+        if known is None:
+            self._taken[chain] = audit_forks.last_common(asking, chain)
+            return 0.0
+        records = list(_next_records(chain, known))
+        if not records:
+            return self._resting(chain, known)
+        try:
+            taken = asking.about(audit_forks.newest(chain), records=records)
+        except PrimaryRefused as refused:
+            if refused.code != CONTRADICTED:
+                raise
+            return self._go_on(asking, chain, audit_forks.before(chain, refused, known, records[-1].position), refused)
+        self._taken[chain] = min(taken.position, records[-1].position)
+        return 0.0 if self._taken[chain] > known else UPLOAD_PAUSE
 
-    def _send_former(self, channel: Channel, former: list[str], timeout: float) -> float:
+    def _resting(self, chain: str, known: int) -> float | None:
+        if audit.head(chain)[0] >= known:
+            return None
+        log.warning("the Primary holds more of audit chain %s than there is here: the database was put back", chain)
+        del self._taken[chain]
+        return 0.0
+
+    def _go_on(self, asking: Asking, chain: str, place: AuditPlace, refused: PrimaryRefused) -> float:
+        """Under the name that follows, where a person has released this gateway since; otherwise later."""
+        begun = audit_forks.go_on(asking, chain, place)
+        if begun is not None:
+            self._taken[chain] = begun
+            self._told.discard(chain)
+            return 0.0
+        self._taken.pop(chain, None)  # looked at anew: the database may have been put back while this process ran
+        if chain not in self._told:
+            self._told.add(chain)
+            log.error("the Primary holds another past of audit chain %s (%s). Its entries stay here and are sent once an "
+                      "administrator has released this gateway: see docs/operations/two-machines.md", chain, refused)  # fmt: skip
+        return CONTRADICTED_PAUSE
+
+    def _send_former(self, asking: Asking, former: list[str]) -> float:
         chain = former[0]
         try:
-            pause = self._send(channel, chain, chain, timeout)
+            pause = self._send(asking, chain)
         except PrimaryRefused as refused:
-            if refused.code not in (CONTRADICTED, ValidationFailed.default_code):
+            if refused.code != ValidationFailed.default_code:
                 raise
             log.error("the Primary does not take the audit chain of an earlier life, %s: %s", chain, refused)
             pause = None
-        if pause is None:
+        if pause is None or pause == CONTRADICTED_PAUSE:
             former.remove(chain)
-        return pause or 0.0
+            return 0.0
+        return pause
 
 
 def former_chains(generation: str) -> list[str]:

@@ -203,3 +203,12 @@ class WriteTally(models.Model):
 
     outcome = models.CharField(max_length=16, primary_key=True)
     total = models.BigIntegerField(default=0)
+
+
+class AuditFork(models.Model):
+    """A fork of an audit chain kept here: under this name the Primary takes what stands behind the position (ADR 42)."""
+
+    name = models.CharField(primary_key=True, max_length=40)
+    chain = models.CharField(max_length=36, db_index=True)
+    position = models.BigIntegerField()
+    begun_at = models.DateTimeField(db_default=Now())

@@ -70,10 +70,17 @@ class ChainRow(serializers.Serializer):
     head = serializers.CharField()
 
 
+class ForkRow(serializers.Serializer):
+    chain = serializers.CharField(help_text="a gateway's chain that was told in two ways")
+    position = serializers.IntegerField(help_text="the last position both ways have in common")
+    follows = serializers.CharField(help_text="the chain in which the gateway's own way is held since its release")
+
+
 class AuditReport(serializers.Serializer):
     sound = serializers.BooleanField()
     chains = ChainRow(many=True)
     findings = FindingRow(many=True)
+    forks = ForkRow(many=True)
     statements = serializers.IntegerField(help_text="signed checkpoints and cuts that were checked")
     pinned = serializers.BooleanField(help_text="whether the root was compared with one from outside of this database")
 

@@ -13,16 +13,15 @@ from django.db import connection, transaction
 from django.db.models import F, Q
 
 from common import audit
-from common.errors import Conflict, ValidationFailed
 from common.locks import try_transaction_lock
 from common.models import AuditCheckpoint, AuditEntry, AuditLink
 from common.rows import locked
-from gateways import fleet, identity
+from gateways import audit_forks, identity
+from gateways.audit_forks import Contradiction
 from gateways.models import Gateway, GatewayAuditChain, GatewayAuditRecord
 from gateways.sightings import decoded
 from protocol.audit import (
     ANCHORED,
-    CONTRADICTED,
     GENESIS,
     PRIMARY,
     WITNESS_KNOWN,
@@ -34,7 +33,7 @@ from protocol.audit import (
     statement_of,
     walk,
 )
-from protocol.messages import AuditRecord, AuditTaken, AuditUpload, Countersigned, SignedCheckpoint
+from protocol.messages import AuditPlace, AuditRecord, AuditTaken, AuditUpload, Countersigned, SignedCheckpoint
 
 log = logging.getLogger("mazevault.gateways.audit")
 
@@ -59,38 +58,28 @@ CHECKPOINT_SECONDS = 30.0
 def take_upload(gateway: Gateway, body: AuditUpload, now: datetime) -> AuditTaken:
     """Store the next entries of one of this gateway's chains and say up to where it is held. What is stored is never replaced.
 
-    Entries behind a gap wait for the next upload. Raises `ValidationFailed` for a life this gateway never had, and `Conflict`
-    when an entry contradicts what is stored or does not fit; what came before it is kept and the audit says so. One of the
-    present life holds the gateway; a former one may have been put back to an earlier state, which is why it is one.
+    Entries behind a gap wait for the next upload. Raises `ValidationFailed` for a chain this gateway never had, and `Conflict`
+    when an entry contradicts what is stored or does not fit; what came before it is kept, and `audit_forks.heed` says what then.
+    `fork_at` asks for the chain that follows a contradicted one, and stores nothing else.
     """
-    chain = _chain_of(gateway, body.life)
+    chain = audit_forks.chain_of(gateway, body.life)
+    if body.fork_at is not None:
+        return _followed(gateway, chain, body.fork_at)
     with transaction.atomic():
         GatewayAuditChain.objects.get_or_create(chain=chain, defaults={"gateway": gateway, "hash": GENESIS})
         held = GatewayAuditChain.objects.select_for_update(of=("self",)).get(chain=chain)
         wrong = _first_contradiction(held, body.records)
-        _keep_what_follows(held, [record for record in body.records if wrong is None or record.position < wrong])
+        _keep_what_follows(held, [record for record in body.records if wrong is None or record.position < wrong.position])
     if wrong is not None:
-        if chain == str(gateway.generation):
-            _hold(gateway, wrong, now)
-        else:
-            _tell_former(gateway, chain, wrong)
-        raise Conflict(f"the audit entry at position {wrong} contradicts this gateway's chain", code=CONTRADICTED)
+        audit_forks.heed(gateway, chain, wrong)
+        raise wrong.refusal()
     return AuditTaken(position=held.position, hash=held.hash, cut=_cut_for(held, body.cut_at, now) if body.cut_at else None)
 
 
-def _chain_of(gateway: Gateway, life: str | None) -> str:
-    if life is None or life == str(gateway.generation):
-        return str(gateway.generation)
-    if not gateway.lives.filter(generation=life).exists():
-        raise ValidationFailed("life: this gateway never had this generation")
-    return life
-
-
-def _tell_former(gateway: Gateway, chain: str, position: int) -> None:
-    """Once for a life: two pasts of it were told."""
-    with transaction.atomic():
-        _tell_once("audit.former_chain.contradicted", chain, {"gateway": gateway.name, "position": position})
-    log.error("the audit chain of an earlier life of %s contradicts what was told then, at position %s", gateway.name, position)
+def _followed(gateway: Gateway, chain: str, place: AuditPlace) -> AuditTaken:
+    follows = audit_forks.follow(gateway, chain, place)
+    held = GatewayAuditChain.objects.get(chain=chain)
+    return AuditTaken(position=held.position, hash=held.hash, follows=follows)
 
 
 def prove(now: datetime) -> int:
@@ -180,21 +169,18 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _first_contradiction(held: GatewayAuditChain, records: list[AuditRecord]) -> int | None:
-    """The first position that differs from a stored entry, or whose hash does not fit; None when all is well."""
-    positions = [record.position for record in records]
-    stored = {
-        row.position: (row.text, row.hash)
-        for row in GatewayAuditRecord.objects.filter(chain=held.chain, position__in=[p for p in positions if p <= held.position])
-    }
+def _first_contradiction(held: GatewayAuditChain, records: list[AuditRecord]) -> Contradiction | None:
+    """The first entry that differs from a stored one, or whose hash does not fit; None when all is well."""
+    stored = audit_forks.stored(held, [record.position for record in records])
     position, previous = held.position, held.hash
     for record in records:
         if record.position <= held.position:
-            if record.position in stored and stored[record.position] != (record.text, record.hash):
-                return record.position
+            known = stored.get(record.position)
+            if known and known != (record.text, record.hash):
+                return Contradiction(record.position, known[1], record.hash)
         elif record.position == position + 1:
             if record.hash != link_hash(held.chain, record.position, previous, record.text):
-                return record.position
+                return Contradiction(record.position, "", record.hash)
             position, previous = record.position, record.hash
     return None
 
@@ -222,23 +208,6 @@ def _cut_for(held: GatewayAuditChain, position: int, now: datetime) -> SignedChe
                     at=now.isoformat(), is_cut=True)  # fmt: skip
     signed = sign_statement(cut, identity.signing_key())
     return SignedCheckpoint(text=signed.text, signature=signed.signature, key=signed.key)
-
-
-def _hold(gateway: Gateway, position: int, now: datetime) -> None:
-    """In a transaction of its own, since it begins with the route: whoever crashes before it is contradicted again."""
-    itself, why = Gateway.objects.filter(pk=gateway.pk), "its audit chain contradicts what it uploaded before"
-    with transaction.atomic():
-        if fleet.hold(gateway.environment_id, itself, why, now):
-            audit.record(
-                actor=f"gateway:{gateway.id}",
-                action="audit.gateway.contradicted",
-                entity="gateway",
-                entity_id=str(gateway.id),
-                severity=audit.Severity.CRITICAL,
-                environment=gateway.environment_id,
-                details={"name": gateway.name, "generation": str(gateway.generation), "position": position},
-            )
-    log.error("the audit chain of %s contradicts itself at position %s; the gateway is held", gateway.name, position)
 
 
 def _anchor(row: GatewayAuditChain, now: datetime) -> None:

@@ -26,14 +26,15 @@ def ban(identifier: uuid.UUID, *, reason: str, actor: str, address: str, now: da
     return _change(identifier, "gateway.banned", apply, reason=reason, actor=actor, address=address)
 
 
-def hold(code: str, gateways: QuerySet[Gateway], reason: str, now: datetime) -> bool:
+def hold(code: str, gateways: QuerySet[Gateway], reason: str, now: datetime, why: str = "") -> bool:
     """Quarantine those of these gateways of one environment that are not held yet: no task, no promotion, until a person looked.
 
     Begins with the route's lock, as everything that changes what a gateway may do, and wakes its directive call with the commit.
+    `why` is a `quarantine.Reason`, empty for the reasons without one.
     """
     with transaction.atomic():
         routes.lock_route(code)
-        held = gateways.filter(held_at=None).update(held_at=now, held_reason=reason)
+        held = gateways.filter(held_at=None).update(held_at=now, held_code=why, held_reason=reason)
         if held:
             routes.wake(code)
     return bool(held)

@@ -554,14 +554,29 @@ class CopiedThing(models.Model):
 
 
 class GatewayAuditChain(models.Model):
-    """How far the Primary holds the audit chain of one life of a gateway, and how far it has anchored it in its own chain."""
+    """How far the Primary holds the audit chain of one life of a gateway, and how far it has anchored it in its own chain.
 
-    chain = models.CharField(primary_key=True, max_length=36)
+    `contradicted_*`: the first entry that told another past than what is held here, the hash held and the hash told, and when. A
+    fork `follows` the chain that was contradicted, from behind the position `begins_at` on (`gateways.audit_forks`).
+    """
+
+    chain = models.CharField(primary_key=True, max_length=40)
     gateway = models.ForeignKey(Gateway, models.PROTECT, related_name="audit_chains")
     position = models.BigIntegerField(default=0)
     hash = models.CharField(max_length=64)
     anchored_position = models.BigIntegerField(default=0)
     anchored_at = models.DateTimeField(null=True)
+    follows = models.CharField(max_length=40, default="", db_default="")
+    begins_at = models.BigIntegerField(default=0, db_default=0)
+    contradicted_at = models.DateTimeField(null=True)
+    contradicted_position = models.BigIntegerField(null=True)
+    contradicted_hash = models.CharField(max_length=64, default="", db_default="")
+    contradicting_hash = models.CharField(max_length=64, default="", db_default="")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["follows"], condition=~Q(follows=""), name="one_chain_follows_a_chain"),
+        ]
 
 
 ABOUT_SECRET = Func(F("text"), Value('"entity":"secret","entity_id":"([^"]+)"'), function="substring", output_field=TextField())
@@ -573,7 +588,7 @@ class GatewayAuditRecord(models.Model):
     """One entry of a gateway's audit chain, byte for byte as it was uploaded. Append-only like the Primary's own (I18)."""
 
     id = models.BigAutoField(primary_key=True)
-    chain = models.CharField(max_length=36)
+    chain = models.CharField(max_length=40)
     position = models.BigIntegerField()
     text = models.TextField()
     hash = models.CharField(max_length=64)

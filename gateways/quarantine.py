@@ -28,6 +28,8 @@ class Reason(StrEnum):
     """No lease, no task, no value and no word that counts: nobody knows which of the two is the right one."""
     PUT_BACK = "put_back"
     """It goes on reading and finishes what it has; its writes wait."""
+    TWO_PASTS = "two_pasts"
+    """Its audit chain says something else than what was uploaded under its identity before. As `PUT_BACK`."""
 
 
 def set_aside(gateway: Gateway, reason: Reason, sentence: str, seen: Mapping[str, Any], *, address: str, now: datetime) -> bool:

@@ -11,10 +11,8 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import reduce
 from heapq import merge
 from itertools import islice
-from operator import or_
 from typing import Any
 
 from django.conf import settings
@@ -23,9 +21,10 @@ from django.db.models import Q
 from accounts.names import names_of
 from common.api import rfc3339
 from common.models import AuditEntry
-from gateways import sightings
+from gateways import audit_forks, sightings
 from gateways.models import ABOUT_SECRET, GatewayAuditChain, GatewayAuditRecord
 from gateways.sightings import Sighting
+from protocol.audit import fork_number, life_of
 
 PRIMARY = "primary"
 ENTITY = "secret"
@@ -77,9 +76,9 @@ def _of_primary(secret: uuid.UUID, count: int) -> list[dict[str, Any]]:
 
 
 def _of_gateways(secret: uuid.UUID, count: int) -> list[dict[str, Any]]:
-    """Of chains of all lives, from the texts that their hashes cover."""
+    """Of chains of all lives, from the texts that their hashes cover. What a fork holds again is one entry."""
     found = GatewayAuditRecord.objects.annotate(about=ABOUT_SECRET).filter(about=str(secret)).order_by("-id")[:count]
-    rows = list(found.values_list("chain", "text"))
+    rows = list({(life_of(chain), text): (chain, text) for chain, text in found.values_list("chain", "text")}.values())
     names = dict(GatewayAuditChain.objects.filter(chain__in={chain for chain, _ in rows}).values_list("chain", "gateway__name"))
     told = [(chain, json.loads(text)) for chain, text in rows]
     made = [
@@ -103,14 +102,25 @@ def _node_row(facts: NodeFacts) -> dict[str, Any]:
 def _nodes(environment: str) -> Iterable[NodeFacts]:
     """The gateways that serve the environment now; a decommissioned one says nothing more, and its chains are here."""
     living = [one for one in sightings.of_all() if one.environment_id == environment]
-    chains = {row.chain: row for row in GatewayAuditChain.objects.filter(chain__in=[str(one.generation) for one in living])}
-    heads = reduce(or_, (Q(chain=row.chain, position=row.position) for row in chains.values()), Q(pk=None))
-    ends = {
-        chain: json.loads(text)["at"] for chain, text in GatewayAuditRecord.objects.filter(heads).values_list("chain", "text")
-    }
+    chains = _newest_chains(living)
     for one in living:
-        chain, end = chains.get(str(one.generation)), ends.get(str(one.generation))
-        yield _facts(one, chain.position if chain else 0, datetime.fromisoformat(end) if end else None)
+        row = chains.get(str(one.generation))
+        held = _held_of_its_own(row) if row else 0
+        last = audit_forks.stored(row, [held]).get(held) if row else None
+        yield _facts(one, held, datetime.fromisoformat(json.loads(last[0])["at"]) if last else None)
+
+
+def _newest_chains(living: Iterable[Sighting]) -> dict[str, GatewayAuditChain]:
+    """The chain in which each life is told now: its first one, or its newest fork."""
+    ours = {str(one.generation): one.id for one in living}
+    found = GatewayAuditChain.objects.filter(Q(chain__in=ours) | Q(gateway__in=ours.values()) & ~Q(follows=""))
+    by_age = sorted(found, key=lambda row: fork_number(row.chain))
+    return {life_of(row.chain): row for row in by_age}
+
+
+def _held_of_its_own(row: GatewayAuditChain) -> int:
+    """Up to which position a chain is this gateway's own way: a copy may have gone on with it."""
+    return row.position if row.contradicted_position is None else min(row.position, row.contradicted_position - 1)
 
 
 def _facts(one: Sighting, held: int, until: datetime | None) -> NodeFacts:

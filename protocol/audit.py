@@ -20,12 +20,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 GENESIS = "0" * 64
 """What stands before the first entry."""
 PRIMARY = "primary"
-"""Name of the Primary's chain; a gateway's chain is named by its generation."""
+"""Name of the Primary's chain; a gateway's chain is named by its generation, and what follows its fork as `fork_name` says."""
 CONTRADICTED = "AUDIT_CONTRADICTED"
 """The code of an upload that tells another past than an earlier one."""
 ANCHORED, WITNESS_KNOWN, DATABASE_CHANGED = "audit.gateway.anchored", "audit.witness.known", "primary.database.changed"
 """Entries of the Primary's chain that prove something about others: a gateway chain's head, a countersigning gateway's key,
 that a life of its database ended."""
+FORKED = "audit.chain.forked"
+"""An entry that says where a chain was told in two ways, and in which chain the gateway's own way goes on (ADR 42)."""
+MOST_FORKS = 100
+"""A life has at most so many forks; each one follows a person's release."""
 LARGEST_TEXT = 16384
 """Longest text of one entry in characters, so that every entry fits into an upload."""
 ENTRY_FIELDS = ("id", "at", "actor", "action", "entity", "entity_id", "severity", "environment", "address", "organization",
@@ -125,8 +129,26 @@ def entry_text(fields: Mapping[str, Any]) -> str:
 
 
 def link_hash(chain: str, position: int, previous: str, text: str) -> str:
-    """SHA-256 (hex) over the chain's name, the position, the hash before and the text."""
-    return hashlib.sha256(_LINK + f"{chain}\n{position}\n{previous}\n{text}".encode()).hexdigest()
+    """SHA-256 (hex) over the name of the chain's life, the position, the hash before and the text.
+
+    So an entry keeps its hash in whatever fork of its life it stands.
+    """
+    return hashlib.sha256(_LINK + f"{life_of(chain)}\n{position}\n{previous}\n{text}".encode()).hexdigest()
+
+
+def life_of(chain: str) -> str:
+    """The name that a chain shares with its forks."""
+    return chain.partition("#")[0]
+
+
+def fork_number(chain: str) -> int:
+    """Which fork of its life a chain is; 0 for the first chain of it."""
+    number = chain.partition("#")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def fork_name(life: str, number: int) -> str:
+    return f"{life}#{number}"
 
 
 def walk(chain: str, links: Iterable[Link], *, start: tuple[int, str] = (0, GENESIS), watch: Iterable[int] = ()) -> Walked:

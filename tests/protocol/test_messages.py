@@ -96,6 +96,7 @@ SAMPLES: tuple[Message, ...] = (
     AUDIT,
     messages.AuditUpload([AUDIT]),
     messages.AuditTaken(3, "ab" * 32),
+    messages.AuditPlace(3, "ab" * 32, f"{ID}#2"),
     WRITE,
     writes.WriteBatch([WRITE], [ID], True),
     messages.SignedMark("{}", "c2ln", "a2V5"),
