@@ -6,6 +6,7 @@ nobody else is tried. Names carry the project and the key as tags, so that two k
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -26,6 +27,8 @@ from protocol.vocabulary import WriteOperation
 from vault import rules, secrets, values
 from vault.models import Secret, SecretStatus
 from vault.ports import Asker, Done, Hold, SecretChange, Shown
+
+log = logging.getLogger("mazevault.vault")
 
 
 class Ways(Protocol):
@@ -186,7 +189,23 @@ class Work(Look):
                 raise
             self._refuse_others(gone.entry)
             self._recover()
-            return self._set(value, gone.entry)
+            return self._follow(value, gone.entry)
+
+    def _follow(self, value: str, recovered: Entry) -> str:
+        """Set the value for which a name was recovered. Where that fails the old value must not live on: it is deleted again, now
+        or, where that cannot be done or the recovery is not over yet, when it is looked into."""
+        try:
+            return self._set(value, recovered)
+        except NameTaken:
+            raise settling(self._name, begun=True) from None
+        except MazeVaultError as trouble:
+            if not trouble.in_doubt:
+                try:
+                    self._delete()
+                except MazeVaultError as left:
+                    log.warning("what was recovered for %s lives for now: %s", self._name, left)
+                    trouble.in_doubt = True
+            raise
 
     def update(self, value: str) -> str:
         """A new version over whatever is there now, unless the name is somebody else's."""
@@ -201,6 +220,8 @@ class Work(Look):
         A restoration that set nothing brought the recorded version back: what stands for another one is somebody's too.
         """
         newest = self.newest()
+        if change.operation is WriteOperation.CREATE and not version:
+            return newest is not None and self._end_recovered(newest)
         if change.operation in secrets.SEALS:
             if newest is None or newest.version != version:
                 return False
@@ -217,6 +238,15 @@ class Work(Look):
             self.delete()
             return True
         return False
+
+    def _end_recovered(self, newest: Entry) -> bool:
+        """Delete again what a creation that came to nothing recovered. Whose name it is, is looked at like before it was."""
+        try:
+            self._refuse_others(newest)
+        except Conflict:
+            return False
+        self._delete()
+        return True
 
     def _is_restored(self, newest: Entry, version: str) -> bool:
         row = values.resting(self._secret)
@@ -239,11 +269,11 @@ class Work(Look):
             return self._vault.put(self._name, value, marks, key=self._secret.key, before=before).version
 
     def delete(self) -> None:
-        """Soft-delete the name, if it lives."""
+        """Soft-delete the name. One that is just being recovered shows nowhere, and lives in a moment: the vault says so."""
         held = self.newest()
         if held is not None:
             _refuse_foreign(held, self._secret, self._name)
-            self._delete()
+        self._delete()
 
     def _delete(self) -> None:
         with suppress(ObjectMissing), self._effect(self._secret):
@@ -254,7 +284,7 @@ class Work(Look):
         held = self.newest()
         if held is not None:
             _refuse_foreign(held, self._secret, self._name)
-            self._delete()
+        self._delete()
         try:
             self._end_for_good(just_deleted=held is not None)
         except MazeVaultError as trouble:
@@ -287,7 +317,7 @@ class Work(Look):
         if row is None:
             return ""
         if held is None and recovered:
-            raise settling(self._name)
+            raise settling(self._name, begun=True)
         if held is None:
             raise Conflict(
                 "the vault has nothing left of this secret: it was purged there, or its retention is over; create a new one",
@@ -346,8 +376,11 @@ def _protected(name: str, gone: Deleted) -> PurgeProtected:
     )
 
 
-def settling(name: str) -> ObjectBusy:
-    """Azure finishes deletions, recoveries and purges some seconds after it has agreed to them."""
-    return ObjectBusy(
+def settling(name: str, *, begun: bool = False) -> ObjectBusy:
+    """Azure finishes deletions, recoveries and purges some seconds after it has agreed to them. `begun`: it was we who began it,
+    so what becomes of it is looked into."""
+    busy = ObjectBusy(
         f"{name} is just being deleted, recovered or purged in the vault", "try again in some seconds", retry_after=5
     )
+    busy.in_doubt = begun
+    return busy

@@ -272,6 +272,8 @@ def _settled(
     if wish.body.external_version:
         return _put_back(claim, wish, secret, keeper, asker)
     done = keeper.look_into(wish, secret, asker, str(claim.id))
+    if done is None and wish.operation is WriteOperation.CREATE and not _name_is_anothers(secret):
+        return _ended_unmade(claim, wish, secret, keeper, asker)
     if done is None:
         claims.release(claim)
         return "not made"
@@ -286,6 +288,19 @@ def _settled(
         if refused.status >= 500:
             raise
         return _put_back(claim, made, secret, keeper, asker)
+
+
+def _ended_unmade(
+    claim: VaultClaim, wish: SecretChange, secret: Secret, keeper: ValueKeeper, asker: Asker | None
+) -> str:  # fmt: skip
+    """A creation that came to nothing may have recovered an older secret of the name, whose value must not live on."""
+    if not keeper.put_back(wish, secret, asker, Held(claim), ""):
+        claims.release(claim)
+        return "not made"
+    with transaction.atomic():
+        claims.end(claim)
+        secrets.tell_ended(secret, claim.actor, wish.operation, "not made; what was recovered for it is deleted again")
+    return "not made, and what was recovered for it is deleted again"
 
 
 def _look_later(claim: VaultClaim, secret: Secret, wish: SecretChange, trouble: MazeVaultError) -> bool:
