@@ -7,14 +7,14 @@ organization's environments are mapped to; a principal concerns all of them.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from psycopg.errors import UniqueViolation
 
 from accounts import rights
@@ -114,15 +114,20 @@ def codes_of(organization_id: uuid.UUID) -> Iterable[str]:
 
 
 @contextmanager
-def unique(what: str, field: str = "name") -> Iterator[None]:
-    """Turn the database's refusal of a duplicate into a 409 with the words existing clients look for."""
+def unique(what: str, field: str = "name", *, existing: Callable[[], QuerySet[Any]] | None = None) -> Iterator[None]:
+    """Turn the database's refusal of a duplicate into a 409 with the words existing clients look for.
+
+    `existing` finds what is there already, among what the caller may see: its id stands in `details`.
+    """
     try:
         with transaction.atomic():
             yield
     except IntegrityError as error:
         if not isinstance(error.__cause__, UniqueViolation):
             raise
-        raise Conflict(f"{field}: {what} already exists", code="DUPLICATE_NAME") from error
+        there = existing().values_list("pk", flat=True).first() if existing else None
+        details = f"the id of the one that exists: {there}" if there else None
+        raise Conflict(f"{field}: {what} already exists", code="DUPLICATE_NAME", details=details) from error
 
 
 def altered(row: Any, wanted: Mapping[str, Any]) -> list[str]:

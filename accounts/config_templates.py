@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from accounts import changes, sealed_config
@@ -23,7 +24,7 @@ def create(organization_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Confi
     organization = organization_for(by.principal, organization_id, SETTINGS_WRITE)
     _refuse_secrets(wish.get("variables") or {}, "variables")
     with transaction.atomic():
-        with changes.unique("a template of this name"):
+        with changes.unique("a template of this name", existing=lambda: _named(organization.id, wish)):
             template = ConfigTemplate.objects.create(organization=organization, **{**_EMPTY, **wish})
         _record(by, "system.config.created", template)
     template.refresh_from_db()
@@ -37,7 +38,7 @@ def replace(organization_id: uuid.UUID, identifier: uuid.UUID, wish: Mapping[str
         _refuse_secrets(wish.get("variables") or {}, "variables")
         names = changes.altered(template, {**_EMPTY, **wish})
         if names:
-            with changes.unique("a template of this name"):
+            with changes.unique("a template of this name", existing=lambda: _named(organization_id, wish)):
                 template.updated_at = Now()
                 template.save(update_fields=[*names, "updated_at"])
             _record(by, "system.config.changed", template)
@@ -50,6 +51,10 @@ def delete(organization_id: uuid.UUID, identifier: uuid.UUID, by: By) -> None:
         template = _locked(organization_id, identifier, by)
         _record(by, "system.config.deleted", template)
         template.delete()
+
+
+def _named(organization: uuid.UUID, wish: Mapping[str, Any]) -> QuerySet[ConfigTemplate]:
+    return ConfigTemplate.objects.filter(organization=organization, name__iexact=wish["name"])
 
 
 def _refuse_secrets(held: Any, place: str) -> None:

@@ -13,14 +13,14 @@ from typing import Any
 from django.db import transaction
 from django.db.models.functions import Now
 
-from accounts import changes, grant_ends, sealed_config
+from accounts import changes, grant_ends, own_roles, sealed_config
 from accounts.access import EVERYWHERE
 from accounts.changes import By
 from accounts.granting import require_grantable, role_of
 from accounts.models import GroupMapping, IdentityProvider, Role
-from accounts.roles import KNOWN_PERMISSIONS, ROLES_READ, ROLES_WRITE, SETTINGS_READ, SETTINGS_WRITE
+from accounts.roles import ROLES_READ, ROLES_WRITE, SETTINGS_READ, SETTINGS_WRITE
 from accounts.scoping import absent, require
-from common.errors import PermissionRefused, ValidationFailed
+from common.errors import PermissionRefused
 from common.rows import locked
 
 SEALED_UNDER = "platform"
@@ -30,18 +30,13 @@ SEALED_UNDER = "platform"
 def create_role(wish: Mapping[str, Any], by: By) -> Role:
     """An own role of known permissions that its maker holds everywhere. Raises `Conflict` when the name is taken."""
     require(by.principal, ROLES_WRITE, EVERYWHERE, readable=ROLES_READ)
-    permissions = list(wish.get("permissions") or [])
-    unknown = [name for name in permissions if name not in KNOWN_PERMISSIONS]
-    if unknown:
-        raise ValidationFailed(
-            f"permissions: there is no permission {unknown[0]}; known are {', '.join(sorted(KNOWN_PERMISSIONS))}"
-        )
+    permissions = own_roles.known_permissions(wish)
     missing = sorted(set(permissions) - by.principal.permissions)
     if missing:
         raise PermissionRefused(f"nobody grants above themselves; you do not hold {missing[0]} everywhere")
     fields = {name: wish.get(name, "") for name in ("display_name", "description")}
     with transaction.atomic():
-        with changes.unique("a role of this name"):
+        with changes.unique("a role of this name", existing=lambda: Role.objects.filter(name__iexact=wish["name"])):
             role = Role.objects.create(name=wish["name"], permissions=permissions, **fields)
         changes.record(by, "rbac.role.created", "role", role.id, {"name": role.name, "permissions": permissions})
     return role
@@ -53,7 +48,8 @@ def create_mapping(wish: Mapping[str, Any], by: By) -> GroupMapping:
     require_grantable(by.principal, role.name, frozenset(role.permissions), EVERYWHERE)
     name = wish["group_name"]
     with transaction.atomic():
-        with changes.unique("this mapping", "group_name"):
+        same = GroupMapping.objects.filter(group_external_id__iexact=name, role=role)
+        with changes.unique("this mapping", "group_name", existing=lambda: same):
             mapping = GroupMapping.objects.create(group_external_id=name, group_display_name=name, role=role)
         changes.record(by, "rbac.mapping.created", "mapping", mapping.id, {"group": name, "role": role.name})
     return mapping

@@ -46,7 +46,9 @@ def create(organization_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Envir
         organization = organization_for(by.principal, organization_id, SETTINGS_WRITE)
         Organization.objects.select_for_update().get(id=organization.id)
         _refuse_old_grants(slug, gateway_environment_for(bool(wish.get("is_production"))))
-        with changes.unique("an environment of this name or slug"):
+        named = Q(name__iexact=wish["name"]) | Q(slug__iexact=slug)
+        same = Environment.objects.filter(named, organization=organization, deleted_at=None)
+        with changes.unique("an environment of this name or slug", existing=lambda: same):
             environment = _add(organization, {**wish, "slug": slug})
         _record(by, "environment.created", environment)
     environment.refresh_from_db()
@@ -70,7 +72,10 @@ def change(organization_id: uuid.UUID, identifier: uuid.UUID, wish: Mapping[str,
             _refuse_old_grants(environment.slug, environment.gateway_environment)
             grant_ends.of_environment(environment, by, "its environment belongs to another gateway environment now")
         if names:
-            with changes.unique("an environment of this name"):
+            same = Environment.objects.filter(
+                organization=organization_id, deleted_at=None, name__iexact=wish.get("name", "")
+            )  # fmt: skip
+            with changes.unique("an environment of this name", existing=lambda: same):
                 environment.updated_at = Now()
                 environment.save(update_fields=[*names, "updated_at"])
             _record(by, "environment.updated", environment, former, fields=names)

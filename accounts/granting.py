@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from django.db import transaction
-from django.db.models import QuerySet
+from django.db.models import Q, QuerySet
 
 from accounts import changes, grant_ends
 from accounts.access import EVERYWHERE, Grant, Principal, Scope
@@ -46,7 +46,9 @@ def grant(holder: User | ServiceIdentity, wish: Mapping[str, Any], by: By, now: 
     require_grantable(by.principal, role.name, frozenset(role.permissions), place.scope, until)
     with transaction.atomic():
         _hold_environment(place)
-        with changes.unique("this role in this place", "role_id"):
+        same = RoleGrant.objects.filter(**_holder(holder), role=role, project=place.project, environment=place.environment)
+        same = same.filter(Q(organization_id=place.scope.organization) if place.scope.organization else Q(organization=None))
+        with changes.unique("this role in this place", "role_id", existing=lambda: same):
             row = RoleGrant.objects.create(
                 **_holder(holder),
                 role=role,

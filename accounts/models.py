@@ -96,7 +96,7 @@ class Project(Timed):
     max_staleness_seconds = models.IntegerField(null=True)
     settings = models.JSONField(default=dict)
     sealed_webhooks = models.BinaryField(null=True)
-    webhooks_version = models.IntegerField(default=0)
+    webhooks_version = models.IntegerField(default=0, db_default=0)
     deleted_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -139,7 +139,7 @@ class User(AbstractBaseUser):
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     email = models.EmailField(max_length=254)
-    email_folded = models.CharField(max_length=LONGEST_FOLDED, default="", editable=False)
+    email_folded = models.CharField(max_length=LONGEST_FOLDED, default="", db_default="", editable=False)
     full_name = models.CharField(max_length=200, default="")
     role = models.CharField(max_length=64, default="viewer")
     is_active = models.BooleanField(default=True)

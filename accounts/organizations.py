@@ -6,6 +6,7 @@ import uuid
 from datetime import datetime
 
 from django.db import transaction
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from accounts import changes, environments, grant_ends
@@ -41,7 +42,7 @@ def rename(identifier: uuid.UUID, name: str, by: By) -> Organization:
         organization = locked(organization_for(by.principal, identifier, SETTINGS_WRITE))
         if organization.name != name:
             organization.name = name
-            with changes.unique("an organization of this name"):
+            with changes.unique("an organization of this name", existing=lambda: _named(name, by)):
                 Organization.objects.filter(id=organization.id).update(name=name, updated_at=Now())
             changes.record(by, "organization.renamed", "organization", organization.id, {"name": name})
             changes.organization_changed(organization)
@@ -86,8 +87,14 @@ def locked(organization: Organization) -> Organization:
     return found
 
 
+def _named(name: str, by: By | None) -> QuerySet[Organization]:
+    """The one that has the name already, for whoever may see it."""
+    seen = visible_organizations(by.principal) if by else Organization.objects.filter(deleted_at=None)
+    return seen.filter(name__iexact=name)
+
+
 def _create(name: str, by: By | None) -> Organization:
-    with changes.unique("an organization of this name"):
+    with changes.unique("an organization of this name", existing=lambda: _named(name, by)):
         organization = Organization.objects.create(name=name)
     environments.add_first_ones(organization)
     changes.record(by, "organization.created", "organization", organization.id, {"name": name})

@@ -41,7 +41,8 @@ def create(wish: Mapping[str, Any], by: By) -> User:
     user = User(email=wish["email"], full_name=wish.get("full_name", ""), role=role)
     user.set_password(passwords.normalized(wish["password"]))
     with transaction.atomic():
-        with changes.unique("an account with this address", "email"):
+        same = User.objects.filter(email_folded=addresses.folded(wish["email"]), deleted_at=None)
+        with changes.unique("an account with this address", "email", existing=lambda: same):
             user.save()
         _record(by, "user.created", user, {"role": role})
     return user

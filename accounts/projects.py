@@ -18,7 +18,7 @@ from accounts.access import Principal
 from accounts.changes import By
 from accounts.models import Environment, Project, Storage
 from accounts.roles import PROJECTS_WRITE
-from accounts.scoping import environment_named, place_of, project_for
+from accounts.scoping import environment_named, place_of, project_for, visible_projects
 from common.errors import Conflict, ValidationFailed
 
 KEPT_WHEN_ABSENT = ("storage", "conflict_strategy", "stale_epoch_policy", "max_staleness_seconds")
@@ -42,7 +42,8 @@ def create(wish: Mapping[str, Any], by: By) -> Project:
         found = organizations.chosen_for_projects(by.principal, fields.pop("organization_id", None))
         organization = organizations.locked(found)
         fields["default_environment"] = _default_environment(organization.id, fields.get("environment", ""))
-        with changes.unique("a project of this name"):
+        same = visible_projects(by.principal).filter(organization=organization, name__iexact=fields["name"])
+        with changes.unique("a project of this name", existing=lambda: same):
             project = Project.objects.create(organization=organization, **fields)
         _record(by, "project.created", project)
     project.refresh_from_db()
@@ -65,7 +66,8 @@ def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> Project:
             )
         names = changes.altered(project, {**wanted, **{name: wish[name] for name in KEPT_WHEN_ABSENT if name in wish}})
         if names:
-            with changes.unique("a project of this name"):
+            same = visible_projects(by.principal).filter(organization=project.organization_id, name__iexact=wish["name"])
+            with changes.unique("a project of this name", existing=lambda: same):
                 _save(project, names)
             _record(by, "project.updated", project, names)
     project.refresh_from_db()

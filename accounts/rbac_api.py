@@ -9,7 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from accounts import directory, granting, idle, people, services
+from accounts import directory, granting, idle, own_roles, people, services
 from accounts.access import Grant, Principal
 from accounts.api import PlaceRow, place_row
 from accounts.fields import Id, Moment, Name, Settings, Texts, Words
@@ -289,6 +289,25 @@ class Roles(Signed):
     @described(operation_id="listRoles", responses=RoleRow(many=True))
     def get(self, request: Request) -> Response:
         return Response([role_row(role) for role in Role.objects.order_by("-is_system_role", "name")])
+
+
+class RoleOne(Signed):
+    """One role. PUT and DELETE are for own roles: whoever holds it has the change at their next call, and one in use stays."""
+
+    permissions = {"GET": ROLES_READ, "PUT": ROLES_WRITE, "DELETE": ROLES_WRITE}
+
+    @described(operation_id="getRole", responses=RoleRow)
+    def get(self, request: Request, identifier: uuid.UUID) -> Response:
+        return Response(role_row(own_roles.role_seen(identifier)))
+
+    @described(operation_id="replaceRole", request=RoleWish, responses=RoleRow)
+    def put(self, request: Request, identifier: uuid.UUID) -> Response:
+        return Response(role_row(own_roles.replace(identifier, checked(RoleWish, request.data), self.by)))
+
+    @described(operation_id="deleteRole", responses={204: None})
+    def delete(self, request: Request, identifier: uuid.UUID) -> Response:
+        own_roles.delete(identifier, self.by, now())
+        return Response(status=204)
 
 
 class Mappings(Signed):

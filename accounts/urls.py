@@ -50,6 +50,7 @@ urlpatterns = [
     *routes(f"{USER}/roles", rbac_api.UserRoles.as_view(), "user-roles"),
     *routes(f"{USER}/roles/<uuid:assignment>", rbac_api.UserRoleOne.as_view(), "user-role"),
     *routes("rbac/roles", rbac_api.Roles.as_view(), "roles"),
+    *routes("rbac/roles/<uuid:identifier>", rbac_api.RoleOne.as_view(), "role"),
     *routes("rbac/mappings", rbac_api.Mappings.as_view(), "mappings"),
     *routes("rbac/mappings/<uuid:identifier>", rbac_api.MappingOne.as_view(), "mapping"),
     *routes("identity-providers", rbac_api.Providers.as_view(), "identity-providers"),

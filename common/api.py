@@ -40,6 +40,8 @@ MOST_TOLD = 20
 """Fields of one refusal; a body with more mistakes is another body."""
 READS = ("GET", "HEAD", "OPTIONS")
 _UNREAD = "the database does not answer right now; ask again in a moment"
+LONGEST_SHOWN = 200
+"""Characters of a path in a refusal."""
 _NO_DATABASE = """the database does not answer right now; a change may have been kept or not: \
 repeat it with the same Idempotency-Key, or read first"""
 """A connection that ends during COMMIT tells nobody which."""
@@ -107,6 +109,11 @@ def exception_handler(error: Exception, context: Mapping[str, Any]) -> HttpRespo
     """Django REST framework's hook."""
     view, request = context.get("view"), context.get("request")
     return error_response(translate(error, is_read=is_read(request, view)))
+
+
+def asked(method: str | None, path: str) -> str:
+    """What was asked for, for a sentence: existing clients show no more of a refusal than `error` and `details`."""
+    return f"{method or ''} {''.join(letter if letter.isprintable() else '?' for letter in path[:LONGEST_SHOWN])}"
 
 
 def is_read(request: Request | HttpRequest | None, view: object = None) -> bool:
@@ -204,7 +211,7 @@ def handler403(request: HttpRequest, exception: Exception) -> HttpResponse:
 
 
 def handler404(request: HttpRequest, exception: Exception) -> HttpResponse:
-    return error_response(NotFound("there is nothing at this path"))
+    return error_response(NotFound("there is nothing at this path", details=asked(request.method, request.path)))
 
 
 def handler500(request: HttpRequest) -> HttpResponse:

@@ -300,10 +300,13 @@ def _refuse_taken_key(change: SecretChange) -> None:
     place = {"project": change.project, "environment": change.environment, "key": change.key}
     copied = Secret.objects.filter(
         project_id=change.project, environment_id=change.environment, key=change.key, deleted_at=None
-    ).exists()
-    waits = PendingWrite.objects.filter(OPEN, operation=WriteOperation.CREATE.value, **place).exists()
-    if copied or waits:
-        raise Conflict(f"key: a secret {change.key!r} already exists in this environment of the project", code="DUPLICATE_NAME")
+    ).values_list("id", flat=True)
+    waits = PendingWrite.objects.filter(OPEN, operation=WriteOperation.CREATE.value, **place).values_list("secret", flat=True)
+    if there := copied.first() or waits.first():
+        raise Conflict(
+            f"key: a secret {change.key!r} already exists in this environment of the project", code="DUPLICATE_NAME",
+            details=f"the id of the one that exists: {there}",
+        )  # fmt: skip
 
 
 def _end(row: PendingWrite, receipt: WriteReceipt, now: datetime) -> None:

@@ -42,7 +42,7 @@ def create(project_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integratio
         )
         sealed_config.put(integration, integration.sealed_under, _config(integration, wish))
         _refuse_unusable(integration, by)
-        with changes.unique("an integration of this name"):
+        with changes.unique("an integration of this name", existing=lambda: _named(integration)):
             integration.save(force_insert=True)
         _record(by, "integration.created", integration)
         changes.project_changed(project)
@@ -83,7 +83,7 @@ def _replace(integration: Integration, wish: Mapping[str, Any], by: By) -> None:
     if names:
         _refuse_unusable(integration, by)
         integration.updated_at = Now()
-        with changes.unique("an integration of this name"):
+        with changes.unique("an integration of this name", existing=lambda: _named(integration)):
             integration.save(update_fields=[*names, "updated_at"])
         _record(by, "integration.updated", integration)
         changes.project_changed(integration.project)
@@ -102,6 +102,12 @@ def _config(integration: Integration, wish: Mapping[str, Any]) -> Mapping[str, A
         return config
     url = before.get("vault_url") or vaults.only_open(integration.project, integration.environment.gateway_environment)
     return {**config, **({"vault_url": url} if url else {})}
+
+
+def _named(integration: Integration) -> QuerySet[Integration]:
+    """Those of the project that have the name already, in the same environment."""
+    others = integrations_of(integration.project).exclude(id=integration.id)
+    return others.filter(name__iexact=integration.name, environment=integration.environment)
 
 
 def _refuse_elsewhere(integration: Integration, environment: str) -> None:

@@ -40,11 +40,15 @@ def create(project_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> SyncRule:
     with transaction.atomic():
         project = project_for(by.principal, project_id, PROJECTS_WRITE)
         fields = _fields(project, wish)
-        with changes.unique("a sync rule of this name"):
+        with changes.unique("a sync rule of this name", existing=lambda: _named(project, wish)):
             rule = SyncRule.objects.create(project=project, **fields)
         _record(by, "sync_rule.created", rule)
     rule.refresh_from_db()
     return rule
+
+
+def _named(project: Project, wish: Mapping[str, Any]) -> QuerySet[SyncRule]:
+    return SyncRule.objects.filter(project=project, deleted_at=None, name__iexact=wish["name"])
 
 
 def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> SyncRule:
@@ -57,7 +61,7 @@ def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> SyncRule:
                 raise Conflict("a run of this rule is not over; wait for it or stop it", code="SYNC_RUNNING")
             # Whoever scheduled it did not schedule this; its runs would have their rights.
             rule.interval_minutes, rule.scheduled_by, rule.updated_at = 0, "", Now()
-            with changes.unique("a sync rule of this name"):
+            with changes.unique("a sync rule of this name", existing=lambda: _named(rule.project, wish)):
                 rule.save(update_fields=[*names, "interval_minutes", "scheduled_by", "updated_at"])
             _record(by, "sync_rule.updated", rule)
     rule.refresh_from_db()

@@ -295,9 +295,13 @@ def _store(book: Recorder, secret: Secret, operation: WriteOperation) -> None:
         with transaction.atomic():
             book.store_secrets()
     except IntegrityError as error:
+        there = Secret.objects.filter(
+            project=secret.project_id, environment=secret.environment_id, key=secret.key, deleted_at=None
+        ).values_list("id", flat=True).first()  # fmt: skip
         raise Conflict(
-            f"key: a secret {secret.key!r} already exists in {secret.environment.slug} of this project", code="DUPLICATE_NAME"
-        ) from error
+            f"key: a secret {secret.key!r} already exists in {secret.environment.slug} of this project", code="DUPLICATE_NAME",
+            details=f"the id of the one that exists: {there}" if there else None,
+        ) from error  # fmt: skip
     book.store_rest()
 
 

@@ -12,6 +12,7 @@ from urllib.parse import unquote_to_bytes
 from django.conf import settings
 from django.http import HttpResponse, QueryDict
 
+from common.api import asked as api_asked
 from common.api import error_response, translate
 from common.described import refuse_query
 from common.errors import MethodNotAllowed, NotFound
@@ -59,7 +60,7 @@ class MachineLane:
             return await self._trust(asked)
         serve = self._served.get(path)
         if serve is None:
-            raise NotFound("there is nothing at this path")
+            raise NotFound("there is nothing at this path", details=api_asked(asked.method, text))
         workers.set(self._threads_for(path))
         question = Question(asked.method, path, asked.body, asked.peer.certificate, asked.peer.address)
         return plain(200, CONTENT_TYPE, await serve(self._desk, question))

@@ -123,10 +123,14 @@ def test_a_body_that_is_no_plain_object_is_refused_in_the_error_shape(
 
 
 def test_unknown_paths_and_methods_have_the_error_shape(admin: Person) -> None:
-    assert admin.get("nothing/here") == (404, {"error": "there is nothing at this path", "code": "RESOURCE_NOT_FOUND"})
-    assert admin.get("/nothing") == (404, {"error": "there is nothing at this path", "code": "RESOURCE_NOT_FOUND"})
+    """C7: existing clients print `error` and `details` only, so these say which path and method it was."""
+    nothing = {"error": "there is nothing at this path", "code": "RESOURCE_NOT_FOUND"}
+    assert admin.get("rotation/configs?x=1") == (404, {**nothing, "details": "GET /api/v1/rotation/configs"})
+    assert admin.get("/nothing") == (404, {**nothing, "details": "GET /nothing"})
+    status, body = admin.get("/no\u202ething" + "x" * 500)
+    assert status == 404 and body["details"].isprintable() and len(body["details"]) < 210
     status, body = admin.call("put", "/api/v1/gateways")
-    assert (status, body["code"]) == (405, "METHOD_NOT_ALLOWED")
+    assert (status, body["code"]) == (405, "METHOD_NOT_ALLOWED") and "GET" in body["error"]
 
 
 @pytest.mark.parametrize("text", ["%00", "%F0%28%8C%28", "..%2f..%2fetc", "x" * 5000, "%0d%0aX-Evil:1", "' OR 1=1 --", "\u2028"])

@@ -74,6 +74,7 @@ WISHES: Mapping[tuple[str, str], Mapping[str, Any]] = {
     ("users", "post"): {"email": "new@example.com", "password": "seven purple otters sing"},
     ("user-roles", "post"): {"role_id": "{role}", "organization_id": "{organization}", "environment": "dev"},
     ("roles", "post"): {"name": "own"},
+    ("role", "put"): {"name": "own"},
     ("mappings", "post"): {"group_name": "g", "role_id": "{role}"},
     ("identity-providers", "post"): {"type": "oidc", "name": "n"},
     ("service-identities", "post"): {"display_name": "n", "owner_email": "o@example.com"},
@@ -82,6 +83,7 @@ WISHES: Mapping[tuple[str, str], Mapping[str, Any]] = {
 EVERYWHERE_ONLY = {
     ("organizations", "post"), ("organization", "delete"), ("users", "post"), ("user", "delete"), ("user-disable", "post"),
     ("user-enable", "post"), ("user-reset", "post"), ("user-entra", "post"), ("roles", "post"),
+    ("role", "put"), ("role", "delete"),
 }  # fmt: skip
 """What a role in one organization does not reach, though its permission is held there."""
 NOT_EMPTY = {

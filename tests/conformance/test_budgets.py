@@ -156,9 +156,9 @@ GROWTH = (
     "INSERT INTO vault_secretversion (id, secret_id, version, sealed_value, value_digest, external_version, operation, author,"
     " origin, reason) SELECT gen_random_uuid(), secret_id, 1000 + i, sealed_value, '', '', 'update', '', 'primary', ''"
     " FROM vault_secretversion v, generate_series(1, %(many)s) i WHERE v.secret_id = %(secret)s AND v.version = 1",
-    "INSERT INTO accounts_user (id, password, email, full_name, role, is_active, must_change_password, sso_provider,"
-    " sso_external_id, disabled_by_sso) SELECT gen_random_uuid(), '!', 'u' || i || '@e.c', '', 'viewer', true, false, '', '',"
-    " false FROM generate_series(1, %(many)s) i",
+    "INSERT INTO accounts_user (id, password, email, email_folded, full_name, role, is_active, must_change_password,"
+    " sso_provider, sso_external_id, disabled_by_sso) SELECT gen_random_uuid(), '!', 'u' || i || '@e.c', 'u' || i || '@e.c', '',"
+    " 'viewer', true, false, '', '', false FROM generate_series(1, %(many)s) i",
     "INSERT INTO accounts_session (id, user_id, token_hash, address, gateway_environment, expires_at)"
     " SELECT gen_random_uuid(), %(admin)s, 'h' || i, '', '', now() + interval '1 hour' FROM generate_series(1, %(many)s) i",
     "INSERT INTO accounts_apitoken (id, user_id, name, token_hash, expires_at)"
