@@ -98,7 +98,7 @@ def follow(gateway: Gateway, chain: str, place: AuditPlace) -> AuditPlace:
         row = GatewayAuditChain.objects.select_for_update(of=("self",)).filter(chain=chain).first()
         if row is None or row.contradicted_at is None:
             raise ValidationFailed("fork_at: nothing contradicts this chain")
-        if life_of(chain) == str(gateway.generation) and not _was_released(row):
+        if life_of(chain) == str(gateway.generation) and not _was_released(row, row.contradicted_position or 0):
             raise Conflict("this chain was contradicted, and nobody has released the gateway since", code=CONTRADICTED)
         fork = GatewayAuditChain.objects.filter(follows=chain).first() or _open(gateway, row, place)
         begin = place.hash if place.position == fork.begins_at else hash_at(fork, fork.begins_at) or ""
@@ -126,31 +126,44 @@ def _followed_by(row: GatewayAuditChain) -> GatewayAuditChain | None:
     return GatewayAuditChain.objects.filter(chain=row.follows).first() if row.follows else None
 
 
-def _was_released(row: GatewayAuditChain) -> bool:
-    """Whether a person has looked since this chain was contradicted."""
+def _was_released(row: GatewayAuditChain, position: int) -> bool:
+    """Whether a person has looked since a chain was contradicted at a position, or since the last of what contradicts came: what
+    was heard before a release proves nothing after it (ADR 28)."""
     released = Gateway.objects.values_list("released_at", flat=True).get(pk=row.gateway_id)
-    return row.contradicted_at is not None and released is not None and released > row.contradicted_at
+    if released is None:
+        return False
+    if row.contradicted_at is not None and released > row.contradicted_at:
+        return True
+    others = GatewayAuditRecord.objects.filter(chain=row.chain, position__gte=position).order_by("-position")
+    newest = others.values_list("received_at", flat=True).first()
+    return newest is not None and newest < released
 
 
 def _set_aside(gateway: Gateway, chain: str, seen: Contradiction) -> None:
-    row, itself = GatewayAuditChain.objects.get(chain=chain), Gateway.objects.filter(pk=gateway.pk)
-    if _was_released(row):
-        return  # it was looked at, and goes on in the next chain
-    if row.contradicted_at is not None:
-        itself = itself.exclude(released_at__gt=row.contradicted_at)  # between this look and the lock
+    row = GatewayAuditChain.objects.get(chain=chain)
+    was_released = _was_released(row, seen.position)
+    if was_released and row.contradicted_at is not None:
+        return  # it was looked at and told, and goes on in the next chain
     with transaction.atomic():
-        fleet.hold(gateway.environment_id, itself, TWO_PASTS, database_now(), Reason.TWO_PASTS)
+        if not was_released:
+            _hold(gateway, row)
         if not _is_first(chain, seen):
             return
         audit.record(
             actor=f"gateway:{gateway.id}", action="audit.gateway.contradicted", entity="gateway", entity_id=str(gateway.id),
             severity=audit.Severity.CRITICAL, environment=gateway.environment_id,
             details={"name": gateway.name, "generation": str(gateway.generation), "chain": chain, "position": seen.position,
-                     "held": seen.held, "told": seen.told},
+                     "held": seen.held, "told": seen.told, "released_since": was_released},
         )  # fmt: skip
-    log.error(
-        "the audit chain %s of %s contradicts itself at position %s; the gateway is held", chain, gateway.name, seen.position
-    )
+    log.error("the audit chain %s of %s contradicts itself at position %s; the gateway %s", chain, gateway.name, seen.position,
+              "was released since" if was_released else "is held")  # fmt: skip
+
+
+def _hold(gateway: Gateway, row: GatewayAuditChain) -> None:
+    itself = Gateway.objects.filter(pk=gateway.pk)
+    if row.contradicted_at is not None:
+        itself = itself.exclude(released_at__gt=row.contradicted_at)  # between the look and the lock
+    fleet.hold(gateway.environment_id, itself, TWO_PASTS, database_now(), Reason.TWO_PASTS)
 
 
 def _tell_former(gateway: Gateway, chain: str, seen: Contradiction) -> None:

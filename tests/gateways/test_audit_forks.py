@@ -340,6 +340,17 @@ def test_a_release_before_the_contradiction_is_none(site: Site) -> None:
     assert site.uploaded() == CONTRADICTED_PAUSE and site.gateway.row.held_at is not None
 
 
+def test_who_released_it_after_the_copy_had_written_need_not_do_it_twice(site: Site) -> None:
+    """It was quarantined for two lives first; its own entries arrive only after the release of that."""
+    site.copy_goes_on(2, after=3)
+    site.released()
+    site.reads(1)
+    assert site.uploaded() == UPLOAD_PAUSE
+    assert (site.gateway.row.held_at, site.held()[site.fork()]) == (None, 5)
+    assert [(one.severity, one.details["released_since"]) for one in contradictions()] == [("critical", True)]
+    assert site.report().findings == []
+
+
 def test_a_contradiction_of_a_gateway_that_is_held_already_is_told_and_the_release_counts_for_it(site: Site) -> None:
     fleet.hold("NPR", type(site.gateway.row).objects.filter(pk=site.gateway.row.pk), "for another reason", now())
     site.copy_goes_on(1, after=3)
