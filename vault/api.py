@@ -214,6 +214,8 @@ class Secrets(SecretOperation):
         project = selectors.project_for(caller, asked["project_id"])
         environment = asked.get("environment", "")
         if "key" in asked:
+            if idle := sorted({"status", "limit", "offset"} & asked.keys()):
+                raise ValidationFailed(f"{idle[0]}: is for lists; with key the answer is one active secret")
             return self.opened(selectors.secret_of_key(caller, project, asked["key"], environment))
         fresh = self.here.freshness(project)
         found = page_if_asked(selectors.secrets_of(caller, project, environment, asked.get("status", "active")), request)
@@ -339,6 +341,8 @@ class SecretRotate(SecretOperation):
         wish = checked(RotateWish, request.data)
         if wish.get("value") == "":
             raise ValidationFailed("value: must not be empty; leave it out to have one generated")
+        if "value" in wish and "length" in wish:
+            raise ValidationFailed("length: is for a value that is generated; send it or a value")
         value = wish.get("value") or new_value(secret.type, wish.get("length", USUAL))
         body = WriteBody(value=value, reason=one_of(wish, "change_reason", "reason") or "")
         written = self.change(secret, WriteOperation.ROTATE, body, self.base(wish), generated=not wish.get("value"))

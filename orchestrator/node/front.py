@@ -21,11 +21,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
 from common.addresses import network_of
 from common.logs import log_to_standard_error
+from common.nearest import refusal
 from orchestrator.node import limits
 from orchestrator.node.heads import error_answer, json_answer
 from orchestrator.node.http import Answer, Connection, Handler
@@ -324,6 +326,9 @@ def live_handler(plan: FrontPlan, lanes: Lanes) -> Handler:
     async def live(asked: Asked) -> Answered:
         if asked.method not in ("GET", "HEAD"):
             return error_answer(405, "METHOD_NOT_ALLOWED", "this path takes GET only")
+        names = parse_qsl(asked.query.decode("latin-1"), keep_blank_values=True)
+        if refused := refusal((("", name, ()) for name, _ in names), "parameter of the query"):
+            return error_answer(refused.status, refused.code, refused.sentence)
         reasons = [f"no {role} process answers" for role in lanes.missing()]
         body = {"status": "error" if reasons else "ok", "mode": plan.mode, "version": plan.version, "reasons": reasons}
         return json_answer(503 if reasons else 200, body)

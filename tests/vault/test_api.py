@@ -590,3 +590,21 @@ def test_what_is_wrong_with_a_version_is_told_under_the_name_it_was_said_by(admi
         wish = {"value": "x"} if said else {"value": "x", "base_version": 7}
         status, answer = send(admin, "put", path, wish, **said)
         assert status == 409 and answer["error"].startswith(f"{name}: the secret is in version 1"), answer
+
+
+@pytest.mark.parametrize("name", ["status", "limit", "offset"])
+def test_what_is_for_lists_is_not_passed_over_beside_a_key(admin: Person, project: Project, name: str) -> None:
+    create(admin, project, value="one")
+    status, body = admin.get(f"secrets?project_id={project.id}&key=db&{name}=1")
+    assert status == 400 and body["error"].startswith(f"{name}: is for lists")
+
+
+def test_both_names_of_one_field_must_agree_and_a_given_value_has_no_length(admin: Person, project: Project) -> None:
+    wish = {"project_id": str(project.id), "value": "v", "type": "password"}
+    assert admin.post("secrets", {**wish, "key": "a", "name": "b"})[1]["error"].startswith("name: is another word for key")
+    made = admin.post("secrets", {**wish, "key": "a", "name": "a"})[1]
+    path = f"secrets/{made['id']}/rotate"
+    assert admin.post(path, {"value": "w", "length": 20})[1]["error"].startswith("length: ")
+    assert admin.post(path, {"reason": "x", "change_reason": "y"})[1]["error"].startswith("reason: ")
+    assert admin.post(path, {"reason": "leaked", "force": True})[0] == 200
+    assert admin.get(f"secrets/{made['id']}/versions")[1][0]["change_reason"] == "leaked"

@@ -224,6 +224,8 @@ def test_a_frozen_worker_stops_nobody_else_and_its_successor_takes_over(tmp_path
         time.sleep(3)
         assert {front.ask("/a").json["worker"] for _ in range(6)} == {"people-1"}
         assert front.ask("/api/v1/health/live").status == 200
+        odd = front.ask("/api/v1/health/live?verbose=1")
+        assert odd.status == 400 and odd.json["error"].startswith("verbose: this parameter of the query is not known")
         os.kill(front.workers["machine"].pid, signal.SIGSTOP)
         assert front.ask("/a").status == 200
         until(lambda: front.ask("/api/v1/health/live").status == 503, 10)
