@@ -48,7 +48,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         try:
-            made = super().get_new_connection(conn_params)  # type: ignore[misc]
+            made = super().get_new_connection(conn_params)
         except psycopg.OperationalError as error:
             outages.database.failed(error)
             raise

@@ -80,7 +80,7 @@ def counting(texts: list[str]) -> dict[str, list[bool]]:
     told = []
     for code in PLACES[1:]:
         records = load(code, [(ReplicaKind.PRINCIPAL, one) for one in holders], now()).by_thing.values()
-        told.append({one.hash for record in records for one in record.tokens})  # type: ignore[union-attr]
+        told.append({one.hash for record in records for one in record.tokens})
     return {text: [_at_primary(text), *(hash_token(text) in hashes for hashes in told)] for text in texts}
 
 
