@@ -129,7 +129,12 @@ def cast() -> dict[str, Any]:
         change = SecretChange(WriteOperation.CREATE, uuid.uuid4(), project.id, dev.id, f"key-{number}", None, body)
         with transaction.atomic():
             apply_change(change, Origin("user:bench"), None, database_now())
-    return {"gateway": gateway, "secrets": list(Secret.objects.order_by("key")), "actor": f"user:{writer.id}", "project": project}
+    return {
+        "gateway": gateway,
+        "secrets": list(Secret.objects.order_by("key")),
+        "actor": factories.signed_in_at("NPR", writer),
+        "project": project,
+    }
 
 
 def _reconciled(cast: dict[str, Any]) -> dict[str, Any]:

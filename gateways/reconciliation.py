@@ -120,6 +120,8 @@ class Facts:
     policy: PolicyFacts = PolicyFacts()
     place_exists: bool = True
     key_taken: bool = False
+    author_believed: bool = True
+    """The gateway was told of who it says made the write, and they had a credential there that lived."""
     actor_allowed: bool = True
     earlier_waits: bool = False
     later_applied: bool = False
@@ -150,6 +152,10 @@ def _decide(facts: Facts) -> Decision:
         return waits
     if not facts.place_exists:
         return Decision(Verdict.DEAD_LETTER, "RESOURCE_NOT_FOUND", "there is no such project or project environment here")
+    if not facts.author_believed:
+        return Decision(
+            Verdict.DEAD_LETTER, "AUTHOR_NOT_BELIEVED", "nobody its gateway was told of had a living credential there"
+        )
     if not facts.actor_allowed:
         return Decision(Verdict.DEAD_LETTER, "ACTOR_NOT_ALLOWED", "who made this write may not make it any more")
     return _replayed(facts, stale) if stale else _compare(facts)

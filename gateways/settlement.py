@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, OperationalError, connection, transaction
-from django.utils.dateparse import parse_datetime
 
 from accounts.access import Principal
 from accounts.models import Storage
 from common import audit
 from common.errors import MazeVaultError, Unavailable
 from common.rowsets import Row
-from gateways import put_back, write_firsts
+from gateways import authors, put_back, write_firsts
 from gateways.reconciliation import (
     Decision,
     Facts,
@@ -232,7 +231,7 @@ def entry_of(row: AnyWrite, action: str, *, actor: str, severity: audit.Severity
         address=address,
         details={
             "gateway": str(row.gateway_id), "epoch": row.epoch, "sequence": row.sequence, "secret": str(row.secret or ""),
-            "author": row.actor, "code": row.code, **more,
+            "author": row.actor, "principal": row.actor, "via": f"gateway:{row.gateway_id}", "code": row.code, **more,
         },
     )  # fmt: skip
 
@@ -240,7 +239,7 @@ def entry_of(row: AnyWrite, action: str, *, actor: str, severity: audit.Severity
 def _facts(row: AnyWrite, scene: Scene, caller_waits: bool) -> Facts:
     route, skew = scene.route_to(row.gateway_id)
     place = scene.place(row)
-    accepted = _moment(row.accepted_at)
+    accepted = authors.moment_of(row.accepted_at)
     operation = WriteOperation(row.operation)
     return Facts(
         write=WriteFacts(
@@ -260,6 +259,7 @@ def _facts(row: AnyWrite, scene: Scene, caller_waits: bool) -> Facts:
         policy=_policy(place),
         place_exists=place is not None,
         key_taken=place is not None and operation is WriteOperation.CREATE and scene.is_taken(row.key, place),
+        author_believed=scene.is_author(row),
         actor_allowed=place is not None and _is_allowed(scene.principal(row.actor), operation, place),
         earlier_waits=scene.earlier_waits(row),
         later_applied=scene.later_applied(row),
@@ -400,15 +400,6 @@ def _name(error: Exception) -> str:
 
 def _severity(outcome: WriteOutcome) -> audit.Severity:
     return audit.Severity.WARNING if outcome in KEPT else audit.Severity.INFO
-
-
-def _moment(text: str) -> datetime | None:
-    """A time as the gateway wrote it, or None. It decides nothing but `most_recent_wins`."""
-    try:
-        moment = parse_datetime(text)
-    except ValueError:
-        return None
-    return moment if moment and moment.tzinfo else None
 
 
 def _is_past(accepted: datetime, received: datetime) -> bool:

@@ -12,7 +12,7 @@ from django.db import transaction
 
 from accounts.principals import principal_named
 from common.errors import NotFound, PermissionRefused, ValidationFailed
-from gateways import dispatch, write_firsts
+from gateways import authors, dispatch, write_firsts
 from gateways.models import Gateway
 from gateways.write_scene import place_of_write
 from protocol.writes import WriteCheck, WriteKnown
@@ -35,6 +35,8 @@ def check(gateway: Gateway, body: WriteCheck, now: datetime) -> WriteKnown:
     if Secret.objects.filter(id=secret).exclude(project=project, environment=environment).exists():
         raise NotFound(rules.ABSENT)
     caller = principal_named(body.actor, now)
+    if not authors.is_believed(authors.lived_until(gateway.environment_id, [body.actor]).get(body.actor), now, now):
+        raise PermissionRefused("nobody of whom this gateway was told makes this change", code="AUTHOR_NOT_BELIEVED")
     if caller is None:
         raise PermissionRefused("who makes this change may not make it any more", code="ACTOR_NOT_ALLOWED")
     change = SecretChange(body.operation, secret, project, environment, body.key, body.base_version, body.body)

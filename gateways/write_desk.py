@@ -19,6 +19,7 @@ from django.db import IntegrityError, connection, transaction
 from common import audit
 from common.rowsets import Rowset
 from gateways import beliefs, doubts, routes
+from gateways.authors import FORM
 from gateways.beliefs import Doubt, Known
 from gateways.models import Gateway, GatewayLife, ReceivedWrite, WriteStream
 from gateways.quarantine import Reason
@@ -356,6 +357,8 @@ def _wrong_body(write: QueuedWrite, head: WriteHead, key: Ed25519PublicKey) -> _
 def _wrong_head(head: WriteHead, gateway: Gateway) -> _Wrong | None:
     if head.environment != gateway.environment_id:
         return "WRONG_ENVIRONMENT", "environment: it was made for another gateway environment"
+    if not FORM.fullmatch(head.actor):
+        return "VALIDATION_ERROR", "actor: must be user: or service: and an id in small letters with its hyphens"
     if head.previous and uuid_of(head.previous) is None:
         return "VALIDATION_ERROR", "previous: must be the id of a write, or empty"
     if head.base_version is not None and not 0 <= head.base_version < 2**62:

@@ -22,6 +22,7 @@ from accounts.principals import principals_named
 from common import audit
 from common.rows import hold
 from common.rowsets import Row
+from gateways import authors
 from gateways.models import Gateway, GatewayStatus, ReceivedWrite, Route
 from gateways.reconciliation import RouteFacts
 from gateways.write_held import AnyWrite, HeldWrite, read
@@ -91,6 +92,8 @@ class Scene:
     book: Recorder | None = None
     gateways: dict[int, tuple[RouteFacts, float]] = field(default_factory=dict)
     principals: dict[str, Principal | None] = field(default_factory=dict)
+    lived: dict[str, datetime | None] = field(default_factory=dict)
+    """When the last credential of an author that counted at gateways here ended; None: nobody may be named so."""
     places: dict[tuple[int, int], Place | None] = field(default_factory=dict)
     secrets: dict[uuid.UUID, Secret | None] = field(default_factory=dict)
     keys: dict[Key, bool] = field(default_factory=dict)
@@ -116,7 +119,7 @@ class Scene:
         self._read_secrets({row.secret for row in rows if row.secret})
         self._read_places({(row.project, row.project_environment) for row in rows if row.project and row.project_environment})
         self._read_taken_keys(rows)
-        self.principals |= principals_named({row.actor for row in rows}, self.now)
+        self._read_authors({row.actor for row in rows})
         self.firsts |= answered.firsts(asked_by(rows), self.now)
         self.writes |= {row.id: row for row in rows}
         unread = {row.previous for row in rows if row.previous} - self.writes.keys()
@@ -156,8 +159,14 @@ class Scene:
     def principal(self, actor: str) -> Principal | None:
         """Who made the write and what they may do now, not then."""
         if actor not in self.principals:
-            self.principals |= principals_named([actor], self.now)
+            self._read_authors({actor})
         return self.principals[actor]
+
+    def is_author(self, row: AnyWrite) -> bool:
+        """Whether the gateway's word on who made the write is believed (`gateways.authors`)."""
+        if row.actor not in self.lived:
+            self._read_authors({row.actor})
+        return authors.is_believed(self.lived[row.actor], authors.moment_of(row.accepted_at), row.received_at)
 
     def place(self, row: AnyWrite) -> Place | None:
         """Project and project environment of a write, if both live, belong together and are of this gateway environment (I13)."""
@@ -229,6 +238,10 @@ class Scene:
         if row.secret is None:
             return False
         return self.newest_applied.get(_line(row.gateway_id, row.generation, row.secret), 0) > row.sequence
+
+    def _read_authors(self, actors: set[str]) -> None:
+        self.principals |= principals_named(actors, self.now)
+        self.lived |= {**dict.fromkeys(actors), **authors.lived_until(self.environment, actors)}
 
     def _read_secrets(self, identifiers: set[uuid.UUID]) -> None:
         """With their projects and environments, of which there are few."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 from typing import Any
 
 from accounts.access import EVERYWHERE, Grant, Principal, PrincipalKind, Scope
-from accounts.models import Environment, Organization, Project, Role, RoleGrant, Session, User
+from accounts.models import Environment, Organization, Project, Role, RoleGrant, ServiceIdentity, Session, User
 from accounts.roles import permissions_of
 from accounts.sessions import PREFIX, hash_token
 from common.clock import now
+from gateways.models import ToldPrincipal
 from tests.conftest import Person
 
 STANDARD = (("Development", "dev", "NPR"), ("Staging", "staging", "NPR"), ("QA", "qa", "NPR"), ("Production", "prod", "PRO"))
@@ -60,3 +62,11 @@ def grant(person: Person, role: str, *, organization: Organization | None = None
     return RoleGrant.objects.create(
         user=user, role=Role.objects.get(name=role), organization=organization, project=project, environment=environment
     )
+
+
+def signed_in_at(code: str, holder: User | ServiceIdentity, lives: timedelta = timedelta(days=1), **more: Any) -> str:
+    """Somebody with a session that counts at gateways of an environment, which were told of them; how the audit names them."""
+    kind = "user" if isinstance(holder, User) else "service"
+    Session.objects.create(**{kind: holder}, token_hash=uuid.uuid4().hex, expires_at=now() + lives, **more)
+    ToldPrincipal.objects.get_or_create(environment_id=code, principal=holder.id)
+    return f"{kind}:{holder.id}"

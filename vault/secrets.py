@@ -341,7 +341,8 @@ def _circumstances(change: SecretChange, origin: Origin) -> dict[str, Any]:
     if change.body.reason:
         said["reason"] = change.body.reason
     if origin.write:
-        said |= {"node": origin.node, "write": str(origin.write), "epoch": origin.epoch}
+        via = {"principal": origin.actor, "via": origin.node} if origin.node != "primary" else {}
+        said |= {"node": origin.node, "write": str(origin.write), "epoch": origin.epoch, **via}
     return said
 
 

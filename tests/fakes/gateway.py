@@ -236,7 +236,7 @@ class FakeGateway:
             "id": str(uuid.uuid4()), "environment": self.environment, "gateway": self.id, "generation": str(self.generation),
             "epoch": self.epoch, "sequence": self.write_sequence, "previous": "", "operation": WriteOperation.UPDATE,
             "secret": str(secret.id), "project": str(secret.project_id), "project_environment": str(secret.environment_id),
-            "key": secret.key, "base_version": secret.version, "actor": "user:nobody",
+            "key": secret.key, "base_version": secret.version, "actor": "user:00000000-0000-4000-8000-0000000000aa",
             "accepted_at": datetime.now(UTC).isoformat(), "body_digest": body_digest(text, salt),
         }  # fmt: skip
         signed, signature = sign(WriteHead(**{**facts, **head}), self.keys.signing)

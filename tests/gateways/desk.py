@@ -31,7 +31,7 @@ class Desk:
         self.dev = factories.environment_of(self.project, "dev")
         self.prod = factories.environment_of(self.project, "prod")
         self.writer = User.objects.create(email="writer@example.com", full_name="Writer", role="secret_manager", password="!")
-        self.actor = f"user:{self.writer.id}"
+        self.actor = factories.signed_in_at(active.environment, self.writer)
 
     def secret(self, key: str = "db/password", value: str = "one") -> Secret:
         """A secret the Primary holds in version 1."""

@@ -21,6 +21,7 @@ from gateways import inbox
 from gateways.models import ReceivedWrite, WriteStream, WriteTally
 from protocol.vocabulary import WriteOperation
 from protocol.writes import QueuedWrite, WriteBatch, WriteBody
+from tests import factories
 from tests.fakes.gateway import NewSecret
 from tests.gateways.desk import Desk, history, id_of, row_of, value_of
 from vault import recording, values
@@ -44,6 +45,7 @@ class Shuffler:
         desk.change(O.UPDATE, self.secrets[2].id, value="primary")
         self.last: dict[uuid.UUID, str] = {}
         self.viewer = User.objects.create(email="viewer@example.com", full_name="V", role="viewer", password="!")
+        factories.signed_in_at("NPR", self.viewer)
 
     def write(self, kind: str, number: int) -> QueuedWrite:
         secret = self.secrets[number % len(self.secrets)]
@@ -317,7 +319,9 @@ class TestBudget:
 
     def test_it_does_not_grow_with_its_writes(self, desk: Desk) -> None:
         people = [
-            User.objects.create(email=f"w{number}@example.com", full_name="W", role="secret_manager", password="!")
+            factories.signed_in_at(
+                "NPR", User.objects.create(email=f"w{number}@example.com", full_name="W", role="secret_manager", password="!")
+            )
             for number in range(30)
         ]
         row, costs = desk.active.row, []
@@ -325,7 +329,7 @@ class TestBudget:
         inbox.apply_pending()
         for count in (4, 60):
             made = [desk.secret(f"{count}/{number}") for number in range(count // 2)]
-            writes = [desk.write(secret, "x", actor=f"user:{people[at % 30].id}") for at, secret in enumerate(made)]
+            writes = [desk.write(secret, "x", actor=people[at % 30]) for at, secret in enumerate(made)]
             writes += [
                 desk.write(desk.new(f"{count}/new/{number}"), "x", operation=O.CREATE, base_version=None)
                 for number in range(count // 2)

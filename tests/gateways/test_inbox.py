@@ -499,10 +499,8 @@ class TestPeople:
     def test_who_lost_the_role_in_the_place_may_not_write_there_any_more(self, desk: Desk) -> None:
         person = factories.member("secret_manager", project=desk.project)
         holder = User.objects.get(full_name__startswith="secret_manager")
-        kept, lost = (
-            desk.write(desk.secret("a"), actor=f"user:{holder.id}"),
-            desk.write(desk.secret("b"), actor=f"user:{holder.id}"),
-        )
+        actor = factories.signed_in_at("NPR", holder)
+        kept, lost = desk.write(desk.secret("a"), actor=actor), desk.write(desk.secret("b"), actor=actor)
         desk.active.upload(kept)
         inbox.apply_pending()
         RoleGrant.objects.filter(user=holder).delete()

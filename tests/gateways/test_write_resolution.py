@@ -184,7 +184,7 @@ class TestRights:
 
         author = factories.member("secret_manager", name="author", project=desk.project)
         stranger = factories.member("secret_manager", name="stranger", project=desk.project)
-        write = desk.write(desk.secret(), actor=f"user:{User.objects.get(full_name='author').id}")
+        write = desk.write(desk.secret(), actor=factories.signed_in_at("NPR", User.objects.get(full_name="author")))
         desk.active.upload(write)
         path = f"writes/{id_of(write)}"
         assert author.get(path)[1]["outcome"] == "received"

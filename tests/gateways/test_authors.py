@@ -1,0 +1,184 @@
+"""A gateway's word on who made a write counts for people it was told of, in one spelling, with a credential that lived there."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import transaction
+
+from accounts.models import ApiToken, Role, RoleGrant, ServiceIdentity, Session, User
+from common.clock import now
+from common.models import AuditEntry
+from gateways import authors, inbox
+from gateways.models import ToldPrincipal
+from protocol import paths
+from protocol.vocabulary import WriteOperation
+from protocol.writes import WriteBody, WriteCheck, WriteKnown
+from tests import factories
+from tests.conftest import Person
+from tests.fakes.gateway import FakeGateway
+from tests.gateways.desk import Desk, row_of
+
+HOUR, MINUTE = timedelta(hours=1), timedelta(minutes=1)
+NAMED = "00000000-0000-4000-8000-0000000000aa"
+
+
+@pytest.fixture
+def desk(npr: tuple[FakeGateway, FakeGateway]) -> Desk:
+    return Desk(*npr)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Somebody with a credential, and when the write was accepted, from now; `told`: gateways of NPR were told of them."""
+
+    lives: timedelta = HOUR
+    revoked: timedelta | None = None
+    audience: tuple[str, ...] | None = None
+    opened_at: str = ""
+    told: bool = True
+    accepted: timedelta | str = timedelta(0)
+    entra: timedelta | None = None
+    token: bool = False
+    production: bool = False
+    believed: bool = True
+
+
+CASES: Mapping[str, Case] = {
+    "a session": Case(),
+    "a token": Case(token=True),
+    "nobody the gateway was told of": Case(told=False, believed=False),
+    "a token of nobody it was told of": Case(told=False, token=True, believed=False),
+    "an ended session": Case(lives=-HOUR, believed=False),
+    "an ended token": Case(lives=-HOUR, token=True, believed=False),
+    "a revoked session": Case(revoked=-HOUR, believed=False),
+    "a revoked token": Case(revoked=-HOUR, token=True, believed=False),
+    "accepted before the session ended, brought later": Case(lives=-HOUR, accepted=-2 * HOUR),
+    "accepted before it was revoked, brought later": Case(revoked=-HOUR, accepted=-2 * HOUR),
+    "accepted after it was revoked": Case(revoked=-HOUR, accepted=-HOUR / 2, believed=False),
+    "accepted in the future": Case(lives=-HOUR, accepted=2 * HOUR, believed=False),
+    "accepted at no time": Case(lives=-HOUR, accepted="never", believed=False),
+    "at no time, with a session that lives": Case(accepted="never"),
+    "a session of this environment's gateways": Case(opened_at="NPR"),
+    "a session of another environment's gateways": Case(opened_at="PRO", believed=False),
+    "meant for here": Case(audience=("NPR",)),
+    "meant for elsewhere": Case(audience=("PRIMARY", "PRO"), believed=False),
+    "a token meant for elsewhere": Case(audience=("PRO",), token=True, believed=False),
+    "meant for everywhere, in production": Case(production=True, believed=False),
+    "meant for here, in production": Case(audience=("PRIMARY", "NPR"), production=True),
+    "of Entra, confirmed": Case(entra=-HOUR / 2),
+    "of Entra, not confirmed for long": Case(entra=-3 * HOUR, believed=False),
+    "a token of Entra, confirmed yesterday": Case(entra=-23 * HOUR, token=True),
+    "a token of Entra, not confirmed for long": Case(entra=-25 * HOUR, token=True, believed=False),
+}
+
+
+def somebody(kind: str, case: Case) -> str:
+    """They may write everywhere; what is asked is whether the gateway may say that they did."""
+    holder: Any = (
+        User.objects.create(email="ann@example.com", role="secret_manager", password="!") if kind == "user"
+        else ServiceIdentity.objects.create(display_name="CI", owner_email="o@e.c", client_id="c", secret_hash="-")
+    )  # fmt: skip
+    RoleGrant.objects.create(**{kind: holder}, role=Role.objects.get(name="secret_manager"))
+    if case.entra is not None:
+        User.objects.filter(pk=holder.pk).update(sso_provider="entra", entra_confirmed_at=now() + case.entra)
+    where = {} if case.token else {"gateway_environment": case.opened_at}
+    (ApiToken if case.token else Session).objects.create(
+        **{kind: holder}, token_hash=uuid.uuid4().hex, expires_at=now() + case.lives,
+        audience=case.audience and list(case.audience),
+        revoked_at=None if case.revoked is None else now() + case.revoked, **where,
+    )  # fmt: skip
+    if case.told:
+        ToldPrincipal.objects.create(environment_id="NPR", principal=holder.id)
+    return f"{kind}:{holder.id}"
+
+
+def test_who_is_believed_to_have_written(primary: None, settings: Any) -> None:
+    wrong, cells, received = [], 0, now()
+    for name, case in CASES.items():
+        settings.MAZEVAULT = replace(settings.MAZEVAULT, production=case.production)
+        for kind in ("user",) if case.entra is not None else ("user", "service"):
+            cells += 1
+            with transaction.atomic():
+                actor = somebody(kind, case)
+                accepted = case.accepted if isinstance(case.accepted, str) else (received + case.accepted).isoformat()
+                ended = authors.lived_until("NPR", [actor]).get(actor)
+                if authors.is_believed(ended, authors.moment_of(accepted), received) != case.believed:
+                    wrong.append((name, kind, ended))
+                transaction.set_rollback(True)
+    print(f"authorship: {cells} cells, {len(wrong)} wrong")
+    assert wrong == []
+
+
+def test_what_is_not_believed_is_dead_and_waits_for_a_person_and_a_caller_who_waits_hears_so(desk: Desk) -> None:
+    told, other = (somebody("user", CASES["a session"]), somebody("service", CASES["nobody the gateway was told of"]))
+    believed, not_believed = (desk.write(desk.secret(key), actor=one) for key, one in (("a", told), ("b", other)))
+    desk.active.upload(believed, not_believed)
+    inbox.apply_pending()
+    assert [row_of(one).outcome for one in (believed, not_believed)] == ["applied", "dead_letter"]
+    assert (row_of(not_believed).code, row_of(not_believed).sealed_body is not None) == ("AUTHOR_NOT_BELIEVED", True)
+    receipt = desk.active.upload_one(desk.write(desk.secret("c"), actor=other, promised=False), apply_now=True)
+    assert (receipt.outcome, receipt.code) == ("refused", "AUTHOR_NOT_BELIEVED")
+
+
+SPELLINGS: Mapping[str, Callable[[str], str]] = {
+    "capitals": lambda one: f"user:{one.upper()}",
+    "braces": lambda one: f"user:{{{one}}}",
+    "an urn": lambda one: f"user:urn:uuid:{one}",
+    "no hyphens": lambda one: "user:" + one.replace("-", ""),
+    "blanks": lambda one: f"user: {one}",
+    "a line below": lambda one: f"user:{one}\n",
+    "another kind": lambda one: f"USER:{one}",
+    "the kind of nobody": lambda one: f"gateway:{one}",
+    "no kind": lambda one: one,
+    "other digits": lambda one: f"user:{one[:-1]}\N{FULLWIDTH DIGIT ONE}",
+    "system": lambda one: "system",
+    "nothing": lambda one: "",
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_an_author_has_one_spelling(desk: Desk, spelling: str) -> None:
+    write = desk.write(desk.secret(), actor=SPELLINGS[spelling](str(desk.writer.id)))
+    desk.active.upload(write)
+    inbox.apply_pending()
+    row = row_of(write)
+    assert (row.outcome, row.code) == ("dead_letter", "VALIDATION_ERROR") and row.detail.startswith("actor: ")
+
+
+def test_what_came_through_a_gateway_is_found_by_its_author_and_names_the_gateway(desk: Desk, admin: Person) -> None:
+    desk.active.upload(desk.write(desk.secret()), desk.write(desk.new(), operation=WriteOperation.CREATE, base_version=None))
+    inbox.apply_pending()
+    told = AuditEntry.objects.filter(action__in=("secret.updated", "secret.created"), details__node__isnull=False)
+    assert told.count() == 2
+    for entry in told:
+        assert (entry.actor, entry.details["principal"]) == (desk.actor, desk.actor)
+        assert entry.details["via"] == f"gateway:{desk.active.id}"
+    found = admin.post("audit-logs/search", {"user_id": str(desk.writer.id), "limit": 100})[1]
+    assert len([row for row in found if row["action"] in ("secret.updated", "secret.created")]) == 2
+
+
+def test_a_gateway_asks_about_nobody_it_was_not_told_of(desk: Desk) -> None:
+    """A change of a vault is asked about before it is made there, so the same is believed of its author."""
+    secret = desk.secret()
+    for actor, code in ((desk.actor, ""), (f"user:{NAMED}", "AUTHOR_NOT_BELIEVED")):
+        body = WriteCheck(
+            epoch=desk.active.epoch, operation=WriteOperation.DELETE, secret=str(secret.id), project=str(secret.project_id),
+            project_environment=str(secret.environment_id), key=secret.key, base_version=secret.version, actor=actor,
+            body=WriteBody(),
+        )  # fmt: skip
+        answer = desk.active.call(paths.WRITES_CHECK, body, WriteKnown)
+        assert ("" if isinstance(answer, WriteKnown) else answer.json()["code"]) == code
+
+
+def test_it_takes_one_statement_for_any_number_of_authors(desk: Desk, django_assert_num_queries: Any) -> None:
+    actors = [factories.signed_in_at("NPR", User.objects.create(email=f"u{one}@example.com", password="!")) for one in range(20)]
+    with django_assert_num_queries(1):
+        assert len(authors.lived_until("NPR", [*actors, f"user:{NAMED}", "nonsense"])) == 20
+    with django_assert_num_queries(0):
+        assert authors.lived_until("NPR", ["system"]) == {}
