@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import wraps
@@ -64,7 +65,7 @@ def error_response(error: MazeVaultError) -> JsonResponse:
         body["details"] = error.details
     response = JsonResponse({**body, **error.extra}, status=error.status)
     if error.retry_after is not None:
-        response["Retry-After"] = str(max(1, round(error.retry_after)))
+        response["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     for name, value in error.headers.items():
         response[name] = value
     if error.status == 401:

@@ -98,6 +98,7 @@ def read(run: Run, theirs: Sequence[Theirs], names: Iterable[str]) -> tuple[Thei
             continue
         except (AccessDenied, TokenTrouble) as denied:
             log.warning("no value of the vault can be read: %s", denied.cause)
+            run.trouble = denied
             break
         if held is not None:
             now, digest = clock_now(), run.digest(held.value)
@@ -159,6 +160,7 @@ def _their_list(run: Run) -> tuple[tuple[Theirs, ...], bool]:
         if asks_for_rest(trouble):
             raise
         log.warning("the list of the vault broke off: %s", trouble.cause)
+        run.trouble = trouble
         return (), False
     found = {gone.entry.name.lower(): _theirs(run, gone.entry, now, deleted=True) for gone in deleted}
     found |= {entry.name.lower(): _theirs(run, entry, now) for entry in living}

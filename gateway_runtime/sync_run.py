@@ -69,23 +69,28 @@ def work_on(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
         run.readings = _readings_of(run)
         try:
             end = _work(run)
-            code, detail = "", ""
+            code, detail = _why(run.trouble)
         except Paused:
             end, code, detail = RunEnd.PAUSED, "", ""
         except AzureTrouble as trouble:
             if not asks_for_rest(trouble):
                 raise
             run.rest = math.ceil(trouble.retry_after or 0)
-            end, code, detail = RunEnd.PAUSED, trouble.code, f"{trouble.cause}. Fix: {trouble.fix}"
+            end, (code, detail) = RunEnd.PAUSED, _why(trouble)
         except Stopped as stopped:
             end, code, detail = RunEnd.STOPPED, "", str(stopped)
         except Final as final:
-            end, code, detail = RunEnd.FAILED, final.trouble.code, f"{final.trouble.cause}. Fix: {final.trouble.fix}"
+            end, (code, detail) = RunEnd.FAILED, _why(final.trouble)
         if end is not RunEnd.PAUSED:
             _readings.clear()
         run.numbers["milliseconds"] = round((time.monotonic() - began) * 1000)
         talk.end(end, run.numbers, code, detail, run.rest)
     return {"run": str(payload["run"]), "end": end.value, **run.numbers}
+
+
+def _why(trouble: AzureTrouble | None) -> tuple[str, str]:
+    """Code and sentence of what stood in the way; empty for nothing."""
+    return (trouble.code, f"{trouble.cause}. Fix: {trouble.fix}") if trouble else ("", "")
 
 
 def _readings_of(run: Run) -> dict[str, Reading]:

@@ -101,6 +101,8 @@ class Run:
     vault: SecretStore
     pace: Pace = field(default_factory=Pace)
     numbers: Counter[str] = field(default_factory=Counter)
+    trouble: AzureTrouble | None = None
+    """Why the vault was not seen whole: told with the run, whatever became of it."""
     rest: int = 0
     """Seconds until another task may go on with a paused run."""
     unseen: Unseen = field(default_factory=Unseen)

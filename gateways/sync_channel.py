@@ -213,8 +213,11 @@ def _end_done(run: SyncRun, body: EndRun, now: datetime) -> None:
     if run.steps.filter(state=StepState.FAILED).exists():
         state = RunState.INCOMPLETE
     elif left and not run.steps.exists() and (run.phase == RunPhase.UNDO or not memories.known_count(run.rule_id)):
-        state, code = RunState.INCOMPLETE, "ALL_LEFT_ALONE"
-        detail = f"nothing was done: {left} secrets were left alone, each for the reason in the notes"
+        state, code = RunState.INCOMPLETE, body.code or "ALL_LEFT_ALONE"
+        nothing = f"nothing was done: {left} secrets were left alone, each for the reason in the notes"
+        detail = f"{nothing}. {body.detail}" if body.detail else nothing
+    elif body.code:
+        state = RunState.INCOMPLETE  # it was not seen whole
     sync_runs.end(run, state, now, code=code, detail=detail)
 
 

@@ -17,7 +17,7 @@ from typing import Generic, Protocol, TypeVar
 from django.db import transaction
 from msgspec import structs
 
-from accounts.models import Environment, Project
+from accounts.models import Environment, Project, Storage
 from common.direct import give_connection_back
 from common.errors import Conflict, MazeVaultError, NotFound
 from common.failpoints import reach
@@ -31,6 +31,8 @@ log = logging.getLogger("mazevault.vault")
 
 PENDING = "pending"
 """Stands for the vault's version while a change is only tried."""
+SWITCHED_OFF = "KEY_VAULT_OBJECT_DISABLED"
+"""What is only disabled can be enabled again."""
 AT_ONCE = 20
 """Claims one pass of the sweep looks into."""
 
@@ -93,6 +95,7 @@ def change_secret(
     """
     there = _to_be_changed_there(change)
     if there is None:
+        _refuse_to_leave_it_there(change, asker, keeper)
         return Made(_record_here(change, asker, keeper, desk, desk_of), change)
     with _denials_told(change, there, asker):
         place = keeper.place_to_write(there)
@@ -331,6 +334,28 @@ def _to_be_changed_there(change: SecretChange) -> Secret | None:
         return None  # the vault has nothing of it
     _refuse_while_it_moves(secret)
     return secret
+
+
+def _refuse_to_leave_it_there(change: SecretChange, asker: Asker, keeper: ValueKeeper) -> None:
+    """A later secret of the same name has taken over the older one's name in the vault, and with it all its versions: nobody can
+    end those alone, so it is not told that they were. Raises `Conflict` (VALUE_STILL_IN_VAULT) and what the vault refuses."""
+    secret = _secret_of(change) if change.operation is WriteOperation.PURGE else None
+    row = values.resting(secret) if secret is not None and secret.project.storage == Storage.KEY_VAULT else None
+    if secret is None or row is None or not row.external_version or not _name_is_anothers(secret):
+        return
+    try:
+        with _denials_told(change, secret, asker):
+            keeper.read(secret, row.external_version, asker, newest=False)
+    except MazeVaultError as refused:
+        if refused.status == 404:
+            return
+        if refused.code != SWITCHED_OFF:
+            raise
+    raise Conflict(
+        "a later secret of this key has the name in the vault, and the versions of this one with it: a vault ends a name as a "
+        "whole. Destroy the later one for good first, or wait with this one; it stays deleted",
+        code="VALUE_STILL_IN_VAULT",
+    )
 
 
 def _tried(change: SecretChange) -> SecretChange:

@@ -16,7 +16,17 @@ from itertools import islice
 from integrations.azure.cloud import Connection
 from integrations.azure.credentials import Credential, TokenRefused
 from integrations.azure.egress import CALL_SECONDS, CONNECT_SECONDS, Guard, Target
-from integrations.azure.errors import AzureTrouble, ConsentMissing, NameTaken, ObjectMissing, Unreachable
+from integrations.azure.errors import (
+    AzureTrouble,
+    ConsentMissing,
+    NameTaken,
+    ObjectMissing,
+    PermissionMissing,
+    PolicyDenied,
+    RoleMissing,
+    RoleNotInEffect,
+    Unreachable,
+)
 from integrations.azure.keyvault import KeyVault, Marks
 from integrations.azure.translation import tls_refused
 
@@ -151,7 +161,7 @@ def _try_data(trial: _Trial, vault: KeyVault, *, writing: bool) -> None:
             return
 
 
-_OF_ONE_VERB = ("KEY_VAULT_ROLE_MISSING", "KEY_VAULT_ROLE_NOT_IN_EFFECT")
+_OF_ONE_VERB = tuple(kind.default_code for kind in (RoleMissing, RoleNotInEffect, PermissionMissing, PolicyDenied))
 
 
 def _take_target(trial: _Trial) -> None:

@@ -163,9 +163,14 @@ def test_a_primary_that_is_busy_has_refused_nothing(
 def test_deleting_an_older_secret_leaves_the_one_that_has_its_name_now(keeping: Keeping) -> None:
     first = keeping.create(value="one")[1]
     keeping.pair.ann.delete(f"secrets/{first['id']}")
-    keeping.create(value="two")
+    second = keeping.create(value="two")[1]
+    status, body = keeping.pair.ann.delete(f"secrets/{first['id']}/permanent")
+    assert (status, body["code"]) == (409, "VALUE_STILL_IN_VAULT"), "its versions lie under the later one's name"
+    assert keeping.there() == {"DB-PASSWORD": "two"} and Secret.objects.get(id=first["id"]).status == "deleted"
+    keeping.pair.ann.delete(f"secrets/{second['id']}")
+    assert keeping.pair.ann.delete(f"secrets/{second['id']}/permanent")[0] == 204
     assert keeping.pair.ann.delete(f"secrets/{first['id']}/permanent")[0] == 204
-    assert keeping.there() == {"DB-PASSWORD": "two"}
+    assert vault_of(keeping).item("secrets", "DB-PASSWORD", deleted=True) is None and keeping.there() == {}
 
 
 def test_a_restored_secret_has_its_own_value_again(keeping: Keeping) -> None:

@@ -450,6 +450,17 @@ class TestHistory:
         seen = desk.run("drift")
         control.post("/faults", json={"vault_unavailable": 0})
         assert (seen["state"], seen["left_alone"], seen["refusals"][0]["code"]) == ("planned", {}, "listing_incomplete")
+        assert seen["code"] == "AZURE_UNAVAILABLE" and "try again" in seen["detail"], "and why it broke off"
+
+    def test_a_vault_that_shows_names_and_no_values_is_told_with_the_run(self, desk: SyncDesk, control: Any) -> None:
+        """An access policy with list and without get: nothing is guessed, and the run says what is missing."""
+        desk.with_rule().put("A", "one")
+        desk.first()
+        desk.portal().set_secret("A", "theirs")
+        desk.put("A", "two")
+        control.post("/faults", json={"vault_fails": {"getSecret": "access_policy"}})
+        done = desk.run()
+        assert (done["state"], done["code"]) == ("incomplete", "KEY_VAULT_PERMISSION_MISSING") and "secrets get" in done["detail"]
 
     def test_drift_tells_the_keys_that_fight_for_a_name(self, desk: SyncDesk) -> None:
         desk.with_rule()

@@ -146,3 +146,12 @@ def test_the_npr_machine_fails_every_verb_at_the_pro_vault(sandbox: Sandbox, tri
     results = tried(PRO)
     assert [one.code for one in results if one.outcome is Outcome.FAILED] == ["KEY_VAULT_ROLE_MISSING"] * 4
     assert sandbox.world.vaults.journal == []
+
+
+def test_a_permission_that_is_missing_for_one_verb_does_not_stop_the_others(
+    tried: Callable[..., tuple[Result, ...]], control: httpx.Client
+) -> None:
+    """As a role that is missing for one: an access policy often has list without get."""
+    control.post("/faults", json={"vault_fails": {"getSecret": "access_policy"}})
+    results = {one.stage: one for one in tried()}
+    assert results[Stage.GET].code == "KEY_VAULT_PERMISSION_MISSING" and results[Stage.SET].outcome is Outcome.OK
