@@ -17,6 +17,7 @@ from cli.stack.layout import ROOT, Layout, StackError, layout_from, read_run_fil
 from cli.stack.primary_client import PrimaryError
 from cli.stack.stack import Interrupted, Stack, stop_on_signals
 from cli.stack.status import HEALTHY, Overview, overview
+from common.files import open_private
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys.app, name="keys")
@@ -133,10 +134,9 @@ def _up_here(layout: Layout) -> None:
 
 
 def _up_detached(layout: Layout) -> None:
-    layout.logs.mkdir(parents=True, exist_ok=True)
     layout.run_file.unlink(missing_ok=True)  # of a stack that was killed; the new one writes its own when it is ready
     log = layout.logs / "stack.log"
-    with log.open("wb") as stream:
+    with open_private(log, "wb") as stream:
         child = subprocess.Popen(
             [sys.executable, "-m", "cli", "up"], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stream,
             stderr=subprocess.STDOUT, start_new_session=True, env={**os.environ, "MAZEVAULT_VAR": str(layout.var)},

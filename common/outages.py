@@ -6,12 +6,13 @@ Every loop, request and task meets it, each as often as it tries. Safe to share 
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
 import psycopg
 from django.db import InterfaceError, OperationalError
+
+from common.process_locks import ProcessLock
 
 log = logging.getLogger("mazevault.database")
 
@@ -26,7 +27,7 @@ class Outage:
 
     def __init__(self, what: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._what, self._clock = what, clock
-        self._lock = threading.Lock()
+        self._lock = ProcessLock("outage")
         self._since: float | None = None
         self._ended_at = float("-inf")
         self._is_told = False

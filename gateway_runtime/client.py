@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 from cryptography import x509
@@ -232,6 +232,8 @@ class Channel:
         self._thumbprint, self._ends = _thumbprint(identity), _end_of(identity)
         self._tls_file, self._password = tls_file, key_password(master_key)
         self._lock = ProcessLock("channel")
+        self._server_name: str | None = None
+        """What is asked for in the TLS handshake instead of the host of the address."""
         self._fetching = ProcessLock("trust document", Rank.TRUST)
         self._failed_at = -math.inf
         self._trust: Trust | None = None
@@ -374,13 +376,10 @@ class Channel:
             wire = seal(header, encode(message), decode_encryption_key(recipient.public_key), self._keys.signing)
         began, connect = time.monotonic(), URGENT_CONNECT_SECONDS if path in URGENT else CONNECT_SECONDS
         try:
-            answer = http.post(
-                f"{url}{path}", content=wire, headers={"Content-Type": CONTENT_TYPE},
-                timeout=httpx.Timeout(timeout, connect=min(timeout, connect)),
-            )  # fmt: skip
+            answer = self._posted(http, f"{url}{path}", wire, httpx.Timeout(timeout, connect=min(timeout, connect)))
         except httpx.HTTPError as error:
             self._next_url()
-            raise PrimaryUnreachable(f"{url}: {type(error).__name__} {error}".strip()) from error
+            raise PrimaryUnreachable(_told_unreachable(url, error)) from error
         if answer.status_code != 200 or answer.headers.get("content-type") != CONTENT_TYPE:
             raise _refusal_of(answer)
         payload = self._opened(answer.content, header, wire, trust, session)
@@ -390,6 +389,21 @@ class Channel:
             return decode(payload, answer_kind)
         except MessageError as error:
             raise AnswerNotTrusted(f"the answer does not fit {answer_kind.__name__}: {error}") from error
+
+    def _posted(self, http: httpx.Client, url: str, wire: bytes, timeout: httpx.Timeout) -> httpx.Response:
+        """A Primary may show people a certificate of its operator's; then ours is asked for by name, from there on at first."""
+        for name in (self._server_name, None if self._server_name else paths.MACHINE_NAME):
+            more: dict[str, Any] = {"extensions": {"sni_hostname": name}} if name else {}
+            try:
+                answer = http.post(url, content=wire, headers={"Content-Type": CONTENT_TYPE}, timeout=timeout, **more)
+            except httpx.ConnectError as error:
+                if name != self._server_name or not _is_of_another_authority(error):
+                    raise
+                refused = error
+            else:
+                self._server_name = name
+                return answer
+        raise refused
 
     def _header(self, path: str, recipient: str) -> Header:
         return Header(
@@ -499,6 +513,21 @@ class Channel:
     def _next_url(self) -> None:
         with self._lock:
             self._urls = (*self._urls[1:], self._urls[0])
+
+
+def _is_of_another_authority(error: Exception) -> bool:
+    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+
+
+def _told_unreachable(url: str, error: Exception) -> str:
+    if _is_of_another_authority(error):
+        return (
+            f"{url} shows a certificate that does not lead to the root this gateway knows: something else ends TLS there, "
+            "or it is another Primary. Gateways need an address of the Primary itself (PRIMARY_BACKEND_URL, "
+            "MAZEVAULT_ADVERTISED_URLS); "
+            "whoever runs the Primary mends it"
+        )
+    return f"{url}: {type(error).__name__} {error}".strip()
 
 
 def own_keys_of(keys: Keys) -> tuple[str, str]:

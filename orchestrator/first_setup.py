@@ -7,7 +7,7 @@ from accounts.setup import ensure_admin, ensure_folded_addresses, ensure_system_
 from failover.transitions import ensure_states
 from gateways import generation, identity, routes, told_principals
 from orchestrator.environment import Settings
-from orchestrator.listener import ensure_server_certificate
+from orchestrator.listener import ensure_server_certificate, refuse_unfit_files
 from vault import succession
 
 
@@ -22,5 +22,7 @@ def set_up(node: Settings) -> bool:
     generation.look()
     identity.ensure_keys()
     told_principals.tell_again_after_a_change()
+    if node.tls_enabled:
+        refuse_unfit_files(node.tls_directory)
     ensure_server_certificate(node.tls_directory)
     return ensure_admin(node.admin_email, node.admin_password_file)

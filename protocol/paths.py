@@ -29,3 +29,6 @@ SYNC_ROWS = f"{API}/gateways/channel/sync/rows"
 SYNC_PLAN = f"{API}/gateways/channel/sync/plan"
 SYNC_PROGRESS = f"{API}/gateways/channel/sync/progress"
 SYNC_END = f"{API}/gateways/channel/sync/end"
+MACHINE_NAME = "machines.mazevault.internal"
+"""The name a gateway asks for in its TLS handshake where the Primary shows people a certificate of somebody else's authority. No
+DNS has it: it only says which certificate is wanted (RFC 6066 §3)."""

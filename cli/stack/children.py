@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.files import open_private
+
 _PR_SET_PDEATHSIG = 1
 WHOLE = frozenset({signal.SIGKILL, signal.SIGSTOP, signal.SIGCONT})
 """Signals that a process cannot pass on to its own children."""
@@ -47,11 +49,10 @@ class Child:
         """Start it unless it runs. Must be called from a thread that lives as long as the stack (see `_die_with_parent`)."""
         if self.pid is not None:
             return
-        self.log.parent.mkdir(parents=True, exist_ok=True)
         more: dict[str, object] = {}
         if self.account:
             more = {"user": self.account.uid, "group": self.account.gid, "extra_groups": []}
-        with self.log.open("ab") as stream:
+        with open_private(self.log, "ab") as stream:
             self.process = subprocess.Popen(
                 list(self.argv), env=dict(self.environment), cwd=self.cwd, stdin=subprocess.DEVNULL, stdout=stream,
                 stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=_die_with_parent(), **more,  # type: ignore[call-overload]

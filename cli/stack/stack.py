@@ -23,7 +23,7 @@ from cli.stack.databases import Databases
 from cli.stack.layout import ADMIN_EMAIL, ROOT, GatewaySpec, Layout, StackError, child_environment
 from cli.stack.primary_client import PrimaryClient, PrimaryError, is_ready
 from cli.stack.sandbox import SANDBOX
-from common.files import write_private
+from common.files import private_folder, write_private
 
 START_SECONDS = 90.0
 """How long one node may take to listen, and the whole fleet to become ready."""
@@ -60,7 +60,7 @@ class Stack:
         """Start everything and return when the fleet is ready. Raises `StackError`, `PrimaryError`, or `Interrupted` when it was
         asked to end meanwhile; the caller then calls `down`."""
         self._refuse_taken_ports()
-        self.layout.var.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(self.layout.var)
         self.layout.run_file.unlink(missing_ok=True)
         self._control = control.listen(self.layout, self._commands)
         if self._sandbox:

@@ -162,7 +162,8 @@ class Front:
         try:
             async with asyncio.timeout(LISTENER_SECONDS):
                 found = await self.lanes.listener(role)
-            self._context = FreshContext(Path(found.certificate), lambda: context_of(found))
+            more = [Path(found.machines[0])] if found.machines else []
+            self._context = FreshContext(Path(found.certificate), lambda: context_of(found), more=more)
         except (OSError, WireBroken, TimeoutError, ssl.SSLError) as error:
             if self._context is None:
                 log.debug("the TLS files are not there yet: %s", error)
@@ -288,7 +289,7 @@ def is_idle(holder: Holder) -> bool:
 
 
 def context_of(files: Listener) -> ssl.SSLContext:
-    return server_context(files.certificate, files.key, files.trusted, files.password)
+    return server_context(files.certificate, files.key, files.trusted, files.password, files.machines)
 
 
 def _gateway_lane(path: str) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from protocol.paths import MACHINE_NAME
 
 log = logging.getLogger("mazevault.server")
 
@@ -14,8 +16,26 @@ RETRY_SECONDS = 1.0
 """How often a certificate that cannot be taken is tried again."""
 
 
-def server_context(certificate_file: str, key_file: str | None, trusted: str, password: bytes | None) -> ssl.SSLContext:
-    """TLS 1.3 only; a client certificate is welcome, and if one is shown it must chain to `trusted` (PEM text)."""
+def server_context(
+    certificate_file: str, key_file: str | None, trusted: str, password: bytes | None, machines: tuple[str, str] | None = None
+) -> ssl.SSLContext:
+    """TLS 1.3 only; a client certificate is welcome, and if one is shown it must chain to `trusted` (PEM text).
+
+    `machines`: certificate and key for gateways, which ask for them by name (`protocol.paths.MACHINE_NAME`).
+    """
+    context = _context(certificate_file, key_file, trusted, password)
+    if machines is not None:
+        ours = _context(*machines, trusted, None)
+
+        def by_name(handshake: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+            if name == MACHINE_NAME:
+                handshake.context = ours
+
+        context.sni_callback = by_name
+    return context
+
+
+def _context(certificate_file: str, key_file: str | None, trusted: str, password: bytes | None) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.load_cert_chain(certificate_file, key_file, password=password)
@@ -31,9 +51,9 @@ class FreshContext:
     Who renews certificate and key one after the other leaves files that do not fit for a while: the old context serves on.
     """
 
-    def __init__(self, watched: Path, build: Callable[[], ssl.SSLContext]) -> None:
-        self._watched, self._build = watched, build
-        self._stamp = watched.stat().st_mtime_ns
+    def __init__(self, watched: Path, build: Callable[[], ssl.SSLContext], *, more: Sequence[Path] = ()) -> None:
+        self._watched, self._build, self._all = watched, build, (watched, *more)
+        self._stamp = self._stamps()
         self._context = build()
         self._is_logged = False
         self._next_try = 0.0
@@ -47,9 +67,12 @@ class FreshContext:
         return self._context
 
     def _look(self) -> None:
-        stamp = self._watched.stat().st_mtime_ns
+        stamp = self._stamps()
         if stamp != self._stamp:
             self._context, self._stamp, self._is_logged = self._build(), stamp, False
+
+    def _stamps(self) -> tuple[int, ...]:
+        return tuple(path.stat().st_mtime_ns for path in self._all)
 
     def _keep_old(self, error: Exception) -> None:
         self._next_try = time.monotonic() + RETRY_SECONDS

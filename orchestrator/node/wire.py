@@ -102,6 +102,8 @@ class Listener(msgspec.Struct, frozen=True, tag=True):
     trusted: str
     """PEM of the authorities a client certificate may chain to."""
     password: bytes | None
+    machines: tuple[str, str] | None = None
+    """Certificate and key for who asks for `protocol.paths.MACHINE_NAME`, where those above are the operator's."""
 
 
 Question = Asked | Numbered | Ping | AskListener

@@ -161,7 +161,9 @@ def _read(path: Path) -> list[Write]:
     lines = path.read_text().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith("\n")]
     if len(whole) < len(lines):
-        path.write_text("".join(whole))
+        with path.open("r+") as journal:  # it keeps its mode: values stand in it
+            journal.write("".join(whole))
+            journal.truncate()
     return [Write(**json.loads(line)) for line in whole]
 
 
