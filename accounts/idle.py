@@ -13,7 +13,10 @@ OF_A_PROJECT: Mapping[str, str] = {
     "sync_interval_minutes": "each sync rule has an interval of its own, in its setup",
 }
 OF_AN_ENVIRONMENT: Mapping[str, str] = {"incident_auto_escalation": "this version has no incidents"}
-OF_A_PROVIDER: Mapping[str, str] = {"sync_schedule": "people and their groups are read at each sign-in"}
+OF_A_PROVIDER: Mapping[str, str] = {
+    "type": "providers are kept for existing clients; people sign in with Entra as the node's ENTRA_ variables say",
+    "sync_schedule": "people and their groups are read at each sign-in",
+}
 
 
 def not_in_force(settings: Mapping[str, Any], reasons: Mapping[str, str]) -> list[str]:

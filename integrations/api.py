@@ -18,7 +18,7 @@ from accounts.tenancy_api import times
 from common.api import checked
 from common.clock import now
 from common.described import described
-from integrations import connections, rules
+from integrations import connections, idle, rules
 from integrations.models import Integration, SyncDirection, SyncMode, SyncRule
 
 
@@ -42,6 +42,7 @@ class IntegrationRow(serializers.Serializer):
     provider = serializers.CharField()
     environment = serializers.CharField(help_text="as the client sent it")
     config = serializers.DictField(help_text="its public fields; all others rest sealed and are never given back")
+    not_in_force = serializers.ListField(child=serializers.CharField(), help_text="what has no effect, and why")
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
 
@@ -72,6 +73,7 @@ class RuleRow(serializers.Serializer):
     effective_conflict_strategy = serializers.CharField(help_text="what counts in the target environment")
     sync_direction = serializers.CharField()
     sync_mode = serializers.CharField()
+    not_in_force = serializers.ListField(child=serializers.CharField(), help_text="what has no effect, and why")
     created_at = serializers.DateTimeField()
     updated_at = serializers.DateTimeField()
 
@@ -155,11 +157,13 @@ def integration_row(integration: Integration) -> dict[str, Any]:
         "provider": integration.provider,
         "environment": integration.environment_given,
         "config": integration.config,
+        "not_in_force": idle.of_integration(integration),
         **times(integration),
     }
 
 
 def rule_row(rule: SyncRule) -> dict[str, Any]:
+    counts = rules.strategy_that_counts(rule)
     return {
         "id": str(rule.id),
         "name": rule.name,
@@ -169,8 +173,9 @@ def rule_row(rule: SyncRule) -> dict[str, Any]:
         "source_path": rule.source_path,
         "key_transform_template": rule.key_transform_template,
         "conflict_strategy": rule.conflict_strategy,
-        "effective_conflict_strategy": rules.strategy_that_counts(rule),
+        "effective_conflict_strategy": counts,
         "sync_direction": rule.sync_direction,
         "sync_mode": rule.sync_mode,
+        "not_in_force": idle.of_rule(rule, counts),
         **times(rule),
     }

@@ -175,3 +175,14 @@ def test_foreign_and_absent_integrations_and_rules_look_the_same(
             )
             assert theirs == none and theirs[0] in (404, 405), (kind, method, theirs)
         assert stranger.get(f"projects/{project['id']}/{kind}")[0] == 404
+
+
+def test_what_is_only_kept_says_so(admin: Person, project: dict[str, Any], integration: dict[str, Any]) -> None:
+    assert integration["not_in_force"][0].startswith("provider: not in force: ")
+    path, wish = f"projects/{project['id']}/sync-rules", {"name": "r", "integration_id": integration["id"]}
+    made = admin.post(path, {**wish, "conflict_strategy": "mazevault_wins", "target_environment": "prod"})[1]
+    fields = [one.partition(":")[0] for one in made["not_in_force"]]
+    assert (
+        fields == ["integration_id", "conflict_strategy"]
+        and admin.get(path)[1]["rules"][0]["not_in_force"] == made["not_in_force"]
+    )
