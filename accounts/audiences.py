@@ -8,12 +8,13 @@ everywhere; in production it counts at the Primary only. Gateways hear of no oth
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
 
 from django.conf import settings
 from django.db.models import Q
 
 from common.errors import ValidationFailed
+from common.nearest import shortened
+from protocol.nearest import nearest
 
 PRIMARY = "PRIMARY"
 """How an audience names the Primary, beside codes of gateway environments."""
@@ -33,9 +34,9 @@ def read(wish: Iterable[str] | None, held: Audience = None) -> list[str] | None:
     if not named:
         raise ValidationFailed(f"audience: name at least one of {', '.join(known)}, or leave it out")
     for text in sorted(named - set(known)):
-        near = get_close_matches(text, known, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValidationFailed(f"audience: there is no {text[:64]} here; known are {', '.join(known)}{hint}")
+        meant = nearest(text, known)
+        guess = f", did you mean {meant}" if meant else ""
+        raise ValidationFailed(f"audience: there is no {shortened(text)} here{guess}; known are {', '.join(known)}")
     beyond = sorted(named - set(held)) if held is not None else []
     if beyond:
         raise ValidationFailed(f"audience: the credential you use is not meant for {beyond[0]}, so one made with it cannot be")

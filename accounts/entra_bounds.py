@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from django.conf import settings
 
-from accounts.models import ApiToken, Session
+from accounts.models import ApiToken, Session, User
 
 
 def end_of(
@@ -21,6 +21,14 @@ def end_of(
     if confirmed_at is None:
         return datetime.min.replace(tzinfo=UTC)
     return min(expires_at, confirmed_at + longest(model))
+
+
+def may_work(user: User, now: datetime) -> bool:
+    """Whether work may go on in somebody's name who does not call: not for ever after Entra last let them in."""
+    if not user.sso_provider:
+        return True
+    span = timedelta(seconds=settings.MAZEVAULT.entra.work_max_age)
+    return user.entra_confirmed_at is not None and now < user.entra_confirmed_at + span
 
 
 def longest(model: type[Session] | type[ApiToken]) -> timedelta:

@@ -32,6 +32,8 @@ class EntraSettings:
     """Seconds after Entra last let somebody in, for which their sessions count."""
     token_max_age: int = 86400
     """The same for API tokens they made."""
+    work_max_age: int = 30 * 86400
+    """The same for work that goes on in their name: schedules of sync rules, runs, moves, rotations, writes that wait."""
     client_secret_expires: datetime | None = None
     """What the operator or the node's vault says; without it Graph is asked."""
 

@@ -67,10 +67,10 @@ def give_to_entra(identifier: uuid.UUID, by: By, now: datetime) -> User:
     """Let the person of this address in Entra have this account from their next sign-in; password, sessions and tokens end."""
     with transaction.atomic():
         user = _managed(identifier, by, now)
-        user.sso_provider, user.sso_external_id = "entra", ""
+        user.sso_provider, user.sso_external_id, user.role = "entra", "", MEMBER  # shown only; the sign-in says which one
         user.entra_confirmed_at = None
         user.set_unusable_password()
-        user.save(update_fields=["sso_provider", "sso_external_id", "entra_confirmed_at", "password"])
+        user.save(update_fields=["sso_provider", "sso_external_id", "role", "entra_confirmed_at", "password"])
         sessions.end_all(user, now)
         _record(by, "user.given_to_entra", user)
     return user

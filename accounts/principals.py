@@ -10,6 +10,7 @@ from datetime import datetime
 from django.db.models import Q, QuerySet
 
 from accounts.access import EVERYWHERE, Grant, Principal, PrincipalKind, Scope
+from accounts.entra_bounds import may_work
 from accounts.models import RoleGrant, ServiceIdentity, User
 from accounts.roles import permissions_of_account
 
@@ -42,7 +43,8 @@ def _grants(rows: QuerySet[RoleGrant]) -> tuple[Grant, ...]:
 
 
 def principal_named(actor: str, now: datetime) -> Principal | None:
-    """The living person or service identity the audit names so (`Principal.actor`), with all they may do now; None for others."""
+    """The living person or service identity the audit names so (`Principal.actor`), with all they may do now; None for others,
+    and for people Entra has not let in for so long that nothing goes on in their name."""
     return principals_named([actor], now)[actor]
 
 
@@ -53,7 +55,7 @@ def principals_named(actors: Iterable[str], now: datetime) -> dict[str, Principa
     found: dict[_Identity, User | ServiceIdentity] = {}
     if users:
         rows = User.objects.filter(id__in=users, is_active=True, deleted_at=None)
-        found |= {(PrincipalKind.USER, one.id): one for one in rows}
+        found |= {(PrincipalKind.USER, one.id): one for one in rows if may_work(one, now)}
     if services:
         those = ServiceIdentity.objects.filter(id__in=services, status="active", deleted_at=None)
         found |= {(PrincipalKind.SERVICE, one.id): one for one in those}

@@ -404,6 +404,7 @@ def entra_settings(environ: Mapping[str, str], base_url: str, *, mode: str = "pr
         default_role=environ.get("ENTRA_DEFAULT_ROLE", "").strip() or "viewer",
         session_max_age=found.of(_whole, environ, "ENTRA_SESSION_MAX_AGE", default=3600, low=60, high=86_400),
         token_max_age=found.of(_whole, environ, "ENTRA_TOKEN_MAX_AGE", default=86_400, low=60, high=366 * 86_400),
+        work_max_age=found.of(_whole, environ, "ENTRA_WORK_MAX_AGE", default=30 * 86_400, low=3600, high=366 * 86_400),
         client_secret_expires=found.of(_moment, environ, "ENTRA_CLIENT_SECRET_EXPIRES"),
         authority_host=cloud.authority_host,
         instance_discovery=cloud.instance_discovery,

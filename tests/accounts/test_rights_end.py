@@ -11,6 +11,7 @@ import pytest
 from accounts import sso
 from accounts.claims import Person as Claimed
 from accounts.models import ApiToken, GroupMapping, Role, RoleGrant, Session, User
+from accounts.principals import principal_named
 from common.clock import now
 from common.models import AuditEntry
 from tests import factories
@@ -112,6 +113,13 @@ class TestEntra:
         assert token.get("auth/me")[0] == 200, "their next sign-in is Entra's word"
         User.objects.filter(pk=ada().pk).update(entra_confirmed_at=None)
         assert (session.get("auth/me")[0], token.get("auth/me")[0]) == (401, 401)
+
+    def test_work_in_their_name_goes_on_for_a_month(self, leaver: tuple[Person, Person]) -> None:
+        actor = f"user:{ada().id}"
+        confirmed(timedelta(days=29))
+        assert principal_named(actor, now())
+        confirmed(timedelta(days=31))
+        assert principal_named(actor, now()) is None
 
 
 class TestPlaces:

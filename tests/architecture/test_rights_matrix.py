@@ -117,8 +117,8 @@ def from_entra(*names: str) -> User:
     return sso._come_in(person, (), None, address="", now=now()).user
 
 
-def mapped(name: str) -> GroupMapping:
-    role = Role.objects.get(name=ROLE)
+def mapped(name: str, to: str = ROLE) -> GroupMapping:
+    role = Role.objects.get(name=to)
     return GroupMapping.objects.create(group_external_id=name, group_display_name=name, role=role)
 
 
@@ -137,6 +137,12 @@ def mapped_and_in(name: str) -> User:
 def own_role(world: World) -> Any:
     Role.objects.create(name="own", permissions=[RIGHT])
     return granted(world, local(), role="own")
+
+
+def own_role_mapped(world: World) -> Any:
+    Role.objects.create(name="own", permissions=[RIGHT])
+    mapped(APP_ROLE, "own")
+    return from_entra(APP_ROLE)
 
 
 def service() -> ServiceIdentity:
@@ -178,13 +184,13 @@ GIVEN: Mapping[str, Callable[[World], Any]] = {
     "granted to a service": lambda world: granted(world, service()),
     "mapping of an App Role": lambda world: mapped_and_in(APP_ROLE),
     "mapping of a group": lambda world: mapped_and_in(GROUP),
+    "mapping to an own role": own_role_mapped,
     "default role of Entra": lambda world: from_entra(),
     "granted to an account of Entra": lambda world: granted(world, from_entra("NOTHING"), project_id=str(world.project.id)),
     "account given to Entra": given_over,
 }
-ENTRA = {"mapping of an App Role", "mapping of a group", "default role of Entra", "granted to an account of Entra",
-         "account given to Entra"}  # fmt: skip
-MAPPED = {"mapping of an App Role", "mapping of a group", "account given to Entra"}
+MAPPED = {"mapping of an App Role", "mapping of a group", "mapping to an own role", "account given to Entra"}
+ENTRA = MAPPED | {"default role of Entra", "granted to an account of Entra"}
 ALL, SERVICE = set(GIVEN), {"granted to a service"}
 BY_ENVIRONMENT = {"granted in the environment of the project", "granted in the environment of the organization"}
 BY_PROJECT = {"granted in the project", "granted in the environment of the project", "granted to an account of Entra"}
@@ -223,8 +229,8 @@ def delete_organization(world: World) -> None:
 
 
 def reduce_role(world: World) -> None:
-    Role.objects.filter(name="own").update(permissions=["dashboard:read"])
-    changes.principal_changed(world.holder)
+    own = Role.objects.get(name="own")
+    world.done("put", f"rbac/roles/{own.id}", {"name": "own", "permissions": ["dashboard:read"]})
 
 
 def pass_time(**span: int) -> Callable[[World], None]:
@@ -252,7 +258,7 @@ ENDS: Mapping[str, tuple[set[str], Callable[[World], object]]] = {
     "the service is disabled": (SERVICE, service_with("disabled")),
     "the service gets another secret": (SERVICE, lambda world: world.done("post", f"{world.at}/secret")),
     "the service is deleted": (SERVICE, lambda world: world.done("delete", world.at)),
-    "the role is reduced": ({"granted an own role"}, reduce_role),
+    "the role is reduced": ({"granted an own role", "mapping to an own role"}, reduce_role),
     "the grant expires": ({"granted for a while"}, pass_time(minutes=31)),
     "the environment is deleted and comes back": (BY_ENVIRONMENT, delete_environment),
     "the environment becomes production": (
