@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.db.models import QuerySet
@@ -13,6 +14,7 @@ from rest_framework.response import Response
 
 from accounts.access import actors_of
 from accounts.fields import Id, Moment, Whole
+from accounts.names import names_of
 from accounts.operations import Signed
 from accounts.roles import AUDIT_READ
 from accounts.scoping import absent, place_of, require, visible_projects
@@ -25,6 +27,7 @@ from common.paging import FURTHEST, MOST_SHOWN, PAGE, SHOWN, clamped, page_of
 class AuditRow(serializers.Serializer):
     id = serializers.CharField()
     user_id = serializers.CharField(help_text="of the person or service identity; empty for the product itself")
+    user_name = serializers.CharField(help_text="address of the person, name of the service identity")
     project_id = serializers.CharField()
     action = serializers.CharField()
     entity_type = serializers.CharField()
@@ -89,12 +92,19 @@ class AuditSearch(Signed):
         return Response(_rows(_found(wish), clamped(wish.get("limit", SHOWN)), wish.get("offset", 0)))
 
 
-def audit_row(entry: AuditEntry) -> dict[str, Any]:
+def audit_rows(entries: Iterable[AuditEntry]) -> list[dict[str, Any]]:
+    found = list(entries)
+    names = names_of(entry.actor for entry in found)
+    return [_audit_row(entry, names) for entry in found]
+
+
+def _audit_row(entry: AuditEntry, names: Mapping[str, str]) -> dict[str, Any]:
     """An entry in the form of existing clients; times and ids are texts."""
     kind, _, holder = entry.actor.partition(":")
     return {
         "id": str(entry.id),
         "user_id": holder if kind in ("user", "service") else "",
+        "user_name": names.get(entry.actor, ""),
         "project_id": str(entry.project or ""),
         "action": entry.action,
         "entity_type": entry.entity,
@@ -121,8 +131,8 @@ def _found(wish: dict[str, Any]) -> QuerySet[AuditEntry]:
 
 
 def _page(found: QuerySet[AuditEntry], request: Request) -> list[dict[str, Any]]:
-    return [audit_row(entry) for entry in page_of(found.order_by("-id"), request)]
+    return audit_rows(page_of(found.order_by("-id"), request))
 
 
 def _rows(found: QuerySet[AuditEntry], limit: int, offset: int) -> list[dict[str, Any]]:
-    return [audit_row(entry) for entry in found.order_by("-id")[offset : offset + limit]]
+    return audit_rows(found.order_by("-id")[offset : offset + limit])

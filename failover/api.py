@@ -68,10 +68,12 @@ class OperationRow(serializers.Serializer):
     epoch_before = serializers.IntegerField()
     epoch_after = serializers.IntegerField(allow_null=True)
     requested_by = serializers.CharField()
+    requested_by_name = serializers.CharField(allow_null=True, help_text="address of a person, name of a service identity")
     reason = serializers.CharField()
     plan_id = serializers.UUIDField(allow_null=True)
     passed_over = serializers.ListField(child=serializers.CharField())
     forced_by = serializers.CharField(allow_null=True)
+    forced_by_name = serializers.CharField(allow_null=True)
     split_risk_until = serializers.DateTimeField(allow_null=True)
     fence_last_sequence = serializers.IntegerField(
         allow_null=True, help_text="number of the last write the old gateway had accepted, as it confirmed; null when it did not"
@@ -171,6 +173,7 @@ class TransitionRow(serializers.Serializer):
     epoch = serializers.IntegerField()
     operation = serializers.UUIDField(allow_null=True)
     actor = serializers.CharField()
+    actor_name = serializers.CharField(allow_null=True, help_text="address of a person, name of a service identity")
     sentence = serializers.CharField()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from django.conf import settings
 from django.db.models import Case, DateTimeField, Exists, F, Func, OuterRef, QuerySet, Subquery, Value, When
 
+from accounts.names import names_of
 from common.api import rfc3339
 from common.clock import database_now
 from common.snapshot import snapshot
@@ -87,6 +88,7 @@ def _operations(code: str) -> tuple[Operation | None, Operation | None]:
 def operation_row(operation: Operation, route: Route) -> dict[str, Any]:
     """One operation; `waits_for` and `waits_until` say what an open one needs to go on."""
     waits_for, waits_until = _waiting(operation, route)
+    names = names_of([operation.requested_by, operation.forced_by])
     return {
         "id": str(operation.id),
         "kind": operation.kind,
@@ -100,10 +102,12 @@ def operation_row(operation: Operation, route: Route) -> dict[str, Any]:
         "epoch_before": operation.epoch_before,
         "epoch_after": operation.epoch_after,
         "requested_by": operation.requested_by,
+        "requested_by_name": names.get(operation.requested_by),
         "reason": operation.reason,
         "plan_id": str(operation.plan_id) if operation.plan_id else None,
         "passed_over": operation.waived,
         "forced_by": operation.forced_by or None,
+        "forced_by_name": names.get(operation.forced_by),
         "split_risk_until": rfc3339(operation.split_risk_until),
         "fence_last_sequence": operation.fence_last_sequence,
         "opened_at": rfc3339(operation.opened_at),
@@ -128,7 +132,8 @@ def plan_row(plan: Plan) -> dict[str, Any]:
 
 def history_rows(code: str) -> list[dict[str, Any]]:
     """The newest steps of an environment, newest first."""
-    rows = Transition.objects.filter(environment_id=code).order_by("-id")[:HISTORY_LENGTH]
+    rows = list(Transition.objects.filter(environment_id=code).order_by("-id")[:HISTORY_LENGTH])
+    names = names_of(row.actor for row in rows)
     return [
         {
             "id": row.id,
@@ -139,6 +144,7 @@ def history_rows(code: str) -> list[dict[str, Any]]:
             "epoch": row.epoch,
             "operation": str(row.operation_id) if row.operation_id else None,
             "actor": row.actor,
+            "actor_name": names.get(row.actor),
             "sentence": row.sentence,
         }
         for row in rows

@@ -44,6 +44,7 @@ class BootstrapRow(serializers.Serializer):
     standby_mode = serializers.CharField()
     state = serializers.CharField(help_text="unused, used, revoked or expired")
     created_by = serializers.CharField()
+    created_by_name = serializers.CharField(allow_null=True, help_text="address of a person, name of a service identity")
     created_at = serializers.DateTimeField()
     expires_at = serializers.DateTimeField()
     used_at = serializers.DateTimeField(allow_null=True)
@@ -124,6 +125,7 @@ class TaskRow(serializers.Serializer):
     epoch = serializers.IntegerField(allow_null=True)
     gateway = serializers.CharField(allow_null=True)
     created_by = serializers.CharField()
+    created_by_name = serializers.CharField(allow_null=True, help_text="address of a person, name of a service identity")
     created_at = serializers.DateTimeField()
     not_before = serializers.DateTimeField()
     claim_until = serializers.DateTimeField(allow_null=True)
@@ -144,12 +146,12 @@ class Bootstrap(Operation):
         fields = checked(BootstrapWish, request.data)
         wish = TokenWish(**{**fields, "server_names": tuple(fields.get("server_names", ()))})
         created = tokens.create_token(wish, actor=self.actor, address=self.address, now=now())
-        return Response({"token": created.text, **selectors.token_row(created.row, now())}, status=201)
+        return Response({"token": created.text, **selectors.token_rows([created.row], now())[0]}, status=201)
 
     @described(operation_id="listBootstrapTokens", parameters=PAGE, responses=BootstrapRow(many=True))
     def get(self, request: Request) -> Response:
         rows = page_of(BootstrapTokenRow.objects.order_by("-created_at", "id"), request)
-        return Response([selectors.token_row(row, now()) for row in rows])
+        return Response(selectors.token_rows(rows, now()))
 
 
 class BootstrapOne(Operation):
@@ -248,7 +250,7 @@ class Tasks(Operation):
             wish["environment"], wish["kind"], wish.get("payload", {}), actor=self.actor, address=self.address
         )
         task.refresh_from_db()
-        return Response(selectors.task_row(task), status=201)
+        return Response(selectors.task_rows([task])[0], status=201)
 
     @described(
         operation_id="listTasks",
@@ -262,7 +264,7 @@ class Tasks(Operation):
             queryset = queryset.filter(environment=routes.environment_of(code))
         if state:
             queryset = queryset.filter(state=_task_state(state))
-        return Response([selectors.task_row(task) for task in queryset[:TASKS_SHOWN]])
+        return Response(selectors.task_rows(queryset[:TASKS_SHOWN]))
 
 
 class TaskOne(Operation):
@@ -275,7 +277,7 @@ class TaskOne(Operation):
         task = selectors.tasks().filter(id=_uuid(identifier, "task")).first()
         if task is None:
             raise NotFound("there is no task with this id")
-        return Response(selectors.task_row(task))
+        return Response(selectors.task_rows([task])[0])
 
 
 def _uuid(text: str, what: str) -> uuid.UUID:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from django.db.models import Count, IntegerField, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 
+from accounts.names import names_of
 from common.api import rfc3339
 from common.errors import NotFound
 from gateways import instances, lease_blocks, sightings
@@ -71,8 +73,14 @@ def _gateway_row(gateway: Sighting) -> dict[str, Any]:
     }
 
 
-def token_row(row: BootstrapTokenRow, moment: datetime) -> dict[str, Any]:
-    """One bootstrap token without its secret."""
+def token_rows(rows: Iterable[BootstrapTokenRow], moment: datetime) -> list[dict[str, Any]]:
+    """Bootstrap tokens without their secrets."""
+    found = list(rows)
+    names = names_of(row.created_by for row in found)
+    return [_token_row(row, moment, names) for row in found]
+
+
+def _token_row(row: BootstrapTokenRow, moment: datetime, names: Mapping[str, str]) -> dict[str, Any]:
     return {
         "id": str(row.id),
         "name": row.name,
@@ -81,6 +89,7 @@ def token_row(row: BootstrapTokenRow, moment: datetime) -> dict[str, Any]:
         "standby_mode": row.standby_mode,
         "state": _token_state(row, moment),
         "created_by": row.created_by,
+        "created_by_name": names.get(row.created_by),
         "created_at": rfc3339(row.created_at),
         "expires_at": rfc3339(row.expires_at),
         "used_at": rfc3339(row.used_at),
@@ -96,7 +105,13 @@ def tasks() -> QuerySet[Task]:
     return Task.objects.select_related("gateway").annotate(rejections=counted)
 
 
-def task_row(task: Task) -> dict[str, Any]:
+def task_rows(tasks: Iterable[Task]) -> list[dict[str, Any]]:
+    found = list(tasks)
+    names = names_of(task.created_by for task in found)
+    return [_task_row(task, names) for task in found]
+
+
+def _task_row(task: Task, names: Mapping[str, str]) -> dict[str, Any]:
     return {
         "id": str(task.id),
         "environment": task.environment_id,
@@ -107,6 +122,7 @@ def task_row(task: Task) -> dict[str, Any]:
         "epoch": task.epoch,
         "gateway": task.gateway.name if task.gateway else None,
         "created_by": task.created_by,
+        "created_by_name": names.get(task.created_by),
         "created_at": rfc3339(task.created_at),
         "not_before": rfc3339(task.not_before),
         "claim_until": rfc3339(task.claim_until),

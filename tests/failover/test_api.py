@@ -591,3 +591,18 @@ def test_a_drain_that_takes_too_long_goes_back_to_dr(npr: Pair, admin: Person) -
     body = state_of(admin)
     assert (body["state"], body["last_operation"]["outcome"]) == ("DR_ACTIVE", "aborted")
     assert second.renew_lease().verdict == "granted"
+
+
+def test_who_asked_is_shown_by_name_beside_the_id(npr: Pair, admin: Person) -> None:
+    body = admin.post("admin/failover/NPR/activate-dr")[1]
+    assert body["operation"]["requested_by"].startswith("user:")
+    assert body["operation"]["requested_by_name"] == "admin@example.com"
+    assert admin.get("admin/failover/NPR/history")[1][0]["actor_name"] in ("admin@example.com", None)
+    assert "admin@example.com" in [row["actor_name"] for row in admin.get("admin/failover/NPR/history")[1]]
+    admin.post("gateways/bootstrap", {"name": "gw-new"})
+    assert (
+        next(row for row in admin.get("gateways/bootstrap")[1] if row["name"] == "gw-new")["created_by_name"]
+        == "admin@example.com"
+    )
+    asked = next(row for row in admin.get("audit-logs")[1] if row["action"] == "failover.requested")
+    assert asked["user_name"] == "admin@example.com"
