@@ -75,7 +75,7 @@ def may_act_not(facts: Rights) -> str:
     if facts.assigned is Assignment.STANDBY:
         return "it is not the active gateway of its environment"
     if facts.away_seconds is not None:
-        return f"its lease ended while the Primary does not answer, for {facts.away_seconds:.0f} s now"
+        return f"it holds no lease, and the Primary does not answer, for {facts.away_seconds:.0f} s now"
     return "it has just started or become active, and waits for its lease"
 
 

@@ -241,13 +241,18 @@ _COMPLAINTS: Mapping[str, Callable[[HealthFacts], str]] = {
     "project_key_vaults": lambda _: "some project Key Vaults do not answer",
     "write_queue": lambda facts: f"{facts.write_queue_depth} writes wait in its queue",
     "tasks": lambda facts: f"{facts.tasks_failed} tasks failed lately",
-    "latency_and_clock": lambda facts: (
-        f"clock off by {abs(facts.clock_skew_seconds):.1f} s, slowest answers {facts.latency_p95_ms or 0:.0f} ms"
-    ),
+    "latency_and_clock": lambda facts: _told_of_time(facts),
     "certificate": lambda facts: f"its certificate lives {facts.certificate_days_left or 0:.0f} more days",
     "cache": lambda _: "its cache does not answer",
 }
 """Sentences are made for parts that are not full only: most heartbeats have nothing to complain about."""
+
+
+def _told_of_time(facts: HealthFacts) -> str:
+    """Only what is not good: a clock that is right is no complaint because answers are slow."""
+    skew, latency = abs(facts.clock_skew_seconds), facts.latency_p95_ms or 0.0
+    told = [f"clock off by {skew:.1f} s"] if not skew <= SKEW_GOOD_SECONDS else []
+    return ", ".join([*told, *([f"slowest answers of the Primary {latency:.0f} ms"] if not latency <= LATENCY_GOOD_MS else [])])
 
 
 def _flag(value: bool | None) -> float | None:

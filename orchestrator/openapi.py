@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from typing import Any
 
@@ -48,7 +49,13 @@ def with_errors(result: dict[str, Any], generator: object, request: object, publ
     for operations in result["paths"].values():
         for operation in operations.values():
             operation["responses"].setdefault("default", answer)
+            operation.setdefault("summary", _first_sentence(operation.get("description", "")))
     return result
+
+
+def _first_sentence(text: str) -> str:
+    """What a list of operations shows beside each path."""
+    return re.split(r"(?<=[a-z)`])[.:;]\s", " ".join(text.split()), maxsplit=1)[0].rstrip(".")
 
 
 @cache

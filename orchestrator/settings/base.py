@@ -39,7 +39,10 @@ def common_settings(node: Settings, *, apps: list[str], urls: str) -> dict[str, 
         "REST_FRAMEWORK": _rest_framework(),
         "SPECTACULAR_SETTINGS": {
             "TITLE": "MazeVault API",
-            "DESCRIPTION": "Control plane for secrets and certificates. Errors are {error, code, details}.",
+            "DESCRIPTION": "Control plane for secrets and certificates. Errors are {error, code, details}.\n\n"
+            "To try it here: POST /api/v1/auth/login with your address and password answers a `token` (after signing in with "
+            "Entra this browser has a session already); put it into Authorize. Programs use POST /api/v1/auth/token with the id "
+            "and secret of a service identity, or an API token of POST /api/v1/users/tokens.",
             "VERSION": node.version,
             "OAS_VERSION": "3.1.0",
             "SERVE_INCLUDE_SCHEMA": False,

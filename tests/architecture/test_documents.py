@@ -101,3 +101,21 @@ def test_no_shell_line_of_a_page_names_a_port_or_a_data_folder_that_the_reader_m
         if re.search(r"localhost:\d|127\.0\.0\.1:\d|(?<![\w/.$-])var/", line)
     ]
     assert found == []
+
+
+def test_every_operation_of_the_api_page_says_in_a_line_what_it_does_and_the_page_how_to_get_a_token() -> None:
+    described = document()
+    bare = [
+        f"{method} {path}"
+        for path, operations in described["paths"].items()
+        for method, operation in operations.items()
+        if not 0 < len(operation.get("summary", "")) <= 120
+    ]
+    assert bare == []
+    assert "auth/login" in described["info"]["description"] and "Authorize" in described["info"]["description"]
+
+
+def test_no_line_that_is_pasted_at_night_hides_why_it_failed() -> None:
+    """`curl -s` alone prints nothing when nobody listens, and what reads its output complains of an empty line."""
+    pages = ("README.md", "docs/operations/failover.md", "docs/operations/access.md", "docs/operations/production.md")
+    assert [page for page in pages if re.search(r"curl -s ", (ROOT / page).read_text())] == []

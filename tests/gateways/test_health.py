@@ -300,3 +300,18 @@ class TestLabels:
     @given(st.lists(st.floats(0.70, 1), max_size=40))
     def test_scores_that_never_fall_below_the_line_never_move_a_healthy_label(self, values: list[float]) -> None:
         assert set(labels(HEALTHY, *every(60, *values))) <= {HEALTHY}
+
+
+@pytest.mark.parametrize(
+    ("skew", "latency", "told"),
+    [(0.1, 900.0, "slowest answers of the Primary 900 ms"), (-50.0, 20.0, "clock off by 50.0 s"),
+     (50.0, 900.0, "clock off by 50.0 s, slowest answers of the Primary 900 ms"), (float("nan"), 20.0, "clock off by nan s")],
+)  # fmt: skip
+def test_a_complaint_names_only_what_is_not_good(skew: float, latency: float, told: str) -> None:
+    found = of(clock_skew_seconds=skew, latency_p95_ms=latency)
+    assert found.why == (told,)
+
+
+def test_one_that_was_stopped_in_order_scores_nothing_at_once() -> None:
+    found = of(stopped=True)
+    assert (found.score, found.caps) == (0.0, ("stopped",))
