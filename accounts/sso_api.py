@@ -87,13 +87,16 @@ class EntraCallback(Operation):
         auth=[],
     )
     def get(self, request: Request) -> HttpResponse:
+        response: HttpResponse
         try:
             opened = self.finish(_parameters(request), cookies.browser_of(request), now())
         except AuthenticationInvalid as refused:
-            if refused.code == attempts.REPLAYED and prefers_html(request):  # the page was loaded again, in its own browser
-                return HttpResponseRedirect(settings.MAZEVAULT.entra.frontend_url)
-            raise
-        response: HttpResponse = Response(token_answer(opened))
+            if not (refused.code == attempts.REPLAYED and prefers_html(request) and browser.token_in(request)):
+                raise
+            response = HttpResponseRedirect(settings.MAZEVAULT.entra.frontend_url)  # loaded again, where a session is
+            response["Referrer-Policy"] = "no-referrer"
+            return response
+        response = Response(token_answer(opened))
         if prefers_html(request):
             response = HttpResponseRedirect(settings.MAZEVAULT.entra.frontend_url)
             browser.give(response, opened)

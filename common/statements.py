@@ -39,7 +39,8 @@ def run(text: str, values: Mapping[str, Any]) -> None:
 
 
 def insert(row: Model) -> None:
-    """Insert a row as `save(force_insert=True)` does, without signals and without learning what the database filled in.
+    """Insert a row of a plain model (no parents, no computed columns, nothing that is set at each save): no signals, and what the
+    database filled in is not learned.
 
     Raises `django.db.IntegrityError` where a constraint refuses it.
     """
@@ -51,6 +52,7 @@ def insert(row: Model) -> None:
     run(_insert_text(model, fields), {
         field.attname: field.get_db_prep_save(getattr(row, field.attname), connection) for field in fields
     })  # fmt: skip
+    row._state.adding = False
 
 
 @lru_cache(maxsize=64)

@@ -122,7 +122,7 @@ def _facts(route: Route, row: EnvironmentState, operation: Operation | None) -> 
     return StepFacts(
         state=state,
         now=moment,
-        fence_wait=timedelta(seconds=timing.fence_wait),
+        fence_wait=generation.longest_times()[1] if state in FENCING else timedelta(seconds=timing.fence_wait),
         danger=bool(route.danger),
         primary_ready=state is State.UNASSIGNED and _primary_is_ready(route.environment_id),
         checks_passed=state in PREFLIGHT and operation is not None and _checks_pass(route, operation),
@@ -142,9 +142,8 @@ def _facts(route: Route, row: EnvironmentState, operation: Operation | None) -> 
 
 def _lease_time(route: Route, operation: Operation, moment: datetime) -> LeaseTime:
     """By which clock the wait for the old lease may end (`failover.witness`)."""
-    timing = settings.MAZEVAULT.timing
-    longest = timedelta(seconds=timing.lease_ttl + timing.fence_wait)
-    end = machine.fence_ends_at(route.lease_until, timedelta(seconds=timing.fence_wait), route.lease_blocked_until)
+    longest, wait = generation.longest_times()
+    end = machine.fence_ends_at(route.lease_until, wait, route.lease_blocked_until)
     # asked first: the wait begins with the first look
     waited = witness.has_waited(operation.id, route.lease_blocked_until, longest, route.lease_blocks)
     if waited:

@@ -98,6 +98,14 @@ class PrimaryRefused(Exception):
         self.retry_after = retry_after
 
 
+class SessionRefused(PrimaryRefused):
+    """A message in this session was not accepted. Said again, signed by itself, it shows whether the session was why."""
+
+    def __init__(self, refused: PrimaryRefused, session: ChannelSession) -> None:
+        super().__init__(refused.status, refused.code, refused.sentence, refused.details, refused.retry_after)
+        self.session = session
+
+
 class AnswerNotTrusted(PrimaryUnreachable):
     """Something answered that is not our Primary, or not to this request. Treated as no answer."""
 
@@ -252,13 +260,15 @@ class Channel:
         """
         try:
             return self._call_watched(path, message, answer_kind, timeout)
+        except SessionRefused as refused:
+            answer = self._call_watched(path, message, answer_kind, timeout, signed=True)
+            self._go_without_sessions(refused.session, time.monotonic())
+            return answer
         except PrimaryRefused as refused:
             if refused.code == "NUMBER_USED":
                 self._skip(refused)
             elif refused.code == "RECIPIENT_UNKNOWN":
                 self.forget_trust()
-            elif refused.code == "ENVELOPE_REFUSED" and self._gives_up_sessions(path, time.monotonic()):
-                log.warning("the Primary refuses a message in a session; each one is signed by itself for a while")
             else:
                 raise
         except SignerUnknown:
@@ -267,13 +277,13 @@ class Channel:
             self.forget_trust()
         return self._call_watched(path, message, answer_kind, timeout)
 
-    def _gives_up_sessions(self, path: str, now: float) -> bool:
-        """Whether the message that was refused on this path was in a session and the next one will not be."""
+    def _go_without_sessions(self, refused: ChannelSession, now: float) -> None:
+        """What was refused in a session was taken when it was signed by itself: the Primary takes no sessions."""
         with self._lock:
-            if path not in IN_SESSION or self._session is None:
-                return False
+            if self._session is not refused:
+                return
             self._session, self._no_session_until = None, now + UNSESSIONED_SECONDS
-            return True
+        log.warning("the Primary takes no messages in a session; each one is signed by itself for a while")
 
     def _session_for(self, header: Header, recipient: RecipientKey) -> ChannelSession | None:
         """The session to say a message with this header in; None where it is to be signed by itself."""
@@ -335,14 +345,16 @@ class Channel:
             self._doubted_at = now
             return True
 
-    def _call_watched(self, path: str, message: Message, answer_kind: type[Answer], timeout: float) -> Answer:
+    def _call_watched(
+        self, path: str, message: Message, answer_kind: type[Answer], timeout: float, *, signed: bool = False
+    ) -> Answer:
         """One call through the circuit breaker; any answer, also a no, proves that the Primary is there."""
         if not self._may_speak():
             raise NotTheOneProcess("another process of this gateway may be running on its database")
         if not self._breaker.allows(time.monotonic()):
             raise CallsPaused("calls to the Primary are paused by the circuit breaker")
         try:
-            answer = self._call_once(path, message, answer_kind, timeout)
+            answer = self._call_once(path, message, answer_kind, timeout, signed=signed)
         except PrimaryUnreachable as error:
             self._breaker.failed(time.monotonic())
             raise self._reason(error, datetime.now(UTC)) from error
@@ -363,12 +375,12 @@ class Channel:
             str(error),
         )  # fmt: skip
 
-    def _call_once(self, path: str, message: Message, answer_kind: type[Answer], timeout: float) -> Answer:
+    def _call_once(self, path: str, message: Message, answer_kind: type[Answer], timeout: float, *, signed: bool) -> Answer:
         outside.begins("the Primary")
         trust, http, url = self._connected(path)
         recipient = trust.recipients[0]
         header = self._header(path, recipient.kid)
-        session = self._session_for(header, recipient)
+        session = None if signed else self._session_for(header, recipient)
         if session:
             header = structs.replace(header, suite=SESSION_SUITE)
             wire = session.seal_request(header, encode(message))
@@ -381,7 +393,7 @@ class Channel:
             self._next_url()
             raise PrimaryUnreachable(_told_unreachable(url, error)) from error
         if answer.status_code != 200 or answer.headers.get("content-type") != CONTENT_TYPE:
-            raise _refusal_of(answer)
+            raise _in_session(_refusal_of(answer), session)
         payload = self._opened(answer.content, header, wire, trust, session)
         if path != paths.DIRECTIVE:
             self.latencies.append(time.monotonic() - began)
@@ -557,6 +569,13 @@ def _end_of(identity: Identity | None) -> datetime | None:
     if identity is None or not identity.certificate:
         return None
     return x509.load_pem_x509_certificate(identity.certificate.encode()).not_valid_after_utc
+
+
+def _in_session(refusal: Exception, session: ChannelSession | None) -> Exception:
+    """A refusal of the envelope as one of the session it was sent in."""
+    if session is not None and isinstance(refusal, PrimaryRefused) and refusal.code == "ENVELOPE_REFUSED":
+        return SessionRefused(refusal, session)
+    return refusal
 
 
 def _refusal_of(answer: httpx.Response) -> Exception:

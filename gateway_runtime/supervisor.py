@@ -138,8 +138,8 @@ class Supervisor:
         self._order_lock = ProcessLock("orders", Rank.ORDERS)
         self._process_lock = ProcessLock("the one process", Rank.ONE_PROCESS)
         self.identity: Identity | None = None
-        self._former: Channel | None = None
-        """With which it spoke before its certificate was renewed."""
+        self._former: tuple[Channel, float] | None = None
+        """With which it spoke before its certificate was renewed, and since when (monotonic second) it does no more."""
         self._acknowledged = ""
         self._assignment: tuple[Assignment, int, str] | None = None
         self._last_sign = 0
@@ -235,6 +235,7 @@ class Supervisor:
             self.node.heartbeats.failed(time.monotonic())
             raise
         self.node.heartbeats.arrived(time.monotonic())
+        self._close_the_former_channel(after=self.timing.directive_wait + 2 * self.timing.round_trip_max)
         self._go_beyond(directive.writes_seen)
         self._obey(directive)
         self.witness.said(report.countersigned)
@@ -390,10 +391,16 @@ class Supervisor:
         self.renewed(identity)
 
     def _retire_the_channel(self) -> None:
-        """Calls on the channel of now go to their end; the one before it has none any more, and its connections are closed."""
-        if self._former is not None:
-            self._former.close()
-        self._former = getattr(self, "channel", None)
+        """Calls under way on the channel of now go to their end; then it is closed (`_close_the_former_channel`)."""
+        self._close_the_former_channel(after=0.0)
+        if (former := getattr(self, "channel", None)) is not None:
+            self._former = former, time.monotonic()
+
+    def _close_the_former_channel(self, after: float) -> None:
+        """`after`: how many seconds it must have been retired."""
+        if self._former is not None and time.monotonic() - self._former[1] >= after:
+            former, self._former = self._former[0], None
+            former.close()
 
     def _keep_roots(self) -> None:
         """Write down the roots the Primary names by now, so that the next one is trusted before the present one ends."""

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -231,7 +232,7 @@ async def _opened(desk: Desk, question: Question, certificate: GatewayCertificat
     try:
         parcel = await _long_apart(desk, question.body, lambda: _verified(desk, question, certificate))
         session = await _session_of(desk, parcel, certificate.gateway) if parcel.is_in_session else None
-        payload = session.open_request(parcel) if session else b""
+        payload = await _long_apart(desk, question.body, partial(session.open_request, parcel)) if session else b""
         # After what proves who said it: a forgery proves nothing about anybody.
         row = await instances.take(desk, certificate.gateway, certificate.fingerprint, parcel.header, question.address)
         if row is None or not instances.is_as_remembered(row, certificate.gateway):
@@ -260,8 +261,9 @@ async def _session_of(desk: Desk, parcel: Parcel, gateway: Gateway) -> ChannelSe
     """The session of a message that was bound to this gateway. Its recipient key is asked for each time: one that is destroyed
     ends its sessions."""
     key = await _recipient_key(desk, parcel.header.recipient)
-    session = sessions.of(parcel.session, lambda opening: accept_session(opening, decode_signing_key(gateway.signing_key), key))
-    check_session(session.facts, parcel.header, int(desk.now().timestamp()))
+    signing_key, now = decode_signing_key(gateway.signing_key), int(desk.now().timestamp())
+    session = sessions.of(parcel.session, now, lambda opening: accept_session(opening, signing_key, key))
+    check_session(session.facts, parcel.header, now)
     return session
 
 

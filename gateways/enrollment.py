@@ -89,8 +89,7 @@ def register(body: Register, *, address: str, now: datetime) -> Enrolled:
         generation=uuid.UUID(body.generation),
     )
     _refuse_unreadable_keys(body)
-    if wish.client.spki_sha256 == wish.server.spki_sha256:
-        raise ValidationFailed("csr and server_csr must carry two different keys")
+    _refuse_one_key_for_both(wish.client, wish.server)
     try:
         with transaction.atomic():
             if not _consume(wish, now):
@@ -111,6 +110,7 @@ def renew(gateway: Gateway, body: Renew, *, now: datetime) -> tuple[GatewayCerti
 
     Returns the certificate and the chain that goes after it (PEM)."""
     client, server = _inspect(body.csr, "csr"), _inspect(body.server_csr, "server_csr")
+    _refuse_one_key_for_both(client, server)
     with transaction.atomic():
         locked = Gateway.objects.select_for_update().get(pk=gateway.pk)
         if locked.banned_at or locked.decommissioned_at or locked.generation != gateway.generation:
@@ -194,6 +194,11 @@ def _inspect(pem: str, field: str) -> CsrFacts:
         return inspect_csr(pem)
     except CsrRefused as refused:
         raise ValidationFailed(f"{field}: {refused}", code="CSR_REFUSED", details=refused.reason.value) from refused
+
+
+def _refuse_one_key_for_both(client: CsrFacts, server: CsrFacts) -> None:
+    if client.spki_sha256 == server.spki_sha256:
+        raise ValidationFailed("csr and server_csr must carry two different keys")
 
 
 def _refuse_unreadable_keys(body: Register) -> None:

@@ -14,12 +14,12 @@ from datetime import UTC, datetime, timedelta
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import F
-from django.db.models.functions import Greatest
 
 from common import audit
 from common.clock import database_now
 from common.locks import transaction_lock
 from common.models import AuditEntry
+from common.statements import run
 from gateways import routes
 from gateways.models import Gateway, PrimaryNode, Route
 from gateways.remembered import Seen, has_gone_back, memory
@@ -57,11 +57,44 @@ def look() -> bool:
 
 def keep_watch() -> bool:
     """`look`, and count that it was done. Returns whether a new life began."""
+    keep_times()  # first: what is blocked below must not be for longer than anybody knows
     began = look()
-    longest = Greatest(F("longest_block_seconds"), longest_block_seconds())
-    if PrimaryNode.objects.filter(id=1).update(looks=F("looks") + 1, longest_block_seconds=longest):
+    if PrimaryNode.objects.filter(id=1).update(looks=F("looks") + 1):
         memory.keep(_seen(PrimaryNode.objects.get(id=1)), in_file=True)
     return began
+
+
+_KEEP_TIMES = """
+UPDATE gateways_primarynode n
+   SET longest_block_seconds = CASE WHEN old.ended THEN %(block)s ELSE greatest(n.longest_block_seconds, %(block)s) END,
+       longest_lease_seconds = CASE WHEN old.ended THEN %(lease)s ELSE greatest(n.longest_lease_seconds, %(lease)s) END,
+       longest_fence_wait_seconds = CASE WHEN old.ended THEN %(wait)s ELSE greatest(n.longest_fence_wait_seconds, %(wait)s) END,
+       longest_seen_at = CASE WHEN old.ended OR old.as_long THEN clock_timestamp() ELSE n.longest_seen_at END
+  FROM (SELECT longest_seen_at < clock_timestamp() - %(kept)s * interval '1 second' AS ended,
+               longest_block_seconds <= %(block)s AND longest_lease_seconds <= %(lease)s
+                   AND longest_fence_wait_seconds <= %(wait)s AS as_long FROM gateways_primarynode WHERE id = 1) old
+ WHERE n.id = 1
+"""
+KEPT_SECONDS = 3600.0
+"""So long the times of a node that is not seen any more count: far longer than any lease or block."""
+
+
+def keep_times() -> None:
+    """Tell the other nodes for how long this one gives leases and blocks them. A node must not judge by shorter times of its own
+    what one with longer times has given."""
+    timing = settings.MAZEVAULT.timing
+    run(_KEEP_TIMES, {
+        "block": longest_block_seconds(), "lease": timing.lease_ttl + timing.fence_wait, "wait": timing.fence_wait,
+        "kept": KEPT_SECONDS,
+    })  # fmt: skip
+
+
+def longest_times() -> tuple[timedelta, timedelta]:
+    """How long an old lease lives on after a renewal, and what is added to its stored end: the longest of all nodes."""
+    timing = settings.MAZEVAULT.timing
+    kept = PrimaryNode.objects.filter(id=1).values_list("longest_lease_seconds", "longest_fence_wait_seconds").first()
+    lease, wait = kept or (0.0, 0.0)
+    return timedelta(seconds=max(lease, timing.lease_ttl + timing.fence_wait)), timedelta(seconds=max(wait, timing.fence_wait))
 
 
 def _seen(row: PrimaryNode) -> Seen:
@@ -114,7 +147,7 @@ def _begin_new_life(known: PrimaryNode, identifier: str, timeline: int, remember
     )
     known.generation, known.system_identifier, known.timeline = uuid.uuid4(), identifier, timeline
     known.since = max(database_now(), _after(remembered))  # later than what any node remembers, or each would begin one
-    known.save()
+    known.save(update_fields=["generation", "system_identifier", "timeline", "since"])
     routes.block_all_leases(until)
     log.error("the database is another one than before (restored or promoted); no lease is granted until %s", until.isoformat())
 

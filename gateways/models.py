@@ -222,7 +222,11 @@ class PrimaryNode(models.Model):
     since = models.DateTimeField(db_default=Now())
     looks = models.BigIntegerField(default=0)
     longest_block_seconds = models.FloatField(default=0, db_default=0)
-    """The longest time that any node ever blocked leases for: times may have been made shorter since (`lease_blocks`)."""
+    """The longest that any node of the last hour blocks leases for, waits for an old one, and adds to the end of one. Times may
+    have been made shorter since, and what was given before lasts on (`generation.keep_times`)."""
+    longest_lease_seconds = models.FloatField(default=0, db_default=0)
+    longest_fence_wait_seconds = models.FloatField(default=0, db_default=0)
+    longest_seen_at = models.DateTimeField(db_default=Now())
     everywhere_refused = models.BooleanField(default=False, db_default=False)
     """Whether gateways were told that credentials without an audience do not count there (`told_principals`)."""
 

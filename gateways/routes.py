@@ -42,7 +42,9 @@ WITH asked AS MATERIALIZED (SELECT * FROM {asked}), held AS MATERIALIZED (
       JOIN gateways_gatewaypresence p ON p.gateway_id = asked.gateway {hold}
 ), granted AS (
 UPDATE gateways_route r
-   SET lease_until = clock_timestamp() + held.ttl * interval '1 second',
+   SET lease_until = LEAST(GREATEST(r.lease_until, clock_timestamp() + held.ttl * interval '1 second'),
+                           clock_timestamp() + GREATEST(held.ttl, (SELECT longest_lease_seconds FROM gateways_primarynode
+                                                                    WHERE id = 1)) * interval '1 second'),
        lease_sequence = GREATEST(r.lease_sequence, held.sequence)
   FROM held
  WHERE r.environment_id = held.environment AND r.active_gateway_id = held.gateway AND r.epoch = held.epoch
@@ -68,8 +70,10 @@ SELECT held.place, kept.place IS NOT NULL AS granted FROM held LEFT JOIN kept US
 }, key="gateway", hold="FOR NO KEY UPDATE OF r SKIP LOCKED FOR NO KEY UPDATE OF p SKIP LOCKED")  # fmt: skip
 """The gateway is looked at in the same statement, and so is the database: one that was promoted a moment ago grants nothing.
 
-It is granted only if the instance that asks is still the current one when its row is changed, and that row then keeps every
-other instance waiting until the lease must have ended. The route is locked before the presence, and nobody does it otherwise.
+What a node with longer times has promised is not made shorter; a stored end is no later than any node's lease can be, since the
+database's clock may have been put back. It is granted only if the instance that asks is still the current one when its row is
+changed, and that row then keeps every other instance waiting until the lease must have ended. The route is locked before the
+presence, and nobody does it otherwise.
 """
 _RELEASE = """
 UPDATE gateways_route

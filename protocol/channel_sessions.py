@@ -17,7 +17,7 @@ import hashlib
 import os
 import threading
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -55,7 +55,9 @@ LONGEST_OPENING = 4096
 """Bytes; one takes about 1,200."""
 SECRET_BYTES = 32
 MOST_REMEMBERED = 16_384
-"""Sessions a process of the Primary remembers, about 3 kB each: more than the gateways of one Primary."""
+"""Sessions a process of the Primary remembers, about 7 kB each: more than the gateways of one Primary."""
+MOST_OF_ONE = 3
+"""Of one gateway: its process opens the next one an hour after the last, and another process may be taking over."""
 _NONCE_BYTES = 12
 
 
@@ -127,7 +129,7 @@ def check_session(facts: Header, header: Header, now: int) -> None:
         (facts.environment == header.environment, EnvelopeRefusal.WRONG_ENVIRONMENT),
         (facts.generation == header.generation, EnvelopeRefusal.WRONG_GENERATION),
         (facts.instance == header.instance, EnvelopeRefusal.WRONG_INSTANCE),
-        (abs(now - facts.issued_at) <= SESSION_SECONDS + WINDOW_SECONDS, EnvelopeRefusal.OUTSIDE_WINDOW),
+        (not _is_over(facts, now), EnvelopeRefusal.OUTSIDE_WINDOW),
     )
     for holds, reason in rules:
         if not holds:
@@ -135,17 +137,22 @@ def check_session(facts: Header, header: Header, now: int) -> None:
 
 
 class KnownSessions:
-    """Sessions that were accepted, by the hash of their opening; the one that was not used for longest goes first."""
+    """Sessions that were accepted, by the hash of their opening. Those that are over go first, then the ones of a gateway beyond
+    its newest few, then the one that was not used for longest."""
 
     def __init__(self, most: int = MOST_REMEMBERED) -> None:
         self._most, self._lock = most, threading.Lock()
         self._known: OrderedDict[bytes, ChannelSession] = OrderedDict()
+        self._of_sender: dict[str, deque[bytes]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def of(self, opening: str, accept: Callable[[str], ChannelSession]) -> ChannelSession:
-        """The session of this opening; `accept` makes it where it is not known yet. Raises what `accept` raises."""
+    def of(self, opening: str, now: int, accept: Callable[[str], ChannelSession]) -> ChannelSession:
+        """The session of this opening; `accept` makes it where it is not known yet. Raises what `accept` raises, and
+        `EnvelopeRefused` for an opening that is longer than any."""
+        if len(opening) > LONGEST_OPENING:
+            raise EnvelopeRefused(EnvelopeRefusal.MALFORMED)
         name = hashlib.sha256(opening.encode()).digest()
         with self._lock:
             found = self._known.get(name)
@@ -154,10 +161,32 @@ class KnownSessions:
                 return found
         made = accept(opening)
         with self._lock:
-            self._known[name] = made
-            while len(self._known) > self._most:
-                self._known.popitem(last=False)
+            if name not in self._known:
+                self._add(name, made, now)
         return made
+
+    def _add(self, name: bytes, made: ChannelSession, now: int) -> None:
+        self._known[name] = made
+        own = self._of_sender.setdefault(made.facts.sender, deque())
+        own.append(name)
+        while len(own) > MOST_OF_ONE:
+            self._drop(own[0])
+        while self._known:
+            oldest = next(iter(self._known))
+            if len(self._known) <= self._most and not _is_over(self._known[oldest].facts, now):
+                break
+            self._drop(oldest)
+
+    def _drop(self, name: bytes) -> None:
+        dropped = self._known.pop(name)
+        own = self._of_sender[dropped.facts.sender]
+        own.remove(name)
+        if not own:
+            del self._of_sender[dropped.facts.sender]
+
+
+def _is_over(facts: Header, now: int) -> bool:
+    return abs(now - facts.issued_at) > SESSION_SECONDS + WINDOW_SECONDS
 
 
 def _session(facts: Header, opening: str, secret: bytes) -> ChannelSession:

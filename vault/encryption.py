@@ -186,9 +186,11 @@ class _KnownKeys:
         found = self._known.get(name)
         if found is not None and moment < found[0]:
             return found[1]
-        key = look_up()
         living = {other: one for other, one in self._known.items() if moment < one[0]}
-        self._known = {**living, name: (moment + KEY_SECONDS, key)} if len(living) < MOST_KEYS else living
+        self._known = living  # before the look-up, which may find that the key is gone
+        key = look_up()
+        newest = dict(list(living.items())[-MOST_KEYS + 1 :])
+        self._known = {**newest, name: (moment + KEY_SECONDS, key)}
         return key
 
     def forget(self) -> None:

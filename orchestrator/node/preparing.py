@@ -61,6 +61,7 @@ def prepare(node: Settings) -> None:
         from gateways import generation
 
         generation.look()
+        generation.keep_times()
 
 
 def require_tables() -> None:

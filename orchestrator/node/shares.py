@@ -80,37 +80,42 @@ class Share:
         which `first` is true if there is any. False when only this address could make room and has none such."""
         if not self._holders:
             return False
-        greediest = self._greediest()
-        if not self._has_more(greediest, network):
-            greediest = network
-        held = self._holders.get(greediest, {})
-        chosen = next((one for one in held if first(one)), None if greediest == network else next(iter(held)))
+        chosen_network = self._who_makes_room(network, 0) or network
+        held = self._holders.get(chosen_network, {})
+        chosen = next((one for one in held if first(one)), None if chosen_network == network else next(iter(held)))
         if chosen is None:
             return False
-        self._end(greediest, chosen)
+        self._end(chosen_network, chosen)
         return True
 
     def _take_from_the_greediest(self, network: str, size: int) -> bool:
-        """Whoever holds nothing yet comes before anybody; else an address only takes from one that has more than it then has."""
-        greediest = self._greediest()
-        in_own_site = site_of(greediest) == site_of(network)
-        mine = self.of_network[network] if in_own_site else self.of_site[site_of(network)]
-        if greediest == network or (mine and not self._has_more(greediest, network, size)):
+        greediest = self._who_makes_room(network, size)
+        if greediest is None:
             return False
         held = self._holders[greediest]
         self._end(greediest, max(held, key=held.__getitem__))  # of equal ones the oldest
         return True
 
-    def _greediest(self) -> str:
-        """The address that holds the most of the site that holds the most; of equal ones the one that came first."""
-        site = max(self.of_site, key=self.of_site.__getitem__)
-        return max(self._networks[site], key=self.of_network.__getitem__)
+    def _who_makes_room(self, network: str, size: int) -> str | None:
+        """Whose part `network` gets so much of; None for nobody's.
 
-    def _has_more(self, one: str, other: str, size: int = 0) -> bool:
-        """Whether one's site has more than the other's would have with so much more; within a site, whether the address has."""
-        if site_of(one) == site_of(other):
-            return self.of_network[one] > self.of_network[other] + size
-        return self.of_site[site_of(one)] > self.of_site[site_of(other)] + size
+        Whoever holds nothing yet always comes in: at the expense of the site that holds the most, and of its own where that is
+        it. Who holds something takes only from a network that has more than it then has, and whose site has more too.
+        """
+        site, mine = site_of(network), self.of_network[network]
+        top = max(self.of_site, key=self.of_site.__getitem__)  # of equal ones the one that came first
+        if not mine:
+            is_own_turn = self.of_site[site] and self.of_site[top] <= self.of_site[site] + size
+            return self._greediest_of(site if is_own_turn else top)
+        for one in (self._greediest_of(top), max(self._holders, key=self.of_network.__getitem__)):
+            its_site = site_of(one)
+            has_more = its_site == site or self.of_site[its_site] > self.of_site[site] + size
+            if has_more and self.of_network[one] > mine + size:
+                return one
+        return None
+
+    def _greediest_of(self, site: str) -> str:
+        return max(self._networks[site], key=self.of_network.__getitem__)
 
     def _end(self, network: str, holder: Holder) -> None:
         self.give(network, holder, self._holders[network][holder])

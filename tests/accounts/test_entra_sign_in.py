@@ -157,7 +157,9 @@ def test_a_page_that_is_loaded_again_leads_on_in_its_own_browser_and_opens_nothi
     first = node.come_back(values, **HTML)
     again = node.come_back(values, **HTML)
     assert (again.status_code, again["Location"]) == (302, first["Location"])
-    assert Session.objects.count() == 1 and not again.cookies
+    assert Session.objects.count() == 1 and not again.cookies and again["Referrer-Policy"] == "no-referrer"
+    node.client.cookies.pop("__Host-mazevault")
+    assert node.come_back(values, **HTML).status_code == 401, "without a session the page says what happened"
     stranger = Node()
     stranger.begin()
     assert stranger.come_back(values, **HTML).status_code == 401

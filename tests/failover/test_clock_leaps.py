@@ -16,7 +16,7 @@ from failover.machine import Sign, State
 from failover.operations import Asked, Wish, request
 from failover.transitions import state_of
 from failover.witness import MOST_WAITS, ClockWitness
-from gateways.models import Route
+from gateways.models import PrimaryNode, Route
 from tests.conftest import Person
 
 AT = datetime(2030, 1, 1, tzinfo=UTC)
@@ -106,6 +106,22 @@ def test_a_clock_that_was_put_back_costs_no_more_than_a_whole_lease(clocks: Cloc
     clocks.database -= 3600
     assert state() is State.FENCING
     clocks.pass_by(longest() + 1)
+    assert state() is State.DR_ACTIVE
+
+
+def test_a_node_with_shorter_times_waits_for_what_one_with_longer_times_gave(
+    clocks: Clocks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The lease was given for longer than this process would give one: it was restarted with other times (I1)."""
+    PrimaryNode.objects.update_or_create(
+        id=1, defaults={"longest_lease_seconds": longest() + 40, "longest_fence_wait_seconds": 30, "timeline": 1}
+    )
+    Route.objects.filter(pk="NPR").update(lease_until=Now() + timedelta(seconds=longest() + 20))
+    monkeypatch.setattr(driver, "witness", ClockWitness())
+    assert state() is State.FENCING
+    clocks.pass_by(longest() + 39)
+    assert state() is State.FENCING, "its own longest lease is over, that of the other node is not"
+    clocks.pass_by(2)
     assert state() is State.DR_ACTIVE
 
 

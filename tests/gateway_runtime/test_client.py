@@ -44,7 +44,7 @@ from protocol.bootstrap_token import unpack
 from protocol.envelope import SUITE, encode_public_key, key_id, open_parcel, packed, parse, seal
 from protocol.messages import Acknowledged, AskDirective, Directive, LeaseAnswer, RenewLease, SignOfLife
 from tests.fakes.gateway import FakeGateway
-from tests.fakes.wire import Wire
+from tests.fakes.wire import Wire, unchanged
 from tests.gateway_runtime.conftest import identity_of
 from vault import succession
 from vault.models import CertificateAuthority
@@ -249,7 +249,10 @@ class TestSessions:
         line.wire.change = lambda answer: httpx.Response(403, json={"error": "no", "code": "ENVELOPE_REFUSED"})
         with pytest.raises(PrimaryRefused):
             line.ask()
-        assert len(line.wire.sent) == 2, "once in a session and once signed"
+        assert [parse(wire).is_in_session for wire in line.wire.sent] == [True, False]
+        line.wire.change = unchanged
+        line.ask()
+        assert parse(line.wire.sent[-1]).is_in_session, "the session was not why"
 
 
 def lease_wish() -> RenewLease:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ from protocol import messages, paths
 from protocol.channel_sessions import (
     IN_SESSION,
     LONGEST_OPENING,
+    MOST_OF_ONE,
     SESSION_SECONDS,
     ChannelSession,
     KnownSessions,
@@ -207,12 +209,28 @@ class TestWhatIsRemembered:
             assert beat(gateway, session).status_code == 200
         assert seen == [session.opening]
 
-    def test_no_more_than_so_many(self, gateway: FakeGateway) -> None:
-        known, made = KnownSessions(most=3), [gateway.opened_session(paths.HEARTBEAT) for _ in range(5)]
-        for one in made:
-            known.of(one.opening, lambda _, one=one: one)
-            known.of(made[0].opening, lambda _: made[0])
-        assert len(known) == 3
-        asked: list[str] = []
-        known.of(made[0].opening, lambda opening: asked.append(opening) or made[0])
-        assert asked == [], "the one that is used most stays"
+    def test_no_more_than_so_many_and_none_that_is_over(self, gateway: FakeGateway) -> None:
+        session = gateway.opened_session(paths.HEARTBEAT)
+
+        def of(number: int, sender: str, at: int = 0) -> ChannelSession:
+            facts = structs.replace(session.facts, sender=sender, issued_at=session.facts.issued_at + at)
+            return replace(session, opening=f"{number}", facts=facts)
+
+        known, now, asked = KnownSessions(most=4), session.facts.issued_at, list[str]()
+
+        def use(one: ChannelSession, moment: int = now) -> bool:
+            """Whether it was known."""
+            before = len(asked)
+            known.of(one.opening, moment, lambda opening: asked.append(opening) or one)
+            return len(asked) == before
+
+        mine = [of(number, "a") for number in range(MOST_OF_ONE + 1)]
+        assert not any(use(one) for one in mine) and len(known) == MOST_OF_ONE, "a gateway has its newest few"
+        assert not use(of(10, "b")) and use(mine[-1]) and len(known) == 4
+        assert not use(of(11, "c")) and len(known) == 4 and use(mine[-1]), "the one that is used most stays"
+        late = now + SESSION_SECONDS + WINDOW_SECONDS + 1
+        assert not use(of(12, "d", at=SESSION_SECONDS), late) and len(known) == 1 and known._of_sender.keys() == {"d"}
+
+    def test_an_opening_longer_than_any_is_not_even_hashed(self) -> None:
+        with pytest.raises(EnvelopeRefused):
+            KnownSessions().of("x" * (LONGEST_OPENING + 1), 0, lambda _: pytest.fail("it was looked at"))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.conf import settings
 from django.db.models.functions import Now
 
 from common.clock import boottime, database_now
@@ -70,12 +71,43 @@ def test_a_node_with_shorter_times_does_not_cut_it_short(blocked: Pair, clock: C
     longest = lease_blocks.longest().total_seconds()
     PrimaryNode.objects.filter(id=1).update(longest_block_seconds=longest + 30)
     generation.keep_watch()
-    assert PrimaryNode.objects.get(id=1).longest_block_seconds == longest + 30, "it only grows"
+    assert PrimaryNode.objects.get(id=1).longest_block_seconds == longest + 30, "that of a node with longer times stays"
     lease_blocks.end_overdue()
     clock.go_on(longest + 29)
     assert lease_blocks.end_overdue() == 0 and blocked[0].renew_lease().verdict == "held"
     clock.go_on(5)
     assert lease_blocks.end_overdue() == 1
+
+
+def test_nodes_tell_each_other_their_longest_times_and_forget_those_of_nodes_that_are_gone(npr: Pair) -> None:
+    PrimaryNode.objects.filter(id=1).update(longest_block_seconds=0, longest_lease_seconds=0, longest_fence_wait_seconds=0)
+    generation.keep_watch()
+    own = PrimaryNode.objects.get(id=1)
+    timing = settings.MAZEVAULT.timing
+    assert own.longest_block_seconds == generation.longest_block_seconds()
+    assert (own.longest_lease_seconds, own.longest_fence_wait_seconds) == (
+        timing.lease_ttl + timing.fence_wait, timing.fence_wait,
+    )  # fmt: skip
+    PrimaryNode.objects.filter(id=1).update(longest_lease_seconds=500, longest_fence_wait_seconds=9)
+    generation.keep_times()
+    assert generation.longest_times() == (timedelta(seconds=500), timedelta(seconds=9))
+    PrimaryNode.objects.filter(id=1).update(longest_seen_at=Now() - timedelta(seconds=generation.KEPT_SECONDS + 1))
+    generation.keep_times()
+    assert generation.longest_times() == (
+        timedelta(seconds=timing.lease_ttl + timing.fence_wait), timedelta(seconds=timing.fence_wait),
+    )  # fmt: skip
+
+
+def test_a_renewal_with_shorter_times_makes_no_promised_lease_shorter(npr: Pair) -> None:
+    first = npr[0]
+    PrimaryNode.objects.filter(id=1).update(longest_lease_seconds=400)
+    promised = database_now() + timedelta(seconds=300)
+    Route.objects.filter(pk="NPR").update(lease_until=promised)
+    assert first.renew_lease().verdict == "granted" and routes_of_npr().lease_until == promised
+    Route.objects.filter(pk="NPR").update(lease_until=database_now() + timedelta(days=1))
+    assert first.renew_lease().verdict == "granted"
+    left = routes_of_npr().lease_until - database_now()
+    assert left < timedelta(seconds=401), "no end is later than any lease can be"
 
 
 def test_one_that_was_asked_for_again_lasts_anew_though_its_end_is_the_same(blocked: Pair, clock: Clock) -> None:

@@ -93,12 +93,31 @@ def test_a_site_that_holds_one_of_each_of_its_networks_pushes_no_office_out() ->
     assert set(share._networks) == set(share.of_site) and {*share._holders} == {*share.of_network}
 
 
+def test_newcomers_of_a_site_that_has_much_come_in_whoever_else_has_as_much() -> None:
+    share = Share(20, 5)
+    for network in ("10.0.0.1", "10.0.0.2", "10.0.0.3", SITE[0]):
+        filled(share, network, 5)
+    assert all(share.take(network, Held()) for network in SITE[1:6])
+    assert share.take("10.0.0.9", Held()) and all(share.take(network, Held()) for network in SITE[6:9])
+    assert share.end_one_for(SITE[20], lambda _: True)
+
+
+def test_one_address_takes_nothing_from_many_that_have_less_than_it() -> None:
+    share = Share(30)
+    subscribers = [filled(share, network, 1)[0] for network in SITE[:30]]
+    taken = [share.take("10.0.0.1", Held()) for _ in range(10)]
+    assert taken == [True] + [False] * 9 and sum(one.ended for one in subscribers) == 1
+
+
 def test_within_a_site_the_network_that_has_more_makes_room() -> None:
     share = Share(6)
     first = filled(share, SITE[0], 5)
     filled(share, SITE[1], 1)
     assert share.take(SITE[1], Held()) and [one.ended for one in first] == [True, False, False, False, False]
     assert share.take(SITE[1], Held()) and not share.take(SITE[1], Held()), "both have three"
+
+
+NAMES = ("a", "b", "2001:db8:9:1::/64", "2001:db8:9:2::/64", "2001:db8:9:3::/64")
 
 
 @pytest.mark.parametrize(
@@ -110,10 +129,10 @@ def test_a_site_is_what_one_customer_is_given(network: str, site: str) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3), st.integers(1, 5), st.booleans()), max_size=60))
+@given(st.lists(st.tuples(st.sampled_from(NAMES), st.integers(0, 3), st.integers(1, 5), st.booleans()), max_size=60))
 def test_the_counts_are_those_of_who_holds_whatever_happens(steps: list[tuple[str, int, int, bool]]) -> None:
     share = Share(12, 8)
-    held = {(network, number): Held(f"{network}{number}") for network in "abcd" for number in range(4)}
+    held = {(network, number): Held(f"{network}{number}") for network in NAMES for number in range(4)}
     for network, number, size, gives in steps:
         one = held[network, number]
         if one.ended:
@@ -128,6 +147,6 @@ def test_the_counts_are_those_of_who_holds_whatever_happens(steps: list[tuple[st
             share.give(network, one, one.sizes.pop())
         for other in held.values():
             other.sizes = [] if other.ended else other.sizes
-        sums = {name: sum(sum(one.sizes) for key, one in held.items() if key[0] == name) for name in "abcd"}
-        assert {name: share.of_network[name] for name in "abcd"} == sums
+        sums = {name: sum(sum(one.sizes) for key, one in held.items() if key[0] == name) for name in NAMES}
+        assert {name: share.of_network[name] for name in NAMES} == sums
         assert share.total == sum(sums.values()) <= 12 and max(sums.values()) <= 8
