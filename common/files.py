@@ -28,7 +28,6 @@ def private_folder(path: Path) -> None:
     last one alone. Those that are there stay as they are: they are somebody's."""
     for folder in reversed([one for one in (path, *path.parents) if not one.exists()]):
         folder.mkdir(mode=0o700, exist_ok=True)
-        folder.chmod(0o700)
 
 
 def open_private(path: Path, mode: str) -> IO[bytes]:
