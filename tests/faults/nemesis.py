@@ -147,7 +147,8 @@ class Nemesis:
     @contextlib.contextmanager
     def _frozen(self, what: str, name: str) -> Iterator[None]:
         """The whole node stands still, all its processes together, as a paused virtual machine does."""
-        group = self.stack.pids()[name]
+        group = self.stack.pids().get(name)
+        assert group is not None, f"{name} has ended by itself"
         os.killpg(group, signal.SIGSTOP)
         self.effects.note(f"freeze {what}", all_stand_still(group))
         try:
