@@ -21,7 +21,7 @@ SURE_CODES = frozenset({"NOT_ACTIVE", "LEASE_NEEDED", "WRITE_QUEUE_FULL", "DRAIN
 PAUSE = (0.05, 0.25)
 """Seconds between two calls of one client: the machine has two cores."""
 CALL_SECONDS = 12.0
-MOVE_SECONDS = 90.0
+MOVE_SECONDS = 300.0
 """Longest wait for a project's values to be moved into a vault, and for a copy to be up to date at the end."""
 
 
