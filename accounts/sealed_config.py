@@ -16,7 +16,7 @@ from common.sealing import CHANGED_ROW, Place, SealBroken, Unreadable, sealer
 log = logging.getLogger("mazevault.accounts")
 
 PUBLIC = frozenset({
-    "vault_url", "vault_id", "auth_method", "tenant_id", "client_id",
+    "vault_url", "vault_id", "auth_method", "tenant_id", "client_id", "content_type", "expires_days",
     "azure_org", "azure_project", "azure_mode", "azure_variable_group_id", "azure_repo", "azure_branch", "azure_file_path",
     "issuer", "environment", "region", "namespace", "branch", "enabled",
 })  # fmt: skip
