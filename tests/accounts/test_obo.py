@@ -116,6 +116,8 @@ def test_an_old_assertion_is_renewed_and_an_old_token_exchanged_again(
     session_of: Callable[..., Session], entra: Entra, sandbox: Sandbox
 ) -> None:
     session = session_of("paul.project")
+    Session.objects.update(expires_at=now() + timedelta(hours=12))
+    session.refresh_from_db()
     first = obo.token_for(entra, session, KEY_VAULT, now()).value
     sandbox.world.faults = sandbox.world.faults.changed({"clock_offset_seconds": 7200})
     later = now() + timedelta(hours=2)

@@ -37,6 +37,7 @@ def signed_in(node: Node, browser: Browser) -> Callable[..., Person]:
         answer = node.sign_in(browser, user, Accept="application/json")
         assert answer.status_code == 200, answer.content
         holder = User.objects.get(email=f"{user}@bank.example")
+        RoleGrant.objects.filter(user=holder).delete()
         RoleGrant.objects.create(user=holder, role=Role.objects.get(name=role))
         return Person(answer.json()["token"])
 

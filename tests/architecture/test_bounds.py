@@ -27,6 +27,7 @@ from accounts.fields import Id, Moment, Settings
 from common.bounds import excess
 from common.errors import MazeVaultError
 from common.parsing import parse_object
+from gateways import authors
 from integrations.azure_names import RULES, ResourceType
 from integrations.naming import Named, Values, collisions
 from integrations.naming_patterns import TemplateInvalid, parse_template
@@ -41,8 +42,10 @@ CALLS: Mapping[str, Any] = {
     "finditer": lambda pattern: lambda text: list(pattern.finditer(text)),
 }
 CLASSES = sorted({rule for row in RULES.values() for rule in (row.allowed, row.start, row.end) if rule})
+AUTHOR_FORM = "f\"(?:{'|'.join(PrincipalKind)}):[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}\""
 MADE_AT_RUN_TIME: Mapping[tuple[str, str], list[str]] = {
     ("integrations/naming.py", "f'\\\\d{{{piece.width}}}'"): [r"\d{1}", r"\d{4}"],
+    ("gateways/authors.py", AUTHOR_FORM): [authors.FORM.pattern],
     ("integrations/azure_names.py", "f'[{rule.allowed}]'"): [f"[{rule}]" for rule in CLASSES],
     ("integrations/azure_names.py", "f'[{rule.start}]'"): [f"[{rule}]" for rule in CLASSES],
     ("integrations/azure_names.py", "f'[{rule.end}]'"): [f"[{rule}]" for rule in CLASSES],

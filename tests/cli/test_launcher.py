@@ -165,14 +165,15 @@ def _starts_again_quickly_and_status_says_what_is_wrong(home: Home) -> None:
     assert time.monotonic() - begun < LOADED_SECONDS
     assert home.run("stop", "gw-pro-dr").returncode == 0
     degraded = _until_status(home, 2)
-    assert "gw-pro-dr is not healthy" in degraded
+    assert "gw-pro-dr is not running" in degraded
     assert home.run("start", "gw-pro-dr").returncode == 0
     _until_status(home, 0)
     assert home.run("restart", "worker").returncode == 0
     refused = home.run("stop", "nobody")
     assert refused.returncode == 1 and "there is no process nobody" in refused.stderr
     os.kill(home.run_file()["pids"]["primary"], signal.SIGKILL)
-    assert "cannot be asked" in _until_status(home, 1)
+    told = _until_status(home, 1)
+    assert "the Primary is not running" in told and "./mazevault start primary" in told
 
 
 def _until_status(home: Home, code: int) -> str:
