@@ -17,10 +17,12 @@ from accounts.models import ApiToken, Session
 from accounts.roles import KNOWN_PERMISSIONS
 from accounts.scoping import absent
 from accounts.sessions import hash_token
-from common.errors import AuthenticationInvalid, PermissionRefused, ValidationFailed
+from common.errors import AuthenticationInvalid, Conflict, PermissionRefused, ValidationFailed
 
 PREFIX = "mzvt_"
 LONGEST_LIFE = timedelta(days=366)
+MOST_TOKENS = 200
+"""Living ones of one holder: what gateways are told of a holder must fit one message, or they hear of nothing behind it."""
 
 
 def create(
@@ -35,13 +37,14 @@ def create(
     text = PREFIX + secrets.token_urlsafe(32)
     with transaction.atomic():
         parent = _living_parent(credential, now)
+        _refuse_too_many(credential, now)
         row = ApiToken.objects.create(
             parent=parent,
             user=credential.user,
             service=credential.service,
             name=name,
             token_hash=hash_token(text),
-            scopes=None if scopes is None else list(scopes),
+            scopes=None if scopes is None else sorted(set(scopes)),
             audience=meant,
             expires_at=min(expires_at, parent.expires_at) if parent else expires_at,
         )
@@ -49,6 +52,12 @@ def create(
         changes.credential_changed(row)
     row.refresh_from_db()
     return row, text
+
+
+def _refuse_too_many(credential: Session | ApiToken, now: datetime) -> None:
+    """The holder is locked, so that two at once are counted one after the other."""
+    if tokens_of(credential).filter(expires_at__gt=now)[:MOST_TOKENS].count() >= MOST_TOKENS:
+        raise Conflict(f"you have {MOST_TOKENS} living tokens, which is the most; revoke some first", code="TOO_MANY_TOKENS")
 
 
 def tokens_of(credential: Session | ApiToken) -> QuerySet[ApiToken]:

@@ -22,6 +22,7 @@ from common.models import AuditEntry
 from common.statements import run
 from gateways import routes
 from gateways.models import Gateway, PrimaryNode, Route
+from gateways.node_times import longest_times as longest_times
 from gateways.remembered import Seen, has_gone_back, memory
 from integrations.azure.egress import CALL_SECONDS
 from protocol.vocabulary import StandbyMode
@@ -89,22 +90,13 @@ def keep_times() -> None:
     })  # fmt: skip
 
 
-def longest_times() -> tuple[timedelta, timedelta]:
-    """How long an old lease lives on after a renewal, and what is added to its stored end: the longest of all nodes."""
-    timing = settings.MAZEVAULT.timing
-    kept = PrimaryNode.objects.filter(id=1).values_list("longest_lease_seconds", "longest_fence_wait_seconds").first()
-    lease, wait = kept or (0.0, 0.0)
-    return timedelta(seconds=max(lease, timing.lease_ttl + timing.fence_wait)), timedelta(seconds=max(wait, timing.fence_wait))
-
-
 def _seen(row: PrimaryNode) -> Seen:
     return Seen(str(row.generation), row.since.timestamp(), row.looks)
 
 
 def lease_block_seconds() -> float:
     """Long enough for every old lease to end and for every living gateway to report the epoch it has seen."""
-    timing = settings.MAZEVAULT.timing
-    return max(timing.lease_ttl + timing.fence_wait, 1.5 * timing.heartbeat_interval)
+    return max(longest_times()[0].total_seconds(), 1.5 * settings.MAZEVAULT.timing.heartbeat_interval)
 
 
 def longest_block_seconds() -> float:

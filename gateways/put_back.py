@@ -23,7 +23,7 @@ from integrations.keeping import owner_of
 from integrations.models import Integration
 from integrations.storing import storage_of
 from protocol.vocabulary import WriteOperation
-from vault import rules, secrets, values
+from vault import elsewhere, rules, secrets, values
 from vault.encryption import SealBroken
 from vault.models import Secret, SecretStatus
 
@@ -66,6 +66,8 @@ def undoing_of(row: AnyWrite) -> Undoing | None:
     secret = _secret_of(row)
     if secret is None or secret.project.storage != Storage.KEY_VAULT or not row.operation:
         return None
+    if secret._state.adding and elsewhere.name_is_anothers(secret):
+        return None  # a version of a name that a living secret has: to delete it would take that one's value
     version, operation = _version_of(row), WriteOperation(row.operation)
     newest = None if secret._state.adding else values.resting(secret)
     recorded = newest.external_version if newest else ""

@@ -10,7 +10,7 @@ import logging
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from django.conf import settings
@@ -25,6 +25,7 @@ from common.grouped import Grouped
 from common.statements import run
 from gateways.desks import Desk, RequestDesk, at_once
 from gateways.models import EpochGrant, Gateway, GatewayEnvironment, GatewayPresence, Route
+from gateways.node_times import longest_times
 from protocol.vocabulary import LeaseVerdict
 
 log = logging.getLogger("mazevault.gateways.routes")
@@ -283,9 +284,8 @@ def lift_freeze(route: Route, epoch_floor: int) -> None:
 def block_lease_after_rebirth(gateway: Gateway) -> None:
     """The gateway begins a new life while its old one may still hold the lease, or be asking for its first: nobody gets one until
     that has run out."""
-    timing = settings.MAZEVAULT.timing
-    wait, ttl = timedelta(seconds=timing.fence_wait), timedelta(seconds=timing.lease_ttl)
-    until = Coalesce(F("lease_until"), Now() + ttl) + wait
+    longest, wait = longest_times()
+    until = Coalesce(F("lease_until") + wait, Now() + longest)
     Route.objects.filter(active_gateway=gateway).update(
         lease_blocked_until=Greatest(until, F("lease_blocked_until")), lease_blocks=F("lease_blocks") + 1, lease_sequence=0
     )
@@ -293,9 +293,9 @@ def block_lease_after_rebirth(gateway: Gateway) -> None:
 
 def longest_old_lease(route: Route) -> datetime:
     """The moment after which no lease anybody could have been given in the past can still live."""
-    timing = settings.MAZEVAULT.timing
-    latest = max(route.lease_until or database_now(), database_now() + timedelta(seconds=timing.lease_ttl))
-    return latest + timedelta(seconds=timing.fence_wait)
+    longest, wait = longest_times()
+    by_now = database_now() + longest
+    return max(route.lease_until + wait, by_now) if route.lease_until else by_now
 
 
 def block_lease(route: Route, until: datetime) -> None:

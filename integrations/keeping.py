@@ -10,6 +10,7 @@ import logging
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import datetime
 from typing import Protocol
 
 from accounts.models import Environment
@@ -94,7 +95,7 @@ class VaultKeeper:
             return self._work(vault, secret, hold).put_back(change, version)
 
     def _work(self, vault: SecretStore, secret: Secret, hold: Hold) -> Work:
-        return Work(vault, secret, lambda one: self._effect(one, hold), operation=hold.operation)
+        return Work(vault, secret, lambda one: self._effect(one, hold), operation=hold.operation, since=hold.since)
 
     @contextmanager
     def _opened(self, secret: Secret, asker: Asker | None) -> Iterator[KeyVault]:
@@ -154,9 +155,10 @@ class Work(Look):
     """One change of one secret in its vault. Everything that is set carries `operation`."""
 
     def __init__(self, vault: SecretStore, secret: Secret, effect: Callable[[Secret], AbstractContextManager[int]],
-                 takes_over: Collection[str] = (), *, operation: str = "") -> None:  # fmt: skip
+                 takes_over: Collection[str] = (), *, operation: str = "",
+                 since: datetime | None = None) -> None:  # fmt: skip
         super().__init__(vault, secret)
-        self._effect, self._takes_over, self._operation = effect, takes_over, operation
+        self._effect, self._takes_over, self._operation, self._since = effect, takes_over, operation, since
 
     def carry_out(self, change: SecretChange) -> Done:
         if change.operation is WriteOperation.CREATE:
@@ -221,7 +223,7 @@ class Work(Look):
         """
         newest = self.newest()
         if change.operation is WriteOperation.CREATE and not version:
-            return newest is not None and self._end_recovered(newest)
+            return newest is not None and self._is_older(newest) and self._end_recovered(newest)
         if change.operation in secrets.SEALS:
             if newest is None or newest.version != version:
                 return False
@@ -238,6 +240,10 @@ class Work(Look):
             self.delete()
             return True
         return False
+
+    def _is_older(self, newest: Entry) -> bool:
+        """Whether it was there before this change began: what came later is another node's, and stays."""
+        return self._since is not None and newest.created_at <= self._since
 
     def _end_recovered(self, newest: Entry) -> bool:
         """Delete again what a creation that came to nothing recovered. Whose name it is, is looked at like before it was."""

@@ -11,7 +11,7 @@ from protocol.messages import Count, Identifier, Message
 LONGEST_EXPIRY_DAYS = 3650
 
 
-class VaultAccess(Message, frozen=True):
+class VaultAccess(Message, frozen=True, omit_defaults=True):
     """How a gateway reaches one vault of its environment. `auth_method` is one of `integrations.azure.cloud.AuthMethod`.
 
     `content_type` and `expires_days` are what is set in the vault gets (`integrations.azure.cloud.Connection`).

@@ -79,7 +79,7 @@ class Held:
     """`vault.ports.Hold` by a claim."""
 
     def __init__(self, claim: VaultClaim) -> None:
-        self.claim, self.operation = claim, str(claim.id)
+        self.claim, self.operation, self.since = claim, str(claim.id), claim.begun_at
 
     def prolong(self, seconds: float) -> None:
         claims.prolong(self.claim, seconds)
@@ -261,7 +261,8 @@ def _undo_now(claim: VaultClaim, wish: SecretChange, keeper: ValueKeeper, asker:
 
 
 def _put_back(claim: VaultClaim, wish: SecretChange, secret: Secret, keeper: ValueKeeper, asker: Asker | None) -> str:
-    there = keeper.put_back(wish, secret, asker, Held(claim), wish.body.external_version or "")
+    is_anothers = wish.operation is WriteOperation.CREATE and name_is_anothers(secret)  # then it set a version of that one's name
+    there = not is_anothers and keeper.put_back(wish, secret, asker, Held(claim), wish.body.external_version or "")
     outcome = "put back" if there else "changed since, so the vault is left as it is"
     with transaction.atomic():
         claims.end(claim)
@@ -275,7 +276,7 @@ def _settled(
     if wish.body.external_version:
         return _put_back(claim, wish, secret, keeper, asker)
     done = keeper.look_into(wish, secret, asker, str(claim.id))
-    if done is None and wish.operation is WriteOperation.CREATE and not _name_is_anothers(secret):
+    if done is None and wish.operation is WriteOperation.CREATE and not name_is_anothers(secret):
         return _ended_unmade(claim, wish, secret, keeper, asker)
     if done is None:
         claims.release(claim)
@@ -330,7 +331,7 @@ def _to_be_changed_there(change: SecretChange) -> Secret | None:
     secret = _secret_of(change)
     if secret is None:
         return None
-    if change.operation not in secrets.SEALS and (_rests_here(secret) or _name_is_anothers(secret)):
+    if change.operation not in secrets.SEALS and (_rests_here(secret) or name_is_anothers(secret)):
         return None  # the vault has nothing of it
     _refuse_while_it_moves(secret)
     return secret
@@ -341,7 +342,7 @@ def _refuse_to_leave_it_there(change: SecretChange, asker: Asker, keeper: ValueK
     end those alone, so it is not told that they were. Raises `Conflict` (VALUE_STILL_IN_VAULT) and what the vault refuses."""
     secret = _secret_of(change) if change.operation is WriteOperation.PURGE else None
     row = values.resting(secret) if secret is not None and secret.project.storage == Storage.KEY_VAULT else None
-    if secret is None or row is None or not row.external_version or not _name_is_anothers(secret):
+    if secret is None or row is None or not row.external_version or not name_is_anothers(secret):
         return
     try:
         with _denials_told(change, secret, asker):
@@ -391,7 +392,7 @@ def _rests_here(secret: Secret) -> bool:
     return row is not None and row.sealed_value is not None
 
 
-def _name_is_anothers(secret: Secret) -> bool:
+def name_is_anothers(secret: Secret) -> bool:
     """Whether a living secret has the name in the vault now: an older tombstone of it must not touch that one."""
     place = Secret.objects.filter(project_id=secret.project_id, environment_id=secret.environment_id, deleted_at=None)
     keys = place.exclude(id=secret.id).values_list("key", flat=True)

@@ -157,9 +157,10 @@ class Shown:
 
 
 class Hold(Protocol):
-    """The right to touch one name in a vault. `operation` is the tag of what is set under it."""
+    """The right to touch one name in a vault. `operation` is the tag of what is set under it, `since` when it was given."""
 
     operation: str
+    since: datetime
 
     def prolong(self, seconds: float) -> None:
         """Before a call that ends within these seconds. Raises `Unavailable` when the right was lost."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from accounts import browser, passwords, rates, sessions
+from accounts import browser, passwords, rates, sessions, tokens
 from accounts.durations import go_duration
 from accounts.models import ApiToken, RateCount, Session, User
 from common.clock import now
@@ -48,6 +48,15 @@ class TestDurations:
 
 
 class TestTokens:
+    def test_a_holder_has_so_many_and_no_more_and_each_scope_once(self, admin: Person, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tokens, "MOST_TOKENS", 2)
+        made = [admin.post("users/tokens", {"name": name, "scopes": ["secrets:read"] * 3})[1] for name in ("a", "b")]
+        assert made[0]["scopes"] == ["secrets:read"]
+        status, body = admin.post("users/tokens", {"name": "c"})
+        assert (status, body["code"]) == (409, "TOO_MANY_TOKENS")
+        assert admin.delete(f"users/tokens/{made[0]['id']}")[0] == 204
+        assert admin.post("users/tokens", {"name": "c"})[0] == 201
+
     def test_a_token_is_shown_once_and_rests_as_a_hash(self, admin: Person) -> None:
         token = admin.post("users/tokens", {"name": "ci"})[1]["token"]
         assert token.startswith("mzvt_") and token not in str(admin.get("users/tokens")[1])
