@@ -188,7 +188,7 @@ class TwoSides:
             self.vault.put(name, here.values[-1], rule.id, key)
         elif action.kind is K.RECOVER_THERE:
             self.vault.recover(name)
-            if digest(there.values[-1]) != action.digest:
+            if action.digest and digest(there.values[-1]) != action.digest:  # without one it comes back as it was
                 self.vault.put(name, here.values[-1], rule.id, key)
             there.owner, there.key = rule.id, key
         elif action.kind is K.DELETE_THERE:
