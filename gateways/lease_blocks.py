@@ -33,7 +33,7 @@ def longest() -> timedelta:
 
 
 def longest_ever() -> timedelta:
-    """The same for all nodes there ever were: one that was started with shorter times must not cut a block of before short."""
+    """The same for all nodes of the last hour: one that was started with shorter times must not cut a block of before short."""
     kept = PrimaryNode.objects.filter(id=1).values_list("longest_block_seconds", flat=True).first() or 0.0
     return max(longest(), timedelta(seconds=kept + settings.MAZEVAULT.timing.drift))
 

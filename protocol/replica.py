@@ -147,7 +147,7 @@ class ReplicaPrincipal(Message, frozen=True):
     tokens: list[ReplicaToken]
 
 
-class Changes(Message, frozen=True):
+class Changes(Message, frozen=True, omit_defaults=True):
     """Things that changed, as they are now, up to `position`. `more`: ask again at once. `head` is the newest position."""
 
     generation: Identifier
