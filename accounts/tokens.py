@@ -44,7 +44,7 @@ def create(
             service=credential.service,
             name=name,
             token_hash=hash_token(text),
-            scopes=None if scopes is None else sorted(set(scopes)),
+            scopes=None if scopes is None else list(dict.fromkeys(scopes)),
             audience=meant,
             expires_at=min(expires_at, parent.expires_at) if parent else expires_at,
         )

@@ -170,16 +170,18 @@ def digest_of(text: str) -> str:
 
 
 def _first_contradiction(held: GatewayAuditChain, records: list[AuditRecord]) -> Contradiction | None:
-    """The first entry that differs from a stored one, or whose hash does not fit; None when all is well."""
+    """The first entry that differs from a stored one, whose hash does not fit, or that is new in a chain that has gone on in
+    another one; None when all is well."""
     stored = audit_forks.stored(held, [record.position for record in records])
     position, previous = held.position, held.hash
+    is_closed = bool(records) and audit_forks.is_followed(held)
     for record in records:
         if record.position <= held.position:
             known = stored.get(record.position)
             if known and known != (record.text, record.hash):
                 return Contradiction(record.position, known[1], record.hash)
         elif record.position == position + 1:
-            if record.hash != link_hash(held.chain, record.position, previous, record.text):
+            if is_closed or record.hash != link_hash(held.chain, record.position, previous, record.text):
                 return Contradiction(record.position, "", record.hash)
             position, previous = record.position, record.hash
     return None

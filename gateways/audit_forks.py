@@ -88,6 +88,11 @@ def heed(gateway: Gateway, chain: str, seen: Contradiction) -> None:
         _tell_former(gateway, chain, seen)
 
 
+def is_followed(held: GatewayAuditChain) -> bool:
+    """Whether a chain has gone on in another: whatever is added to it then is written by somebody else."""
+    return held.contradicted_at is not None and GatewayAuditChain.objects.filter(follows=held.chain).exists()
+
+
 def follow(gateway: Gateway, chain: str, place: AuditPlace) -> AuditPlace:
     """The chain that follows a contradicted one, opened behind `place` when it is asked for first; and where it begins.
 
@@ -205,12 +210,13 @@ def _open(gateway: Gateway, row: GatewayAuditChain, place: AuditPlace) -> Gatewa
         anchored_position=place.position, follows=row.chain, begins_at=place.position,
     )  # fmt: skip
     _sign_beginning(fork)
+    again = max(0, (row.contradicted_position or 0) - 1 - place.position)
     audit.record(
         actor=f"gateway:{gateway.id}", action=FORKED, entity="audit-chain", entity_id=fork.chain,
-        severity=audit.Severity.WARNING, environment=gateway.environment_id,
+        severity=audit.Severity.CRITICAL if again else audit.Severity.WARNING, environment=gateway.environment_id,
         details={"gateway": gateway.name, "chain": row.chain, "position": place.position, "hash": place.hash,
                  "contradicted": row.contradicted_position, "held_position": row.position, "held_hash": row.hash,
-                 "checked": known is not None},
+                 "checked": known is not None, "told_again": again},
     )  # fmt: skip
     log.warning("the audit chain %s of %s goes on as %s behind position %s", row.chain, gateway.name, fork.chain, place.position)
     return fork

@@ -361,8 +361,9 @@ def private_directory() -> Iterator[Path]:
         raise NodeFailed(
             f"the folder for temporary files has too long a name for sockets: {directory}; set TMPDIR to a shorter one"
         )
-    with (directory / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with (directory / "lock.new").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        (directory / "lock").hardlink_to(directory / "lock.new")  # nobody ever finds it without its holder
         try:
             yield directory
         finally:

@@ -70,7 +70,7 @@ PRIMARY: tuple[Budget, ...] = (
     Budget("GET", "admin/vaults", 2),
     Budget("POST", "auth/login", 11, {"email": "lin@example.com", "password": "seven purple otters sing"}),
     Budget("POST", "auth/token", 7, CREDENTIALS),
-    Budget("POST", "users/tokens", 8, {"name": "n{round}", "scopes": ["secrets:read"]}, status=201),
+    Budget("POST", "users/tokens", 9, {"name": "n{round}", "scopes": ["secrets:read"]}, status=201),
     Budget("POST", "secrets", 16, SECRET, status=201),
     Budget("PUT", "secrets/{secret}", 11, {"value": "v{round}"}, "one of them only where a rotation came before"),
     Budget("PATCH", "secrets/{secret}", 10, {"description": "d{round}"}),

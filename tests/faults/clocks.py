@@ -16,6 +16,12 @@ PLACES = (
     "/usr/local/lib/faketime",
 )
 LIBRARY = "libfaketimeMT.so.1"
+SLEEP = """\
+import select
+import time
+
+time.sleep = lambda seconds: select.select([], [], [], max(0.0, seconds)) and None
+"""
 ABSENT = "libfaketime is not installed (apt-get install faketime)"
 
 
@@ -43,7 +49,14 @@ class Clock:
         found = library()
         if found is None:
             return {}
+        _put_sleep_beside(self._file.parent)
         return {
             "LD_PRELOAD": str(found), "FAKETIME_TIMESTAMP_FILE": str(self._file), "FAKETIME_CACHE_DURATION": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1", "PYTHONPATH": str(self._file.parent),
         }  # fmt: skip
+
+
+def _put_sleep_beside(folder: Path) -> None:
+    """Python's `time.sleep` waits with `clock_nanosleep` until an absolute moment, which the library answers with EINVAL while it
+    leaves the monotonic clock alone: each wait of the node would fail. `select` waits as well."""
+    (folder / "sitecustomize.py").write_text(SLEEP)

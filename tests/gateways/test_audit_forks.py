@@ -28,7 +28,7 @@ from gateways import audit_chains, audit_retention, fleet, identity, secret_audi
 from gateways.audit_report import evidence
 from gateways.models import GatewayAuditChain, GatewayAuditRecord
 from protocol import messages, paths
-from protocol.audit import FORKED, MOST_FORKS, Fault, Signed, fork_name, link_hash, statement_of
+from protocol.audit import FORKED, GENESIS, MOST_FORKS, Fault, Signed, fork_name, link_hash, statement_of
 from protocol.audit_evidence import Evidence, Report, check
 from protocol.audit_files import read_export, write_export
 from tests.fakes.gateway import FakeGateway
@@ -331,6 +331,39 @@ def test_an_upload_of_a_forked_chain_holds_nobody_again(site: Site) -> None:
         answer = upload(site.gateway, records)
         assert (answer.status_code, answer.json()["details"]) == (409, "4")
     assert site.gateway.row.held_at is None and len(contradictions()) == 1
+
+
+def test_nothing_is_added_to_a_chain_that_has_gone_on_in_another_one(site: Site) -> None:
+    """What fits there is of the copy: it is sent to the chain that follows, where it contradicts and quarantines."""
+    site.copy_goes_on(2, after=3)
+    site.reads(1)
+    site.uploaded()
+    site.released()
+    assert site.uploaded() == UPLOAD_PAUSE
+    before = site.held()[site.chain]
+    last = GatewayAuditRecord.objects.get(chain=site.chain, position=before)
+    text = told(before + 1, actor="user:copy")
+    more = messages.AuditRecord(position=before + 1, text=text, hash=link_hash(site.chain, before + 1, last.hash, text))
+    answer = upload(site.gateway, [more])
+    assert (answer.status_code, answer.json()["details"]) == (409, str(before + 1))
+    assert site.held()[site.chain] == before
+    assert upload(site.gateway, [more], site.fork()).status_code == 409
+    assert site.gateway.row.held_at is not None
+
+
+def test_a_fork_that_tells_more_again_than_it_must_is_told_as_critical(site: Site) -> None:
+    """A gateway in a stranger's hands could tell its whole past anew; the chain of before stays what it was."""
+    site.copy_goes_on(2, after=3)
+    site.reads(1)
+    site.uploaded()
+    site.released()
+    taken = site.gateway.call(
+        paths.AUDIT, messages.AuditUpload(records=[], fork_at=messages.AuditPlace(position=0, hash=GENESIS)), messages.AuditTaken
+    )
+    assert isinstance(taken, messages.AuditTaken)
+    (forked,) = [entry for entry in forks_told("critical") if entry.actor != "system"]
+    assert (forked.details["position"], forked.details["told_again"]) == (0, 3)
+    assert site.held()[site.chain] == 5
 
 
 def test_a_release_before_the_contradiction_is_none(site: Site) -> None:

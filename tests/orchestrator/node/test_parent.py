@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import signal
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -46,6 +48,7 @@ while True:
 NODE = """
 import logging, os, sys
 from pathlib import Path
+from typing import IO
 from orchestrator.node import parent
 from orchestrator.node.shape import node_shape
 parent.SILENT_SECONDS, parent.SILENT_DEFAULT, parent.BACKOFF = {{}}, 2.0, 0.01
@@ -265,6 +268,24 @@ def test_the_folder_of_the_sockets_is_private_and_does_not_stay(monkeypatch: pyt
     (tmp_path / ("a" * 90)).mkdir()
     with pytest.raises(NodeFailed, match="TMPDIR"), private_directory():
         pass
+
+
+def test_a_node_that_starts_never_loses_its_folder_to_another_that_starts(
+    monkeypatch: pytest.MonkeyPatch, short_path: Path
+) -> None:
+    """The other one looks for dead folders at the worst moment: when this one has made its folder and not yet its lock."""
+    monkeypatch.setattr("tempfile.tempdir", str(short_path))
+    real, looks = fcntl.flock, []
+
+    def flock(file: IO[str], how: int) -> None:
+        if not looks:
+            looks.append(how)
+            _forget_dead_ones()
+        real(file, how)
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with private_directory() as directory:
+        assert looks and directory.exists()
 
 
 def test_a_fork_that_is_ordered_of_a_template_that_has_just_died_is_ordered_again() -> None:
