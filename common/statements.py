@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, LiteralString, NoReturn
+from typing import Any, LiteralString
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -98,13 +98,13 @@ def _asked(raw: psycopg.Connection[Any], text: str, values: Mapping[str, Any]) -
         return adapted.load_rows(0, result.ntuples, tuple)
     if result.status == ExecStatus.COMMAND_OK:
         return []
-    _refuse(raw, result)
+    raise _error_of(raw, result)
 
 
-def _refuse(raw: psycopg.Connection[Any], result: PGresult) -> NoReturn:
+def _error_of(raw: psycopg.Connection[Any], result: PGresult) -> psycopg.Error:
     if raw.pgconn.status != ConnStatus.OK:
-        raise psycopg.OperationalError(raw.pgconn.get_error_message(raw.info.encoding))
-    raise errors.error_from_result(result, encoding=raw.info.encoding)
+        return psycopg.OperationalError(raw.pgconn.get_error_message(raw.info.encoding))
+    return errors.error_from_result(result, encoding=raw.info.encoding)
 
 
 _PARAMETER = re.compile(r"%(?:\((\w+)\)s|%)|%")
@@ -148,7 +148,7 @@ class _Plans:
         name = next(self._names)
         result = raw.pgconn.prepare(name, text, types)
         if result.status != ExecStatus.COMMAND_OK:
-            _refuse(raw, result)
+            raise _error_of(raw, result)
         self._seen[key] = name
         return name
 

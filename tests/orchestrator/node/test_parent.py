@@ -275,7 +275,7 @@ def test_a_node_that_starts_never_loses_its_folder_to_another_that_starts(
 ) -> None:
     """The other one looks for dead folders at the worst moment: when this one has made its folder and not yet its lock."""
     monkeypatch.setattr("tempfile.tempdir", str(short_path))
-    real, looks = fcntl.flock, []
+    real, looks = fcntl.flock, list[int]()
 
     def flock(file: IO[str], how: int) -> None:
         if not looks:
