@@ -190,12 +190,13 @@ class KeptValue(models.Model):
 class AnsweredRequest(models.Model):
     """A change that was asked for under an `Idempotency-Key`, so that its repetition gets the same answer and changes nothing.
 
-    `digest` is keyed and covers the whole request; the request itself is not kept.
+    `digest` is keyed and covers the whole request; the request itself is not kept. `key` may name the gateway environment
+    (`vault.answered`).
     """
 
     id = models.BigAutoField(primary_key=True)
     actor = models.CharField(max_length=64)
-    key = models.CharField(max_length=200)
+    key = models.CharField(max_length=240)
     digest = models.CharField(max_length=64)
     secret = models.ForeignKey(Secret, models.CASCADE, related_name="+")
     version = models.IntegerField()
