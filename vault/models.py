@@ -233,6 +233,9 @@ class VaultClaim(models.Model):
     """How often it was looked for what became of it, in vain."""
     look_at = models.DateTimeField(db_default=Now())
     begun_at = models.DateTimeField(db_default=Now())
+    recovering_since = models.DateTimeField(null=True)
+    """Since when a name that lay deleted is being recovered for this change, written before the vault hears of it: Azure may
+    finish after the claim has ended, and what it brings back must not outlive a change that was not made."""
     until = models.DateTimeField(db_index=True)
 
     class Meta:

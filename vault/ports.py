@@ -173,13 +173,18 @@ class Shown:
 
 
 class Hold(Protocol):
-    """The right to touch one name in a vault. `operation` is the tag of what is set under it, `since` when it was given."""
+    """The right to touch one name in a vault. `operation` is the tag of what is set under it, `since` when it was given,
+    `recovering_since` when a recovery of the name was begun under it, if one was."""
 
     operation: str
     since: datetime
+    recovering_since: datetime | None
 
     def prolong(self, seconds: float) -> None:
         """Before a call that ends within these seconds. Raises `Unavailable` when the right was lost."""
+
+    def recovering(self) -> None:
+        """Before a name that lies deleted is recovered: whoever ends this then knows. Raises as `prolong`."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +219,7 @@ class ValueKeeper(Protocol):
         """Do in the vault what the change means for it."""
 
     def look_into(self, change: SecretChange, secret: Secret, asker: Asker | None, operation: str) -> Done | None:
-        """Whether what an operation wanted is what the vault has now; None when it is not."""
+        """Whether what an operation wanted is what the vault has now; None when it is not, or not yet."""
 
     def put_back(self, change: SecretChange, secret: Secret, asker: Asker | None, hold: Hold, version: str) -> bool:
         """Make the recorded state count again after a change that was not recorded. False when somebody changed it since."""
