@@ -178,7 +178,9 @@ class Hold(Protocol):
 
     operation: str
     since: datetime
-    recovering_since: datetime | None
+
+    @property
+    def recovering_since(self) -> datetime | None: ...
 
     def prolong(self, seconds: float) -> None:
         """Before a call that ends within these seconds. Raises `Unavailable` when the right was lost."""

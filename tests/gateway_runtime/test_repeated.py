@@ -257,7 +257,7 @@ def test_a_person_applies_another_request_under_a_used_key_as_its_own_change(des
 
 def test_a_fingerprint_is_the_same_in_every_release(desk: Desk) -> None:
     """Nodes of two releases compare them: a new field of `WriteBody` changes none, else requests would be made twice."""
-    place = (*(uuid.UUID(int=number) for number in (1, 2, 3)), "k")
+    place = (uuid.UUID(int=1), uuid.UUID(int=2), uuid.UUID(int=3), "k")
     bare = SecretChange(WriteOperation.UPDATE, *place, None, WriteBody())
     full = SecretChange(WriteOperation.CREATE, *place, 4, WriteBody(
         value="v", ttl_hours=1, metadata={"a": "b"}, type="general", description="d", tags=["t"], rotation={"enabled": True},
