@@ -7,7 +7,7 @@ combination; all that is named must fit. Several grants give the union. An expir
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -36,6 +36,8 @@ class Grant:
     permissions: frozenset[str]
     scope: Scope = EVERYWHERE
     expires_at: datetime | None = None
+    since: datetime | None = field(default=None, compare=False)
+    """When it was given, where that is known and asked."""
 
     def lives(self, now: datetime) -> bool:
         return self.expires_at is None or now < self.expires_at
@@ -87,6 +89,12 @@ class Principal:
 
     def may(self, permission: str, place: Scope) -> bool:
         return any(permission in grant.permissions and grant.covers(place) for grant in self.living())
+
+    def could(self, permission: str, place: Scope, moment: datetime) -> bool:
+        """Whether they may now and held that already at a moment: what was given later does not excuse what was done before. The
+        role of an account has no beginning that is known."""
+        given = (grant for grant in self.living() if grant.since is None or grant.since <= moment)
+        return any(permission in grant.permissions and grant.covers(place) for grant in given)
 
     def may_within(self, permission: str, place: Scope) -> bool:
         """Whether they hold the permission in the place or in some part of it; enough to know that the place exists."""

@@ -2,16 +2,19 @@
 
 A gateway gets the credential of everybody who calls it. One that is meant for a single environment is worth nothing elsewhere:
 not at gateways of another one, and not at the Primary unless it names that too. Without an audience a credential counts
-everywhere; in production it counts at the Primary only. Gateways hear of no other credentials than those that count there.
+everywhere; in production it counts at the Primary only, but for those of before there were audiences, which go on for two weeks
+(`everywhere_until`). Gateways hear of no other credentials than those that count there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 
 from django.conf import settings
 from django.db.models import Q
 
+from accounts.models import ApiToken, Session
 from common.errors import ValidationFailed
 from common.nearest import shortened
 from protocol.nearest import nearest
@@ -47,10 +50,20 @@ def at_primary(audience: Audience) -> bool:
     return audience is None or PRIMARY in audience
 
 
-def at_gateways_of(code: str) -> Q:
+def at_gateways_of(code: str, now: datetime) -> Q:
     """Credentials that count at gateways of this environment, as a condition of their tables."""
-    meant = Q(audience__contains=[code])
-    return meant if settings.MAZEVAULT.production else meant | Q(audience__isnull=True)
+    everywhere = Q(audience__isnull=True)
+    if settings.MAZEVAULT.production:
+        everywhere &= Q(everywhere_until__gt=now)
+    return Q(audience__contains=[code]) | everywhere
+
+
+def end_at_gateways(row: Session | ApiToken) -> datetime:
+    """When a credential that counts at gateways ends there, as far as its audience says: gateways keep to it when cut off."""
+    opened_there = isinstance(row, Session) and row.gateway_environment
+    if not settings.MAZEVAULT.production or row.audience is not None or opened_there or row.everywhere_until is None:
+        return row.expires_at
+    return min(row.expires_at, row.everywhere_until)
 
 
 def sentence(audience: Audience) -> str:

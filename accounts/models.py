@@ -226,7 +226,8 @@ class Session(models.Model):
     """A bearer token that was given out at a sign-in. Only its hash is kept.
 
     `gateway_environment`: it was opened at a gateway of this environment and counts at those only; empty for the Primary's own,
-    which count where `audience` says (`accounts.audiences`).
+    which count where `audience` says (`accounts.audiences`). `everywhere_until`: it was made before there were audiences, and
+    counts at gateways until then without one.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
@@ -236,6 +237,7 @@ class Session(models.Model):
     address = models.CharField(max_length=64, default="")
     gateway_environment = models.CharField(max_length=16, default="", db_default="")
     audience = models.JSONField(null=True)
+    everywhere_until = models.DateTimeField(null=True)
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()
     last_used_at = models.DateTimeField(null=True)
@@ -243,13 +245,17 @@ class Session(models.Model):
 
     class Meta:
         constraints = [models.CheckConstraint(condition=ONE_HOLDER, name="a_session_has_one_holder")]
+        indexes = [
+            models.Index(fields=["user", "created_at"], name="sessions_of_a_user_by_age"),
+            models.Index(fields=["service", "created_at"], name="sessions_of_a_service_by_age"),
+        ]
 
 
 class ApiToken(models.Model):
     """A long-lived bearer token a person made for software, with no more than the named scopes. Only its hash is kept.
 
     `parent` is the token it was made with, if it was one: it ends with it. It counts where `audience` says
-    (`accounts.audiences`).
+    (`accounts.audiences`), `everywhere_until` as of a session.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
@@ -260,6 +266,7 @@ class ApiToken(models.Model):
     parent = models.ForeignKey("self", models.CASCADE, null=True, related_name="children")
     scopes = models.JSONField(null=True)
     audience = models.JSONField(null=True)
+    everywhere_until = models.DateTimeField(null=True)
     created_at = models.DateTimeField(db_default=Now())
     expires_at = models.DateTimeField()
     last_used_at = models.DateTimeField(null=True)
@@ -267,6 +274,10 @@ class ApiToken(models.Model):
 
     class Meta:
         constraints = [models.CheckConstraint(condition=ONE_HOLDER, name="a_token_has_one_holder")]
+        indexes = [
+            models.Index(fields=["user", "expires_at"], name="tokens_of_a_user_by_end"),
+            models.Index(fields=["service", "expires_at"], name="tokens_of_a_service_by_end"),
+        ]
 
 
 class IdentityProvider(Timed):

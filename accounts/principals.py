@@ -17,9 +17,10 @@ from accounts.roles import permissions_of_account
 _Identity = tuple[PrincipalKind, uuid.UUID]
 
 
-def principal_of_user(user: User, now: datetime) -> Principal:
-    """The person with the role of their account, and their further grants where those say."""
-    return _principal(user, _grants(RoleGrant.objects.filter(user=user)), now)
+def principal_of_user(user: User, now: datetime, given_until: datetime | None = None) -> Principal:
+    """The person with the role of their account, and their further grants where those say, or of these those that were given
+    until a moment."""
+    return _principal(user, _grants(RoleGrant.objects.filter(user=user), given_until), now)
 
 
 def grants_of_account(role: str, sso_provider: str) -> tuple[Grant, ...]:
@@ -27,18 +28,19 @@ def grants_of_account(role: str, sso_provider: str) -> tuple[Grant, ...]:
     return () if sso_provider else (Grant(permissions_of_account(role), EVERYWHERE),)
 
 
-def principal_of_service(service: ServiceIdentity, now: datetime) -> Principal:
+def principal_of_service(service: ServiceIdentity, now: datetime, given_until: datetime | None = None) -> Principal:
     """The service identity with its grants; it has no role of its own."""
-    return _principal(service, _grants(RoleGrant.objects.filter(service=service)), now)
+    return _principal(service, _grants(RoleGrant.objects.filter(service=service), given_until), now)
 
 
 def grant_of(row: RoleGrant) -> Grant:
     """What a row gives where. Its role and project should be loaded with it."""
     place = Scope(_organization_of(row), str(row.project_id or ""), row.environment.lower())
-    return Grant(frozenset(row.role.permissions), place, row.expires_at)
+    return Grant(frozenset(row.role.permissions), place, row.expires_at, row.created_at)
 
 
-def _grants(rows: QuerySet[RoleGrant]) -> tuple[Grant, ...]:
+def _grants(rows: QuerySet[RoleGrant], given_until: datetime | None) -> tuple[Grant, ...]:
+    rows = rows if given_until is None else rows.filter(created_at__lte=given_until)
     return tuple(grant_of(row) for row in rows.select_related("role", "project"))
 
 

@@ -40,6 +40,8 @@ class NodeState(models.Model):
     replica_complete_at = models.DateTimeField(null=True)
     replica_round = models.BigIntegerField(default=0)
     replica_resyncing = models.BooleanField(default=False)
+    rights_position = models.BigIntegerField(default=0, db_default=0)
+    """How far it heard who lost rights while it was quarantined and its cursor stood still."""
     process = models.UUIDField(null=True)
     mark = models.TextField(default="")
     mark_epoch = models.BigIntegerField(default=-1)

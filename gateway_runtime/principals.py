@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, LiteralString
@@ -92,7 +93,7 @@ def principal_named(actor: str, now: datetime) -> Principal | None:
     """The principal the audit names like this, with all that they may do; None when the copy does not know them."""
     kind, _, identifier = actor.partition(":")
     holder = ReplicaPrincipal.objects.filter(id=identifier, kind=kind).first()
-    return Principal(PrincipalKind(kind), identifier, holder.name, _grants(holder), now) if holder else None
+    return Principal(PrincipalKind(kind), identifier, holder.name, grants_in(holder.grants), now) if holder else None
 
 
 class GatewayAuthentication(BaseAuthentication):
@@ -130,8 +131,20 @@ def refuse_old_copy(row: NodeState | state.Standing, now: datetime) -> None:
         )
 
 
-def _grants(holder: ReplicaPrincipal) -> tuple[Grant, ...]:
-    return tuple(_grant(row) for row in holder.grants)
+def grants_in(rows: Iterable[dict[str, Any]]) -> tuple[Grant, ...]:
+    """Grants as a copied principal has them."""
+    return tuple(_grant(row) for row in rows)
+
+
+def stored_form(grants: Iterable[Grant]) -> list[dict[str, Any]]:
+    """The way back of `grants_in`."""
+    return [
+        {
+            "permissions": sorted(one.permissions), "organization": one.scope.organization, "project": one.scope.project,
+            "environment": one.scope.environment, "expires_at": one.expires_at.isoformat() if one.expires_at else None,
+        }
+        for one in grants
+    ]  # fmt: skip
 
 
 def _grant(row: dict[str, Any]) -> Grant:

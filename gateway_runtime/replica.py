@@ -15,12 +15,13 @@ from enum import StrEnum
 
 from django.db import transaction
 from django.db.models import F
+from django.db.models.functions import Greatest
 
 from accounts.models import Environment, Organization, Project
 from common import audit
 from common.clock import now as clock_now
 from common.process_locks import ProcessLock, Rank
-from gateway_runtime import copy_digest, copying, marks, state
+from gateway_runtime import copy_digest, copying, lost_rights, marks, state
 from gateway_runtime.client import Channel
 from gateway_runtime.models import NodeState, ReplicaPrincipal, ReplicaRow
 from protocol import paths
@@ -55,7 +56,8 @@ class Pulled(StrEnum):
     COMPLETE = "complete"
     REFUSED = "refused"
     RIGHTS_ONLY = "rights_only"
-    """This gateway is quarantined: who lost what is stored, and everything else stays as it was."""
+    """This gateway is quarantined: who lost what is stored to the end, and everything else stays as it was. With more to hear it
+    is `MORE`."""
     OUTDATED = "outdated"
     """Somebody else moved the cursor meanwhile; nothing was stored."""
 
@@ -89,9 +91,7 @@ def apply_page(page: Changes, cursor: NodeState, environment: str, asked_at: dat
             begin_resync()
         return Pulled.REFUSED
     if page.rights_only:
-        with transaction.atomic():
-            copying.store_principals(page.principals, cursor.replica_round)
-        return Pulled.RIGHTS_ONLY
+        return _take_rights_away(page, cursor)
     with transaction.atomic():
         copying.store(page, cursor, environment, asked_at)
         if not page.more and cursor.replica_resyncing:
@@ -106,8 +106,9 @@ def apply_page(page: Changes, cursor: NodeState, environment: str, asked_at: dat
 def begin_resync() -> None:
     """Read everything again from the beginning. What is there goes on answering meanwhile."""
     NodeState.objects.filter(id=1).update(
-        replica_generation="", replica_position=0, replica_round=F("replica_round") + 1, replica_resyncing=True
-    )
+        replica_generation="", replica_position=0, replica_round=F("replica_round") + 1, replica_resyncing=True,
+        rights_position=0,
+    )  # fmt: skip
     log.warning("the copy of the environment is read again from the beginning")
 
 
@@ -144,8 +145,24 @@ def report(now: datetime) -> Report:
 
 def _pull(channel: Channel, environment: str, timeout: float) -> Pulled:
     asked_at, cursor = clock_now(), state.this_life()
-    ask = AskChanges(after=cursor.replica_position, generation=cursor.replica_generation, limit=PAGE)
+    heard = max(cursor.replica_position, cursor.rights_position)
+    ask = AskChanges(after=cursor.replica_position, generation=cursor.replica_generation, limit=PAGE, rights_after=heard)
     return apply_page(channel.call(paths.CHANGES, ask, Changes, timeout=timeout), cursor, environment, asked_at)
+
+
+def _take_rights_away(page: Changes, cursor: NodeState) -> Pulled:
+    """A page for a quarantined gateway. It only takes, so in whatever order such pages are stored, nobody gets anything; one that
+    comes behind an ordinary page is not stored, or it would take what that gave."""
+    with transaction.atomic():
+        lost_rights.narrow(page.principals)
+        stands = NodeState.objects.filter(
+            id=1, replica_round=cursor.replica_round, replica_position=cursor.replica_position,
+            replica_complete_at=cursor.replica_complete_at,
+        )  # fmt: skip
+        if not stands.update(rights_position=Greatest("rights_position", page.rights_position)):
+            transaction.set_rollback(True)
+            return Pulled.OUTDATED
+    return Pulled.MORE if page.more else Pulled.RIGHTS_ONLY
 
 
 def _why_refuse(page: Changes, cursor: NodeState) -> str:

@@ -101,7 +101,7 @@ def begin_new_life(generation: uuid.UUID) -> None:
     NodeState.objects.filter(id=1).update(
         generation=generation, life=F("life") + 1, highest_epoch=0, assigned_role="", assigned_epoch=0, fenced_operation=None,
         fenced_epoch=None, fenced_number=0, write_sequence=0, replica_generation="", replica_position=0,
-        replica_complete_at=None, replica_round=F("replica_round") + 1, replica_resyncing=True,
+        replica_complete_at=None, replica_round=F("replica_round") + 1, replica_resyncing=True, rights_position=0,
     )  # fmt: skip
 
 

@@ -14,10 +14,11 @@ from datetime import datetime
 from django.db import transaction
 
 from common import audit, feed
+from common.errors import PermissionRefused
 from common.models import Change
 from common.snapshot import snapshot
 from gateways import marks, replicas
-from gateways.models import Gateway, PrimaryNode, ToldPrincipal
+from gateways.models import Gateway, GatewayStatus, PrimaryNode, ToldPrincipal
 from gateways.replica_records import Record, Records, Thing, load
 from protocol.messages import encode
 from protocol.replica import (
@@ -77,19 +78,47 @@ def take_changes(gateway: Gateway, ask: AskChanges, now: datetime) -> Changes:
 
 
 def _rights_only(gateway: Gateway, ask: AskChanges, generation: str, now: datetime) -> Changes:
-    """For a quarantined gateway, which may be in the wrong hands: no value, no vault, nobody it does not know yet. What somebody
-    lost since its copy stands still must count there too, the newest first; the cursor stays where it is."""
-    code = gateway.environment_id
-    known = ToldPrincipal.objects.filter(environment_id=code).values("principal")
-    newest = Change.objects.filter(scope=code, kind=ReplicaKind.PRINCIPAL.value, position__gt=ask.after, entity_id__in=known)
-    entries = list(newest.order_by("-position")[: ask.limit])
-    records = load(code, map(_thing, entries), now)
-    _remember_forgotten(code, records, entries)
-    people = [record for record in records.by_thing.values() if isinstance(record, ReplicaPrincipal)]
+    """For a quarantined gateway, which may be in the wrong hands: no value, no vault, nobody it does not know yet, no grant and
+    no credential that was given since. What somebody lost since its copy stands still must count there too. Its cursor stays
+    where it is; how far it has heard of rights is a cursor of its own. Raises `PermissionRefused` (GATEWAY_HELD)."""
+    code, former = gateway.environment_id, ask.rights_after is None
+    head = max(feed.head(code), ask.after)
+    page, position = _fill_with_losses(gateway, max(ask.after, ask.rights_after or 0), head, ask.limit, now)
+    if former and (position < head or not _copy_rests(gateway)):
+        raise PermissionRefused("this gateway is held until an operator releases it; upgrade it to hear who lost their rights "
+                                "meanwhile", code="GATEWAY_HELD")  # fmt: skip
+    told = {} if former else {"rights_only": True, "rights_position": position}
     return Changes(
-        generation=generation, position=ask.after, head=max(feed.head(code), ask.after), more=False, principals=people,
-        rights_only=True,
+        generation=generation, position=ask.after, head=head, more=not former and position < head,
+        principals=page.of(ReplicaPrincipal), **told,
     )  # fmt: skip
+
+
+def _copy_rests(gateway: Gateway) -> bool:
+    """Whether a gateway of the former version may take such a page for an ordinary one: it would end a reading of everything,
+    and drop what that has not seen. Told by the digest of its last heartbeat, which is left out while it reads."""
+    status = GatewayStatus.objects.filter(gateway=gateway, resync_ordered_at=None).first()
+    return status is not None and bool(status.report.get("replica_digest"))
+
+
+def _fill_with_losses(gateway: Gateway, after: int, head: int, limit: int, now: datetime) -> tuple[_Page, int]:
+    """What is left of the rights of those who are known there, and how far that tells of all changes."""
+    code, page, position, taken = gateway.environment_id, _Page(), after, 0
+    people = Change.objects.filter(scope=code, kind=ReplicaKind.PRINCIPAL.value, position__lte=head)
+    while taken < limit:
+        entries = list(people.filter(position__gt=position).order_by("position")[: min(CHUNK, limit - taken)])
+        if not entries:
+            return page, max(position, head)
+        told = ToldPrincipal.objects.filter(environment_id=code, principal__in=[entry.entity_id for entry in entries])
+        known = set(told.values_list("principal", flat=True))
+        named = [entry for entry in entries if entry.entity_id in known]
+        records = load(code, map(_thing, named), now, given_until=gateway.held_at)
+        _remember_forgotten(code, records, named)
+        for entry in entries:
+            if not page.add(records.with_needs(_thing(entry))):
+                return page, position
+            position, taken = entry.position or position, taken + 1
+    return page, position
 
 
 def _fill(code: str, ask: AskChanges, now: datetime) -> tuple[_Page, int]:

@@ -228,7 +228,9 @@ class PrimaryNode(models.Model):
     longest_fence_wait_seconds = models.FloatField(default=0, db_default=0)
     longest_seen_at = models.DateTimeField(db_default=Now())
     everywhere_refused = models.BooleanField(default=False, db_default=False)
-    """Whether gateways were told that credentials without an audience do not count there (`told_principals`)."""
+    """For processes of the former version: whether gateways were told that credentials without an audience do not count there."""
+    told_form = models.CharField(max_length=64, default="", db_default="")
+    """In what form gateways were told of people and services (`told_principals`)."""
 
 
 class GatewayStatus(models.Model):

@@ -46,6 +46,8 @@ VERSIONS_SHOWN = 100
 """Newest versions of a secret that a copy lists, with the one they stand on; the Primary lists them all."""
 VALUED = (SecretStatus.ACTIVE, SecretStatus.ARCHIVED)
 """A tombstone's value stays at the Primary."""
+TOLD_FORM = 1
+"""Grows with each change of what a principal is told as, or of when a credential counts at gateways (`told_principals`)."""
 SECRET_PERMISSIONS = "secrets:"  # noqa: S105  how permissions on secrets begin
 
 Thing = tuple[ReplicaKind, uuid.UUID]
@@ -67,8 +69,11 @@ class Records:
         return [*before, (thing, self.by_thing[thing])]
 
 
-def load(code: str, things: Iterable[Thing], moment: datetime, *, with_values: bool = True) -> Records:
-    """The records of these things in this gateway environment. Principals carry what lives at `moment`."""
+def load(
+    code: str, things: Iterable[Thing], moment: datetime, *, with_values: bool = True, given_until: datetime | None = None
+) -> Records:
+    """The records of these things in this gateway environment. Principals carry what lives at `moment`, and of grants and
+    credentials only those that were given until `given_until`, where that is said."""
     wanted: dict[ReplicaKind, set[uuid.UUID]] = defaultdict(set)
     for kind, identifier in things:
         wanted[kind].add(identifier)
@@ -85,7 +90,7 @@ def load(code: str, things: Iterable[Thing], moment: datetime, *, with_values: b
     _add_environments(records, environments)
     _add_projects(records, code, projects)
     _add_secrets(records, secrets, with_values)
-    for principal in _principals(code, wanted[ReplicaKind.PRINCIPAL], moment):
+    for principal in _principals(code, wanted[ReplicaKind.PRINCIPAL], moment, given_until):
         records.by_thing[ReplicaKind.PRINCIPAL, uuid.UUID(principal.id)] = principal
     return records
 
@@ -221,24 +226,31 @@ def _value(secret: Secret, holder: SecretVersion | None) -> str | None:
         return None
 
 
-def _principals(code: str, identifiers: set[uuid.UUID], moment: datetime) -> list[ReplicaPrincipal]:
+def _principals(code: str, identifiers: set[uuid.UUID], moment: datetime, given_until: datetime | None) -> list[ReplicaPrincipal]:
     if not identifiers:
         return []
     here = _Here(code)
-    tokens = _tokens_of(code, identifiers, moment)
+    tokens = _tokens_of(code, identifiers, moment, given_until)
     users = User.objects.filter(id__in=identifiers, is_active=True, deleted_at=None, must_change_password=False)
     services = ServiceIdentity.objects.filter(id__in=identifiers, status="active", deleted_at=None)
     holders: list[User | ServiceIdentity] = [*users, *services]
-    records = [_loaded(holder, here, tokens, moment) for holder in holders]
+    records = [_loaded(holder, here, tokens, moment, given_until) for holder in holders]
     return [record for record in records if record and record.grants and record.tokens]
 
 
 def _loaded(
-    holder: User | ServiceIdentity, here: _Here, tokens: dict[uuid.UUID, list[ReplicaToken]], moment: datetime
+    holder: User | ServiceIdentity,
+    here: _Here,
+    tokens: dict[uuid.UUID, list[ReplicaToken]],
+    moment: datetime,
+    given_until: datetime | None,
 ) -> ReplicaPrincipal | None:
     """One whose rows cannot be read is left out, which denies them there, instead of stopping all the others."""
     try:
-        principal = principal_of_user(holder, moment) if isinstance(holder, User) else principal_of_service(holder, moment)
+        principal = (
+            principal_of_user(holder, moment, given_until) if isinstance(holder, User)
+            else principal_of_service(holder, moment, given_until)
+        )  # fmt: skip
         return _principal_record(principal, here, tokens, moment)
     except (DataError, ValueError, TypeError, OverflowError) as error:
         log.error("principal %s is left out of the copy of a gateway: %s", holder.id, type(error).__name__)
@@ -286,21 +298,23 @@ def _principal_record(
     )
 
 
-def _tokens_of(code: str, identifiers: set[uuid.UUID], moment: datetime) -> dict[uuid.UUID, list[ReplicaToken]]:
+def _tokens_of(
+    code: str, identifiers: set[uuid.UUID], moment: datetime, given_until: datetime | None
+) -> dict[uuid.UUID, list[ReplicaToken]]:
     """Hashes of the living sessions and API tokens of each holder that are meant for gateways of this environment."""
     found: dict[uuid.UUID, list[ReplicaToken]] = defaultdict(list)
     for model in (Session, ApiToken):
-        counts_here = audiences.at_gateways_of(code)
+        counts_here = audiences.at_gateways_of(code, moment)
         if model is Session:
             counts_here = Q(gateway_environment=code) | (counts_here & Q(gateway_environment=""))
         living = model.objects.filter(counts_here, revoked_at=None, expires_at__gt=moment).order_by("expires_at", "id")
+        if given_until is not None:
+            living = living.filter(created_at__lte=given_until)
         for holder in ("user_id", "service_id"):
             for row in living.filter(**{f"{holder}__in": identifiers}).select_related("user"):
-                until = (
-                    end_of(model, row.user.sso_provider, row.user.entra_confirmed_at, row.expires_at)
-                    if row.user
-                    else row.expires_at
-                )
+                until = audiences.end_at_gateways(row)
+                if row.user:
+                    until = end_of(model, row.user.sso_provider, row.user.entra_confirmed_at, until)
                 if until <= moment:
                     continue
                 scopes = row.scopes if isinstance(row, ApiToken) else None

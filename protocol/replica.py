@@ -29,12 +29,14 @@ class ReplicaKind(StrEnum):
     PRINCIPAL = "principal"
 
 
-class AskChanges(Message, frozen=True):
+class AskChanges(Message, frozen=True, omit_defaults=True):
     """The next changes after a cursor. `generation` is the Primary's one the cursor belongs to; empty at first."""
 
     after: Count
     generation: Annotated[str, Meta(max_length=36)] = ""
     limit: Annotated[int, Meta(ge=1, le=500)] = 200
+    rights_after: Count | None = None
+    """How far it has heard who lost rights, while it is quarantined. None: it knows no pages of rights only (former version)."""
 
 
 class ReplicaOrganization(Message, frozen=True):
@@ -162,7 +164,9 @@ class Changes(Message, frozen=True, omit_defaults=True):
     mark: SignedMark | None = None
     """That the feed had come to `position`; only with something new."""
     rights_only: bool = False
-    """The gateway is quarantined: nothing but the rights of people it knows already. Its copy stays as old as it is."""
+    """The gateway is quarantined: nothing but what people it knows have left of their rights, up to `rights_position`. `position`
+    stays, and its copy as old as it is."""
+    rights_position: Count = 0
 
 
 Compared = ReplicaOrganization | ReplicaEnvironment | ReplicaProject | ReplicaSecret

@@ -1,8 +1,7 @@
 """What retention looks rows up by. The indexes are built while others go on writing."""
 
+from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
-
-from common.migration_operations import BuildIndex
 
 
 class Migration(migrations.Migration):
@@ -13,7 +12,7 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        BuildIndex(
+        AddIndexConcurrently(
             model_name="effect",
             index=models.Index(
                 condition=models.Q(("reported_at__isnull", False)), fields=["reported_at"], name="effects_reported"

@@ -1,8 +1,7 @@
 """What retention looks rows up by. The indexes are built while others go on writing."""
 
+from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
-
-from common.migration_operations import AddFieldOnce, BuildIndex
 
 
 class Migration(migrations.Migration):
@@ -13,28 +12,28 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        AddFieldOnce(
+        migrations.AddField(
             model_name="task",
             name="answered_claim",
             field=models.UUIDField(null=True),
         ),
-        AddFieldOnce(
+        migrations.AddField(
             model_name="writestream",
             name="floor",
             field=models.BigIntegerField(db_default=0),
         ),
-        AddFieldOnce(
+        migrations.AddField(
             model_name="writestream",
             name="forgotten",
             field=models.BigIntegerField(db_default=0),
         ),
-        BuildIndex(
+        AddIndexConcurrently(
             model_name="receivedwrite",
             index=models.Index(
                 condition=models.Q(("settled_at__isnull", False)), fields=["settled_at"], name="received_writes_settled"
             ),
         ),
-        BuildIndex(
+        AddIndexConcurrently(
             model_name="receivedwrite",
             index=models.Index(
                 condition=models.Q(("outcome", "applied")),
@@ -42,7 +41,7 @@ class Migration(migrations.Migration):
                 name="writes_applied",
             ),
         ),
-        BuildIndex(
+        AddIndexConcurrently(
             model_name="task",
             index=models.Index(condition=models.Q(("finished_at__isnull", False)), fields=["finished_at"], name="tasks_ended"),
         ),

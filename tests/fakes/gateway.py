@@ -253,8 +253,10 @@ class FakeGateway:
         assert isinstance(receipts, list), receipts.content
         return receipts[0]
 
-    def changes(self, after: int = 0, generation: str = "", limit: int = 200) -> Any:
-        return self.call(paths.CHANGES, AskChanges(after=after, generation=generation, limit=limit), Changes)
+    def changes(self, after: int = 0, generation: str = "", limit: int = 200, rights_after: int | None = 0) -> Any:
+        """`rights_after=None` asks as a gateway of the former version does."""
+        ask = AskChanges(after=after, generation=generation, limit=limit, rights_after=rights_after)
+        return self.call(paths.CHANGES, ask, Changes)
 
     def all_changes(self, after: int = 0) -> list[Changes]:
         """Every page up to the head."""

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from accounts.models import Environment, User
+from accounts.models import Environment, Session, User
 from common import feed
 from common.clock import now
 from gateway_runtime import replica, state, write_queue
-from gateway_runtime.models import NodeState, PendingWrite, ReplicaRow, ReplicaToken
+from gateway_runtime.models import NodeState, PendingWrite, ReplicaPrincipal, ReplicaRow, ReplicaToken
 from gateway_runtime.replica import Pulled
 from gateway_runtime.secrets_node import GatewayNode
 from gateway_runtime.storage_ways import GatewayWays
 from gateways import copy_digests, fleet, inbox
 from gateways.models import CopyDigest, Gateway, ReceivedWrite
 from integrations.keeping import VaultKeeper
-from protocol.replica import EMPTY_DIGEST, ReplicaKind
+from protocol import paths
+from protocol.replica import EMPTY_DIGEST, AskChanges, Changes, ReplicaKind
 from protocol.vocabulary import WriteOperation, WriteOutcome
 from protocol.writes import WriteBody
 from tests import factories
@@ -217,3 +219,29 @@ def test_a_held_gateway_goes_on_with_what_it_has_and_hears_who_lost_their_rights
     feed.note(["NPR"], ReplicaKind.PRINCIPAL, User.objects.get(email="ann@example.com").id)
     assert replica.pull(pair.site.primary, "NPR") is Pulled.RIGHTS_ONLY
     assert pair.ann.get(read)[0] == 401
+    heard = NodeState.objects.get()
+    assert heard.rights_position == feed.head("NPR") > heard.replica_position
+
+
+def test_a_held_gateway_is_given_nothing_and_a_late_page_takes_nothing_that_was_given_after_the_release(pair: Pair) -> None:
+    ann = User.objects.get(email="ann@example.com")
+    fleet.hold("NPR", Gateway.objects.filter(pk=pair.gateway.row.pk), "its bootstrap token was presented again", now())
+    before = (list(ReplicaPrincipal.objects.values("id", "grants", "round")), list(ReplicaToken.objects.values()))
+    Session.objects.create(user=ann, token_hash="ab" * 32, expires_at=now() + timedelta(hours=1))
+    Session.objects.exclude(token_hash="ab" * 32).update(expires_at=now() + timedelta(days=1))
+    User.objects.filter(pk=ann.pk).update(role="secret_reader")
+    feed.note(["NPR"], ReplicaKind.PRINCIPAL, ann.id)
+    asked = state.this_life()
+    ask = AskChanges(after=asked.replica_position, generation=asked.replica_generation, rights_after=0)
+    late = pair.site.primary.call(paths.CHANGES, ask, Changes, timeout=5)
+    assert replica.pull(pair.site.primary, "NPR") is Pulled.RIGHTS_ONLY
+    left = list(ReplicaPrincipal.objects.values("id", "grants", "round"))
+    assert (left[0]["id"], left[0]["round"]) == (ann.id, before[0][0]["round"])
+    held = {name for grant in before[0][0]["grants"] for name in grant["permissions"]}
+    assert {name for grant in left[0]["grants"] for name in grant["permissions"]} < held
+    assert list(ReplicaToken.objects.values()) == before[1]
+    Gateway.objects.filter(pk=pair.gateway.row.pk).update(held_at=None, held_reason="", held_code="")
+    pair.pull()
+    assert ReplicaToken.objects.filter(principal=ann.id).count() == 2
+    assert replica.apply_page(late, asked, "NPR", now()) is Pulled.OUTDATED
+    assert ReplicaToken.objects.filter(principal=ann.id).count() == 2

@@ -17,7 +17,7 @@ from common import feed
 from common.clock import database_now, now
 from common.models import AuditEntry, Change
 from gateways import changes, fleet, replica_records
-from gateways.models import Gateway
+from gateways.models import Gateway, GatewayStatus
 from orchestrator import loops
 from protocol import paths
 from protocol.messages import encode
@@ -384,6 +384,63 @@ class TestOfAHeldGateway:
         note_principal(known)
         page = gateway.changes(read.position)
         assert [(one.id, one.grants, one.tokens) for one in page.principals] == [(str(known.id), [], [])]
+
+    def test_it_hears_of_everybody_who_lost_something_in_pages_of_bounded_size_and_of_each_once(
+        self, gateway: FakeGateway, site: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        known = [holder("user", name=f"known{number:02}") for number in range(12)]
+        read = gateway.all_changes()[-1]
+        self.hold(gateway)
+        for one in known:
+            note_principal(one)  # with all that is left, so that pages have a size
+        for number in range(5):
+            make_secret(site, key=f"between{number}")
+        monkeypatch.setattr(changes, "PAGE_BYTES", 900)
+        monkeypatch.setattr(changes, "CHUNK", 5)
+        pages = [gateway.changes(read.position, limit=7)]
+        while pages[-1].more:
+            assert len(pages) < 30, "it comes to an end"
+            pages.append(gateway.changes(read.position, limit=7, rights_after=pages[-1].rights_position))
+        assert sorted(ids(pages, "principals")) == sorted(str(one.id) for one in known)
+        assert all(page.rights_only and page.position == read.position for page in pages)
+        assert len(pages) > 4 and max(len(page.principals) for page in pages) < 5, "by bytes"
+        again = gateway.changes(read.position, rights_after=pages[-1].rights_position)
+        assert (again.principals, again.more, again.rights_position) == ([], False, again.head)
+
+    def test_nothing_that_was_given_since_is_in_it(self, gateway: FakeGateway, site: Project) -> None:
+        known = holder("secret_reader", name="known")
+        read, before = gateway.all_changes()[-1], Session.objects.get(user=known)
+        self.hold(gateway)
+        Session.objects.create(user=known, token_hash="ab" * 32, expires_at=now() + timedelta(hours=1))
+        RoleGrant.objects.create(user=known, role=Role.objects.get(name="secret_manager"))
+        note_principal(known)
+        (person,) = gateway.changes(read.position).principals
+        assert [one.hash for one in person.tokens] == [before.token_hash]
+        assert not any("secrets:write" in grant.permissions for grant in person.grants)
+
+    def test_one_of_the_former_version_hears_of_losses_in_its_own_words_or_that_it_is_held(
+        self, gateway: FakeGateway, site: Project, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It knows no field `rights_only`, and takes whatever is the last page for a complete copy."""
+        known = [holder("user", name=f"known{number}") for number in range(4)]
+        read = gateway.all_changes()[-1]
+        gateway.heartbeat(replica_position=read.position, replica_digest="2:" + "0" * 62)
+        GatewayStatus.objects.filter(gateway_id=gateway.id).update(resync_ordered_at=None)
+        self.hold(gateway)
+        for one in known:
+            User.objects.filter(pk=one.pk).update(is_active=False)
+            note_principal(one)
+        make_secret(site)
+        page = gateway.changes(read.position, rights_after=None)
+        assert b"rights" not in encode(page) and (page.position, page.more) == (read.position, False)
+        assert {(one.id, len(one.tokens)) for one in page.principals} == {(str(one.id), 0) for one in known}
+        with monkeypatch.context() as small:
+            small.setattr(changes, "PAGE_BYTES", 200)
+            refused = gateway.changes(read.position, rights_after=None)
+            assert (refused.status_code, refused.json()["code"]) == (403, "GATEWAY_HELD"), "half of it would be taken for all"
+        GatewayStatus.objects.filter(gateway_id=gateway.id).update(resync_ordered_at=now())
+        refused = gateway.changes(read.position, rights_after=None)
+        assert (refused.status_code, refused.json()["code"]) == (403, "GATEWAY_HELD"), "it would drop what it has not read again"
 
     def test_it_gets_no_vault_and_everything_after_the_release(self, gateway: FakeGateway, site: Project, admin: Person) -> None:
         read, secret = gateway.all_changes()[-1], make_secret(site, value="after")
