@@ -1,14 +1,16 @@
-"""What is believed of a gateway's word on who made a write: it counts only for people and services it was told of, who had a
-session or a token that was meant for its environment and lived when the write was accepted.
+"""What is believed of a gateway's word on who made a write, and when: it counts only for people and services it was told of, who
+had a session or a token that was meant for its environment and lived when the write was accepted.
 
 Which of them it was, and what they wanted, stays its word (docs/security.md). Whether they may do it is asked now, not here.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, LiteralString
 
@@ -24,52 +26,87 @@ SKEW = timedelta(seconds=30)
 """How far off a gateway's clock may be before its time of acceptance is not believed."""
 FORM = re.compile(rf"(?:{'|'.join(PrincipalKind)}):[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}")
 """The one spelling of an author. With another one an audit by id would miss what they are said to have done."""
+MOST_LOOKED_AT = 1000
+"""Credentials of one author that are looked at for one write. Of a service the 200 newest sessions are all that can live at a
+moment, of anybody 200 tokens live; whoever made more sessions within a day than this has their write set aside for a person."""
 
-_END: LiteralString = """
-       least(c.expires_at, coalesce(c.revoked_at, 'infinity'), CASE WHEN u.sso_provider <> '' THEN
-             coalesce(u.entra_confirmed_at + %s * interval '1 second', 'epoch') ELSE 'infinity' END)
+
+@dataclass(frozen=True)
+class Claim:
+    """That somebody made a write: `accepted` is the gateway's word, None where it has no form of a time."""
+
+    write: uuid.UUID
+    actor: str
+    accepted: datetime | None
+    received: datetime
+    epoch: int
+    gateway: uuid.UUID
+    generation: uuid.UUID
+
+
+_COUNTS: LiteralString = """
+       c.created_at <= m.moment + %(skew)s::interval AND coalesce(c.revoked_at, 'infinity') > m.moment - %(skew)s::interval
+   AND c.expires_at > m.moment - %(skew)s::interval
+   AND (u.sso_provider IS NULL OR u.sso_provider = '' OR u.entra_confirmed_at + %(age)s::interval > m.moment - %(skew)s::interval)
 """
-_MEANT: LiteralString = "(c.audience @> jsonb_build_array(%(code)s::text) OR c.audience IS NULL AND %(everywhere)s)"
-_HOLDER: LiteralString = "(c.user_id = ANY(%(ids)s) OR c.service_id = ANY(%(ids)s))"
-_WHO: LiteralString = "SELECT CASE WHEN c.user_id IS NULL THEN 'service:' ELSE 'user:' END, coalesce(c.user_id, c.service_id),"
-_LIVED: LiteralString = (
-    "SELECT held.kind || held.holder, max(held.ended) FROM ("  # noqa: S608  of constant parts
-    + _WHO
-    + _END.replace("%s", "%(session_age)s")
-    + " FROM accounts_session c LEFT JOIN accounts_user u ON u.id = c.user_id WHERE "
-    + _HOLDER
-    + " AND (c.gateway_environment = %(code)s OR c.gateway_environment = '' AND "
-    + _MEANT
-    + ") UNION ALL "
-    + _WHO
-    + _END.replace("%s", "%(token_age)s")
-    + " FROM accounts_apitoken c LEFT JOIN accounts_user u ON u.id = c.user_id WHERE "
-    + _HOLDER
-    + " AND "
-    + _MEANT
-    + ") AS held(kind, holder, ended) JOIN gateways_toldprincipal t ON t.principal = held.holder AND t.environment_id = %(code)s"
-    " GROUP BY 1"
-)
+_MEANT: LiteralString = """
+   (c.audience @> jsonb_build_array(%(code)s::text) OR c.audience IS NULL AND (%(everywhere)s OR c.everywhere_until > m.moment))
+"""
+_SESSIONS: LiteralString = "".join((
+    """
+SELECT 1 FROM (SELECT * FROM accounts_session s WHERE s.%(holder)s = m.holder AND s.created_at <= m.moment + %(skew)s::interval
+                ORDER BY s.created_at DESC LIMIT %(most)s) AS c
+  LEFT JOIN accounts_user u ON u.id = c.user_id WHERE """, _COUNTS.replace("%(age)s", "%(session_age)s"), """
+   AND (c.gateway_environment = %(code)s OR c.gateway_environment = '' AND """, _MEANT, ")",
+))  # fmt: skip
+_TOKENS: LiteralString = "".join((
+    """
+SELECT 1 FROM (SELECT * FROM accounts_apitoken s WHERE s.%(holder)s = m.holder AND s.expires_at > m.moment - %(skew)s::interval
+                ORDER BY s.expires_at DESC LIMIT %(most)s) AS c
+  LEFT JOIN accounts_user u ON u.id = c.user_id WHERE """, _COUNTS.replace("%(age)s", "%(token_age)s"), " AND ", _MEANT,
+))  # fmt: skip
+_LIVED: LiteralString = "".join(("(EXISTS (", _SESSIONS, ") OR EXISTS (", _TOKENS, "))"))
+_BELIEVED: LiteralString = "".join((
+    """
+WITH claim AS (
+         SELECT r.*, greatest(e.granted_at, l.began_at) AS began
+           FROM json_to_recordset(%(claims)s::json) AS r(write uuid, kind text, holder uuid, accepted timestamptz,
+                received timestamptz, epoch bigint, gateway uuid, generation uuid)
+           LEFT JOIN gateways_epochgrant e ON e.environment_id = %(code)s AND e.epoch = r.epoch
+           LEFT JOIN gateways_gatewaylife l ON l.gateway_id = r.gateway AND l.generation = r.generation),
+     m AS (
+         SELECT write, kind, holder, CASE WHEN accepted > received + %(skew)s::interval OR accepted < began - %(skew)s::interval
+                THEN received ELSE coalesce(accepted, received) END AS moment FROM claim)
+SELECT m.write, m.moment FROM m
+ WHERE EXISTS (SELECT 1 FROM gateways_toldprincipal t WHERE t.environment_id = %(code)s AND t.principal = m.holder)
+   AND CASE m.kind WHEN 'user' THEN """, _LIVED.replace("%(holder)s", "user_id"),
+    " ELSE ", _LIVED.replace("%(holder)s", "service_id"), " END",
+))  # fmt: skip
 
 
-def lived_until(code: str, actors: Iterable[str]) -> dict[str, datetime]:
-    """Of those of these authors whom gateways of an environment were told of: when the last credential they had there ended, or
-    will end. One statement, however many they are."""
-    ids = [uuid.UUID(actor.partition(":")[2]) for actor in set(actors) if FORM.fullmatch(actor)]
-    if not ids:
+def believed(code: str, claims: Iterable[Claim]) -> dict[uuid.UUID, datetime]:
+    """Those of these writes in an environment whose author is believed, and when they were made. One statement, however many.
+
+    A time of acceptance that is missing, lies in the future, or before the gateway had this epoch or lived this life, is that of
+    its arrival. What an author's credentials are looked up by is bounded (`MOST_LOOKED_AT`).
+    """
+    asked = [_fact(one) for one in claims if FORM.fullmatch(one.actor)]
+    if not asked:
         return {}
     told: dict[str, Any] = {
-        "code": code, "ids": ids, "everywhere": not settings.MAZEVAULT.production,
-        "session_age": longest(Session).total_seconds(), "token_age": longest(ApiToken).total_seconds(),
+        "code": code, "claims": json.dumps(asked), "everywhere": not settings.MAZEVAULT.production, "skew": SKEW,
+        "session_age": longest(Session), "token_age": longest(ApiToken), "most": MOST_LOOKED_AT,
     }  # fmt: skip
-    return dict(fetch(_LIVED, told))
+    return dict(fetch(_BELIEVED, told))
 
 
-def is_believed(ended: datetime | None, accepted: datetime | None, received: datetime) -> bool:
-    """Whether somebody whose last credential ended then may have made a write that was accepted and received at these times. A
-    time of acceptance that is missing, or lies in the future, is that of its arrival."""
-    moment = accepted if accepted is not None and accepted <= received + SKEW else received
-    return ended is not None and ended > moment - SKEW
+def _fact(one: Claim) -> dict[str, Any]:
+    kind, _, holder = one.actor.partition(":")
+    return {
+        "write": str(one.write), "kind": kind, "holder": holder, "received": one.received.isoformat(), "epoch": one.epoch,
+        "accepted": one.accepted.isoformat() if one.accepted else None, "gateway": str(one.gateway),
+        "generation": str(one.generation),
+    }  # fmt: skip
 
 
 def moment_of(text: str) -> datetime | None:

@@ -239,7 +239,7 @@ def entry_of(row: AnyWrite, action: str, *, actor: str, severity: audit.Severity
 def _facts(row: AnyWrite, scene: Scene, caller_waits: bool) -> Facts:
     route, skew = scene.route_to(row.gateway_id)
     place = scene.place(row)
-    accepted = authors.moment_of(row.accepted_at)
+    accepted, made = authors.moment_of(row.accepted_at), scene.made_at(row)
     operation = WriteOperation(row.operation)
     return Facts(
         write=WriteFacts(
@@ -259,8 +259,8 @@ def _facts(row: AnyWrite, scene: Scene, caller_waits: bool) -> Facts:
         policy=_policy(place),
         place_exists=place is not None,
         key_taken=place is not None and operation is WriteOperation.CREATE and scene.is_taken(row.key, place),
-        author_believed=scene.is_author(row),
-        actor_allowed=place is not None and _is_allowed(scene.principal(row.actor), operation, place),
+        author_believed=made is not None,
+        actor_allowed=place is not None and _is_allowed(scene.principal(row.actor), operation, place, made or scene.now),
         earlier_waits=scene.earlier_waits(row),
         later_applied=scene.later_applied(row),
         clock_trusted=abs(skew) <= TRUSTED_SKEW_SECONDS and accepted is not None and _is_past(accepted, row.received_at),
@@ -289,8 +289,8 @@ def _policy(place: Place | None) -> PolicyFacts:
     return PolicyFacts(project.conflict_strategy, project.stale_epoch_policy, environment.is_production)
 
 
-def _is_allowed(principal: Principal | None, operation: WriteOperation, place: Place) -> bool:
-    return principal is not None and principal.may(rules.NEEDED[operation], rules.place_of(*place))
+def _is_allowed(principal: Principal | None, operation: WriteOperation, place: Place, made: datetime) -> bool:
+    return principal is not None and principal.could(rules.NEEDED[operation], rules.place_of(*place), made + authors.SKEW)
 
 
 def _carry_out(row: AnyWrite, decision: Decision, scene: Scene) -> None:

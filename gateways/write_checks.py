@@ -35,7 +35,8 @@ def check(gateway: Gateway, body: WriteCheck, now: datetime) -> WriteKnown:
     if Secret.objects.filter(id=secret).exclude(project=project, environment=environment).exists():
         raise NotFound(rules.ABSENT)
     caller = principal_named(body.actor, now)
-    if not authors.is_believed(authors.lived_until(gateway.environment_id, [body.actor]).get(body.actor), now, now):
+    claim = authors.Claim(gateway.id, body.actor, now, now, body.epoch, gateway.id, gateway.generation)
+    if not authors.believed(gateway.environment_id, [claim]):
         raise PermissionRefused("nobody of whom this gateway was told makes this change", code="AUTHOR_NOT_BELIEVED")
     if caller is None:
         raise PermissionRefused("who makes this change may not make it any more", code="ACTOR_NOT_ALLOWED")

@@ -92,8 +92,8 @@ class Scene:
     book: Recorder | None = None
     gateways: dict[int, tuple[RouteFacts, float]] = field(default_factory=dict)
     principals: dict[str, Principal | None] = field(default_factory=dict)
-    lived: dict[str, datetime | None] = field(default_factory=dict)
-    """When the last credential of an author that counted at gateways here ended; None: nobody may be named so."""
+    made: dict[uuid.UUID, datetime | None] = field(default_factory=dict)
+    """When a write was made by whom the gateway names; None: they are not believed to have made it."""
     places: dict[tuple[int, int], Place | None] = field(default_factory=dict)
     secrets: dict[uuid.UUID, Secret | None] = field(default_factory=dict)
     keys: dict[Key, bool] = field(default_factory=dict)
@@ -120,7 +120,8 @@ class Scene:
         self._read_places({(row.project, row.project_environment) for row in rows if row.project and row.project_environment})
         self._read_taken_keys(rows)
         self._read_authors({row.actor for row in rows})
-        self.firsts |= answered.firsts(asked_by(rows), self.environment, self.now)
+        self._read_claims(rows)
+        self.firsts |= answered.firsts(asked_by(rows), self.now)
         self.writes |= {row.id: row for row in rows}
         unread = {row.previous for row in rows if row.previous} - self.writes.keys()
         if unread:
@@ -162,11 +163,11 @@ class Scene:
             self._read_authors({actor})
         return self.principals[actor]
 
-    def is_author(self, row: AnyWrite) -> bool:
-        """Whether the gateway's word on who made the write is believed (`gateways.authors`)."""
-        if row.actor not in self.lived:
-            self._read_authors({row.actor})
-        return authors.is_believed(self.lived[row.actor], authors.moment_of(row.accepted_at), row.received_at)
+    def made_at(self, row: AnyWrite) -> datetime | None:
+        """When the author made the write; None where the gateway's word on who did is not believed (`gateways.authors`)."""
+        if row.id not in self.made:
+            self._read_claims([row])
+        return self.made[row.id]
 
     def place(self, row: AnyWrite) -> Place | None:
         """Project and project environment of a write, if both live, belong together and are of this gateway environment (I13)."""
@@ -204,7 +205,7 @@ class Scene:
     def hold_request(self, row: AnyWrite) -> None:
         """For a write that is decided on by itself: its request waits for twins, and what it was answered is read."""
         answered.hold(asked_by([row]))
-        self.firsts |= answered.firsts(asked_by([row]), self.environment, self.now)
+        self.firsts |= answered.firsts(asked_by([row]), self.now)
 
     def remember(self, row: AnyWrite, first: First) -> None:
         """What the request that made this write is answered from now on, at every node."""
@@ -241,7 +242,15 @@ class Scene:
 
     def _read_authors(self, actors: set[str]) -> None:
         self.principals |= principals_named(actors, self.now)
-        self.lived |= {**dict.fromkeys(actors), **authors.lived_until(self.environment, actors)}
+
+    def _read_claims(self, rows: Sequence[AnyWrite]) -> None:
+        claims = [
+            authors.Claim(
+                row.id, row.actor, authors.moment_of(row.accepted_at), row.received_at, row.epoch, row.gateway_id, row.generation
+            )
+            for row in rows
+        ]
+        self.made |= {**dict.fromkeys(row.id for row in rows), **authors.believed(self.environment, claims)}
 
     def _read_secrets(self, identifiers: set[uuid.UUID]) -> None:
         """With their projects and environments, of which there are few."""

@@ -67,6 +67,7 @@ def grant(person: Person, role: str, *, organization: Organization | None = None
 def signed_in_at(code: str, holder: User | ServiceIdentity, lives: timedelta = timedelta(days=1), **more: Any) -> str:
     """Somebody with a session that counts at gateways of an environment, which were told of them; how the audit names them."""
     kind = "user" if isinstance(holder, User) else "service"
-    Session.objects.create(**{kind: holder}, token_hash=uuid.uuid4().hex, expires_at=now() + lives, **more)
+    since = {"created_at": now() - timedelta(days=3), "expires_at": now() + lives}
+    Session.objects.create(**{kind: holder}, token_hash=uuid.uuid4().hex, **since, **more)
     ToldPrincipal.objects.get_or_create(environment_id=code, principal=holder.id)
     return f"{kind}:{holder.id}"

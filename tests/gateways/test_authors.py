@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 
 from accounts.models import ApiToken, Role, RoleGrant, ServiceIdentity, Session, User
 from common.clock import now
 from common.models import AuditEntry
 from gateways import authors, inbox
-from gateways.models import ToldPrincipal
+from gateways.models import EpochGrant, GatewayLife, ToldPrincipal
 from protocol import paths
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody, WriteCheck, WriteKnown
@@ -35,8 +36,15 @@ def desk(npr: tuple[FakeGateway, FakeGateway]) -> Desk:
 
 @dataclass(frozen=True)
 class Case:
-    """Somebody with a credential, and when the write was accepted, from now; `told`: gateways of NPR were told of them."""
+    """Somebody with a credential, and when the write was accepted, from now; `told`: gateways of NPR were told of them.
 
+    The credential was made, epoch and life of the gateway began so long from now; `everywhere`: it goes on without an audience.
+    """
+
+    made: timedelta = -48 * HOUR
+    epoch: timedelta = -72 * HOUR
+    life: timedelta = -72 * HOUR
+    everywhere: timedelta | None = None
     lives: timedelta = HOUR
     revoked: timedelta | None = None
     audience: tuple[str, ...] | None = None
@@ -70,6 +78,22 @@ CASES: Mapping[str, Case] = {
     "meant for elsewhere": Case(audience=("PRIMARY", "PRO"), believed=False),
     "a token meant for elsewhere": Case(audience=("PRO",), token=True, believed=False),
     "meant for everywhere, in production": Case(production=True, believed=False),
+    "of before there were audiences": Case(production=True, everywhere=HOUR),
+    "a token of before there were audiences": Case(production=True, everywhere=HOUR, token=True),
+    "of before there were audiences, whose time is over": Case(production=True, everywhere=-HOUR, believed=False),
+    "of before there were audiences, accepted in its time": Case(production=True, everywhere=-HOUR, accepted=-2 * HOUR),
+    "of before there were audiences, and ended since": Case(production=True, everywhere=HOUR, revoked=-HOUR, accepted=-2 * HOUR),
+    "a session that was made later": Case(made=-HOUR, accepted=-2 * HOUR, believed=False),
+    "a token that was made later": Case(made=-HOUR, accepted=-2 * HOUR, token=True, believed=False),
+    "a session that was made before": Case(made=-2 * HOUR, accepted=-HOUR),
+    "made a little later by another clock": Case(made=-HOUR + MINUTE / 3, accepted=-HOUR),
+    "an ended session, before its epoch began": Case(revoked=-HOUR, accepted=-2 * HOUR, epoch=-HOUR / 2, believed=False),
+    "an ended token, before its epoch began": Case(
+        revoked=-HOUR, accepted=-2 * HOUR, epoch=-HOUR / 2, token=True, believed=False
+    ),
+    "an ended session, before the life began": Case(revoked=-HOUR, accepted=-2 * HOUR, life=-HOUR / 2, believed=False),
+    "a living session, before the life began": Case(accepted=-2 * HOUR, life=-HOUR / 2),
+    "an ended session, years ago": Case(revoked=-HOUR, accepted=-90_000 * HOUR, believed=False),
     "meant for here, in production": Case(audience=("PRIMARY", "NPR"), production=True),
     "of Entra, confirmed": Case(entra=-HOUR / 2),
     "of Entra, not confirmed for long": Case(entra=-3 * HOUR, believed=False),
@@ -91,14 +115,20 @@ def somebody(kind: str, case: Case) -> str:
     (ApiToken if case.token else Session).objects.create(
         **{kind: holder}, token_hash=uuid.uuid4().hex, expires_at=now() + case.lives,
         audience=case.audience and list(case.audience),
-        revoked_at=None if case.revoked is None else now() + case.revoked, **where,
+        revoked_at=None if case.revoked is None else now() + case.revoked, created_at=now() + case.made,
+        everywhere_until=None if case.everywhere is None else now() + case.everywhere, **where,
     )  # fmt: skip
     if case.told:
         ToldPrincipal.objects.create(environment_id="NPR", principal=holder.id)
     return f"{kind}:{holder.id}"
 
 
-def test_who_is_believed_to_have_written(primary: None, settings: Any) -> None:
+def claim_of(gateway: FakeGateway, actor: str, accepted: str, received: datetime) -> authors.Claim:
+    moment = authors.moment_of(accepted)
+    return authors.Claim(uuid.uuid4(), actor, moment, received, gateway.epoch, uuid.UUID(gateway.id), gateway.generation)
+
+
+def test_who_is_believed_to_have_written(desk: Desk, settings: Any) -> None:
     wrong, cells, received = [], 0, now()
     for name, case in CASES.items():
         settings.MAZEVAULT = replace(settings.MAZEVAULT, production=case.production)
@@ -107,9 +137,10 @@ def test_who_is_believed_to_have_written(primary: None, settings: Any) -> None:
             with transaction.atomic():
                 actor = somebody(kind, case)
                 accepted = case.accepted if isinstance(case.accepted, str) else (received + case.accepted).isoformat()
-                ended = authors.lived_until("NPR", [actor]).get(actor)
-                if authors.is_believed(ended, authors.moment_of(accepted), received) != case.believed:
-                    wrong.append((name, kind, ended))
+                EpochGrant.objects.filter(environment_id="NPR").update(granted_at=received + case.epoch)
+                GatewayLife.objects.update(began_at=received + case.life)
+                if bool(authors.believed("NPR", [claim_of(desk.active, actor, accepted, received)])) != case.believed:
+                    wrong.append((name, kind))
                 transaction.set_rollback(True)
     print(f"authorship: {cells} cells, {len(wrong)} wrong")
     assert wrong == []
@@ -176,9 +207,69 @@ def test_a_gateway_asks_about_nobody_it_was_not_told_of(desk: Desk) -> None:
         assert ("" if isinstance(answer, WriteKnown) else answer.json()["code"]) == code
 
 
-def test_it_takes_one_statement_for_any_number_of_authors(desk: Desk, django_assert_num_queries: Any) -> None:
+def test_a_grant_that_was_given_later_excuses_no_earlier_write(desk: Desk) -> None:
+    """Nor does one that was withdrawn since: what counts is what was held then and still is."""
+    actor = somebody("service", CASES["a session"])
+    EpochGrant.objects.update(granted_at=now() - 72 * HOUR)
+    GatewayLife.objects.update(began_at=now() - 72 * HOUR)
+    at = (now() - HOUR).isoformat()
+    outcomes = []
+    for given in (-HOUR / 2, -2 * HOUR):
+        RoleGrant.objects.filter(service=actor.partition(":")[2]).update(created_at=now() + given)
+        write = desk.write(desk.secret(f"k{given.total_seconds():.0f}"), actor=actor, accepted_at=at)
+        desk.active.upload(write)
+        inbox.apply_pending()
+        outcomes.append((row_of(write).outcome, row_of(write).code))
+    assert outcomes == [("dead_letter", "ACTOR_NOT_ALLOWED"), ("applied", "")]
+
+
+def test_it_takes_one_statement_and_bounded_reading_for_any_number_of_writes(desk: Desk, django_assert_num_queries: Any) -> None:
     actors = [factories.signed_in_at("NPR", User.objects.create(email=f"u{one}@example.com", password="!")) for one in range(20)]
+    moment = now()
     with django_assert_num_queries(1):
-        assert len(authors.lived_until("NPR", [*actors, f"user:{NAMED}", "nonsense"])) == 20
+        named = [claim_of(desk.active, actor, "", moment) for actor in [*actors, f"user:{NAMED}", "nonsense"]]
+        assert len(authors.believed("NPR", named)) == 20
     with django_assert_num_queries(0):
-        assert authors.lived_until("NPR", ["system"]) == {}
+        assert authors.believed("NPR", [claim_of(desk.active, "system", "", moment)]) == {}
+
+
+@pytest.mark.parametrize("kind", ["user", "service"])
+def test_what_is_read_of_an_author_does_not_grow_with_what_is_stored(
+    desk: Desk, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ended ones by the thousand that say nothing, of somebody who is not believed: every one would have to be looked at."""
+    actor = somebody(kind, CASES["an ended session"])
+    holder = {f"{kind}_id": actor.partition(":")[2]}
+    ended = {**holder, "created_at": now() - 48 * HOUR, "expires_at": now() + HOUR, "revoked_at": now() - HOUR}
+    for model in (Session, ApiToken):
+        model._default_manager.bulk_create(model(**ended, token_hash=f"{number:064x}") for number in range(3000))
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE accounts_session, accounts_apitoken")
+    monkeypatch.setattr(authors, "MOST_LOOKED_AT", 50)
+    told: list[Any] = []
+    monkeypatch.setattr(authors, "fetch", lambda text, values: told.append((text, values)) or [])
+    authors.believed("NPR", [claim_of(desk.active, actor, "", now())])
+    with connection.cursor() as cursor:
+        cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + told[0][0], told[0][1])
+        plan = cursor.fetchone()[0]
+    nodes = list(_nodes((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]))
+    read = [
+        (_rows_of(node), name) for node in nodes if (name := _table_of(node)).startswith(("accounts_", "sessions_", "tokens_"))
+    ]
+    print(f"{kind}: at most {max(read)} rows read by a step, of 6,000 that are stored")
+    assert len(read) >= 4 and max(read)[0] <= 60, max(read)
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for inner in plan.get("Plans", []):
+        yield from _nodes(inner)
+
+
+def _rows_of(node: dict[str, Any]) -> float:
+    thrown = node.get("Rows Removed by Filter", 0) + node.get("Rows Removed by Index Recheck", 0)
+    return (node["Actual Rows"] + thrown) * node["Actual Loops"]
+
+
+def _table_of(node: dict[str, Any]) -> str:
+    return str(node.get("Relation Name") or node.get("Index Name") or "")
