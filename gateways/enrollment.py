@@ -367,7 +367,14 @@ def _repeat_or_refuse(wish: _Wish, address: str, now: datetime) -> Enrolled:
 
 
 def _raise_alarm(alarm: _ForeignKeyOnUsedToken, address: str, now: datetime) -> None:
+    """Hold the gateway whose token it is. One of the past does no harm in anybody's hands: the gateway has other keys since, or
+    the token could not be redeemed any more, so only the audit hears of it, once a minute from a network."""
     row = alarm.row
+    if not _is_current(row, now):
+        refusals.note("gateway.bootstrap.reused", rates.ANONYMOUS, "gateway", str(row.gateway_id), address=address, now=now,
+                      details={"name": row.name, "token": str(row.id), "held": False}, kind=row.name)  # fmt: skip
+        log.warning("bootstrap token %s of %s, which is of the past, was presented again from %s", row.id, row.name, address)
+        return
     with transaction.atomic():
         copied = Gateway.objects.filter(bootstraptokenrow=row)
         fleet.hold(row.environment_id, copied, "its bootstrap token was presented again with another key", now)
@@ -379,6 +386,12 @@ def _raise_alarm(alarm: _ForeignKeyOnUsedToken, address: str, now: datetime) -> 
             severity=audit.Severity.CRITICAL,
             environment=row.environment_id,
             address=address,
-            details={"name": row.name},
+            details={"name": row.name, "held": True},
         )
     log.error("bootstrap token %s of %s was presented again with another key; the gateway is held", row.id, row.name)
+
+
+def _is_current(row: BootstrapTokenRow, now: datetime) -> bool:
+    """Whether the gateway is what this token made it, and the token would still live had nobody used it."""
+    later = BootstrapTokenRow.objects.filter(gateway=row.gateway_id, used_at__gt=row.used_at)
+    return row.gateway_id is not None and now < row.expires_at and not later.exists()

@@ -270,6 +270,24 @@ class TestRedeemingAgain:
         assert gateway.heartbeat().assigned_role
         assert admin.post(f"gateways/{row.id}/release", {"reason": "looked into"})[1]["held_at"] is None
 
+    def test_a_token_of_the_past_does_no_harm_in_anybodys_hands_and_is_in_the_audit(self) -> None:
+        before = FakeGateway("gw-1").enrol()
+        gateway = FakeGateway("gw-1").enrol()
+        for attempt in range(3):
+            assert refusal(FakeGateway("gw-1").register(before.token)) == (409, "TOKEN_USED"), attempt
+        assert Gateway.objects.get().held_at is None and gateway.heartbeat().assigned_role
+        told = AuditEntry.objects.get(action="gateway.bootstrap.reused")
+        assert (told.details["held"], told.details["name"], told.severity) == (False, "gw-1", "warning")
+        BootstrapTokenRow.objects.filter(used_at__isnull=False).update(expires_at=Now() - timedelta(seconds=1))
+        assert refusal(FakeGateway("gw-1").register(gateway.token)) == (409, "TOKEN_USED")
+        assert Gateway.objects.get().held_at is None, "nobody could have redeemed it any more"
+
+    def test_a_new_token_that_nobody_used_yet_changes_nothing(self) -> None:
+        gateway = FakeGateway("gw-1").enrol()
+        FakeGateway("gw-1").new_token()
+        assert refusal(FakeGateway("gw-1").register(gateway.token)) == (409, "TOKEN_USED")
+        assert Gateway.objects.get().held_at
+
     def test_a_new_token_for_the_name_revokes_the_old_certificate_and_begins_a_new_generation(self) -> None:
         old = FakeGateway("gw-1").enrol()
         new = FakeGateway("gw-1").enrol()
