@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from accounts.addresses import fault
@@ -41,7 +42,7 @@ class GroupsAsRoles(ClaimsRefused):
 
 @dataclass(frozen=True)
 class Person:
-    """Who a token speaks of. `overage` says that the groups are not in it and must be asked for."""
+    """Who a token speaks of. `overage` says that the groups are not in it and must be asked for; `said_at` when Entra said it."""
 
     external_id: str
     address: str
@@ -49,6 +50,7 @@ class Person:
     app_roles: tuple[str, ...]
     groups: tuple[str, ...]
     overage: bool
+    said_at: datetime
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def person_of(claims: Mapping[str, Any]) -> Person:
         app_roles=roles,
         groups=groups,
         overage=_has_overage(claims),
+        said_at=datetime.fromtimestamp(claims["iat"], UTC),
     )
 
 

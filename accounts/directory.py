@@ -15,6 +15,7 @@ from django.db.models.functions import Now
 
 from accounts import changes, grant_ends, own_roles, sealed_config
 from accounts.access import EVERYWHERE
+from accounts.administrators import somebody_stays
 from accounts.changes import By
 from accounts.granting import require_grantable, role_of
 from accounts.models import GroupMapping, IdentityProvider, Role
@@ -58,7 +59,7 @@ def create_mapping(wish: Mapping[str, Any], by: By) -> GroupMapping:
 def delete_mapping(identifier: uuid.UUID, by: By) -> None:
     """End what a group gives, also to those who came in by it and are signed in. It takes the same rights as giving it."""
     require(by.principal, ROLES_WRITE, EVERYWHERE, readable=ROLES_READ)
-    with transaction.atomic():
+    with transaction.atomic(), somebody_stays():
         mapping = locked(GroupMapping.objects.select_related("role"), identifier)
         if mapping is None:
             raise absent("mapping")

@@ -1,11 +1,13 @@
 """Ends of grants that somebody asked for in another way: with the mapping that gave them, or with the place they are held in.
 
 A name that comes back is another thing: what was held in an environment of that slug before is over. Locks are taken in the order
-of a sign-in: mappings, account, grants.
+of a sign-in: mappings, account, grants. The number of statements does not depend on that of the holders.
 """
 
 from __future__ import annotations
 
+import uuid
+from collections import defaultdict
 from collections.abc import Iterable
 
 from django.db.models import Q, QuerySet
@@ -18,6 +20,9 @@ from accounts.roles import MEMBER
 from common import audit
 from common.rows import hold
 from common.rowsets import Row
+from common.statements import run
+
+_WITHOUT = "UPDATE accounts_rolegrant SET given_by = given_by - %(mapping)s::text WHERE id = ANY(%(grants)s::uuid[])"
 
 
 def end(rows: Iterable[RoleGrant], by: By, why: str = "") -> None:
@@ -27,26 +32,20 @@ def end(rows: Iterable[RoleGrant], by: By, why: str = "") -> None:
         return
     audit.record_all([_entry(row, by, why) for row in rows])
     RoleGrant.objects.filter(pk__in=[row.pk for row in rows]).delete()
-    for holder in {changes.holder_id(row) for row in rows}:
-        changes.principal_changed(holder)
-    for user in User.objects.filter(id__in={row.user_id for row in rows if row.assigned_by_sso}):
-        _show(user)
+    changes.principals_changed({changes.holder_id(row) for row in rows})
+    _show({row.user_id for row in rows if row.assigned_by_sso and row.user_id})
 
 
 def of_mapping(mapping: GroupMapping, by: By) -> None:
     """What people hold by this mapping and by no other one. Who came in before the mappings of a grant were kept loses it, too:
     the next sign-in says anew what they hold."""
-    given = RoleGrant.objects.filter(role=mapping.role, assigned_by_sso=True)
+    by_this = Q(given_by__contains=[str(mapping.id)]) | Q(given_by=[])
+    given = RoleGrant.objects.filter(by_this, role=mapping.role, assigned_by_sso=True)
     hold(User, list(given.values_list("user", flat=True)), no_key=True)
-    hold(RoleGrant, list(given.values_list("pk", flat=True)))
-    lost = []
-    for row in _with_names(given):
-        left = [one for one in row.given_by if one != str(mapping.id)]
-        if not left:
-            lost.append(row)
-        elif left != row.given_by:
-            RoleGrant.objects.filter(pk=row.pk).update(given_by=left)
-    end(lost, by, "its mapping was deleted")
+    rows = list(_with_names(given.filter(pk__in=hold(RoleGrant, list(given.values_list("pk", flat=True))))))
+    left = [row.pk for row in rows if set(row.given_by) - {str(mapping.id)}]
+    run(_WITHOUT, {"mapping": str(mapping.id), "grants": left})
+    end([row for row in rows if row.pk not in set(left)], by, "its mapping was deleted")
 
 
 def of_environment(environment: Environment, by: By, why: str) -> None:
@@ -68,10 +67,17 @@ def _with_names(rows: QuerySet[RoleGrant]) -> QuerySet[RoleGrant]:
     return rows.select_related("role").order_by("id")
 
 
-def _show(user: User) -> None:
+def _show(users: set[uuid.UUID]) -> None:
     """The role that is shown of an account of Entra is the highest that its sign-in has left it."""
-    held = RoleGrant.objects.filter(user=user, assigned_by_sso=True).order_by("role__name").values_list("role__name", flat=True)
-    User.objects.filter(pk=user.pk).update(role=shown_role(list(held), MEMBER))
+    held: dict[uuid.UUID, list[str]] = {user: [] for user in users}
+    grants = RoleGrant.objects.filter(user__in=users, assigned_by_sso=True).order_by("role__name")
+    for user, role in grants.values_list("user", "role__name"):
+        held[user].append(role)
+    shown: dict[str, list[uuid.UUID]] = defaultdict(list)
+    for user, roles in held.items():
+        shown[shown_role(roles, MEMBER)].append(user)
+    for role, those in shown.items():
+        User.objects.filter(pk__in=those).update(role=role)
 
 
 def _entry(row: RoleGrant, by: By, why: str) -> Row:

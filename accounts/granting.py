@@ -13,6 +13,7 @@ from django.db.models import Q, QuerySet
 
 from accounts import changes, grant_ends
 from accounts.access import EVERYWHERE, Grant, Principal, Scope
+from accounts.administrators import somebody_stays
 from accounts.changes import By
 from accounts.models import Environment, Organization, Project, Role, RoleGrant, ServiceIdentity, User
 from accounts.principals import grant_of
@@ -67,7 +68,7 @@ def withdraw(holder: User | ServiceIdentity, identifier: uuid.UUID, by: By) -> N
     if isinstance(holder, User) and identifier == holder.id:
         _end_role_of_account(holder, by)
         return
-    with transaction.atomic():
+    with transaction.atomic(), somebody_stays():
         hold(type(holder), [holder.pk], no_key=True)  # before its grants, as at a sign-in
         row = locked(grants_shown(by.principal, holder), identifier)
         if row is None:
@@ -85,7 +86,7 @@ def account_role(user: User) -> Role | None:
 
 def _end_role_of_account(holder: User, by: By) -> None:
     """What is left is the least an account with a password can be."""
-    with transaction.atomic():
+    with transaction.atomic(), somebody_stays():
         user = User.objects.select_for_update().filter(id=holder.id, deleted_at=None).first()
         role = account_role(user) if user else None
         if user is None or role is None or not by.principal.may(ROLES_READ, EVERYWHERE):

@@ -18,6 +18,7 @@ from django.db.models import Q, QuerySet
 
 from accounts import addresses, changes, lockout, passwords, refusals, sessions
 from accounts.access import EVERYWHERE, Principal, Scope
+from accounts.administrators import somebody_stays
 from accounts.changes import By
 from accounts.granting import require_above, require_grantable
 from accounts.models import RoleGrant, Session, User
@@ -51,7 +52,7 @@ def create(wish: Mapping[str, Any], by: By) -> User:
 def set_active(identifier: uuid.UUID, active: bool, by: By, now: datetime) -> User:
     """Disable an account, which ends its sessions and tokens, or enable it again. What Entra decided before counts no more:
     an account that an administrator disabled is not enabled by signing in."""
-    with transaction.atomic():
+    with transaction.atomic(), somebody_stays():
         user = _managed(identifier, by, now)
         decided = user.is_active == active and not user.disabled_by_sso
         if not active:
@@ -65,7 +66,7 @@ def set_active(identifier: uuid.UUID, active: bool, by: By, now: datetime) -> Us
 
 def give_to_entra(identifier: uuid.UUID, by: By, now: datetime) -> User:
     """Let the person of this address in Entra have this account from their next sign-in; password, sessions and tokens end."""
-    with transaction.atomic():
+    with transaction.atomic(), somebody_stays():
         user = _managed(identifier, by, now)
         user.sso_provider, user.sso_external_id, user.role = "entra", "", MEMBER  # shown only; the sign-in says which one
         user.entra_confirmed_at = None
@@ -93,7 +94,7 @@ def reset_password(identifier: uuid.UUID, by: By, now: datetime) -> tuple[User, 
 
 def delete(identifier: uuid.UUID, by: By, now: datetime) -> None:
     """End an account; the address becomes free."""
-    with transaction.atomic():
+    with transaction.atomic(), somebody_stays():
         user = _managed(identifier, by, now)
         User.objects.filter(id=user.id).update(deleted_at=now, is_active=False)
         sessions.end_all(user, now)

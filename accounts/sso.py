@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
@@ -24,7 +24,7 @@ from common import audit
 from common.clock import now as clock_now
 from common.errors import AuthenticationInvalid, Conflict, MazeVaultError, NotFound, PermissionRefused
 from common.locks import transaction_lock
-from common.rows import hold
+from common.rows import share
 
 PROVIDER = "entra"
 RESOURCES = ("https://graph.microsoft.com", "https://vault.azure.net", "https://management.azure.com")
@@ -174,7 +174,7 @@ def _come_in(
         transaction_lock(f"entra-account:{person.external_id}")  # two tabs of a newcomer make one account
         reasons = _reasons((*person.app_roles, *groups))
         user = _account(person, address)
-        User.objects.filter(pk=user.pk).update(entra_confirmed_at=now)
+        _confirm(user, person.said_at, now)
         _give_roles(user, reasons, address)
         opened = sessions.open_session(
             user, address=address, now=now, action="sso_login", gateway_environment=gateway_environment
@@ -200,6 +200,14 @@ def _account(person: Person, address: str) -> User:
         user.email = person.address
     user.save(update_fields=["is_active", "disabled_by_sso", "sso_external_id", "full_name", "email"])
     return user
+
+
+def _confirm(user: User, said_at: datetime, now: datetime) -> None:
+    """Note when Entra let them in: what it said counts from then, however late it is shown, and no older word takes back a newer
+    one. The clock of Entra does not go before ours."""
+    former = user.entra_confirmed_at or datetime.min.replace(tzinfo=UTC)
+    user.entra_confirmed_at = min(now, max(said_at, former))
+    User.objects.filter(pk=user.pk).update(entra_confirmed_at=user.entra_confirmed_at)
 
 
 def _known(person: Person) -> User | None:
@@ -247,13 +255,14 @@ def _give_roles(user: User, wanted: dict[str, list[str]], address: str) -> None:
 
 
 def _reasons(identifiers: tuple[str, ...]) -> dict[str, list[str]]:
-    """Role names and why they are held. The mappings that count are locked: whoever deletes one comes before or after."""
+    """Role names and why they are held. The mappings that count are shared, so that two sign-ins do not wait for each other and
+    whoever deletes one comes before or after."""
     rows = [
         MappingRow(row.group_external_id, row.group_display_name, row.role.name, str(row.id))
         for row in GroupMapping.objects.filter(source=PROVIDER).select_related("role")
     ]
     named = {identifier for reasons in reasons_for(identifiers, rows).values() for identifier in reasons}
-    there = {str(identifier) for identifier in hold(GroupMapping, named)}
+    there = {str(identifier) for identifier in share(GroupMapping, named)}
     found = reasons_for(identifiers, [row for row in rows if row.id in there])
     return found or {settings.MAZEVAULT.entra.default_role: [BY_DEFAULT]}
 

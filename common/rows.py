@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from django.db import connection
 from django.db.models import Model, QuerySet
 
 Row = TypeVar("Row", bound=Model)
@@ -34,3 +35,16 @@ def hold(model: type[Model], identifiers: Any, *, no_key: bool = False, skip_loc
     """Lock the rows with these keys, in the order of their keys so that two never meet half way; returns those there are."""
     rows = model._base_manager.select_for_update(no_key=no_key, skip_locked=skip_locked)
     return list(rows.filter(pk__in=identifiers).order_by("pk").values_list("pk", flat=True))
+
+
+def share(model: type[Model], identifiers: Any) -> list[Any]:
+    """Keep the rows with these keys as they are until the transaction ends, together with others who only read them (FOR SHARE);
+    returns those there are. In the order of `hold`."""
+    key = model._meta.pk
+    wanted = [key.get_db_prep_value(key.to_python(one), connection) for one in identifiers]
+    if not wanted:
+        return []
+    table, column = (connection.ops.quote_name(name) for name in (model._meta.db_table, key.column))
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT {column} FROM {table} WHERE {column} = ANY(%s) ORDER BY {column} FOR SHARE", [wanted])  # noqa: S608
+        return [row[0] for row in cursor.fetchall()]

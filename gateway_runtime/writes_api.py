@@ -132,6 +132,7 @@ class SignInHere(serializers.Serializer):
     grant_type = serializers.CharField(required=False)
     client_id = serializers.CharField(required=False)
     client_secret = serializers.CharField(required=False)
+    audience = serializers.JSONField(required=False, help_text="a list, or names with spaces between them, as at the Primary")
 
 
 class PasswordSignIn(Operation):
@@ -143,7 +144,8 @@ class PasswordSignIn(Operation):
     @described(operation_id="signInHere", request=SignInHere, responses={503: None}, auth=[])
     def post(self, request: Request) -> Response:
         raise Unavailable(
-            "signing in needs the Primary; get a token there, it works here too within a few seconds",
+            "signing in with a password or a client secret needs the Primary; get a token there, with an audience that names "
+            "this gateway environment, and it works here within a few seconds",
             code="PRIMARY_NEEDED", retry_after=30,
         )  # fmt: skip
 

@@ -414,6 +414,12 @@ def entra_settings(environ: Mapping[str, str], base_url: str, *, mode: str = "pr
     )
     if enabled:
         _note_incomplete(entra, found)
+    longest = max(entra.token_max_age, entra.session_max_age)
+    if entra.work_max_age < longest:
+        found.note(
+            f"ENTRA_WORK_MAX_AGE is {entra.work_max_age}; what somebody began with a token goes on as long as the token counts, "
+            f"so it must be {longest} (the longer of ENTRA_TOKEN_MAX_AGE and ENTRA_SESSION_MAX_AGE) or more"
+        )
     found.refuse()
     return entra
 

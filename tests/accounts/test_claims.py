@@ -9,7 +9,7 @@ import pytest
 from accounts.claims import ClaimsRefused, GroupsAsRoles, MappingRow, person_of, roles_for, shown_role
 from accounts.diagnoses import BY_NUMBER, Owner, diagnose
 
-CLAIMS = {"oid": "o", "preferred_username": "Ada@Bank.example", "name": "Ada"}
+CLAIMS = {"oid": "o", "iat": 1_700_000_000, "preferred_username": "Ada@Bank.example", "name": "Ada"}
 ROWS = [MappingRow("APP_MZV_PRO_ADMIN", "Administrators", "admin"), MappingRow("6f0c", "GRP_AUDIT", "auditor"),
         MappingRow("app_x", "", "user"), MappingRow(" ", "", "finance")]  # fmt: skip
 

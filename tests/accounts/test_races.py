@@ -9,13 +9,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection, transaction
 
-from accounts.models import Organization, Project, Session, User
+from accounts.models import GroupMapping, Organization, Project, Role, Session, User
 from accounts.rates import count_sign_in
 from accounts.sessions import PREFIX, hash_token
 from common.clock import now
 from common.errors import TooManyRequests
+from common.rows import hold, share
 from tests.conftest import Person
 
 pytestmark = pytest.mark.usefixtures("committed_primary")
@@ -75,6 +76,46 @@ def test_an_environment_is_remapped_or_gets_its_secret_never_both(token: str) ->
         ])  # fmt: skip
         rows = caller.get(f"secrets?project_id={project['id']}")[1]
         assert all(caller.get(f"secrets/{row['id']}")[1]["value"] == "v" for row in rows)
+
+
+@pytest.mark.parametrize("way", ["their own role", "the other's account", "the other one's account deleted"])
+def test_of_two_administrators_at_once_one_stays(way: str) -> None:
+    for attempt in range(4):
+        User.objects.filter(role="admin").update(is_active=False)
+        people = [User.objects.create(email=f"a{attempt}.{one}@example.com", role="admin", password="!") for one in range(2)]
+        for one in people:
+            Session.objects.create(user=one, token_hash=hash_token(f"{PREFIX}{one.id}"), expires_at=now() + timedelta(days=1))
+
+        def call(one: User, other: User) -> Callable[[], int]:
+            caller = Person(f"{PREFIX}{one.id}")
+            if way == "their own role":
+                return lambda: caller.delete(f"rbac/users/{one.id}/roles/{one.id}")[0]
+            if way == "the other's account":
+                return lambda: caller.post(f"rbac/users/{other.id}/disable")[0]
+            return lambda: caller.delete(f"rbac/users/{other.id}")[0]
+
+        statuses = at_once([call(people[0], people[1]), call(people[1], people[0])])
+        left = User.objects.filter(role="admin", is_active=True, deleted_at=None).count()
+        assert left == 1 and sum(status in (200, 204) for status in statuses) == 1, (statuses, left)
+
+
+def test_who_only_reads_mappings_waits_for_nobody_who_does_and_whoever_deletes_one_waits() -> None:
+    mapping = GroupMapping.objects.create(group_external_id="A", group_display_name="A", role=Role.objects.get(name="auditor"))
+
+    def tried(taking: Callable[[Any, Any], Any]) -> bool:
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '200ms'")
+                return bool(taking(GroupMapping, [mapping.id]) == [mapping.id])
+        except OperationalError:
+            return False
+        finally:
+            connection.close()
+
+    with transaction.atomic(), ThreadPoolExecutor(1) as pool:
+        assert share(GroupMapping, [str(mapping.id), "00000000-0000-4000-8000-000000000001"]) == [mapping.id]
+        assert pool.submit(tried, share).result() is True
+        assert pool.submit(tried, hold).result() is False
 
 
 def test_twenty_sign_ins_at_once_are_counted_one_by_one() -> None:

@@ -7,6 +7,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from accounts import sso
 from accounts.claims import Person as Claimed
@@ -25,9 +27,9 @@ def mapping(name: str, role: str = "admin") -> GroupMapping:
     return GroupMapping.objects.create(group_external_id=name, group_display_name=name, role=Role.objects.get(name=role))
 
 
-def sign_in(*names: str) -> Person:
-    """Ada comes in by Entra with these App Roles and groups."""
-    claimed = Claimed(OID, "ada@bank.example", "Ada", names, (), overage=False)
+def sign_in(*names: str, said: timedelta = timedelta(0)) -> Person:
+    """Ada comes in by Entra with these App Roles and groups; Entra said so a while ago."""
+    claimed = Claimed(OID, "ada@bank.example", "Ada", names, (), overage=False, said_at=now() - said)
     return Person(sso._come_in(claimed, (), None, address="", now=now()).token)
 
 
@@ -113,6 +115,41 @@ class TestEntra:
         assert token.get("auth/me")[0] == 200, "their next sign-in is Entra's word"
         User.objects.filter(pk=ada().pk).update(entra_confirmed_at=None)
         assert (session.get("auth/me")[0], token.get("auth/me")[0]) == (401, 401)
+
+    def test_entras_word_counts_from_when_it_was_said_and_an_older_one_takes_back_no_newer_one(
+        self, leaver: tuple[Person, Person]
+    ) -> None:
+        User.objects.filter(pk=ada().pk).update(entra_confirmed_at=None)
+        late = sign_in("APP_ADMIN", said=61 * MINUTE)
+        assert late.get("auth/me")[0] == 401, "an hour after it was said, not after it was shown"
+        assert now() - 62 * MINUTE < ada().entra_confirmed_at < now() - 60 * MINUTE
+        assert sign_in("APP_ADMIN").get("auth/me")[0] == 200
+        newest = ada().entra_confirmed_at
+        sign_in("APP_ADMIN", said=30 * MINUTE)
+        assert ada().entra_confirmed_at == newest
+        sign_in("APP_ADMIN", said=-2 * MINUTE)
+        assert ada().entra_confirmed_at <= now(), "its clock goes before ours"
+
+    def test_a_mapping_ends_for_many_with_as_many_statements_as_for_few(self, admin: Person, primary: None) -> None:
+        counts = []
+        assert admin.get("auth/me")[0] == 200  # notes when the session was last used
+        for many in (2, 40):
+            one, other = mapping(f"ONE_{many}", "auditor"), mapping(f"OTHER_{many}", "auditor")
+            users = [User.objects.create(email=f"u{number}.{many}@example.com", sso_provider="entra") for number in range(many)]
+            for number, user in enumerate(users):
+                given = [str(one.id), str(other.id)] if number % 2 else [str(one.id)]
+                RoleGrant.objects.create(user=user, role=one.role, assigned_by_sso=True, given_by=given)
+            with CaptureQueriesContext(connection) as seen:
+                assert admin.delete(f"rbac/mappings/{one.id}")[0] == 204
+            counts.append(len(seen))
+            held = RoleGrant.objects.filter(user__in=users)
+            assert set(held.values_list("user", flat=True)) == {user.id for user in users[1::2]}
+            assert all(row.given_by == [str(other.id)] for row in held)
+            assert set(User.objects.filter(id__in=[user.id for user in users[::2]]).values_list("role", flat=True)) == {"member"}
+            assert set(User.objects.filter(id__in=[user.id for user in users[1::2]]).values_list("role", flat=True)) == {"viewer"}
+            ended = AuditEntry.objects.filter(action="rbac.user.removed", entity_id__in=[str(user.id) for user in users])
+            assert ended.count() == many // 2
+        assert counts[0] == counts[1]
 
     def test_work_in_their_name_goes_on_for_a_month(self, leaver: tuple[Person, Person]) -> None:
         actor = f"user:{ada().id}"

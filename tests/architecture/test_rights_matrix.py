@@ -113,7 +113,7 @@ def local(role: str = "viewer") -> User:
 
 def from_entra(*names: str) -> User:
     """Somebody who signs in with these App Roles and groups."""
-    person = Claimed("9c4c8ddb-0000-4000-8000-000000000001", "ann@bank.example", "Ann", names, (), overage=False)
+    person = Claimed("9c4c8ddb-0000-4000-8000-000000000001", "ann@bank.example", "Ann", names, (), overage=False, said_at=now())
     return sso._come_in(person, (), None, address="", now=now()).user
 
 

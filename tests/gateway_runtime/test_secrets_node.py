@@ -375,8 +375,12 @@ def test_the_queue_shows_what_the_caller_may_see_and_never_a_value(site: Site) -
 
 
 def test_signing_in_needs_the_primary(site: Site) -> None:
-    status, body = site.person().post("auth/login", {"email": "a@example.com", "password": "x"})
-    assert (status, body["code"]) == (503, "PRIMARY_NEEDED")
+    ann = site.person()
+    status, body = ann.post("auth/login", {"email": "a@example.com", "password": "x"})
+    assert (status, body["code"]) == (503, "PRIMARY_NEEDED") and "audience" in body["error"]
+    for audience in (["NPR"], "PRIMARY NPR", None):
+        wish = {"email": "a@example.com", "password": "x", "audience": audience}
+        assert ann.post("auth/login", wish)[1]["code"] == "PRIMARY_NEEDED", audience
 
 
 def test_who_am_i_is_answered_from_the_copy(site: Site) -> None:

@@ -92,6 +92,14 @@ def test_a_gateway_has_its_own_way_back_from_entra_and_its_own_page() -> None:
     assert entra(GATEWAY_FRONTEND_URL="https://gw.bank.example/ui/").frontend_url.startswith("https://mazevault."), "a Primary"
 
 
+def test_work_goes_on_as_long_as_the_credentials_that_begin_it_or_longer() -> None:
+    for short in ({"ENTRA_WORK_MAX_AGE": "86399"}, {"ENTRA_TOKEN_MAX_AGE": "2592001"},
+                  {"ENTRA_WORK_MAX_AGE": "3600", "ENTRA_TOKEN_MAX_AGE": "60", "ENTRA_SESSION_MAX_AGE": "3601"}):  # fmt: skip
+        with pytest.raises(EnvironmentMistake, match=r"^ENTRA_WORK_MAX_AGE is \d+;.*it must be \d+"):
+            entra(**short)
+    assert entra(ENTRA_WORK_MAX_AGE="86400").work_max_age == 86400
+
+
 def test_a_gateways_page_must_be_https() -> None:
     with pytest.raises(EnvironmentMistake, match=r"^GATEWAY_FRONTEND_URL"):
         entra(MAZEVAULT_MODE="gateway", GATEWAY_FRONTEND_URL="http://gw.bank.example/")
