@@ -58,7 +58,10 @@ def finish(state: str, browser: str, now: datetime) -> Attempt:
         raise _refused("this sign-in took too long", "SSO_EXPIRED")
     if not SignInAttempt.objects.filter(pk=found.pk, used_at__isnull=True).update(used_at=now):
         raise _refused("this sign-in was finished already", REPLAYED)
-    return Attempt(resting.opened(resting.attempt(found), found.sealed_flow))
+    flow = resting.opened_or_none(resting.attempt(found), found.sealed_flow)
+    if flow is None:
+        raise _refused("this sign-in is not known here", "SSO_STATE_UNKNOWN")
+    return Attempt(flow)
 
 
 def spend(nonce: str, now: datetime) -> None:

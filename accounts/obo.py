@@ -41,8 +41,8 @@ def token_for(entra: Entra, session: Session, resource: str, now: datetime) -> R
     """
     row = _row_of(session, now)
     kept = OboToken.objects.filter(session=row, resource=resource, expires_at__gt=now + SPARE).first()
-    if kept:
-        return ResourceToken(resting.opened(resting.obo_token(kept), kept.sealed_token), kept.expires_at - now)
+    if kept and (opened := resting.opened_or_none(resting.obo_token(kept), kept.sealed_token)) is not None:
+        return ResourceToken(opened, kept.expires_at - now)
     try:
         made = entra.on_behalf_of(_assertion(entra, row, now), f"{resource}/.default")
     except EntraError as error:
@@ -81,11 +81,15 @@ def _row_of(session: Session, now: datetime) -> EntraSession:
     return row
 
 
-def usable(entra: Entra, kept: str, now: datetime) -> tuple[str, Tokens | None]:
+def usable(entra: Entra, kept: str | None, now: datetime) -> tuple[str, Tokens | None]:
     """The user's token for this application out of what is kept, and the renewed tokens to keep when it was about to end.
 
-    Raises `EntraError`, or `AuthenticationExpired` when nothing is left to renew it with.
+    Raises `EntraError`, or `AuthenticationExpired` when nothing is left to renew it with; `kept` is None where it did not open.
     """
+    if kept is None:
+        raise AuthenticationExpired(
+            "what is kept of the session at Entra does not open; sign in again", code="ENTRA_ASSERTION_EXPIRED"
+        )
     opened = json.loads(kept)
     if datetime.fromisoformat(opened["until"]) > now + SPARE:
         return str(opened["access"]), None
@@ -101,7 +105,7 @@ def text_of(tokens: Tokens, now: datetime) -> str:
 
 
 def _assertion(entra: Entra, row: EntraSession, now: datetime) -> str:
-    access, renewed = usable(entra, resting.opened(resting.entra_session(row), row.sealed_tokens), now)
+    access, renewed = usable(entra, resting.opened_or_none(resting.entra_session(row), row.sealed_tokens), now)
     if renewed is not None:
         read, row.version = row.version, row.version + 1
         with transaction.atomic():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -20,6 +21,9 @@ from accounts.models import Environment, Project, Storage
 from accounts.roles import PROJECTS_WRITE
 from accounts.scoping import environment_named, place_of, project_for, visible_projects
 from common.errors import Conflict, ValidationFailed
+from common.sealing import CHANGED_ROW, SealBroken, Unreadable
+
+log = logging.getLogger("mazevault.accounts.projects")
 
 KEPT_WHEN_ABSENT = ("storage", "conflict_strategy", "stale_epoch_policy", "max_staleness_seconds")
 """Existing clients do not know these, so their PUT must not reset them."""
@@ -90,7 +94,7 @@ def set_settings(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> Proj
     with transaction.atomic():
         project = _locked(by, identifier)
         names = changes.altered(project, {"settings": wanted})
-        if hooks != webhooks_of(project):
+        if _differ(project, hooks):
             project.webhooks_version += 1
             project.sealed_webhooks = None if hooks is None else resting.sealed(resting.webhooks(project), json.dumps(hooks))
             names += ["sealed_webhooks", "webhooks_version"]
@@ -110,11 +114,26 @@ def settings_of(project: Project, principal: Principal) -> dict[str, Any]:
 
 
 def webhooks_of(project: Project) -> list[str] | None:
-    """Where it posts. Raises `SealBroken` when the row was changed past us."""
+    """Where it posts. Raises `Unreadable` (SEAL_BROKEN) when the row was changed past us."""
     if project.sealed_webhooks is None:
         return None
-    hooks: list[str] = json.loads(resting.opened(resting.webhooks(project), project.sealed_webhooks))
+    try:
+        hooks: list[str] = json.loads(resting.opened(resting.webhooks(project), project.sealed_webhooks))
+    except SealBroken as broken:
+        log.error("the webhooks of project %s (%s) do not open: %s", project.id, project.name, broken)
+        raise Unreadable(
+            f"notification_webhooks of the project {project.name!r} do not open: {CHANGED_ROW}. Save its settings again with all "
+            "of them (PUT projects/{id}/settings)"
+        ) from None
     return hooks
+
+
+def _differ(project: Project, hooks: list[str] | None) -> bool:
+    """Whether these are other webhooks than it has; what does not open is replaced, which mends it."""
+    try:
+        return hooks != webhooks_of(project)
+    except Unreadable:
+        return True
 
 
 def _default_environment(organization_id: uuid.UUID, text: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 from accounts.models import EntraSession, OboToken, Project, SignInAttempt
 from common import sealing
-from common.sealing import Place, SealedColumn
+from common.sealing import Place, SealBroken, SealedColumn
 
+log = logging.getLogger("mazevault.accounts")
 PLATFORM = "platform"
 
 
@@ -35,6 +38,15 @@ def sealed(place: Place, text: str) -> bytes:
 
 def opened(place: Place, value: bytes | memoryview) -> str:
     return sealing.sealer().open_sealed(*place, bytes(value)).decode()
+
+
+def opened_or_none(place: Place, value: bytes | memoryview) -> str | None:
+    """The same for what its owner makes anew by signing in again: None where it does not open, which the log tells."""
+    try:
+        return opened(place, value)
+    except SealBroken as broken:
+        log.error("what is kept of a sign-in does not open and is given up: %s", broken)
+        return None
 
 
 COLUMNS = (

@@ -54,6 +54,9 @@ class Configured(Protocol):
 def put(row: Configured, scope: str, config: Mapping[str, Any]) -> bool:
     """Set the configuration; returns whether anything changed. A secret that is left out is kept, null or "" clears it.
 
+    Nobody is shown what is sealed, so a client that sends back what it read, or changes a name only, has nothing to send for it
+    (client-api: `client_secret` is not read back).
+
     A list is one secret: what is left out inside of it is gone, since nobody can say which element it was for.
     """
     plain, given = split(config)
@@ -87,7 +90,7 @@ def seal_what_rests_plain(row: Configured, scope: str) -> bool:
 
 
 def secrets_of(row: Configured, scope: str) -> dict[str, Any]:
-    """The secret parts by their dotted names, for the code that signs in with them. Raises `Unreadable` (SEAL_BROKEN)."""
+    """The secret parts by their names (`dotted`), for the code that signs in with them. Raises `Unreadable` (SEAL_BROKEN)."""
     if not row.sealed_secrets:
         return {}
     try:
@@ -120,8 +123,13 @@ def split(config: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     hidden: dict[str, Any] = {}
     for name, value in config.items():
         if name not in plain:
-            hidden.update(_leaves(name, value))
+            hidden.update(_leaves(dotted(name), value))
     return plain, hidden
+
+
+def dotted(*names: str) -> str:
+    """One name for a field inside of others. Dots and brackets of the names are escaped, so that `a.b` is not `b` in `a`."""
+    return ".".join(re.sub(r"[\\.\[]", r"\\\g<0>", name) for name in names)
 
 
 def is_public(name: str, value: Any) -> bool:
@@ -137,7 +145,7 @@ def looks_secret(value: Any) -> bool:
 def _leaves(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
         return {name: value}
-    return {place: leaf for inner, held in value.items() for place, leaf in _leaves(f"{name}.{inner}", held).items()}
+    return {place: leaf for inner, held in value.items() for place, leaf in _leaves(f"{name}.{dotted(inner)}", held).items()}
 
 
 def _replaced(name: str, given: Mapping[str, Any], plain: Mapping[str, Any]) -> bool:
@@ -148,7 +156,7 @@ def _replaced(name: str, given: Mapping[str, Any], plain: Mapping[str, Any]) -> 
 
 def _steps(name: str) -> list[str]:
     """The names of the fields that this one is inside of: `a`, `a.b` and `a.b[0]` for `a.b[0].c`."""
-    return [name[: found.start()] for found in re.finditer(r"[.\[]", name)]
+    return [name[: found.start(1)] for found in re.finditer(r"\\.|([.\[])", name) if found.group(1)]
 
 
 def is_secret(name: str) -> bool:

@@ -35,6 +35,7 @@ from common.errors import (
 )
 from common.parsing import LARGEST_BODY
 from common.permissions import SIGNED_IN as SIGNED_IN
+from common.sealing import CHANGED_ROW, SealBroken, Unreadable
 
 log = logging.getLogger("mazevault.api")
 MOST_TOLD = 20
@@ -82,6 +83,9 @@ def translate(error: Exception, *, is_read: bool = False) -> MazeVaultError:
         return error
     if isinstance(error, drf.APIException):
         return _from_framework(error)
+    if isinstance(error, SealBroken):  # of a value that no use case has words for
+        log.error("a stored value does not open: %s", error)
+        return Unreadable(f"a stored value does not open: {CHANGED_ROW}; the log names it, and saving it again mends it")
     if isinstance(error, OperationalError | InterfaceError | InternalError) and (refused := _of_the_database(error, is_read)):
         return refused
     if isinstance(error, RequestDataTooBig):

@@ -54,7 +54,7 @@ def place(row: PersonalTokens) -> Place:
 
 
 def _assertion(entra: Entra, row: PersonalTokens, now: datetime) -> str:
-    access, renewed = obo.usable(entra, resting.opened(place(row), row.sealed_tokens), now)
+    access, renewed = obo.usable(entra, resting.opened_or_none(place(row), row.sealed_tokens), now)
     if renewed is not None:
         read, row.version = row.version, row.version + 1
         with transaction.atomic():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from celery import shared_task
 
 from common import audit, retention
@@ -20,6 +22,15 @@ from gateways import (
     sync_runs,
     write_retention,
 )
+from integrations import plain_configurations
+
+SEALED_AGAIN = timedelta(hours=2)
+"""How far back changed configurations are looked at; the look comes every hour."""
+
+
+@shared_task
+def seal_plain_configurations() -> int:
+    return plain_configurations.seal(clock_now() - SEALED_AGAIN)
 
 
 @shared_task

@@ -73,6 +73,11 @@ app.conf.update(
             "schedule": 300.0,
             "options": {"expires": 300},
         },
+        "seal-plain-configurations": {
+            "task": "gateways.jobs.seal_plain_configurations",
+            "schedule": 3600.0,
+            "options": {"expires": 3600},
+        },
         "apply-retention": {"task": "gateways.jobs.apply_retention", "schedule": 60.0, "options": {"expires": 60}},
         "chain-audit": {"task": "gateways.jobs.chain_audit", "schedule": 1.0, "options": {"expires": 1}},
     },

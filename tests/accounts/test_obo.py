@@ -19,7 +19,7 @@ from accounts.entra import Entra, EntraError
 from accounts.entra_settings import EntraSettings
 from accounts.models import EntraSession, OboToken, Session, User
 from common.clock import now
-from common.errors import AuthenticationInvalid, PermissionRefused
+from common.errors import AuthenticationExpired, AuthenticationInvalid, PermissionRefused
 from common.models import AuditEntry
 from gateways import vault_grants, vault_questions, vault_ways
 from integrations.azure.cloud import Cloud
@@ -33,7 +33,6 @@ from tests import factories
 from tests.accounts.conftest import Node
 from tests.conftest import Person
 from tests.fakes.browser import Browser
-from vault.encryption import SealBroken
 
 
 @pytest.fixture
@@ -86,8 +85,11 @@ def test_tokens_rest_sealed_and_open_at_their_own_place_only(session_of: Callabl
     assert value.encode() not in bytes(row.sealed_token) and head not in bytes(row.sealed_token)
     assert head not in bytes(EntraSession.objects.get(pk=paul.pk).sealed_tokens)
     OboToken.objects.filter(session_id=ada.pk).update(sealed_token=row.sealed_token)
-    with pytest.raises(SealBroken):
-        obo.token_for(entra, ada, KEY_VAULT, now())
+    own = obo.token_for(entra, ada, KEY_VAULT, now()).value
+    assert parted(own)[1]["upn"] == "ada.admin@bank.example", "what does not open is given up, and asked for again"
+    EntraSession.objects.filter(pk=ada.pk).update(sealed_tokens=EntraSession.objects.get(pk=paul.pk).sealed_tokens)
+    with pytest.raises(AuthenticationExpired, match="does not open; sign in again"):
+        obo.token_for(entra, ada, MANAGEMENT, now())
     assert value not in repr(row) and "eyJ" not in repr(obo.token_for(entra, paul, KEY_VAULT, now()))
 
 

@@ -11,7 +11,10 @@ from django.db import connection
 
 from accounts import projects, sealed_config
 from accounts.models import IdentityProvider, Project
-from common.sealing import columns
+from common.api import translate
+from common.sealing import SealBroken, columns
+from gateways import jobs
+from integrations import plain_configurations
 from integrations.models import Integration
 from tests import factories
 from tests.conftest import Person
@@ -92,6 +95,12 @@ def test_what_providers_with_a_schema_call_public_is_given_back(project: dict[st
         ({"list": [{"host": "a", "password": "of-a"}]}, {"list": [{"host": "b"}]}, {"list": [{"host": "b"}]}),
         ({"list": [1, 2]}, {"other": 1}, {"list": [1, 2], "other": 1}),
         ({"azure_org": "https://u:p@h"}, {"azure_org": "acme"}, {}),
+        ({"a": {"b": "1"}, "a.b": "2"}, {}, {"a.b": "1", "a\\.b": "2"}),
+        ({"a": {"b": "1"}, "a.b": "2"}, {"a.b": None}, {"a.b": "1"}),
+        ({"a": {"b": "1"}, "a.b": "2"}, {"a": {"b": ""}}, {"a\\.b": "2"}),
+        ({"a": {"b": "1"}, "a.b": "2"}, {"a": "3"}, {"a": "3", "a\\.b": "2"}),
+        ({"a": {"b.c": "1", "b": {"c": "2"}}}, {"a": {"b": None}}, {"a.b\\.c": "1"}),
+        ({"a\\": {"b": "1"}, "a\\.b": "2", "a[0]": "3"}, {"a": "4"}, {"a\\\\.b": "1", "a\\\\\\.b": "2", "a\\[0]": "3", "a": "4"}),
     ],
 )  # fmt: skip
 def test_what_is_left_out_is_kept_null_clears_and_no_part_moves_elsewhere(
@@ -128,6 +137,49 @@ def test_configurations_of_older_releases_are_sealed_by_the_migrations(project: 
     assert gone.config == {"tenant_id": "t"} and gone.sealed_secrets is None
     kept = Project.objects.get(id=project["id"])
     assert projects.webhooks_of(kept) == hooks and kept.settings == {"tags": ["a"]}
+
+
+def test_what_a_process_of_the_former_release_leaves_in_plain_is_sealed_at_the_next_start_and_hourly(
+    project: dict[str, Any], admin: Person
+) -> None:
+    def left_behind(name: str) -> list[Any]:
+        plain = {"tenant_id": "t", "dsn": CANARY}
+        rows = [
+            IdentityProvider(type="ldap", name=name),
+            Integration(project_id=project["id"], name=name, sealed_under="platform"),
+        ]
+        for row in rows:
+            row.config = plain
+            row.save(force_insert=True)
+        Integration.objects.create(project_id=project["id"], name=f"{name} old", config=plain, deleted_at=rows[0].created_at)
+        Project.objects.filter(id=project["id"]).update(settings={"notification_webhooks": [CANARY], "tags": ["a"]})
+        return rows
+
+    for name, seal in (("start", plain_configurations.seal), ("hour", jobs.seal_plain_configurations)):
+        rows = left_behind(name)
+        assert len(found(CANARY)) == 3 and seal() == 4 and found(CANARY) == []
+        for row in rows:
+            row.refresh_from_db()
+            assert (row.config, sealed_config.secrets_of(row, "platform")) == ({"tenant_id": "t"}, {"dsn": CANARY})
+        kept = Project.objects.get(id=project["id"])
+        assert (projects.webhooks_of(kept), kept.settings) == ([CANARY], {"tags": ["a"]})
+        assert seal() == 0
+
+
+def test_webhooks_that_do_not_open_are_named_and_saving_them_again_mends_it(project: dict[str, Any], admin: Person) -> None:
+    path = f"projects/{project['id']}/settings"
+    assert admin.put(path, {"notification_webhooks": ["https://a.example.com/1"]})[0] == 200
+    Project.objects.filter(id=project["id"]).update(webhooks_version=7)
+    status, answer = admin.get(path)
+    assert (status, answer["code"]) == (500, "SEAL_BROKEN") and "'payments'" in answer["error"] and "PUT" in answer["error"]
+    assert admin.put(path, {"notification_webhooks": ["https://a.example.com/2"]})[0] == 200
+    assert admin.get(path)[1]["notification_webhooks"] == ["https://a.example.com/2"]
+
+
+def test_whatever_does_not_open_is_told_as_that() -> None:
+    """Also where no use case has words for it."""
+    told = translate(SealBroken("the sealed value is damaged"))
+    assert (told.code, told.status) == ("SEAL_BROKEN", 500) and "saving it again mends it" in told.sentence
 
 
 def _migrations(app: str) -> list[str]:

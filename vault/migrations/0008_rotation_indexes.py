@@ -1,8 +1,7 @@
 """What rotations look up. The indexes are built while others go on writing."""
 
+from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
-
-from common.migration_operations import BuildIndex
 
 
 class Migration(migrations.Migration):
@@ -14,11 +13,11 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        BuildIndex(
+        AddIndexConcurrently(
             model_name="secret",
             index=models.Index(condition=models.Q(("rotation__enabled", True)), fields=["id"], name="secrets_that_rotate"),
         ),
-        BuildIndex(
+        AddIndexConcurrently(
             model_name="secretversion",
             index=models.Index(condition=models.Q(("operation", "rotate")), fields=["created_at"], name="versions_rotated"),
         ),
