@@ -47,17 +47,32 @@ def verify(
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option("--out", help="a new folder")],
+    folder: Annotated[Path | None, typer.Argument(help="a new folder")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="the same, as an option")] = None,
     form: Annotated[str, typer.Option("--format", help="jsonl or csv")] = "jsonl",
 ) -> None:
     """Write the audit trail of this node, or of every node of the running stack in a folder each."""
     if form not in FORMATS:
         _fail(f"--format must be one of {', '.join(FORMATS)}")
+    out = _one_folder(folder, out)
     if out.exists() and any(out.iterdir()):
         _fail(f"{out} is not empty; name a new folder")
     nodes = _running_nodes()
     for name, environment in nodes.items():
         typer.echo(f"{name}: {_export(environment, out / name if len(nodes) > 1 else out, form)}")
+
+
+def _one_folder(folder: Path | None, out: Path | None) -> Path:
+    """Where an export goes: never to standard output, since it is several files that prove each other."""
+    if folder and out and folder != out:
+        _fail(f"one folder, please: {folder} or {out}")
+    named = folder or out
+    if named is None:
+        _fail(
+            "name a new folder for it: ./mazevault audit export FOLDER. An export is several files that prove each other, so it "
+            "does not go to standard output; when it is made, ./mazevault audit verify FOLDER checks it"
+        )
+    return named
 
 
 def _checked(paths: list[Path], pin: str) -> Report:

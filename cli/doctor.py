@@ -27,7 +27,7 @@ from accounts.diagnoses import Diagnosis, Owner
 from accounts.entra import Entra, EntraError
 from accounts.entra_settings import EntraSettings
 from cli.stack.layout import StackError, layout_from, read_run_file
-from cli.stack.primary_client import SESSION_FILE
+from cli.stack.primary_client import PrimaryClient, PrimaryError
 from cli.stack.sandbox import entra_environment, own_tenant
 from orchestrator.environment import EnvironmentMistake, entra_settings, with_vault
 from protocol import paths
@@ -37,10 +37,20 @@ CLOCK_SECONDS = 60.0
 """Tokens are refused beyond two minutes; this leaves time to act."""
 API_SECONDS = 30.0
 WITH_RIGHTS = (
-    "MAZEVAULT_TOKEN=TOKEN ./mazevault doctor, with the `token` that POST {url}/api/v1/auth/login answers to somebody who may "
-    "read the fleet (gateway:read)"
+    "sign in as somebody who may read the fleet (gateway:read) and run the doctor again with what that answers:\n"
+    "           export MAZEVAULT_TOKEN=$(curl -sS --fail-with-body{ca} {url}/api/v1/auth/login \\\n"
+    """             -H 'Content-Type: application/json' -d '{{"email":"YOU","password":"YOURS"}}' """
+    """| python3 -c 'import json,sys; print(json.load(sys.stdin)["token"])')\n"""
+    "           ./mazevault doctor --url {url}{ca_file}"
 )
-"""How to run it again with rights."""
+"""How to run it again with rights; its lines can be pasted."""
+WITH_ENTRA = (
+    "it needs somebody who signs in with Entra: open {url}/api/v1/auth/sso/entra/login in a browser, then "
+    "{url}/api/v1/auth/sso/entra/check, which makes this check and answers it; at the sandbox: "
+    "./mazevault doctor --as ada.admin@bank.example"
+)
+OF_NO_ENTRA_SESSION = "ENTRA_SESSION_NEEDED"
+"""The API's code for a token that a password or another token made: it may look at the fleet and knows nothing of Entra."""
 
 
 class State(StrEnum):
@@ -225,13 +235,12 @@ def _check(own: EntraSettings, primary: Primary) -> dict[str, Any]:
         with primary.client() as http:
             token = primary.token or (_signed_in(http, own, primary) if primary.sign_in_as else "")
             if not token:
-                raise Skipped(
-                    f"it needs somebody who signs in with Entra: open {primary.url}/api/v1/auth/sso/entra/login in a browser, "
-                    "then "
-                    f"{primary.url}/api/v1/auth/sso/entra/check, which makes this check and answers it; at the sandbox: "
-                    "./mazevault doctor --as ada.admin@bank.example"
-                )
+                raise Skipped(WITH_ENTRA.format(url=primary.url))
             return _answer(http.get(f"{primary.url}/api/v1/auth/sso/entra/check", headers={"Authorization": f"Bearer {token}"}))
+    except Trouble as trouble:
+        if trouble.diagnosis.code != OF_NO_ENTRA_SESSION:
+            raise
+        raise Skipped(f"the token in MAZEVAULT_TOKEN is of no such session; {WITH_ENTRA.format(url=primary.url)}") from trouble
     except (httpx.HTTPError, OSError) as error:
         why = f"the Primary at {primary.url} cannot be asked: {type(error).__name__}"
         raise Trouble(Diagnosis("PRIMARY", why, "check --url and --ca-file", Owner.OPERATOR)) from error
@@ -278,16 +287,18 @@ def _authorities(primary: Primary) -> str:
     if warnings:
         fix = "./mazevault keys list, and docs/operations/keys.md"
         raise Trouble(Diagnosis("CA_ENDS", "; ".join(warnings), fix, Owner.OPERATOR))
-    more = "" if told_all else f"; to look at those of the environments too: {WITH_RIGHTS.format(url=primary.url)}"
+    more = "" if told_all else f"; to look at those of the environments too, {_with_rights(primary)}"
     return ", ".join(f"{row['authority']} ends in {row['days_left']:.0f} days" for row in rows) + more
 
 
+def _with_rights(primary: Primary) -> str:
+    ca, ca_file = (f" --cacert {primary.ca_file}", f" --ca-file {primary.ca_file}") if primary.ca_file else ("", "")
+    return WITH_RIGHTS.format(url=primary.url, ca=ca, ca_file=ca_file)
+
+
 def _rows_of_authorities(http: httpx.Client, primary: Primary) -> tuple[list[dict[str, Any]], bool]:
-    """Of all, with a token that may; else of those that everybody is shown. A session of the stack here may have ended."""
-    if primary.token:
-        return _told_authorities(http, primary), True
-    headers = {"Authorization": f"Bearer {primary.admin_token}"}
-    if primary.admin_token and http.get(f"{primary.url}/api/v1/auth/me", headers=headers).is_success:
+    """Of all, with a token that may; else of those that everybody is shown."""
+    if primary.any_token:
         return _told_authorities(http, primary), True
     return _shown_authorities(http, primary), False
 
@@ -324,11 +335,15 @@ def _settings(environ: Mapping[str, str]) -> tuple[EntraSettings, Primary]:
 
 
 def _admin_session(run: Mapping[str, Any] | None, url: str) -> str:
-    """What `./mazevault status` signed in with, if the Primary is that of the stack that runs here."""
+    """The administrator's session, if the Primary is that of the stack that runs here: the last one, or a new one where it has
+    ended. Empty where it cannot be had; the check then finds out why."""
     if not run or url != run.get("primary_url"):
         return ""
-    kept = Path(run["admin_password_file"]).with_name(SESSION_FILE)
-    return kept.read_text().strip() if kept.exists() else ""
+    try:
+        with PrimaryClient(url, Path(run["ca_file"]), run["admin_email"], Path(run["admin_password_file"]), timeout=8) as primary:
+            return primary.token
+    except (PrimaryError, OSError):
+        return ""
 
 
 def main(arguments: Sequence[str]) -> int:

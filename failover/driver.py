@@ -10,13 +10,14 @@ import logging
 from datetime import datetime, timedelta
 
 from django.conf import settings
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, InterfaceError, transaction
 from django.db.models import Exists, OuterRef, Q
 
 from common.clock import boottime, database_now, now
 from common.errors import Conflict
 from common.failpoints import reach
 from common.locks import try_transaction_lock
+from common.outages import cause_of, is_outage
 from failover import machine, preflight
 from failover.facts import checks_of, living_gateway, move_facts
 from failover.kinds import KINDS
@@ -42,14 +43,17 @@ witness = ClockWitness()
 
 
 def drive_all() -> int:
-    """Take every step that can be taken now. Returns how many were taken; one environment's trouble stops no other."""
+    """Take every step that can be taken now. Returns how many were taken; one environment's trouble stops no other. Raises what
+    the database raises while it is away."""
     taken = 0
     witness.look(now())
     for code in _environments_to_look_at():
         try:
             taken += drive(code)
-        except (DatabaseError, Conflict) as error:
-            log.error("%s: the next step could not be taken: %s", code, error)
+        except (DatabaseError, InterfaceError, Conflict) as error:
+            if is_outage(error):  # of no environment: told once, by who called
+                raise
+            log.error("%s: the next step could not be taken: %s", code, error if isinstance(error, Conflict) else cause_of(error))
         except Exception:  # a fault in one environment stops the others' moves least of all; the traceback is kept
             log.exception("%s: the next step failed", code)
     return taken

@@ -135,7 +135,7 @@ def put_back(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
                     vault.recover(name)
             return {"put_back": newest is None}
         if newest is None:
-            return {"put_back": False, "newest": ""}
+            return {"put_back": does == "delete" and _deleted_on_its_way(frame, vault, name), "newest": ""}
         if not (newest.version == version if version else newest.stands_for == recorded):
             done_before = does == "set" and newest.stands_for == recorded
             return {"put_back": False, "newest": newest.version, **({} if done_before else {"kept": newest.version})}
@@ -149,6 +149,16 @@ def put_back(frame: TaskFrame, payload: Mapping[str, Any]) -> dict[str, Any]:
             marks = Marks(epoch, str(payload["operation"]), str(payload["owner"]), recorded)
             made = vault.put(name, value, marks, key=str(payload["key"]), before=newest)
         return {"put_back": True, "version": made.version}
+
+
+def _deleted_on_its_way(frame: TaskFrame, vault: KeyVault, name: str) -> bool:
+    """A recovery that Azure has not finished brings back what is to be deleted. The name is busy then: the task comes again."""
+    try:
+        with frame.effect():
+            vault.delete(name)
+    except ObjectMissing:
+        return False
+    return True
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from django.conf import settings
-from django.db import OperationalError, transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import F, OuterRef, Subquery
 
 from accounts.changes import By
@@ -108,7 +108,7 @@ def _alone(work: Callable[[Any, datetime], bool], item: Any, now: datetime) -> b
     """One that fails in a way nobody foresaw stops no other; the traceback is kept."""
     try:
         return work(item, now)
-    except OperationalError:
+    except (OperationalError, InterfaceError):  # the database is away, or gave up: told by who called, once for all items
         raise
     except Exception:
         log.exception("rotation of %s failed", getattr(item, "id", item))

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 from django.conf import settings
-from django.db import OperationalError, transaction
+from django.db import InterfaceError, OperationalError, transaction
 
 from accounts.changes import SYSTEM, By
 from accounts.principals import principal_named
@@ -69,7 +69,7 @@ def _alone(identifier: Any, now: datetime) -> bool:
     """One that fails in a way nobody foresaw stops no other; it is read again, and the traceback is kept."""
     try:
         return _read(identifier, now)
-    except OperationalError:
+    except (OperationalError, InterfaceError):  # the database is away, or gave up: told by who called, once for all items
         raise
     except Exception:
         log.exception("survey %s could not be read", identifier)
@@ -159,7 +159,7 @@ def _run(rule: SyncRule, now: datetime) -> None:
         sync_runs.start(rule.id, sync_runs.RunWish(RunPhase.APPLY), By(caller))
     except MazeVaultError as refused:
         log.warning("rule %s was not run after a late write: %s", rule.id, refused.sentence)
-    except OperationalError:
+    except (OperationalError, InterfaceError):  # the database is away, or gave up: told by who called, once for all items
         raise
     except Exception:  # the others are run all the same
         log.exception("rule %s was not run after a late write", rule.id)

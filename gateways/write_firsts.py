@@ -24,7 +24,7 @@ def of_write(row: AnyWrite, scene: Scene) -> First | None:
     if first is None or first.environment != scene.environment:
         return None
     named = None if row.operation == WriteOperation.CREATE else row.secret
-    first.refuse_other(answered.digest_of(_fingerprint(row)), row.operation, named)
+    first.refuse_other(_fingerprint(row), row.operation, named)
     return first
 
 
@@ -40,11 +40,11 @@ def of_check(environment: str, body: WriteCheck, change: SecretChange, now: date
         return None
     asked = body.actor, body.idempotency_key
     answered.hold([asked])
-    first = answered.firsts([asked], now).get(asked)
+    first = answered.firsts([asked], environment, now).get(asked)
     if first is None or first.environment != environment:
         return None
     named = None if change.operation is WriteOperation.CREATE else change.secret
-    first.refuse_other(answered.digest_of(body.body.request), change.operation.value, named)
+    first.refuse_other(body.body.request, change.operation.value, named)
     return first
 
 

@@ -28,6 +28,7 @@ from gateways.write_bodies import BodyUnusable, open_body
 from gateways.write_scene import Scene
 from protocol.vocabulary import WriteOutcome
 from vault import rules, values
+from vault.answered import MISMATCH
 from vault.encryption import SealBroken
 from vault.models import Secret
 from vault.ports import Applied, Origin
@@ -170,14 +171,20 @@ def _apply(row: ReceivedWrite, scene: Scene, caller: Principal, address: str, ba
         raise Conflict(f"this write cannot be applied: {error}", code="SYNC_CONFLICT") from error
     _refuse_repeated(row, scene)
     applied = apply_change(change, origin, caller, scene.now, held=scene.secret(row))
-    scene.remember(row, write_firsts.answer_of(row, scene, applied.version))
+    scene.remember(row, write_firsts.answer_of(row, scene, applied.version))  # unless the key stands for another request
     return applied
 
 
 def _refuse_repeated(row: ReceivedWrite, scene: Scene) -> None:
-    """What the same request made elsewhere meanwhile is not made twice, whoever decides."""
+    """What the same request made elsewhere meanwhile is not made twice, whoever decides. Another request under the same key is a
+    change of its own for who decides so; the key goes on standing for the first one."""
     scene.hold_request(row)
-    first = write_firsts.of_write(row, scene)
+    try:
+        first = write_firsts.of_write(row, scene)
+    except Conflict as another:
+        if another.code != MISMATCH:
+            raise
+        return
     if first is not None:
         raise Conflict(
             f"the same request made version {first.version} of the secret before, at another node; discard this write",

@@ -121,7 +121,7 @@ class Scene:
         self._read_taken_keys(rows)
         self._read_authors({row.actor for row in rows})
         self._read_claims(rows)
-        self.firsts |= answered.firsts(asked_by(rows), self.now)
+        self.firsts |= answered.firsts(asked_by(rows), self.environment, self.now)
         self.writes |= {row.id: row for row in rows}
         unread = {row.previous for row in rows if row.previous} - self.writes.keys()
         if unread:
@@ -205,7 +205,7 @@ class Scene:
     def hold_request(self, row: AnyWrite) -> None:
         """For a write that is decided on by itself: its request waits for twins, and what it was answered is read."""
         answered.hold(asked_by([row]))
-        self.firsts |= answered.firsts(asked_by([row]), self.now)
+        self.firsts |= answered.firsts(asked_by([row]), self.environment, self.now)
 
     def remember(self, row: AnyWrite, first: First) -> None:
         """What the request that made this write is answered from now on, at every node."""

@@ -10,10 +10,11 @@ import logging
 import uuid
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from datetime import datetime
+from datetime import timedelta
 from typing import Protocol
 
 from accounts.models import Environment
+from common.clock import now
 from common.direct import give_connection_back
 from common.errors import Conflict, MazeVaultError
 from integrations import places
@@ -30,6 +31,9 @@ from vault.models import Secret, SecretStatus
 from vault.ports import Asker, Done, Hold, SecretChange, Shown
 
 log = logging.getLogger("mazevault.vault")
+
+LONGEST_RECOVERY = timedelta(minutes=10)
+"""A name that is in neither collection for so long is not on its way any more, it was purged. Azure recovers within seconds."""
 
 
 class Ways(Protocol):
@@ -95,7 +99,7 @@ class VaultKeeper:
             return self._work(vault, secret, hold).put_back(change, version)
 
     def _work(self, vault: SecretStore, secret: Secret, hold: Hold) -> Work:
-        return Work(vault, secret, lambda one: self._effect(one, hold), operation=hold.operation, since=hold.since)
+        return Work(vault, secret, lambda one: self._effect(one, hold), hold=hold)
 
     @contextmanager
     def _opened(self, secret: Secret, asker: Asker | None) -> Iterator[KeyVault]:
@@ -155,10 +159,9 @@ class Work(Look):
     """One change of one secret in its vault. Everything that is set carries `operation`."""
 
     def __init__(self, vault: SecretStore, secret: Secret, effect: Callable[[Secret], AbstractContextManager[int]],
-                 takes_over: Collection[str] = (), *, operation: str = "",
-                 since: datetime | None = None) -> None:  # fmt: skip
+                 takes_over: Collection[str] = (), *, hold: Hold | None = None) -> None:  # fmt: skip
         super().__init__(vault, secret)
-        self._effect, self._takes_over, self._operation, self._since = effect, takes_over, operation, since
+        self._effect, self._takes_over, self._hold = effect, takes_over, hold
 
     def carry_out(self, change: SecretChange) -> Done:
         if change.operation is WriteOperation.CREATE:
@@ -203,7 +206,7 @@ class Work(Look):
         except MazeVaultError as trouble:
             if not trouble.in_doubt:
                 try:
-                    self._delete()
+                    self._delete_recovered()
                 except MazeVaultError as left:
                     log.warning("what was recovered for %s lives for now: %s", self._name, left)
                     trouble.in_doubt = True
@@ -222,6 +225,8 @@ class Work(Look):
         A restoration that set nothing brought the recorded version back: what stands for another one is somebody's too.
         """
         newest = self.newest()
+        if newest is None and change.operation in (WriteOperation.CREATE, WriteOperation.RESTORE):
+            return self._end_recovery()
         if change.operation is WriteOperation.CREATE and not version:
             return newest is not None and self._is_older(newest) and self._end_recovered(newest)
         if change.operation in secrets.SEALS:
@@ -243,7 +248,7 @@ class Work(Look):
 
     def _is_older(self, newest: Entry) -> bool:
         """Whether it was there before this change began: what came later is another node's, and stays."""
-        return self._since is not None and newest.created_at <= self._since
+        return self._hold is not None and newest.created_at <= self._hold.since
 
     def _end_recovered(self, newest: Entry) -> bool:
         """Delete again what a creation that came to nothing recovered. Whose name it is, is looked at like before it was."""
@@ -252,6 +257,28 @@ class Work(Look):
         except Conflict:
             return False
         self._delete()
+        return True
+
+    def _end_recovery(self) -> bool:
+        """Nothing lives of what may have been recovered for this change; whether it still comes is found out, and ended.
+
+        Raises `ObjectBusy` while it may come: then it is looked for again.
+        """
+        since = self._hold.recovering_since if self._hold is not None else None
+        if since is None or (now() - since > LONGEST_RECOVERY and self._vault.deleted_one(self._name) is None):
+            return False
+        return self._delete_recovered()
+
+    def _delete_recovered(self) -> bool:
+        """Delete what was recovered. Asking for it tells apart what no look does: a name that lies deleted is missing (False),
+        one that is on its way back is busy, one that has come back in this instant is deleted."""
+        try:
+            with self._effect(self._secret):
+                self._vault.delete(self._name)
+        except ObjectMissing:
+            if self._vault.deleted_one(self._name) is None:
+                raise settling(self._name) from None
+            return False
         return True
 
     def _is_restored(self, newest: Entry, version: str) -> bool:
@@ -268,7 +295,7 @@ class Work(Look):
         return self._vault.get(self._name, row.external_version).value
 
     def _set(self, value: str, before: Entry | None = None, *, restores: str = "") -> str:
-        operation = self._operation or str(uuid.uuid4())
+        operation = self._hold.operation if self._hold is not None else str(uuid.uuid4())
         with self._effect(self._secret) as epoch:
             owner = owner_of(self._secret.project_id, self._secret.environment_id)
             marks = Marks(epoch, operation, owner, restores)
@@ -338,6 +365,8 @@ class Work(Look):
         """Whether there was something to recover."""
         if self.newest() is not None:
             return False
+        if self._hold is not None:
+            self._hold.recovering()
         try:
             with self._effect(self._secret):
                 self._vault.recover(self._name)

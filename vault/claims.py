@@ -91,6 +91,14 @@ def prolong(claim: VaultClaim, seconds: float) -> None:
             raise lost()
 
 
+def note_recovery(claim: VaultClaim) -> None:
+    """Before a recovery is asked for. Raises `Unavailable` (CLAIM_LOST) when the claim is not ours any more."""
+    moment = claim.recovering_since or database_now()
+    if not VaultClaim.objects.filter(id=claim.id, turn=claim.turn).update(recovering_since=moment):
+        raise lost()
+    claim.recovering_since = moment
+
+
 def end(claim: VaultClaim) -> None:
     """Give the name free, in the transaction that records the change. Raises `Unavailable` when somebody else ended it."""
     ended, _ = VaultClaim.objects.filter(id=claim.id, turn=claim.turn).delete()

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
 from django.db import transaction
@@ -81,8 +82,15 @@ class Held:
     def __init__(self, claim: VaultClaim) -> None:
         self.claim, self.operation, self.since = claim, str(claim.id), claim.begun_at
 
+    @property
+    def recovering_since(self) -> datetime | None:
+        return self.claim.recovering_since
+
     def prolong(self, seconds: float) -> None:
         claims.prolong(self.claim, seconds)
+
+    def recovering(self) -> None:
+        claims.note_recovery(self.claim)
 
 
 def change_secret(
@@ -276,7 +284,8 @@ def _settled(
     if wish.body.external_version:
         return _put_back(claim, wish, secret, keeper, asker)
     done = keeper.look_into(wish, secret, asker, str(claim.id))
-    if done is None and wish.operation is WriteOperation.CREATE and not name_is_anothers(secret):
+    recovers = wish.operation is WriteOperation.CREATE or claim.recovering_since is not None
+    if done is None and recovers and not name_is_anothers(secret):
         return _ended_unmade(claim, wish, secret, keeper, asker)
     if done is None:
         claims.release(claim)
@@ -297,7 +306,8 @@ def _settled(
 def _ended_unmade(
     claim: VaultClaim, wish: SecretChange, secret: Secret, keeper: ValueKeeper, asker: Asker | None
 ) -> str:  # fmt: skip
-    """A creation that came to nothing may have recovered an older secret of the name, whose value must not live on."""
+    """A creation that came to nothing may have recovered an older secret of the name, whose value must not live on; nor what a
+    restoration recovers that comes after its end. While Azure is about to bring it back, that cannot be said: it raises."""
     if not keeper.put_back(wish, secret, asker, Held(claim), ""):
         claims.release(claim)
         return "not made"

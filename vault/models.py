@@ -190,12 +190,13 @@ class KeptValue(models.Model):
 class AnsweredRequest(models.Model):
     """A change that was asked for under an `Idempotency-Key`, so that its repetition gets the same answer and changes nothing.
 
-    `digest` is keyed and covers the whole request; the request itself is not kept.
+    `digest` is keyed and covers the whole request; the request itself is not kept. `key` may name the gateway environment
+    (`vault.answered`).
     """
 
     id = models.BigAutoField(primary_key=True)
     actor = models.CharField(max_length=64)
-    key = models.CharField(max_length=200)
+    key = models.CharField(max_length=240)
     digest = models.CharField(max_length=64)
     secret = models.ForeignKey(Secret, models.CASCADE, related_name="+")
     version = models.IntegerField()
@@ -232,6 +233,9 @@ class VaultClaim(models.Model):
     """How often it was looked for what became of it, in vain."""
     look_at = models.DateTimeField(db_default=Now())
     begun_at = models.DateTimeField(db_default=Now())
+    recovering_since = models.DateTimeField(null=True)
+    """Since when a name that lay deleted is being recovered for this change, written before the vault hears of it: Azure may
+    finish after the claim has ended, and what it brings back must not outlive a change that was not made."""
     until = models.DateTimeField(db_index=True)
 
     class Meta:

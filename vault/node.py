@@ -12,7 +12,7 @@ from django.http import HttpRequest
 
 from accounts.access import Principal
 from accounts.authentication import admit, rights_of
-from accounts.models import Project
+from accounts.models import Environment, Project
 from accounts.principals import principal_named
 from common.errors import PermissionRefused
 from protocol.vocabulary import WriteOperation, WriteOutcome
@@ -87,11 +87,14 @@ class PrimaryDesk:
             return None
         asked = self.request.actor, self.request.idempotency_key
         answered.hold([asked])
-        found = answered.firsts([asked], self.now).get(asked)
+        place = Environment.objects.filter(id=change.environment).values_list("gateway_environment", flat=True).first() or ""
+        found = answered.firsts([asked], place, self.now).get(asked)
         if found is None:
             return None
+        if found.environment != place:
+            raise answered.mismatch()
         named = None if change.operation is WriteOperation.CREATE else change.secret
-        found.refuse_other(self.request.digest, change.operation.value, named)
+        found.refuse_other(self.request.fingerprint, change.operation.value, named, change)
         secret = Secret.objects.select_related("project", "environment").get(id=found.secret)
         rules.refuse_unless_allowed(self.caller, change.operation, rules.place_of(secret.project, secret.environment))
         return Applied(secret, found.version, changed=False)
@@ -105,7 +108,8 @@ class PrimaryDesk:
     def record(self, change: SecretChange, *, whole: bool = True) -> Applied:
         applied = apply_change(change, self._origin, self.caller, self.now)
         if whole and self.request.idempotency_key:
-            first = First(self.request.digest, applied.secret.id, applied.version, "", change.operation.value)
+            scope = applied.secret.environment.gateway_environment
+            first = First(self.request.digest, applied.secret.id, applied.version, scope, change.operation.value)
             answered.remember({(self.request.actor, self.request.idempotency_key): first}, self.now)
         return applied
 

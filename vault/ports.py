@@ -20,8 +20,14 @@ from accounts.access import Principal
 from accounts.models import Project
 from common.errors import Conflict, MazeVaultError
 from protocol.vocabulary import WriteOperation, WriteOutcome
-from protocol.writes import WriteBody
+from protocol.writes import WriteBody, body_text
 from vault.models import Secret
+
+_ASKED = ("value", "ttl_hours", "metadata", "type", "description", "tags", "rotation", "rollback_to", "reason",
+          "external_version")  # fmt: skip
+"""Fields of a body that are always part of a request's fingerprint; later ones are where they are set. Nodes of two releases
+compare fingerprints, and answers are remembered over an upgrade: the form of what can be asked already never changes."""
+_OURS = frozenset({"request", "value_hash"})
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,24 @@ class SecretChange:
 
     def asked_for(self) -> str:
         """Everything the caller asked for, to know a repeated request by. The id of a new secret and a made up value are ours."""
+        body = self.body if not self.generated else structs.replace(self.body, value=None)
+        fresh = WriteBody()
+        said = {
+            name: value
+            for name, value in structs.asdict(body).items()
+            if name in _ASKED or (name not in _OURS and value != getattr(fresh, name))
+        }
+        return self._asked_for(msgspec.json.encode(said).decode())
+
+    def formerly_asked_for(self) -> str:
+        """`asked_for` in the form of releases before ADR 44."""
+        return self._asked_for(body_text(structs.replace(self.body, value=None) if self.generated else self.body))
+
+    def _asked_for(self, body: str) -> str:
         secret = "" if self.operation is WriteOperation.CREATE else str(self.secret)
-        body = structs.asdict(self.body)
-        for ours in ("request", "value_hash"):
-            del body[ours]
-        if self.generated:
-            body["value"] = None
-        place = [str(self.project), str(self.environment), self.key, str(self.base_version)]
-        return "\0".join([self.operation.value, secret, *place, msgspec.json.encode(body).decode()])
+        return "\0".join([
+            self.operation.value, secret, str(self.project), str(self.environment), self.key, str(self.base_version), body
+        ])  # fmt: skip
 
     def fingerprint(self) -> str:
         """SHA-256 (hex) of `asked_for`, the same at every node. It tells of the value to who can guess it: never in the open."""
@@ -157,13 +173,20 @@ class Shown:
 
 
 class Hold(Protocol):
-    """The right to touch one name in a vault. `operation` is the tag of what is set under it, `since` when it was given."""
+    """The right to touch one name in a vault. `operation` is the tag of what is set under it, `since` when it was given,
+    `recovering_since` when a recovery of the name was begun under it, if one was."""
 
     operation: str
     since: datetime
 
+    @property
+    def recovering_since(self) -> datetime | None: ...
+
     def prolong(self, seconds: float) -> None:
         """Before a call that ends within these seconds. Raises `Unavailable` when the right was lost."""
+
+    def recovering(self) -> None:
+        """Before a name that lies deleted is recovered: whoever ends this then knows. Raises as `prolong`."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +221,7 @@ class ValueKeeper(Protocol):
         """Do in the vault what the change means for it."""
 
     def look_into(self, change: SecretChange, secret: Secret, asker: Asker | None, operation: str) -> Done | None:
-        """Whether what an operation wanted is what the vault has now; None when it is not."""
+        """Whether what an operation wanted is what the vault has now; None when it is not, or not yet."""
 
     def put_back(self, change: SecretChange, secret: Secret, asker: Asker | None, hold: Hold, version: str) -> bool:
         """Make the recorded state count again after a change that was not recorded. False when somebody changed it since."""

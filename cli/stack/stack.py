@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cli.stack import children, control, databases, sandbox
+from cli.stack import children, control, databases, readiness, sandbox
 from cli.stack.children import Child
 from cli.stack.control import Command
 from cli.stack.databases import Databases
@@ -27,6 +27,11 @@ from common.files import private_folder, write_private
 
 START_SECONDS = 90.0
 """How long one node may take to listen, and the whole fleet to become ready."""
+ANSWERS_SECONDS = 45.0
+"""How long `start` and `restart` wait for a node to answer; less than whoever asked for it waits for us (`control`)."""
+COPIES_SECONDS = 20.0
+"""How long `up` waits for the copies of the standbys. Each is complete a few seconds after its gateway has registered; one that
+takes longer than this is told."""
 PRIMARY = "primary"
 BACKGROUND = ("worker", "beat")
 TABLES = "tables of the gateways"
@@ -55,6 +60,7 @@ class Stack:
         self._commands: queue.Queue[Command] = queue.Queue()
         self._control: sockets.socket | None = None
         self._noted: set[str] = set()
+        self._starting = "the stack"
 
     def up(self) -> None:
         """Start everything and return when the fleet is ready. Raises `StackError`, `PrimaryError`, or `Interrupted` when it was
@@ -129,12 +135,12 @@ class Stack:
             self._note_ended()
 
     def _heed(self) -> None:
-        """While starting: a wish to end is heard at once, every other one must wait."""
+        """While something starts: a wish to end is heard at once, every other one must wait."""
         with contextlib.suppress(queue.Empty):
             while True:
                 command = self._commands.get_nowait()
                 ending = command.verb == "down"
-                command.answer.put("going down" if ending else "error: the stack is starting; try again when it is ready")
+                command.answer.put("going down" if ending else f"error: {self._starting} is starting; try again when it is ready")
                 if ending:
                     raise Interrupted
         if self._asked():
@@ -312,6 +318,8 @@ class Stack:
         return self.children[name]
 
     def _carry_out(self, command: Command) -> str:
+        if command.verb == "ping":
+            return "the stack runs"
         try:
             if command.verb == "environment":
                 return json.dumps(self.environment_of(command.name))
@@ -323,11 +331,25 @@ class Stack:
                 children.stop([child], 6.0)
             if command.verb in ("start", "restart"):
                 self._start(command.name)
+                self._write_run_file()
+                self._wait_until_it_answers(command.name)
         except (StackError, PrimaryError) as error:
             return f"error: {error}"
         self._write_run_file()
         before = "" if runs or command.verb == "start" else "; it was not running"
         return f"{command.name}: {_DONE[command.verb]}{before}"
+
+    def _wait_until_it_answers(self, name: str) -> None:
+        """Return when a node that was just started is ready; at once for what is no node. Raises `StackError` in one line."""
+        urls = {node.name: node.url for node in self.layout.primaries} | {spec.name: spec.url for spec in self.layout.gateways}
+        if name not in urls:
+            return
+        self._starting = name
+        try:
+            self._wait_for_health(name, urls[name], ANSWERS_SECONDS)
+        except StackError as error:
+            told = str(error).splitlines()[0].removesuffix(":")
+            raise StackError(f"{name} was started, but {told}; see ./mazevault logs {name}") from error
 
     def _note_ended(self) -> None:
         changed = False
@@ -340,10 +362,10 @@ class Stack:
         if changed:
             self._write_run_file()
 
-    def _wait_for_health(self, name: str, url: str) -> None:
+    def _wait_for_health(self, name: str, url: str, patience: float | None = None) -> None:
         """Wait until a node listens and says that it is ready."""
         port = int(url.rsplit(":", 1)[1])
-        deadline = time.monotonic() + self.patience
+        deadline = time.monotonic() + (patience or self.patience)
         while True:
             try:
                 with sockets.create_connection(("127.0.0.1", port), timeout=1) as found:
@@ -361,34 +383,26 @@ class Stack:
         while True:
             try:
                 with self.client() as primary:
-                    missing = self._missing(primary)
+                    missing = readiness.missing(primary, self.layout.gateways)
                     while missing:
                         self._refuse_ended(deadline, f"the fleet is not ready: {missing}")
                         time.sleep(0.25)
-                        missing = self._missing(primary)
+                        missing = readiness.missing(primary, self.layout.gateways)
+                    self._wait_for_copies(primary)
                 return
             except PrimaryError as error:
                 self._refuse_ended(deadline, str(error))
                 time.sleep(0.25)
 
-    def _missing(self, primary: PrimaryClient) -> str:
-        """What is still missing, in words; empty when the fleet is ready."""
-        health = {row["name"]: row for row in primary.get("admin/gateway-health")}
-        for spec in self.layout.gateways:
-            row = health.get(spec.name)
-            if row is None:
-                return f"{spec.name} is not registered"
-            if row["last_heartbeat"] is None or row["heartbeat_age_seconds"] > 60:
-                return f"no heartbeat of {spec.name} yet"
-        for code in dict.fromkeys(spec.environment for spec in self.layout.gateways):
-            status = primary.get(f"admin/failover/{code}")
-            if not status["active_gateway"] or not _in_future(status["lease_until"]):
-                return f"the active gateway of {code} holds no lease"
-            plan = primary.post(f"admin/failover/{code}/plan")
-            if status["state"] == "PRIMARY_ACTIVE" and plan["verdict"] == "refused":
-                failing = [check["sentence"] for check in plan["checks"] if not check["passed"]]
-                return f"{code} could not be moved: {'; '.join(failing)}"
-        return ""
+    def _wait_for_copies(self, primary: PrimaryClient) -> None:
+        """Who asks for a plan right after "ready" shall not be told of a copy that is a moment away."""
+        deadline = time.monotonic() + COPIES_SECONDS
+        while told := readiness.without_copies(primary, self.layout.gateways):
+            if time.monotonic() > deadline:
+                self._say(f"ready but for this: {told}; ./mazevault status shows how it goes on")
+                return
+            self._refuse_ended(deadline + 1, told)
+            time.sleep(0.25)
 
     def _map_the_cast(self) -> None:
         """Let the sandbox's App Roles and a group give roles here, unless somebody made mappings already."""
@@ -495,9 +509,3 @@ def stop_on_signals() -> Callable[[], bool]:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda got, _frame: asked.append(got))
     return lambda: bool(asked)
-
-
-def _in_future(moment: str | None) -> bool:
-    from datetime import UTC, datetime
-
-    return moment is not None and datetime.fromisoformat(moment) > datetime.now(UTC)

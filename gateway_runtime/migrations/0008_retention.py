@@ -1,7 +1,8 @@
 """What retention looks rows up by. The indexes are built while others go on writing."""
 
-from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
+
+from common.migration_operations import BuildIndex
 
 
 class Migration(migrations.Migration):
@@ -12,7 +13,7 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        AddIndexConcurrently(
+        BuildIndex(
             model_name="effect",
             index=models.Index(
                 condition=models.Q(("reported_at__isnull", False)), fields=["reported_at"], name="effects_reported"

@@ -1,7 +1,8 @@
 """What retention looks rows up by. The indexes are built while others go on writing."""
 
-from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
+
+from common.migration_operations import AddFieldOnce, BuildIndex
 
 
 class Migration(migrations.Migration):
@@ -12,28 +13,28 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        migrations.AddField(
+        AddFieldOnce(
             model_name="task",
             name="answered_claim",
             field=models.UUIDField(null=True),
         ),
-        migrations.AddField(
+        AddFieldOnce(
             model_name="writestream",
             name="floor",
             field=models.BigIntegerField(db_default=0),
         ),
-        migrations.AddField(
+        AddFieldOnce(
             model_name="writestream",
             name="forgotten",
             field=models.BigIntegerField(db_default=0),
         ),
-        AddIndexConcurrently(
+        BuildIndex(
             model_name="receivedwrite",
             index=models.Index(
                 condition=models.Q(("settled_at__isnull", False)), fields=["settled_at"], name="received_writes_settled"
             ),
         ),
-        AddIndexConcurrently(
+        BuildIndex(
             model_name="receivedwrite",
             index=models.Index(
                 condition=models.Q(("outcome", "applied")),
@@ -41,7 +42,7 @@ class Migration(migrations.Migration):
                 name="writes_applied",
             ),
         ),
-        AddIndexConcurrently(
+        BuildIndex(
             model_name="task",
             index=models.Index(condition=models.Q(("finished_at__isnull", False)), fields=["finished_at"], name="tasks_ended"),
         ),

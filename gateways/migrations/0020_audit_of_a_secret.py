@@ -1,7 +1,8 @@
 """Who read this secret at a gateway is found without reading all that gateways ever told."""
 
-from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
+
+from common.migration_operations import BuildIndex
 
 
 class Migration(migrations.Migration):
@@ -12,7 +13,7 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        AddIndexConcurrently(
+        BuildIndex(
             model_name="gatewayauditrecord",
             index=models.Index(
                 models.Func(

@@ -15,6 +15,8 @@ import httpx
 import pytest
 from django.test import Client
 
+from accounts import sso
+from accounts.entra import Entra
 from accounts.entra_settings import EntraSettings
 from cli import doctor
 from cli.doctor import Owner, Primary, State
@@ -167,7 +169,7 @@ class TestAuthorities:
 
     def test_anybody_sees_those_that_are_shown_to_everybody(self) -> None:
         shown = self.look()
-        assert shown.state is State.OK and "MAZEVAULT_TOKEN" in shown.sentence
+        assert shown.state is State.OK and "MAZEVAULT_TOKEN=$(curl" in shown.sentence
         assert [part.split()[0] for part in shown.sentence.split("; ")[0].split(", ")] == ["root", "platform", "channel"]
 
     def test_one_that_ends_without_a_successor_is_named_with_its_fix(
@@ -179,6 +181,16 @@ class TestAuthorities:
         assert "NPR" in told.sentence and "PRO" not in told.sentence and "keys list" in told.fix
         monkeypatch.setattr(doctor, "warn_below", lambda life: life)
         assert "root ends in" in self.look().sentence and self.look().code == "CA_ENDS"
+
+    def test_a_session_of_a_password_is_for_the_authorities_and_no_fault_of_sign_in(
+        self, admin: Person, entra_settings: EntraSettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who follows the sentence about MAZEVAULT_TOKEN has such a session; all that it lacks is a look at consent."""
+        monkeypatch.setattr(sso, "entra", lambda: Entra(entra_settings))
+        primary = AtTheViews("https://primary.example", None, admin.token)
+        (sign_in,) = doctor._as_a_person(entra_settings, primary)
+        assert sign_in.state is State.SKIPPED and "MAZEVAULT_TOKEN" in sign_in.sentence and "sso/entra/login" in sign_in.sentence
+        assert "NPR" in doctor.authorities(primary).sentence
 
     def test_who_may_not_look_and_who_is_not_there_are_told_apart(self, person: Callable[[str], Person]) -> None:
         refused = self.look(person("user").token)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ import certifi
 import pytest
 
 from cli.stack import children
+from cli.stack import stack as launcher
 from cli.stack.children import Child
 from cli.stack.control import Command
 from cli.stack.layout import Layout
-from cli.stack.stack import Stack
+from cli.stack.primary_client import PrimaryClient
+from cli.stack.stack import Stack, free_port_base
 from cli.stack.status import DEGRADED, ERROR, HEALTHY, Overview, _judged, overview
 
 GATEWAY = {
@@ -133,3 +137,71 @@ def test_starting_and_stopping_say_what_had_to_be_done(
     monkeypatch.setattr(Stack, "_write_run_file", lambda _: None)
     monkeypatch.setattr(children, "stop", lambda *_: None)
     assert stack._carry_out(Command(verb, "gw")) == answer
+
+
+@pytest.fixture
+def starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[list[str]], Stack]]:
+    """A stack whose Primary is this command; it says when it is ready, once its port is open."""
+    made: list[Stack] = []
+
+    def make(argv: list[str]) -> Stack:
+        stack = Stack(Layout(tmp_path, port_base=free_port_base()), {}, lambda line: None)
+        monkeypatch.setattr(Stack, "_new_child", lambda _, name, more: Child(name, argv, {}, tmp_path / "log", tmp_path))
+        stack.children["primary"] = stack._new_child("primary", {})
+        made.append(stack)
+        return stack
+
+    yield make
+    children.stop([child for stack in made for child in stack.children.values()], 1)
+
+
+@pytest.mark.parametrize("verb", ["start", "restart"])
+def test_a_node_that_was_started_is_waited_for_until_it_answers(
+    starting: Callable[[list[str]], Stack], verb: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever goes on at once with a call must not find nobody there."""
+    stack, asked = starting(["sleep", "30"]), [False, False, True]
+    monkeypatch.setattr(launcher, "is_ready", lambda *_: asked.pop(0))
+    with socket.create_server(("127.0.0.1", stack.layout.primary_port)):
+        assert stack._carry_out(Command(verb, "primary")).startswith(f"primary: {verb}ed")
+    assert asked == []
+
+
+def test_a_node_that_ends_or_never_answers_is_told_with_its_log(
+    starting: Callable[[list[str]], Stack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = starting(["sh", "-c", "echo no database; exit 3"])._carry_out(Command("start", "primary"))
+    assert told == "error: primary was started, but primary has ended (exit status 3); see ./mazevault logs primary"
+    monkeypatch.setattr(launcher, "ANSWERS_SECONDS", 0.01)
+    assert "is not ready on port" in starting(["sleep", "30"])._carry_out(Command("restart", "primary"))
+
+
+def test_asking_whether_a_stack_runs_does_it_no_harm(starting: Callable[[list[str]], Stack]) -> None:
+    assert starting(["sleep", "30"])._carry_out(Command("ping", "primary")) == "the stack runs"
+
+
+class Answers(PrimaryClient):
+    """A Primary with a fleet at home; the plan fails these checks, one after the other each time it is asked."""
+
+    def __init__(self, *plans: str) -> None:
+        self.plans = list(plans)
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        name = self.plans.pop(0) if self.plans else ""
+        checks = [{"name": "target_answers", "passed": True, "sentence": "it answers"}]
+        return {"checks": [*checks, {"name": name, "passed": False, "sentence": f"{name} fails"}][: 2 if name else 1]}
+
+
+def test_ready_is_said_when_a_plan_no_longer_tells_of_a_copy_that_comes_in_a_moment(tmp_path: Path) -> None:
+    said: list[str] = []
+    stack = Stack(Layout(tmp_path), {}, said.append)
+    primary = Answers("target_copy", "", "", "target_copy", "cooldown", "cooldown")
+    stack._wait_for_copies(primary)
+    assert primary.plans == [] and said == []
+
+
+def test_a_copy_that_does_not_come_is_told_and_keeps_nobody_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launcher, "COPIES_SECONDS", -1)
+    said: list[str] = []
+    Stack(Layout(tmp_path), {}, said.append)._wait_for_copies(Answers("target_copy", "target_copy"))
+    assert said == ["ready but for this: target_copy fails; target_copy fails; ./mazevault status shows how it goes on"]

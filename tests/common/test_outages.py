@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from celery import Celery
 from django.conf import settings
-from django.db import OperationalError, connection
+from django.db import InterfaceError, OperationalError, connection
 from psycopg_pool import ConnectionPool
 
 from common import outages
+from common.clock import now
 from common.outages import QUIET_SECONDS, Outage, is_outage
 from common.postgresql import base
+from failover import driver
+from gateways import rotations, surveys
 from orchestrator import loops
 from orchestrator.celery import Job, app
 
@@ -107,6 +110,47 @@ def test_tasks_and_loops_tell_nothing_of_their_own(told: list[str], monkeypatch:
         loops._run("reconcile-writes", gone, 1.0, loops.threading.Event())
     assert len(told) == 1 and not [one for one in caplog.records if one.exc_info]
     assert issubclass(app.Task, Job)
+
+
+def _drive(monkeypatch: pytest.MonkeyPatch, step: Callable[..., Any]) -> None:
+    monkeypatch.setattr(driver, "_environments_to_look_at", lambda: ["NPR", "PRO"])
+    monkeypatch.setattr(driver, "drive", step)
+    driver.drive_all()
+
+
+def _read_a_survey(monkeypatch: pytest.MonkeyPatch, step: Callable[..., Any]) -> None:
+    monkeypatch.setattr(surveys, "_read", step)
+    surveys._alone("x", now())
+
+
+def _rotate(_: pytest.MonkeyPatch, step: Callable[..., Any]) -> None:
+    rotations._alone(step, "x", now())
+
+
+@pytest.mark.parametrize("work", [_drive, _read_a_survey, _rotate])
+@pytest.mark.parametrize("error", [GONE, InterfaceError("the connection is closed")], ids=["refused", "closed"])
+def test_work_that_goes_item_by_item_leaves_an_outage_to_who_called(
+    told: list[str], monkeypatch: pytest.MonkeyPatch, caplog: Any, work: Callable[..., None], error: Exception
+) -> None:
+    """Else each item, each environment and each second has lines of its own, some with a traceback."""
+
+    def step(*_: Any) -> int:
+        raise error
+
+    with caplog.at_level(logging.DEBUG), pytest.raises(type(error)):
+        work(monkeypatch, step)
+    assert not [one for one in caplog.records if one.name != outages.log.name]
+
+
+def test_a_step_that_a_living_database_refused_is_told_in_one_line(
+    told: list[str], monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    def step(*_: Any) -> int:
+        raise wrapped("55P03")
+
+    _drive(monkeypatch, step)
+    lines = [one.getMessage() for one in caplog.records if one.name == driver.log.name]
+    assert [line.split(":")[0] for line in lines] == ["NPR", "PRO"] and told == []
 
 
 def test_the_pool_tells_nothing_of_each_try_and_gives_up_early_to_begin_anew(monkeypatch: pytest.MonkeyPatch) -> None:

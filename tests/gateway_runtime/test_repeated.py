@@ -218,6 +218,52 @@ def test_another_environment_learns_nothing_of_a_request(desk: Desk) -> None:
     status, row = desk.send("gateway", "put", f"secrets/{made.id}", {"value": "x"}, "k")
     assert (status, row["version"]) == (200, 3)
     assert AnsweredRequest.objects.get(key="k").secret_id == theirs.id, "and does not take its place"
+    assert desk.send("another gateway", "put", f"secrets/{made.id}", {"value": "x"}, "k")[1]["version"] == 3, "and is one itself"
+    assert desk.send("another gateway", "put", f"secrets/{made.id}", {"value": "y"}, "k")[1]["code"] == "IDEMPOTENCY_MISMATCH"
+
+
+def test_a_key_means_one_request_at_the_primary_whatever_the_environment(desk: Desk) -> None:
+    made = Secret.objects.get(id=desk.known())
+    pro = factories.environment_of(made.project, "prod")
+    wish = {"project_id": str(made.project_id), "environment": pro.slug, "key": "p", "value": "v"}
+    assert desk.send("primary", "put", f"secrets/{made.id}", {"value": "x"}, "k")[1]["version"] == 3
+    assert desk.send("primary", "post", "secrets", wish, "k")[1]["code"] == "IDEMPOTENCY_MISMATCH"
+
+
+def test_what_an_older_release_answered_is_not_made_again_through_a_gateway(desk: Desk) -> None:
+    """In what form that one would have stored it, the gateway's write does not tell: operation and secret must fit."""
+    path, other = f"secrets/{desk.known()}", f"secrets/{desk.known()}"
+    assert desk.send("primary", "put", path, {"value": "x"}, "k")[1]["version"] == 3
+    AnsweredRequest.objects.update(digest="0" * 64)
+    assert desk.send("gateway", "put", path, {"value": "x"}, "k")[1]["version"] == 3
+    assert desk.send("another gateway", "put", other, {"value": "x"}, "k")[1]["code"] == "IDEMPOTENCY_MISMATCH"
+
+
+def test_a_person_applies_another_request_under_a_used_key_as_its_own_change(desk: Desk) -> None:
+    made, gateway = Secret.objects.get(id=desk.known()), desk.pair.gateway
+    assert desk.send("primary", "put", f"secrets/{made.id}", {"value": "first"}, "k")[1]["version"] == 3
+    body = WriteBody(value="second", ttl_hours=0, metadata={}, request="1" * 64)
+    late = gateway.write(made, body=body, actor=desk.pair.ann.actor, idempotency_key="k", base_version=3)
+    gateway.upload_one(late)
+    inbox.apply_pending()
+    row = ReceivedWrite.objects.get(idempotency_key="k")
+    assert (row.outcome, row.code) == ("dead_letter", "IDEMPOTENCY_MISMATCH")
+    decides = Principal(PrincipalKind.USER, str(uuid.uuid4()), "ada", (Grant(frozenset(SECRETS)),), now())
+    assert write_resolution.preview(row.id, decides)["applying"]["possible"]
+    assert write_resolution.resolve(row.id, "apply", decides, address="", now=now()).write.version == 4
+    assert desk.send("primary", "put", f"secrets/{made.id}", {"value": "first"}, "k")[1]["version"] == 4, "the key is the first's"
+    assert made.versions.count() == 4
+
+
+def test_a_fingerprint_is_the_same_in_every_release(desk: Desk) -> None:
+    """Nodes of two releases compare them: a new field of `WriteBody` changes none, else requests would be made twice."""
+    place = (uuid.UUID(int=1), uuid.UUID(int=2), uuid.UUID(int=3), "k")
+    bare = SecretChange(WriteOperation.UPDATE, *place, None, WriteBody())
+    full = SecretChange(WriteOperation.CREATE, *place, 4, WriteBody(
+        value="v", ttl_hours=1, metadata={"a": "b"}, type="general", description="d", tags=["t"], rotation={"enabled": True},
+        rollback_to=2, reason="r", external_version="e", value_hash="0" * 64, request="1" * 64,
+    ))  # fmt: skip
+    assert [one.fingerprint()[:16] for one in (bare, full)] == ["76526d737e0a0cc4", "1dd51b45eaf6e38d"]
 
 
 def test_writes_without_a_key_cost_no_statement_more(desk: Desk) -> None:

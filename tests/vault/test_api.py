@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.utils.crypto import salted_hmac
 
 from accounts.models import Environment, Project
 from common import retention
@@ -313,6 +314,15 @@ class TestCompareAndSet:
         assert answer["ETag"] == '"2"' == admin.client.get(path, headers=admin.headers)["ETag"]
 
 
+def digest_of_an_older_release(kind: str, made: dict[str, Any], project: Project) -> str:
+    """Composed here by hand, as the release before ADR 44 stored it."""
+    secret = "" if kind == "create" else made["id"]
+    body = {"update": '{"value":"x","ttl_hours":0,"metadata":{}}', "create": '{"value":"x"}', "rotate": "{}"}[kind]
+    environment = str(Secret.objects.get(id=made["id"]).environment_id)
+    asked = "\0".join([kind, secret, str(project.id), environment, made["key"], "None", body])
+    return salted_hmac("answered-request", asked, algorithm="sha256").hexdigest()
+
+
 class TestRepeated:
     """`Idempotency-Key`: a request whose answer was lost is sent again."""
 
@@ -343,6 +353,22 @@ class TestRepeated:
         status, body = send(admin, "put", path, other, **{"Idempotency-Key": "k"})
         assert (status, body["code"]) == (409, "IDEMPOTENCY_MISMATCH")
         assert admin.get(path)[1]["version"] == 2
+
+    @pytest.mark.parametrize("kind", ["update", "create", "rotate"])
+    def test_what_an_older_release_answered_is_known_after_the_upgrade(self, admin: Person, project: Project, kind: str) -> None:
+        path = f"secrets/{create(admin, project)['id']}"
+        method, where, wish, other = {
+            "update": ("put", path, {"value": "x"}, {"value": "y"}),
+            "create": ("post", "secrets", {"project_id": str(project.id), "key": "n", "value": "x"}, None),
+            "rotate": ("post", f"{path}/rotate", {}, {"value": "chosen"}),
+        }[kind]
+        first = send(admin, method, where, wish, **{"Idempotency-Key": "k"})
+        made = SecretVersion.objects.count()
+        AnsweredRequest.objects.update(digest=digest_of_an_older_release(kind, first[1], project))
+        assert send(admin, method, where, wish, **{"Idempotency-Key": "k"})[1]["version"] == first[1]["version"]
+        if other is not None:
+            assert send(admin, method, where, other, **{"Idempotency-Key": "k"})[1]["code"] == "IDEMPOTENCY_MISMATCH"
+        assert SecretVersion.objects.count() == made
 
     def test_a_refused_request_keeps_no_key(self, admin: Person, project: Project) -> None:
         path = f"secrets/{create(admin, project)['id']}"

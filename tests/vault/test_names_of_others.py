@@ -21,7 +21,8 @@ BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 @pytest.mark.parametrize(("after", "is_older"), [(-60, True), (0, True), (1, False)])
 def test_only_what_was_there_before_a_creation_began_is_taken_for_recovered_by_it(after: int, is_older: bool) -> None:
     secret: Any = SimpleNamespace(key="K")
-    work = Work(None, secret, None, since=BEGAN)
+    hold: Any = SimpleNamespace(since=BEGAN, operation="o")
+    work = Work(None, secret, None, hold=hold)
     newest: Any = SimpleNamespace(created_at=BEGAN + timedelta(seconds=after))
     assert work._is_older(newest) is is_older
     assert not Work(None, secret, None)._is_older(newest), "who does not know since when deletes nothing"

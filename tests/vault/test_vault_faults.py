@@ -11,6 +11,7 @@ import itertools
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from accounts.models import Project, User
 from accounts.principals import principal_named
 from common.clock import now
 from common.errors import MazeVaultError
+from integrations import keeping
+from integrations.azure.keyvault import KeyVault
 from integrations.keeping import VaultKeeper
 from integrations.models import Integration
 from protocol.vocabulary import WriteOperation as Op
@@ -43,12 +46,6 @@ READING = ("network", "rbac", "access_policy", "obo", "throttled", "unavailable"
 """Ways in which a look fails."""
 UNREACHED = {"unheard": "AZURE_UNREACHABLE"}
 """A look that nobody answers changes nothing, so nothing is in doubt."""
-
-
-ENDS = {"settling": ("KEY_VAULT_OBJECT_BUSY",), "protected": ("KEY_VAULT_PURGE_PROTECTED",)}
-UNREAD = "rollback", "settling"
-"""A name that is just being recovered is not found, and nothing says that it comes."""
-
 
 ENDS = {"settling": ("KEY_VAULT_OBJECT_BUSY",), "protected": ("KEY_VAULT_PURGE_PROTECTED",)}
 UNREAD = "rollback", "settling"
@@ -262,3 +259,64 @@ def test_a_state_of_the_vault_is_no_obstacle_where_azure_has_none(desk: Desk, st
         wrong += [f"{name}, {state}, {side}: {said} ({refused})" for side, said in found.items() if said]
     print(f"vault states, {state}: cells {cells}, wrong {len(wrong)}")
     assert not wrong, "\n".join(wrong)
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of the product runs after it."""
+
+
+def killed(desk: Desk, case: Case, secret: uuid.UUID, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Azure has agreed to recover the name; the process dies before it hears so."""
+    asked = KeyVault.recover
+
+    def recover(vault: KeyVault, name: str) -> None:
+        asked(vault, name)
+        raise Killed
+
+    with monkeypatch.context() as dying, pytest.raises(Killed):
+        dying.setattr(KeyVault, "recover", recover)
+        desk.change(case.operation, secret, key, "new")
+
+
+@pytest.mark.parametrize("name", ["create again", "restore"])
+@pytest.mark.parametrize("dies", [True, False], ids=["and the process dies", "and it is told as busy"])
+def test_a_recovery_that_ends_after_its_claim_is_waited_for(
+    desk: Desk, name: str, dies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    case = CASES[name]
+    secret, key = desk.brought(case)
+    before = state_of(secret)
+    desk.here.faults(vault_settle_seconds=60)
+    if dies:
+        killed(desk, case, secret, key, monkeypatch)
+    else:
+        assert getattr(refusal_of(desk, case, secret, key), "code", "") == "KEY_VAULT_OBJECT_BUSY"
+    desk.settle()
+    assert VaultClaim.objects.exists(), "nobody knows yet what comes"
+    desk.here.healthy()
+    desk.settle()
+    after = state_of(secret)
+    assert not VaultClaim.objects.exists() and not wrong_vault(desk, secret, key), (before, after)
+    assert after == (("active", before[1] + 1) if case.operation is Op.RESTORE else before)
+
+
+def test_a_recovery_that_never_began_leaves_what_lies_deleted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["restore"]
+    secret, key = desk.brought(case)
+    with monkeypatch.context() as dying, pytest.raises(Killed):
+        dying.setattr(KeyVault, "recover", lambda *_: (_ for _ in ()).throw(Killed()))
+        desk.change(case.operation, secret, key)
+    desk.settle()
+    assert not VaultClaim.objects.exists() and state_of(secret)[0] == "deleted" and not wrong_vault(desk, secret, key)
+
+
+def test_a_name_that_was_purged_meanwhile_is_not_waited_for_for_days(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = CASES["create again"]
+    secret, key = desk.brought(case)
+    killed(desk, case, secret, key, monkeypatch)
+    desk.here.vault.items.pop(("secrets", vault_name_of(key).lower()))
+    desk.settle()
+    assert VaultClaim.objects.exists(), "it may be on its way"
+    monkeypatch.setattr(keeping, "LONGEST_RECOVERY", timedelta(0))
+    desk.settle()
+    assert not VaultClaim.objects.exists() and state_of(secret) == ("", 0)

@@ -1,7 +1,8 @@
 """What rotations look up. The indexes are built while others go on writing."""
 
-from django.contrib.postgres.operations import AddIndexConcurrently
 from django.db import migrations, models
+
+from common.migration_operations import BuildIndex
 
 
 class Migration(migrations.Migration):
@@ -13,11 +14,11 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
-        AddIndexConcurrently(
+        BuildIndex(
             model_name="secret",
             index=models.Index(condition=models.Q(("rotation__enabled", True)), fields=["id"], name="secrets_that_rotate"),
         ),
-        AddIndexConcurrently(
+        BuildIndex(
             model_name="secretversion",
             index=models.Index(condition=models.Q(("operation", "rotate")), fields=["created_at"], name="versions_rotated"),
         ),
