@@ -16,10 +16,10 @@ from common import audit
 from common.locks import try_transaction_lock
 from common.models import AuditCheckpoint, AuditEntry, AuditLink
 from common.rows import locked
+from common.statements import plain
 from gateways import audit_forks, identity
 from gateways.audit_forks import Contradiction
 from gateways.models import Gateway, GatewayAuditChain, GatewayAuditRecord
-from gateways.sightings import decoded
 from protocol.audit import (
     ANCHORED,
     GENESIS,
@@ -129,7 +129,7 @@ def newest_checkpoint() -> AuditCheckpoint | None:
 
 def offered_checkpoint(row: Mapping[str, Any]) -> SignedCheckpoint | None:
     """What a heartbeat's answer carries for countersigning, of a row of `COLUMNS`."""
-    newest = decoded(row["newest_checkpoint"])
+    newest = plain(row["newest_checkpoint"])
     return SignedCheckpoint(**newest) if newest else None
 
 
@@ -138,7 +138,7 @@ def take_countersignature(gateway: Gateway, said: Countersigned, row: Mapping[st
 
     `row` holds `COLUMNS`: the checkpoints at the position that is spoken of, and whether this life ever spoke before.
     """
-    spoken_of = decoded(row["spoken_of"]) or []
+    spoken_of = plain(row["spoken_of"]) or []
     checkpoint = next((one for one in spoken_of if digest_of(one["text"]) == said.digest), None)
     if checkpoint is None:
         log.warning("%s speaks of a checkpoint at %s that is not ours", gateway.name, said.position)

@@ -15,6 +15,7 @@ from django.utils.dateparse import parse_datetime
 
 from common.errors import NotFound, Unavailable, ValidationFailed
 from common.grouped import Grouped
+from common.statements import fetch_named
 from gateways import audit_chains, directives, doubts, health, losses, replicas, sightings
 from gateways.acting import UNWATCHED
 from gateways.beliefs import Known
@@ -233,7 +234,7 @@ def count_missed() -> int:
     comes within a few seconds of another finds nothing to judge, and of two at the same instant one stores nothing.
     """
     values = {"pause": JUDGE_SECONDS, "limit": JUDGED_AT_ONCE}
-    looked_at = [sightings.sighting(row) for row in sightings.read(_DUE, values)]
+    looked_at = [sightings.sighting(row) for row in fetch_named(_DUE, values)]
     judged = [(seen, *_missed(seen)) for seen in looked_at]
     changed = 0
     for seen, after, silent in _store_judged(judged):
@@ -265,7 +266,7 @@ def _store_judged(judged: list[tuple[Sighting, Sighting, float]]) -> list[tuple[
         }
         for seen, after, _ in judged
     ]  # fmt: skip
-    stored = {row["gateway_id"] for row in sightings.read(_STORE_JUDGED, {"rows": json.dumps(rows)})}
+    stored = {row["gateway_id"] for row in fetch_named(_STORE_JUDGED, {"rows": json.dumps(rows)})}
     return [one for one in judged if one[0].id in stored]
 
 

@@ -15,9 +15,9 @@ from django.db.models import Q, QuerySet
 from common import audit
 from common.clock import database_now
 from common.errors import Conflict, NotFound
+from common.statements import plain
 from gateways.models import Gateway, GatewayPresence, GatewayStatus, LossManifest, ReceivedWrite, Route, SignOfLife, WriteStream
 from gateways.settlement import KEPT
-from gateways.sightings import decoded
 from protocol.messages import Heartbeat
 from protocol.vocabulary import WriteOutcome
 
@@ -154,7 +154,7 @@ def first_missing_of(gateway: uuid.UUID, generation: uuid.UUID, first: int, last
 
 def may_be_complete(row: Mapping[str, Any], beat: Heartbeat) -> bool:
     """Whether some open manifest of this gateway could be closed after this heartbeat; `close_finished` then looks closely."""
-    back = [one for one in decoded(row["manifests"]) or [] if one["generation"] == str(row["generation"])]
+    back = [one for one in plain(row["manifests"]) or [] if one["generation"] == str(row["generation"])]
     return beat.write_queue_depth == 0 and any(
         one["epoch"] < beat.epoch and not one["unresolved"] and one["arrived"] >= _known_last(one, beat) for one in back
     )

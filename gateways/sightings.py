@@ -6,14 +6,12 @@ same whatever was done before: it reads current rows, the newest certificate and
 
 from __future__ import annotations
 
-import json
 import uuid
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
 
-from django.db import connection
-
+from common.statements import fetch_named, plain
 from protocol.vocabulary import HealthLabel
 
 TASK_WINDOW = timedelta(minutes=15)
@@ -127,33 +125,20 @@ _NAMES = frozenset(field.name for field in fields(Sighting))
 
 def of(gateway: uuid.UUID) -> Sighting | None:
     """One gateway now, living or not; None when there is no such gateway."""
-    rows = read(f"SELECT {COLUMNS} FROM {SOURCES} WHERE g.id = %(gateway)s", {"gateway": gateway})  # noqa: S608
+    rows = fetch_named(f"SELECT {COLUMNS} FROM {SOURCES} WHERE g.id = %(gateway)s", {"gateway": gateway})  # noqa: S608
     return sighting(rows[0]) if rows else None
 
 
 def of_all() -> list[Sighting]:
     """Every living gateway, by environment and with the primary one first."""
     text = f"SELECT {COLUMNS} FROM {SOURCES} WHERE {LIVING} ORDER BY g.environment_id, g.role DESC, g.name"  # noqa: S608
-    return [sighting(row) for row in read(text, {})]
-
-
-def read(text: str, values: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a statement by column name."""
-    with connection.cursor() as cursor:
-        cursor.execute(text, values)
-        names = [column.name for column in cursor.description or ()]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    return [sighting(row) for row in fetch_named(text, {})]
 
 
 def sighting(row: dict[str, Any]) -> Sighting:
     """The facts in a row of `COLUMNS`; columns beyond them are left alone."""
     facts = {name: row[name] for name in _NAMES if name in row}
     facts |= {name: empty for name, empty in _DEFAULTS.items() if facts[name] is None}
-    facts |= {name: decoded(facts[name]) for name in ("report", "label_memory")}
+    facts |= {name: plain(facts[name]) for name in ("report", "label_memory")}
     route = RouteFacts(**{name: row[f"route_{name}"] for name in _ROUTE}) if row["route_of"] else None
     return Sighting(**facts, route=route)
-
-
-def decoded(value: Any) -> Any:
-    """A JSON column as a plain value, however the connection hands it over."""
-    return json.loads(value) if isinstance(value, str) else value

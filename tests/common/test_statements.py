@@ -15,7 +15,7 @@ import pytest
 from django.db import DataError, IntegrityError, OperationalError, ProgrammingError, connection, transaction
 
 from common import statements
-from common.statements import MOST_PLANS, PREPARE_AFTER, fetch, run
+from common.statements import MOST_PLANS, PREPARE_AFTER, fetch, fetch_named, run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 EVERY_TYPE = """
@@ -110,6 +110,14 @@ def test_what_a_connection_remembers_is_bounded() -> None:
     assert len(statements._plans_of(connection.connection)._seen) == MOST_PLANS
 
 
+def test_rows_can_be_asked_for_by_name() -> None:
+    for _ in range(PREPARE_AFTER + 1):
+        assert fetch_named("SELECT 1 AS one, %(two)s::text AS two", {"two": "b"}) == [{"one": 1, "two": "b"}]
+    with connection.execute_wrapper(lambda execute, *rest: execute(*rest)):
+        assert fetch_named("SELECT 1 AS one WHERE false", {}) == []
+        assert fetch_named("SELECT 1 AS one", {}) == [{"one": 1}]
+
+
 def test_who_watches_statements_sees_these_too() -> None:
     seen = list[str]()
     with connection.execute_wrapper(lambda execute, sql, *rest: (seen.append(sql), execute(sql, *rest))[1]):
@@ -143,3 +151,23 @@ def test_other_threads_run_while_the_database_works() -> None:
         turns += 1
         time.sleep(0.01)
     assert turns > 10
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-11-30 15:21:22.120000+00", "2026-11-30 15:21:22+00", "2026-01-01 00:00:00.000001+00",
+        "2099-12-31 23:59:59.999999+00", "1999-12-31 23:59:59.5+00", "0001-01-01 00:00:00+00", "9999-12-31 23:59:59+00",
+        "2026-06-30 12:00:00.25+02",
+    ],
+)  # fmt: skip
+def test_times_are_those_of_the_frameworks_loader(text: str) -> None:
+    ((found,),) = fetch("SELECT %(text)s::text::timestamptz", {"text": text})
+    assert found == datetime.fromisoformat(text) and found.tzinfo is UTC
+    assert by_cursor("SELECT %(text)s::text::timestamptz", {"text": text}) == [(found,)]
+
+
+@pytest.mark.parametrize("text", ["infinity", "-infinity", "12026-01-01 00:00:00+00"])
+def test_times_that_python_has_not_are_refused(text: str) -> None:
+    with pytest.raises(DataError):
+        fetch("SELECT %(text)s::text::timestamptz", {"text": text})
