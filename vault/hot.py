@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, LiteralString
 
+from django.db import DatabaseError
 from django.http import HttpRequest, HttpResponse
 
 from accounts.access import EVERYWHERE, Principal, Scope
@@ -26,7 +27,7 @@ LONGEST_HEADER = 4096
 _FOUND: LiteralString = """
 SELECT s.id, s.project_id, s.environment_id, s.key, s.type, s.description, s.tags, s.metadata, s.ttl_hours, s.rotation, s.status,
        s.version, s.created_by, s.created_at, s.updated_at, p.organization_id, p.storage, p.max_staleness_seconds, e.slug,
-       e.gateway_environment, v.version, v.sealed_value, v.retired_at"""
+       e.gateway_environment, v.version AS held_version, v.sealed_value, v.retired_at"""
 _FROM: LiteralString = """
   FROM vault_secret s
   JOIN accounts_project p ON p.id = s.project_id AND p.deleted_at IS NULL
@@ -43,6 +44,19 @@ _BY_ID: LiteralString = " WHERE s.id = %(id)s::uuid AND s.status IN ('active', '
 _BY_KEY: LiteralString = """
  WHERE s.project_id = %(project)s::uuid AND s.key = %(key)s::text AND s.status = 'active'
    AND (%(environment)s::text = '' OR lower(e.slug) = %(environment)s::text)"""
+
+
+_AUDITED: LiteralString = """
+, told AS (
+  INSERT INTO common_auditentry (at, actor, action, entity, entity_id, severity, environment, address, organization, project,
+                                 details)
+  SELECT clock_timestamp(), %(actor)s::text, 'secret.read', 'secret', id::text, 'info', gateway_environment, %(address)s::text,
+         organization_id, project_id,
+         jsonb_build_object('version', version, 'key', key, 'project', project_id::text, 'environment', slug)
+    FROM found WHERE sealed_value IS NOT NULL AND retired_at IS NULL AND (SELECT count(*) FROM found) = 1)
+SELECT * FROM found"""
+"""What `secrets.tell_read` says, committed by the statement that finds the value: entries of requests at the same time share a
+flush of the database."""
 
 
 def one_of_id(node: SecretNode, request: HttpRequest, identifier: str) -> HttpResponse | None:
@@ -79,17 +93,18 @@ def _answer(node: SecretNode, request: HttpRequest, which: LiteralString, asked:
     moment = now()
     try:
         caller = node.hot_caller(token, request, moment, SECRETS_READ)
-        rows = fetch(_text_of(part, which), {**asked, **places_of(caller, SECRETS_READ)}) if caller else []
-        if len(rows) != 1 or caller is None:
+        found = _found(part, which, asked, caller, request) if caller else None
+        if found is None or caller is None:
             return None
-        secret, value, longest, more = _read(rows[0])
+        secret, value, longest, more = found
         fresh, pending = node.hot_standing(more, longest, moment)
-    except MazeVaultError:
+    except (MazeVaultError, DatabaseError):
         return None
     if value.sealed is None or value.version is None or value.retired_at is not None or not _may_read(caller, secret):
         return None
     text = values.open_bytes(secret, value.version, value.sealed)
-    secrets.tell_read(secret, None, caller.actor, client_address(request))
+    if part.columns:
+        secrets.tell_read(secret, None, caller.actor, client_address(request))
     return rendered(selectors.secret_row(secret, fresh, pending, text), secret.version)
 
 
@@ -107,8 +122,17 @@ def plain_bearer(request: HttpRequest) -> str:
     return token.strip() if is_plain and scheme.lower() == "bearer" and len(token) < LONGEST_HEADER - len("bearer ") else ""
 
 
-def _text_of(part: HotPart, which: LiteralString) -> LiteralString:
-    return _FOUND + part.columns + _FROM + part.sources + which + ALLOWED
+def _found(
+    part: HotPart, which: LiteralString, asked: Mapping[str, Any], caller: Principal, request: HttpRequest
+) -> tuple[Found, FoundValue, int | None, tuple[Any, ...]] | None:
+    """The one secret that is asked for. A node that has no more to say than what stands there has audited the read then."""
+    text = _FOUND + part.columns + _FROM + part.sources + which + ALLOWED
+    sought = {**asked, **places_of(caller, SECRETS_READ)}
+    if not part.columns:
+        text = "WITH found AS (" + text + ")" + _AUDITED
+        sought |= {"actor": caller.actor[:64], "address": client_address(request)[:64]}
+    rows = fetch(text, sought)
+    return _read(rows[0]) if len(rows) == 1 else None
 
 
 def places_of(caller: Principal, permission: str) -> dict[str, Any]:

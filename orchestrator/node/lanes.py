@@ -29,11 +29,10 @@ from orchestrator.node.wire import (
     Piece,
     Ping,
     Pong,
+    Question,
     Reply,
     Told,
     WireBroken,
-    packed,
-    read_reply,
 )
 from protocol import paths
 
@@ -147,15 +146,61 @@ class Process:
         return now - self.seen < SUSPECT_SECONDS
 
 
-@dataclass
 class Link:
-    """One connection of the private socket."""
+    """One connection of the private socket, for one request at a time. What nobody has asked for yet is not read further."""
 
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
+    def __init__(self) -> None:
+        self._frames = Frames(REPLIES, self._heard, self._lost)
+        self._unread: deque[Reply] = deque()
+        self._asked: asyncio.Future[Reply] | None = None
+
+    @staticmethod
+    async def opened(path: Path) -> Link:
+        """Raises `OSError`."""
+        link = Link()
+        await asyncio.get_running_loop().create_unix_connection(lambda: link._frames, str(path))
+        return link
+
+    @property
+    def is_open(self) -> bool:
+        return self._frames.is_open
+
+    def say(self, question: Question) -> None:
+        """Nothing happens when the connection has ended: `reply` tells."""
+        self._frames.say(question)
+
+    async def reply(self) -> Reply:
+        """The next frame; who stops waiting for it leaves it to the next one who asks. Raises `WireBroken`."""
+        if self._unread:
+            return self._unread_one()
+        if self._asked is None:
+            if not self.is_open:
+                raise WireBroken("closed")
+            self._asked = asyncio.get_running_loop().create_future()
+        reply = await asyncio.shield(self._asked)  # who is cancelled at the moment of its coming must not take it along
+        self._asked = None
+        return reply
 
     def close(self) -> None:
-        self.writer.close()
+        self._frames.close()
+
+    def _unread_one(self) -> Reply:
+        found = self._unread.popleft()
+        if not self._unread:
+            self._frames.go_on()
+        return found
+
+    def _heard(self, frames: Frames, reply: Any) -> None:
+        if self._asked is not None and not self._asked.done():
+            self._asked.set_result(reply)
+        else:
+            self._unread.append(reply)
+            frames.wait()
+
+    def _lost(self) -> None:
+        if self._asked is not None and not self._asked.done():
+            self._asked.set_exception(WireBroken("the connection ended"))
+            self._asked.exception()  # perhaps nobody waits any more
 
 
 class SharedLink:
@@ -236,18 +281,18 @@ class Talk:
     def __init__(self, lanes: Lanes, lane: Lane, process: Process, link: Link) -> None:
         self._lanes, self._lane, self._process = lanes, lane, process
         self._link: Link | None = link
-        self._reading: asyncio.Task[Reply] | None = None
-        self._more = True
+        self._begun, self._more = False, True
 
     async def begin(self, asked: Asked) -> Answered:
         """Hand the request over and return the head of the answer. Raises `Lost`."""
         try:
             assert self._link is not None  # noqa: S101  it is ours until `close`
-            self._link.writer.write(packed(asked))
-            reply = await self._next()
-        except (OSError, WireBroken) as error:
+            self._link.say(asked)
+            self._begun = True
+            reply = await self._link.reply()
+        except WireBroken as error:
             self._process.seen = float("-inf")
-            raise Lost(f"{self._process.name}: {type(error).__name__}") from error
+            raise Lost(f"{self._process.name}: {error}") from error
         if not isinstance(reply, Answered):
             raise Lost(f"{self._process.name} answers {type(reply).__name__}")
         self._more = reply.more
@@ -255,8 +300,9 @@ class Talk:
 
     async def piece(self) -> Piece:
         """The next piece of the body. Raises `Lost`."""
+        assert self._link is not None  # noqa: S101  it is ours until `close`
         try:
-            reply = await self._next()
+            reply = await self._link.reply()
         except WireBroken as error:
             raise Lost(f"{self._process.name}: {error}") from error
         if not isinstance(reply, Piece) or reply.broken:
@@ -266,27 +312,17 @@ class Talk:
 
     def close(self) -> None:
         """Give the slot back as soon as the worker's thread is free: it works on while nobody listens."""
-        if self._link is None or (self._more and self._reading is None):
-            self._end(keep=False)
-        elif not self._more:
-            self._end(keep=True)
-        else:
-            self._lanes.spawn(self._read_to_the_end())
+        if not self._more or not self._begun:
+            self._end(keep=not self._more)
+        elif self._link is not None:
+            self._lanes.spawn(self._read_to_the_end(self._link))
 
-    async def _next(self) -> Reply:
-        assert self._link is not None  # noqa: S101  set by `begin`
-        if self._reading is None:
-            self._reading = asyncio.ensure_future(read_reply(self._link.reader))
-        reply = await asyncio.shield(self._reading)  # who stops listening must not cut a frame in two
-        self._reading = None
-        return reply
-
-    async def _read_to_the_end(self) -> None:
+    async def _read_to_the_end(self, link: Link) -> None:
         keep = False
         try:
-            with contextlib.suppress(OSError, WireBroken):
+            with contextlib.suppress(WireBroken):
                 while self._more:
-                    reply = await self._next()
+                    reply = await link.reply()
                     self._more = isinstance(reply, Answered | Piece) and reply.more
                 keep = True
         finally:
@@ -336,10 +372,9 @@ class Lanes:
         idle = process.idle.get(lane.name, [])
         while idle:
             found = idle.pop()
-            if not found.reader.at_eof() and not found.writer.is_closing():
+            if found.is_open:
                 return found
-            found.close()
-        return Link(*await asyncio.open_unix_connection(str(process.socket)))
+        return await Link.opened(process.socket)
 
     def give_back(self, process: Process, lane: Lane, link: Link | None) -> None:
         """The slot is free, and with it the connection unless it broke."""
@@ -444,12 +479,12 @@ Kind = TypeVar("Kind", Pong, Listener)
 
 async def _one_question(process: Process, question: Ping | AskListener, kind: type[Kind]) -> Kind:
     """Ask on a connection of its own, so that the answer proves that new connections are accepted."""
-    reader, writer = await asyncio.open_unix_connection(str(process.socket))
+    link = await Link.opened(process.socket)
     try:
-        writer.write(packed(question))
-        reply = await read_reply(reader)
+        link.say(question)
+        reply = await link.reply()
     finally:
-        writer.close()
+        link.close()
     if not isinstance(reply, kind):
         raise WireBroken(f"{process.name} answers {type(reply).__name__}")
     return reply

@@ -157,6 +157,15 @@ class Frames(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(packed(message))
 
+    def wait(self) -> None:
+        """Read nothing more for now; what has come already is still heard."""
+        if self.is_open and self._transport is not None:
+            self._transport.pause_reading()
+
+    def go_on(self) -> None:
+        if self.is_open and self._transport is not None:
+            self._transport.resume_reading()
+
     @property
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
@@ -174,15 +183,6 @@ class Frames(asyncio.Protocol):
         message = self._decoder.decode(bytes(memoryview(self._received)[_LENGTH.size : end]))
         del self._received[:end]
         return message
-
-
-async def read_reply(stream: asyncio.StreamReader) -> Reply:
-    """The next frame a worker sends. Raises `WireBroken`."""
-    try:
-        length = _checked_length(await stream.readexactly(_LENGTH.size))
-        return REPLIES.decode(await stream.readexactly(length))
-    except (asyncio.IncompleteReadError, OSError, msgspec.MsgspecError) as error:
-        raise WireBroken(type(error).__name__) from error
 
 
 def read_question(connection: socket.socket) -> Question | None:

@@ -1,0 +1,110 @@
+"""One connection of the front to a worker: frames are lost by nobody's leaving, and not read ahead of who takes them."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from orchestrator.node.lanes import Lane, Lanes, Link, Process, Talk
+from orchestrator.node.wire import Answered, Asked, Peer, Piece, Ping, Pong, WireBroken, packed
+
+ASKED = Asked("GET", b"/", b"", [], b"", Peer("127.0.0.1", 1))
+
+
+def answered(more: bool = False) -> Answered:
+    return Answered(200, "OK", [], b"x", more)
+
+
+def beside_a_worker(use: Callable[[Link, asyncio.StreamWriter], Awaitable[None]]) -> None:
+    """Run with a link and the worker's end of it."""
+
+    async def run() -> None:
+        with tempfile.TemporaryDirectory(prefix="mv-") as folder:
+            path, ends = Path(folder) / "w.sock", asyncio.Queue[asyncio.StreamWriter]()
+            server = await asyncio.start_unix_server(lambda _, writer: ends.put_nowait(writer), str(path))
+            async with server, asyncio.timeout(20):
+                link = await Link.opened(path)
+                await use(link, await ends.get())
+                link.close()
+
+    asyncio.run(run())
+
+
+def test_a_frame_that_comes_in_the_turn_in_which_its_reader_leaves_is_the_next_ones() -> None:
+    async def use(link: Link, worker: asyncio.StreamWriter) -> None:
+        reader = asyncio.ensure_future(link.reply())
+        await asyncio.sleep(0)
+        link._heard(link._frames, Pong())
+        reader.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reader
+        assert await link.reply() == Pong()
+        reader = asyncio.ensure_future(link.reply())
+        await asyncio.sleep(0)
+        reader.cancel()
+        worker.write(packed(Pong()))
+        assert await link.reply() == Pong()
+
+    beside_a_worker(use)
+
+
+def test_what_nobody_takes_stays_with_the_worker() -> None:
+    async def use(link: Link, worker: asyncio.StreamWriter) -> None:
+        piece = Piece(b"p" * 100_000, more=True)
+        sending = asyncio.ensure_future(_send(worker, [piece] * 200))
+        await asyncio.sleep(0.3)
+        assert not sending.done() and len(link._unread) < 20
+        for _ in range(200):
+            assert await link.reply() == piece
+        await sending
+        assert not link._unread
+
+    beside_a_worker(use)
+
+
+async def _send(worker: asyncio.StreamWriter, pieces: list[Piece]) -> None:
+    for piece in pieces:
+        worker.write(packed(piece))
+        await worker.drain()
+
+
+def test_who_waits_and_who_comes_later_hears_of_an_end() -> None:
+    async def use(link: Link, worker: asyncio.StreamWriter) -> None:
+        reader = asyncio.ensure_future(link.reply())
+        await asyncio.sleep(0)
+        worker.close()
+        with pytest.raises(WireBroken):
+            await reader
+        assert not link.is_open
+        link.say(Ping())
+        with pytest.raises(WireBroken):
+            await link.reply()
+
+    beside_a_worker(use)
+
+
+def test_a_talk_whose_listener_leaves_gives_its_slot_back_when_the_worker_is_done() -> None:
+    async def use(link: Link, worker: asyncio.StreamWriter) -> None:
+        process = Process("people", "people", Path("/nowhere"))
+        lane = Lane("people", "people", 1, 1, 5.0)
+        lanes = Lanes([lane], [process])
+        process.busy["people"] = 1
+        talk = Talk(lanes, lane, process, link)
+        begun = asyncio.ensure_future(talk.begin(ASKED))
+        await asyncio.sleep(0.01)
+        begun.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await begun
+        talk.close()
+        await asyncio.sleep(0.05)
+        assert process.busy["people"] == 1, "the worker's thread is not free yet"
+        worker.write(packed(answered(more=True)) + packed(Piece(b"y", more=False)))
+        while process.busy["people"]:
+            await asyncio.sleep(0.01)
+        assert process.idle["people"] == [link] and link.is_open
+
+    beside_a_worker(use)
