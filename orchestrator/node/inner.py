@@ -30,9 +30,9 @@ from orchestrator.node.wire import (
     Ping,
     Pong,
     Question,
+    Questions,
     WireBroken,
     packed,
-    read_question,
 )
 
 log = logging.getLogger("mazevault.server")
@@ -102,7 +102,8 @@ class Inner:
     def _converse(self, connection: socket.socket) -> None:
         try:
             with connection:
-                while (question := read_question(connection)) is not None:
+                questions = Questions(connection)
+                while (question := questions.next()) is not None:
                     self._answer(connection, question)
         except (OSError, WireBroken) as error:
             log.debug("a connection of the front ended: %r", error)

@@ -19,6 +19,8 @@ LONGEST_FRAME = 8 * 1024 * 1024
 """Bytes. More than the longest request (a sealed message of 2 MiB and its head) and than one piece of an answer."""
 PIECE = 256 * 1024
 """Bytes of an answer in one frame; a longer answer comes in several."""
+AT_ONCE = 16 * 1024
+"""Bytes that are asked of the system at once; nearly all questions are shorter."""
 _LENGTH = struct.Struct(">I")
 
 
@@ -185,26 +187,29 @@ class Frames(asyncio.Protocol):
         return message
 
 
-def read_question(connection: socket.socket) -> Question | None:
-    """The next frame of the front, in the calling thread; None when it has closed the connection. Raises `WireBroken`."""
-    try:
-        head = _exactly(connection, _LENGTH.size)
-        if not head:
-            return None
-        return QUESTIONS.decode(_exactly(connection, _checked_length(head)))
-    except (OSError, msgspec.MsgspecError) as error:
-        raise WireBroken(type(error).__name__) from error
+class Questions:
+    """What the front sends on one connection, for the thread that answers it. A short question costs one call of the system."""
 
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection, self._received = connection, bytearray()
 
-def _exactly(connection: socket.socket, count: int) -> bytes:
-    """So many bytes, or none when the other side closed before the first."""
-    received = bytearray(count)
-    view, done = memoryview(received), 0
-    while done < count:
-        got = connection.recv_into(view[done:])
-        if not got:
-            if done:
-                raise ConnectionResetError("closed within a frame")
-            return b""
-        done += got
-    return bytes(received)
+    def next(self) -> Question | None:
+        """The next frame; None when the front has closed the connection. Raises `WireBroken`."""
+        try:
+            head = self._taken(_LENGTH.size)
+            return QUESTIONS.decode(self._taken(_checked_length(head))) if head else None
+        except (OSError, msgspec.MsgspecError) as error:
+            raise WireBroken(type(error).__name__) from error
+
+    def _taken(self, count: int) -> bytes:
+        """So many bytes, or none when the other side closed before the first."""
+        while len(self._received) < count:
+            got = self._connection.recv(max(AT_ONCE, count - len(self._received)))
+            if not got:
+                if self._received or count > _LENGTH.size:
+                    raise ConnectionResetError("closed within a frame")
+                return b""
+            self._received += got
+        found = bytes(memoryview(self._received)[:count])
+        del self._received[:count]
+        return found

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import socket
 import tempfile
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
 from orchestrator.node.lanes import Lane, Lanes, Link, Process, Talk
-from orchestrator.node.wire import Answered, Asked, Peer, Piece, Ping, Pong, WireBroken, packed
+from orchestrator.node.wire import Answered, Asked, Peer, Piece, Ping, Pong, Questions, WireBroken, packed
 
 ASKED = Asked("GET", b"/", b"", [], b"", Peer("127.0.0.1", 1))
 
@@ -108,3 +112,28 @@ def test_a_talk_whose_listener_leaves_gives_its_slot_back_when_the_worker_is_don
         assert process.idle["people"] == [link] and link.is_open
 
     beside_a_worker(use)
+
+
+def test_a_worker_reads_questions_however_they_are_cut_and_hears_of_a_front_that_left_within_one() -> None:
+    here, there = socket.socketpair()
+    sent = packed(ASKED) + packed(Ping()) + packed(Asked("PUT", b"/", b"", [], b"b" * 300_000, Peer("::1", 2)))
+
+    def send() -> None:
+        for begin, end in itertools.pairwise([0, 1, 5, len(packed(ASKED)) + 2, len(sent) - 1, len(sent)]):
+            here.sendall(sent[begin:end])
+            time.sleep(0.01)
+        here.sendall(packed(ASKED)[:-1])
+        here.close()
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    questions = Questions(there)
+    assert (questions.next(), questions.next()) == (ASKED, Ping())
+    long = questions.next()
+    assert isinstance(long, Asked) and len(long.body) == 300_000
+    with pytest.raises(WireBroken):
+        questions.next()
+    sender.join()
+    here, there = socket.socketpair()
+    here.close()
+    assert Questions(there).next() is None
