@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC
 from enum import StrEnum
-from typing import Any, Required, TypedDict, Unpack
+from typing import Any, LiteralString, Required, TypedDict, Unpack
 
 import msgspec
 from django.db import DatabaseError, connection, transaction
@@ -22,8 +22,9 @@ from common.audit_commits import commits
 from common.clock import now
 from common.errors import Unavailable
 from common.locks import try_transaction_lock
-from common.models import AuditCheckpoint, AuditEntry, AuditLink, AuditPending
+from common.models import AuditCheckpoint, AuditEntry, AuditLink
 from common.rowsets import Row, Rowset
+from common.statements import fetch, run
 from protocol.audit import GENESIS as GENESIS
 from protocol.audit import PRIMARY, Link, entry_text, link_hash, statement_of, walk
 
@@ -39,6 +40,13 @@ _LINKS = Rowset("common_auditlink", {"chain": "text", "position": "bigint", "ent
 _TOLD = ("id", "at", "actor", "action", "entity", "entity_id", "severity", "environment", "address", "organization", "project",
          "details_text")  # fmt: skip
 """What the hash of an entry covers."""
+_NEXT: LiteralString = """
+SELECT e.id, e.at, e.actor, e.action, e.entity, e.entity_id, e.severity, e.environment, e.address, e.organization, e.project,
+       e.details::text
+  FROM common_auditentry e JOIN common_auditpending p ON p.entry_id = e.id ORDER BY p.entry_id LIMIT %(most)s::int
+"""
+"""`_TOLD` of those that wait, the oldest first."""
+_CHAINED: LiteralString = "DELETE FROM common_auditpending WHERE entry_id = ANY(%(entries)s::bigint[])"
 
 
 class Severity(StrEnum):
@@ -136,20 +144,19 @@ def _written_or_refused(what: str) -> Iterator[None]:
 
 def chain_pending(batch: int = 500, chain: str = PRIMARY) -> int:
     """Give the next committed entries their place in the chain. One process at a time; returns how many were chained."""
-    if not AuditPending.objects.exists():
+    if not fetch("SELECT 1 FROM common_auditpending LIMIT 1", {}):
         return 0
     with transaction.atomic():
         if not try_transaction_lock("audit-chain"):
             return 0
-        waiting = list(AuditPending.objects.order_by("entry_id").values_list("entry_id", flat=True)[:batch])
         position, previous = head(chain)
         links = []
-        for told in with_details_text(AuditEntry.objects.filter(pk__in=waiting)).order_by("id").values(*_TOLD):
-            entry = told["id"]
+        for row in fetch(_NEXT, {"most": batch}):
+            told = dict(zip(_TOLD, row, strict=True))
             position, previous = position + 1, link_hash(chain, position + 1, previous, _text(told))
-            links.append({"chain": chain, "position": position, "entry_id": entry, "hash": previous})
+            links.append({"chain": chain, "position": position, "entry_id": told["id"], "hash": previous})
         _LINKS.insert(links)
-        AuditPending.objects.filter(pk__in=waiting).delete()
+        run(_CHAINED, {"entries": [link["entry_id"] for link in links]})
     return len(links)
 
 

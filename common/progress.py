@@ -53,7 +53,8 @@ class Progress:
         """This loop is alive, and will say so again within these seconds."""
         before = self._steps.get(name)
         moment, thread = time.monotonic() if now is None else now, threading.get_native_id()
-        self._steps[name] = Step(before.count + 1 if before else 1, moment, silent_at_most, thread, waited(thread))
+        had = starvation.own_waited() + starvation.watch.late
+        self._steps[name] = Step(before.count + 1 if before else 1, moment, silent_at_most, thread, had)
 
     def ended(self, name: str) -> None:
         """This loop is over, in order."""

@@ -6,14 +6,19 @@ it: a thread that stands still has no such time. Where the system does not count
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
 PROC = Path("/proc")
 EXCUSED_AT_MOST = 4.0
 """For want of a processor nothing may take longer than so many times what it promised on top of that: a loop that never ends
 waits for one too, on a machine that has none to spare."""
+LONGEST_LINE = 64
+"""Bytes: three numbers of 64 bits."""
 SECOND = 1e9
 """Nanoseconds."""
 
@@ -27,6 +32,32 @@ def waited_of(schedstat: str) -> float:
 def waited(thread: int) -> float:
     """Seconds for which a thread of this process (its native id) has waited for a processor since it began; 0 where unknown."""
     return _read(PROC / "self" / "task" / str(thread) / "schedstat")
+
+
+def own_waited() -> float:
+    """The same of the calling thread, at a tenth of the cost: the file stays open as long as the thread lives."""
+    try:
+        return waited_of(os.pread(_own.descriptor(), LONGEST_LINE, 0).decode())
+    except OSError:
+        return 0.0
+
+
+class _Own(threading.local):
+    """The open file of each thread. A fork is another process, with other numbers."""
+
+    def __init__(self) -> None:
+        self._file: FileIO | None = None
+        self._of: tuple[int, Path] | None = None
+
+    def descriptor(self) -> int:
+        """Raises `OSError`."""
+        if self._file is None or self._of != (os.getpid(), PROC):
+            self._of = (os.getpid(), PROC)
+            self._file = FileIO(PROC / "self" / "task" / str(threading.get_native_id()) / "schedstat")
+        return self._file.fileno()
+
+
+_own = _Own()
 
 
 @dataclass

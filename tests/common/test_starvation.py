@@ -11,7 +11,7 @@ import pytest
 
 from common import progress, starvation
 from common.progress import Progress
-from common.starvation import EXCUSED_AT_MOST, OwnWatch, all_waited, longest_wait, waited, waited_of
+from common.starvation import EXCUSED_AT_MOST, OwnWatch, all_waited, longest_wait, own_waited, waited, waited_of
 
 
 @pytest.fixture
@@ -74,3 +74,23 @@ def test_this_system_counts_no_waiting_of_a_thread_that_sleeps() -> None:
     time.sleep(0.3)
     assert 0 <= waited(threading.get_native_id()) - before < 0.3
     assert str(os.getpid()) in all_waited(os.getpid()) and progress.waited(0) == starvation.watch.late
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this system does not count it")
+def test_each_thread_and_each_fork_reads_its_own_line() -> None:
+    assert own_waited() == pytest.approx(waited(threading.get_native_id()), abs=0.2)
+    seen = list[Path]()
+
+    def look() -> None:
+        own_waited()
+        seen.append(Path(f"/proc/self/fd/{starvation._own.descriptor()}").readlink())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    look()
+    assert len(set(seen)) == 2 and seen[1].parts[-2] == str(threading.get_native_id())
+    child = os.fork()
+    if child == 0:
+        os._exit(Path(f"/proc/self/fd/{starvation._own.descriptor()}").readlink().parts[-2] != str(os.getpid()))
+    assert os.waitpid(child, 0)[1] == 0
