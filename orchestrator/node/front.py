@@ -28,7 +28,7 @@ import msgspec
 from common.addresses import network_of
 from common.logs import log_to_standard_error
 from common.nearest import refusal
-from orchestrator.node import limits
+from orchestrator.node import event_loop, limits
 from orchestrator.node.heads import error_answer, json_answer
 from orchestrator.node.http import Answer, Connection, Handler
 from orchestrator.node.lanes import (
@@ -377,7 +377,7 @@ def main() -> None:
     lifeline = Lifeline(int(sys.argv[2]))
     read_little()
     try:
-        asyncio.run(_run(plan, lifeline))
+        event_loop.run(_run(plan, lifeline))
     except OSError as error:
         lifeline.failed(f"port {plan.port} cannot be opened: {error.strerror or error}")
         sys.exit(1)

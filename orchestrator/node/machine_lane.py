@@ -23,6 +23,7 @@ from gateways.door_views import Served
 from gateways.lane import LaneDesk, Threads, workers
 from gateways.machine_api import trust_text
 from orchestrator.listener import primary_files
+from orchestrator.node import event_loop
 from orchestrator.node.lanes import FIRST_PATHS, URGENT_PATHS
 from orchestrator.node.lifeline import Lifeline
 from orchestrator.node.machine import Machine, live
@@ -100,7 +101,7 @@ def answered_with(response: HttpResponse) -> Answered:
 
 def serve(socket: Path, lifeline: Lifeline) -> None:
     """Be the machine process until told to end. Does not return: threads that wait for something must not hold its end."""
-    asyncio.run(_serve(socket, lifeline))
+    event_loop.run(_serve(socket, lifeline))
     logging.shutdown()
     os._exit(0)
 
