@@ -13,7 +13,7 @@ from django.apps import apps
 from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Model
-from django.test import Client
+from django.test import Client, TransactionTestCase
 
 from accounts.models import Session, User
 from accounts.organizations import ensure_default_organization
@@ -28,6 +28,29 @@ from gateways import channel_keys, generation, identity, routes, signs
 from gateways.remembered import memory
 from tests.fakes.gateway import KNOWN, FakeGateway, all_answer
 from vault import succession
+
+KEPT = ("django_migrations", "django_content_type", "auth_permission")
+"""What the migrations have filled for good."""
+_WRITTEN = """
+    SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace
+    AND relname <> ALL(%s) AND pg_relation_size(oid) > 0
+"""
+
+
+def _empty(_: TransactionTestCase) -> None:
+    """After a test that commits: only the tables that hold something are emptied, and what Django makes once stays."""
+    with connection.cursor() as cursor:
+        cursor.execute(_WRITTEN, [list(KEPT)])
+        written = [connection.ops.quote_name(name) for (name,) in cursor.fetchall()]
+        if not written:
+            return
+        cursor.execute(" UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT FROM {name})" for name in written))  # noqa: S608
+        filled = [name for (name,) in cursor.fetchall()]
+        if filled:
+            cursor.execute(f"TRUNCATE {', '.join(filled)} CASCADE")
+
+
+TransactionTestCase._fixture_teardown = _empty
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ from types import EllipsisType
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding
 from django.http import HttpResponse
 from django.test import Client
@@ -25,7 +26,7 @@ from failover import driver
 from gateway_runtime.client import own_keys_of
 from gateway_runtime.identity import Keys
 from gateways import identity, signs, tokens
-from gateways.models import Gateway
+from gateways.models import Gateway, PrimaryKeyPair
 from gateways.peer import PEER_CERTIFICATE
 from gateways.tokens import TokenWish
 from protocol import messages, paths
@@ -59,6 +60,7 @@ from protocol.writes import (
     new_salt,
     sign,
 )
+from vault.generations import Standing
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,14 @@ def all_answer(questions: Iterable[tuple[uuid.UUID, int]], seconds: float = 0.0)
         known = KNOWN.get(gateway)
         if known is not None and known.lively:
             known.give_sign(number)
+
+
+def _signer_of_the_primary() -> Ed25519PublicKey:
+    """Of its channel certificate, without opening the private key."""
+    current = PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.SIGNING, standing=Standing.CURRENT)
+    key = x509.load_pem_x509_certificate(current.values_list("certificate", flat=True)[0].encode()).public_key()
+    assert isinstance(key, Ed25519PublicKey)
+    return key
 
 
 @dataclass(eq=False)
@@ -284,11 +294,12 @@ class FakeGateway:
         return self.sealed(messages.encode(body), header)
 
     def sealed(self, payload: bytes, header: Header) -> bytes:
-        """Seal and sign any bytes."""
-        document = identity.trust_document()
-        recipient = open_recipients(document.recipients, identity.signing_key().public_key(), datetime.now(UTC))[0]
-        header = structs.replace(header, recipient=header.recipient or recipient.kid)
-        return seal(header, payload, decode_encryption_key(recipient.public_key), self.keys.signing)
+        """Seal and sign any bytes, for the newest key of the Primary: what its trust document says, without composing that each
+        time."""
+        newest = PrimaryKeyPair.objects.filter(purpose=PrimaryKeyPair.RECIPIENT, not_after__gt=now()).order_by("-generation")
+        kid, public_key = newest.values_list("kid", "public_key")[0]
+        header = structs.replace(header, recipient=header.recipient or kid)
+        return seal(header, payload, decode_encryption_key(public_key), self.keys.signing)
 
     def opened_session(self, path: str) -> ChannelSession:
         """A session as a gateway opens one for a message to this path."""
@@ -321,7 +332,7 @@ class FakeGateway:
 
     def open(self, answer: HttpResponse, kind: type[messages.Message]) -> Any:
         parcel = parse(answer.content)
-        verify(parcel, identity.signing_key().public_key())
+        verify(parcel, _signer_of_the_primary())
         said = messages.decode(open_parcel(parcel, self.keys.encryption), kind)
         self.keep(getattr(said, "mark", None))
         return said
