@@ -26,6 +26,10 @@ _ZONE = ("CRON_TZ=", "TZ=")
 _EXAMPLE = "such as `0 3 * * 0` (Sundays at 3:00 UTC) or `CRON_TZ=Europe/Prague 30 2 1 * *`"
 
 
+COUNTED_FROM = "counted_from"
+"""Among the settings of a rotation as they rest, never shown: since when its schedule counts."""
+
+
 class ScheduleInvalid(ValueError):
     """The text is no schedule, or one that never comes or comes too often; the sentence says which."""
 
@@ -78,11 +82,39 @@ def _zone(name: str) -> tzinfo:
         raise ScheduleInvalid("names a zone that is not known; take one of the IANA database, such as Europe/Prague") from None
 
 
+def kept(
+    rotation: Mapping[str, Any] | None, before: Mapping[str, Any] | None, changed: datetime, now: datetime
+) -> dict[str, Any] | None:  # fmt: skip
+    """The settings of a rotation as they rest after a change at `now`; until then they were `before`, and the last change was at
+    `changed`. A schedule counts from when it was given, or switched on: no other change of its secret moves the next time."""
+    said = shown(rotation)
+    if not said or not said.get("schedule"):
+        return said
+    earlier = before or {}
+    same = all(earlier.get(name) == said.get(name) for name in ("enabled", "schedule"))
+    since = (earlier.get(COUNTED_FROM) or changed.isoformat()) if same else now.isoformat()
+    return {**said, COUNTED_FROM: since}
+
+
+def shown(rotation: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The settings as somebody gave them."""
+    return None if rotation is None else {name: value for name, value in rotation.items() if name != COUNTED_FROM}
+
+
+def _counted_from(rotation: Mapping[str, Any], changed: datetime) -> datetime:
+    """Of settings that an older release stored, and nobody changed since, only the secret's last change is known."""
+    try:
+        return datetime.fromisoformat(str(rotation.get(COUNTED_FROM, "")))
+    except ValueError:
+        return changed
+
+
 def next_due(rotation: Mapping[str, Any] | None, value_set: datetime | None, changed: datetime) -> datetime | None:
     """When a value is to be replaced; in the past for one that is overdue, None for one that is never due.
 
-    `value_set` is when the present value was set, `changed` when the secret was changed last: a schedule counts from the later of
-    them, so that one that is given to an old secret waits for its own first time. An interval counts from the value.
+    `value_set` is when the present value was set, `changed` when the secret was changed last. A schedule counts from the value,
+    or from when it was given if that was later: to an old secret it comes at its own first time. An interval counts from the
+    value.
     """
     if not rotation or not rotation.get("enabled") or value_set is None:
         return None
@@ -90,7 +122,7 @@ def next_due(rotation: Mapping[str, Any] | None, value_set: datetime | None, cha
     found = [value_set + timedelta(days=days)] if days else []
     if text:
         try:
-            at = read(text).after(max(value_set, changed))
+            at = read(text).after(max(value_set, _counted_from(rotation, changed)))
         except ScheduleInvalid:  # stored by a release that read no schedules
             at = None
         found += [at] if at else []

@@ -20,7 +20,7 @@ from common.errors import Conflict, MazeVaultError, NotFound, ValidationFailed
 from common.rowsets import Row
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody
-from vault import marks, rules, values
+from vault import marks, rules, schedules, values
 from vault.found import Found
 from vault.held import hold
 from vault.models import Secret, SecretStatus, SecretVersion
@@ -204,8 +204,8 @@ def _make(secret: Secret, change: SecretChange, origin: Origin, now: datetime, i
         secret.version += 1
         if change.operation is WriteOperation.ROTATE:
             secret.rotated_version = secret.version
+        _take_fields(secret, change.body, now)
         secret.updated_at = now
-        _take_fields(secret, change.body)
         _take_status(secret, change.operation, now)
         version = _version_row(secret, change, origin, value, now, book)
         details = {"version": secret.version, **_where(secret), **_circumstances(change, origin)}
@@ -267,11 +267,13 @@ def _refuse_other_storage(secret: Secret, body: WriteBody) -> None:
         )
 
 
-def _take_fields(secret: Secret, body: WriteBody) -> None:
+def _take_fields(secret: Secret, body: WriteBody, now: datetime) -> None:
+    before = secret.rotation
     for name in _FIELDS:
         wished = getattr(body, name)
         if wished is not None:
             setattr(secret, name, wished)
+    secret.rotation = schedules.kept(secret.rotation, before, secret.updated_at, now)
 
 
 def _take_status(secret: Secret, operation: WriteOperation, now: datetime) -> None:

@@ -154,7 +154,7 @@ def secret_row(
         "tags": secret.tags,
         "ttl_hours": secret.ttl_hours,
         "metadata": secret.metadata,
-        "rotation": secret.rotation,
+        "rotation": schedules.shown(secret.rotation),
         "rotation_not_in_force": not_in_force(secret),
         "storage": secret.project.storage,
         "version": secret.version,

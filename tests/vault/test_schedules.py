@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from accounts.models import Project, Storage
+from common.clock import now
 from tests import factories
 from tests.conftest import Person
 from vault import schedules
@@ -84,6 +85,41 @@ def test_the_earlier_of_interval_and_schedule_counts(rotation: dict[str, Any] | 
 def test_a_schedule_given_to_an_old_secret_waits_for_its_own_first_time() -> None:
     rotation = {"enabled": True, "schedule": "0 3 * * *"}
     assert schedules.next_due(rotation, NOON - timedelta(days=400), NOON) == at("2026-03-29 03:00")
+
+
+@pytest.mark.parametrize(
+    ("counted_from", "due"), [(NOON - timedelta(days=3), at("2026-03-26 03:00")), ("", at("2026-03-29 03:00"))]
+)
+def test_a_schedule_counts_from_when_it_was_given(counted_from: Any, due: datetime) -> None:
+    """Of a schedule that an older release stored only the secret's last change is known."""
+    rotation = {"enabled": True, "schedule": "0 3 * * *", schedules.COUNTED_FROM: str(counted_from)}
+    assert schedules.next_due(rotation, NOON - timedelta(days=400), NOON) == due
+
+
+@pytest.mark.parametrize(
+    ("change", "moves"),
+    [({"description": "x"}, False), ({"tags": ["a"]}, False), ({"rotation": {"enabled": True, "schedule": "0 3 * * *"}}, False),
+     ({"rotation": {"enabled": True, "schedule": "0 3 * * *", "rotation_interval_days": 900}}, False),
+     ({"rotation": {"enabled": True, "schedule": "0 4 * * *"}}, True)],
+)  # fmt: skip
+@pytest.mark.parametrize("stamped", [True, False])
+def test_no_edit_moves_a_run_that_is_due(
+    primary: None, admin: Person, change: dict[str, Any], moves: bool, stamped: bool
+) -> None:
+    project = factories.project()
+    wish = {"project_id": str(project.id), "key": "K", "value": "v", "rotation": {"enabled": True, "schedule": "0 3 * * *"}}
+    path = f"secrets/{admin.post('secrets', wish)[1]['id']}"
+    long_ago = now() - timedelta(days=9)
+    kept = {**wish["rotation"], **({schedules.COUNTED_FROM: long_ago.isoformat()} if stamped else {})}  # type: ignore[dict-item]
+    Secret.objects.update(rotation=kept, updated_at=long_ago)
+    SecretVersion.objects.update(created_at=long_ago)
+    before = admin.get(f"{path}/rotation-config")[1]["next_due_at"]
+    for _ in range(2):
+        status, row = admin.call("patch", path, data=change, content_type="application/json")
+        assert status == 200 and set(row["rotation"]) <= {"enabled", "schedule", "rotation_interval_days"}
+    after = admin.get(f"{path}/rotation-config")[1]["next_due_at"]
+    assert datetime.fromisoformat(before) < now() and (after == before) is not moves
+    assert moves is (datetime.fromisoformat(after) > now())
 
 
 ACCEPTED: dict[str, tuple[dict[str, Any], str, str, list[str]]] = {
