@@ -36,7 +36,7 @@ from integrations.keeping import VaultKeeper
 from protocol import paths
 from protocol.vocabulary import Assignment, BreakerState, WriteOperation, WriteOutcome
 from protocol.writes import WriteBatch, WriteCheck, WriteKnown, WriteReceipt, WriteReceipts
-from vault import answered, elsewhere, rules
+from vault import answered, claims, elsewhere, rules
 from vault.claims import Request
 from vault.elsewhere import Made, change_secret, take_back
 from vault.models import Secret, SecretStatus, VaultClaim
@@ -214,7 +214,7 @@ class Acceptance:
 
 def desk_of(claim: VaultClaim) -> Acceptance:
     """For who began it. Whether they still may, the Primary decides when the write is applied."""
-    return Acceptance(Request(claim.actor, claim.address, claim.idempotency_key, claim.digest), clock_now())
+    return Acceptance(claims.request_of(claim), clock_now())
 
 
 def sweep_claims() -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from typing import Protocol
 
@@ -32,8 +32,8 @@ from vault.ports import Asker, Done, Hold, SecretChange, Shown
 
 log = logging.getLogger("mazevault.vault")
 
-LONGEST_RECOVERY = timedelta(minutes=10)
-"""A name that is in neither collection for so long is not on its way any more, it was purged. Azure recovers within seconds."""
+LONGEST_SETTLING = timedelta(minutes=10)
+"""A name that is in neither collection for so long is not on its way any more, it was purged: Azure takes seconds."""
 
 
 class Ways(Protocol):
@@ -265,21 +265,18 @@ class Work(Look):
         Raises `ObjectBusy` while it may come: then it is looked for again.
         """
         since = self._hold.recovering_since if self._hold is not None else None
-        if since is None or (now() - since > LONGEST_RECOVERY and self._vault.deleted_one(self._name) is None):
+        if since is None or (now() - since > LONGEST_SETTLING and self._vault.deleted_one(self._name) is None):
             return False
         return self._delete_recovered()
 
     def _delete_recovered(self) -> bool:
         """Delete what was recovered. Asking for it tells apart what no look does: a name that lies deleted is missing (False),
         one that is on its way back is busy, one that has come back in this instant is deleted."""
-        try:
-            with self._effect(self._secret):
-                self._vault.delete(self._name)
-        except ObjectMissing:
-            if self._vault.deleted_one(self._name) is None:
-                raise settling(self._name) from None
-            return False
-        return True
+        if self._delete():
+            return True
+        if self._vault.deleted_one(self._name) is None:
+            raise settling(self._name)
+        return False
 
     def _is_restored(self, newest: Entry, version: str) -> bool:
         row = values.resting(self._secret)
@@ -308,18 +305,28 @@ class Work(Look):
             _refuse_foreign(held, self._secret, self._name)
         self._delete()
 
-    def _delete(self) -> None:
-        with suppress(ObjectMissing), self._effect(self._secret):
-            self._vault.delete(self._name)
+    def _delete(self) -> bool:
+        """Whether there was something to delete."""
+        try:
+            with self._effect(self._secret):
+                self._vault.delete(self._name)
+        except ObjectMissing:
+            return False
+        return True
+
+    def _deleted_lately(self) -> bool:
+        """Azure may not have finished that: until then the name is in neither collection, as it is after a purge."""
+        at = self._secret.deleted_at
+        return at is not None and now() - at < LONGEST_SETTLING
 
     def _purge(self) -> Done:
         """End the name for good. What cannot be purged (now, or in this vault) stays deleted, and that is recorded."""
         held = self.newest()
         if held is not None:
             _refuse_foreign(held, self._secret, self._name)
-        self._delete()
+        deleted = self._delete()
         try:
-            self._end_for_good(just_deleted=held is not None)
+            self._end_for_good(just_deleted=deleted or self._deleted_lately())
         except MazeVaultError as trouble:
             if trouble.in_doubt or self._secret.status == SecretStatus.DELETED:
                 raise

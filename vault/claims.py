@@ -11,17 +11,20 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+import msgspec
 from django.db import IntegrityError, connection, transaction
 from django.db.models import Q
 from django.db.models.functions import Now
 from msgspec import structs
 
+from accounts.models import Environment
 from common.clock import database_now
 from common.errors import Unavailable
+from common.sealing import Place, SealBroken
 from protocol.messages import decode
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody, body_text
-from vault import rules
+from vault import encryption, marks, rules
 from vault.models import VaultClaim
 from vault.ports import SecretChange
 
@@ -60,7 +63,17 @@ class Request:
     idempotency_key: str = ""
     digest: str = ""
     fingerprint: str = field(default="", repr=False)
-    """`SecretChange.fingerprint`; stored nowhere in the open, so it is empty where a change is ended for somebody who is gone."""
+    """`SecretChange.fingerprint`; it rests sealed only."""
+
+
+class Marks(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What tells of a value to who can guess it: the hash of the value, the fingerprint of the request."""
+
+    value_hash: str = ""
+    request: str = ""
+
+    def __repr__(self) -> str:
+        return "Marks(hidden)"
 
 
 def take(change: SecretChange, request: Request, place: str, *, seconds: float = LIFE_SECONDS) -> VaultClaim | None:
@@ -69,18 +82,42 @@ def take(change: SecretChange, request: Request, place: str, *, seconds: float =
     With `seconds=0` it is a note that something is to be looked into. A change with a version of the vault is one to be undone.
     """
     told = structs.replace(change.body, value=None, value_hash="", request="")
+    chosen = marks.hash_of(change.body.value) if change.body.value is not None else change.body.value_hash
     claim = VaultClaim(
         place=place, name=rules.folded_vault_name(change.key), secret=change.secret, project=change.project,
         environment=change.environment, key=change.key, operation=change.operation.value, base_version=change.base_version,
         body=body_text(told), actor=request.actor, address=request.address,
         idempotency_key=request.idempotency_key, digest=request.digest, until=database_now() + timedelta(seconds=seconds),
     )  # fmt: skip
+    if chosen or request.fingerprint:
+        claim.sealed_marks = encryption.seal(*place_of(claim), msgspec.json.encode(Marks(chosen, request.fingerprint)))
     try:
         with transaction.atomic():
             claim.save(force_insert=True)
     except IntegrityError:
         return None
     return claim
+
+
+def place_of(claim: VaultClaim) -> Place:
+    """What its marks are sealed for."""
+    scopes = Environment.objects.filter(id=claim.environment).values_list("gateway_environment", flat=True)
+    return scopes.first() or "platform", claim._meta.db_table, str(claim.id), 1
+
+
+def marks_of(claim: VaultClaim) -> Marks:
+    """Empty ones where nothing is known of them any more: a key that was destroyed takes them with it."""
+    if claim.sealed_marks is None:
+        return Marks()
+    try:
+        return msgspec.json.decode(encryption.open_sealed(*place_of(claim), bytes(claim.sealed_marks)), type=Marks)
+    except (SealBroken, encryption.MasterKeyMismatch):
+        return Marks()
+
+
+def request_of(claim: VaultClaim) -> Request:
+    """Who asked for it, for whoever ends it."""
+    return Request(claim.actor, claim.address, claim.idempotency_key, claim.digest, marks_of(claim).request)
 
 
 def prolong(claim: VaultClaim, seconds: float) -> None:
@@ -162,10 +199,11 @@ def ended_alone(limit: int) -> list[VaultClaim]:
 
 
 def wish_of(claim: VaultClaim) -> SecretChange:
-    """The change as it was asked for, without its value."""
+    """The change as it was asked for, without its value but with what that is known again by."""
+    body = structs.replace(decode(claim.body.encode(), WriteBody), value_hash=marks_of(claim).value_hash)
     return SecretChange(
         WriteOperation(claim.operation), claim.secret, claim.project, claim.environment, claim.key, claim.base_version,
-        decode(claim.body.encode(), WriteBody),
+        body,
     )  # fmt: skip
 
 

@@ -236,6 +236,8 @@ class VaultClaim(models.Model):
     recovering_since = models.DateTimeField(null=True)
     """Since when a name that lay deleted is being recovered for this change, written before the vault hears of it: Azure may
     finish after the claim has ended, and what it brings back must not outlive a change that was not made."""
+    sealed_marks = models.BinaryField(null=True)
+    """Hash of the value and fingerprint of the request (`claims.Marks`), so that what somebody else ends is known again."""
     until = models.DateTimeField(db_index=True)
 
     class Meta:

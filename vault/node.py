@@ -16,7 +16,7 @@ from accounts.models import Environment, Project
 from accounts.principals import principal_named
 from common.errors import PermissionRefused
 from protocol.vocabulary import WriteOperation, WriteOutcome
-from vault import answered, rules
+from vault import answered, claims, rules
 from vault.answered import First
 from vault.claims import Request
 from vault.elsewhere import change_secret
@@ -123,4 +123,4 @@ def desk_of(claim: VaultClaim, now: datetime) -> PrimaryDesk:
     caller = principal_named(claim.actor, now)
     if caller is None:
         raise PermissionRefused("who made this change may not make it any more", code="ACTOR_NOT_ALLOWED")
-    return PrimaryDesk(Request(claim.actor, claim.address, claim.idempotency_key, claim.digest), caller, now)
+    return PrimaryDesk(claims.request_of(claim), caller, now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from accounts.models import IdentityProvider
 from common.sealing import Place, SealedColumn
-from vault import authorities, values
+from vault import authorities, claims, values
 from vault.models import CertificateAuthority, KeptValue, SecretVersion
 
 
@@ -33,6 +33,7 @@ def _provider(row: IdentityProvider) -> Place:
 
 
 COLUMNS = (
+    SealedColumn("vault.VaultClaim", "sealed_marks", claims.place_of),
     SealedColumn("vault.SecretVersion", "sealed_value", _version, related=("secret__environment",), keyed=_digest),
     SealedColumn(
         "vault.KeptValue",

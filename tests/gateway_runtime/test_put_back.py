@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from typing import Any
 
@@ -17,6 +18,7 @@ from gateway_runtime import work
 from gateway_runtime.frames import TaskFrame
 from gateways import left_undone, write_resolution
 from gateways.models import ReceivedWrite, Route, Task
+from integrations.azure.errors import ObjectBusy
 from integrations.models import Integration
 from tests import factories
 from tests.gateway_runtime.test_storage import CANARY, Keeping, keeping, portal  # noqa: F401  the fixture
@@ -106,6 +108,20 @@ def restored(keeping: Keeping, path: str) -> uuid.UUID:
 def test_a_discarded_restoration_is_taken_back(keeping: Keeping, path: str) -> None:
     decide(restored(keeping, path))
     assert do_task(keeping)["put_back"] is True and keeping.there() == {}
+
+
+def test_a_restoration_that_azure_has_not_finished_is_waited_for(keeping: Keeping, path: str, control: Any) -> None:
+    """The name is in neither collection: told as "not there", it would live a moment later."""
+    decide(restored(keeping, path))
+    portal(keeping).begin_delete_secret("DB-PASSWORD").wait()
+    control.post("/faults", json={"vault_settle_seconds": 0.7})
+    portal(keeping).begin_recover_deleted_secret("DB-PASSWORD")
+    with pytest.raises(ObjectBusy):
+        do_task(keeping)
+    control.post("/faults", json={"vault_settle_seconds": 0})
+    time.sleep(0.8)
+    assert do_task(keeping)["put_back"] is True and keeping.there() == {}
+    assert do_task(keeping)["put_back"] is False, "and what lies deleted is left alone"
 
 
 def test_what_somebody_set_after_a_discarded_restoration_stays_and_is_told(keeping: Keeping, path: str) -> None:

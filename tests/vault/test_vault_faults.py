@@ -20,7 +20,7 @@ from accounts.access import Principal
 from accounts.models import Project, User
 from accounts.principals import principal_named
 from common.clock import now
-from common.errors import MazeVaultError
+from common.errors import Conflict, MazeVaultError
 from integrations import keeping
 from integrations.azure.keyvault import KeyVault
 from integrations.keeping import VaultKeeper
@@ -29,8 +29,8 @@ from protocol.vocabulary import WriteOperation as Op
 from protocol.writes import WriteBody
 from tests import factories
 from tests.fakes.vault_here import VaultHere, vault_here  # noqa: F401  the fixture
-from vault import elsewhere, values
-from vault.models import Secret, VaultClaim
+from vault import elsewhere, marks, values
+from vault.models import Secret, SecretVersion, VaultClaim
 from vault.node import PrimaryNode, desk_of
 from vault.ports import Asker, SecretChange
 from vault.rules import CARRIES_VALUE, vault_name_of
@@ -92,12 +92,12 @@ class Desk:
     left: Any = None
     """State of the secret that was brought last, on both sides."""
 
-    def change(self, operation: Op, secret: uuid.UUID, key: str, value: str = "") -> Any:
+    def change(self, operation: Op, secret: uuid.UUID, key: str, value: str = "", *, idempotency_key: str = "") -> Any:
         environment = factories.environment_of(self.project)
         body = WriteBody(rollback_to=1) if operation is Op.ROLLBACK else WriteBody()
         body = WriteBody(value=value) if operation in CARRIES_VALUE else body
         wish = SecretChange(operation, secret, self.project.id, environment.id, key, None, body)
-        return self.node.write(wish, Asker(self.caller), idempotency_key="", now=now())
+        return self.node.write(wish, Asker(self.caller), idempotency_key=idempotency_key, now=now())
 
     def brought(self, case: Case) -> tuple[uuid.UUID, str]:
         secret, key = uuid.uuid4(), f"K{next(self.numbers)}"
@@ -300,6 +300,33 @@ def test_a_recovery_that_ends_after_its_claim_is_waited_for(
     assert after == (("active", before[1] + 1) if case.operation is Op.RESTORE else before)
 
 
+def test_what_somebody_else_ends_is_known_again_by_its_value_and_its_request(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process dies when the vault has the value: the mark of the value and the request's fingerprint outlive it, sealed."""
+    secret, key = desk.brought(CASES["update"])
+    with monkeypatch.context() as dying, pytest.raises(Killed):
+        dying.setattr(elsewhere, "_record", lambda *_: (_ for _ in ()).throw(Killed()))
+        desk.change(Op.UPDATE, secret, key, "canary-0815", idempotency_key="k")
+    rests = str(VaultClaim.objects.values())
+    assert "canary-0815" not in rests and marks.hash_of("canary-0815") not in rests
+    desk.settle()
+    row = SecretVersion.objects.get(secret=secret, version=3)
+    assert row.value_mark == marks.mark_of(secret, marks.hash_of("canary-0815"))
+    assert desk.change(Op.UPDATE, secret, key, "canary-0815", idempotency_key="k").version == 3
+    with pytest.raises(Conflict, match="another request"):
+        desk.change(Op.UPDATE, secret, key, "other", idempotency_key="k")
+
+
+@pytest.mark.parametrize(("ago", "busy"), [(timedelta(seconds=5), True), (timedelta(hours=1), False)])
+def test_a_purge_right_after_a_deletion_is_not_told_as_done(desk: Desk, ago: timedelta, busy: bool) -> None:
+    """Azure has not finished the deletion: the name is in neither collection, and a purge finds nothing."""
+    secret, key = desk.brought(CASES["purge a deleted one"])
+    Secret.objects.filter(id=secret).update(deleted_at=now() - ago)
+    gone = desk.here.vault.items.pop(("secrets", vault_name_of(key).lower()))
+    refused = refusal_of(desk, CASES["purge a deleted one"], secret, key)
+    assert getattr(refused, "code", None) == ("KEY_VAULT_OBJECT_BUSY" if busy else None)
+    assert gone is not None and state_of(secret)[0] == ("deleted" if busy else "purged")
+
+
 def test_a_recovery_that_never_began_leaves_what_lies_deleted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["restore"]
     secret, key = desk.brought(case)
@@ -317,6 +344,6 @@ def test_a_name_that_was_purged_meanwhile_is_not_waited_for_for_days(desk: Desk,
     desk.here.vault.items.pop(("secrets", vault_name_of(key).lower()))
     desk.settle()
     assert VaultClaim.objects.exists(), "it may be on its way"
-    monkeypatch.setattr(keeping, "LONGEST_RECOVERY", timedelta(0))
+    monkeypatch.setattr(keeping, "LONGEST_SETTLING", timedelta(0))
     desk.settle()
     assert not VaultClaim.objects.exists() and state_of(secret) == ("", 0)
