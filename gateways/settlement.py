@@ -352,6 +352,7 @@ def _apply(row: AnyWrite, decision: Decision, scene: Scene) -> None:
     origin = Origin(actor=row.actor, node=f"gateway:{row.gateway_id}", write=row.id, epoch=epoch)
     caller, held = scene.principal(row.actor), scene.secret(row)
     lived = held is not None and held.deleted_at is None
+    scene.give_free_id(row)
     change = change_of(row, decision.base)
     applied = apply_change(change, origin, caller, scene.now, held=held, place=scene.place(row), into=scene.book)
     scene.change_came(applied.secret, lived=lived)

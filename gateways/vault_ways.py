@@ -29,18 +29,27 @@ from integrations.azure.credentials import Credential, Credentials, Refusing
 from integrations.azure.egress import Guard
 from integrations.azure.errors import Owner, TokenTrouble
 from integrations.models import Integration, VaultQuestion
+from integrations.providers import AZURE_KEY_VAULT
+from integrations.vaults import environment_of
 from protocol.vault_access import VaultAccess
 
 
 def access_for(gateway: Gateway, epoch: int, identifier: uuid.UUID) -> VaultAccess:
-    """Raises `PermissionRefused` for who is not active, `Conflict` for an old epoch, `NotFound`, and `Conflict`
-    (VAULT_OF_OTHER_ENVIRONMENT) for a vault of another environment (I3, I13)."""
+    """Raises `PermissionRefused` for who is not active, `Conflict` for an old epoch, and `NotFound`, which another environment's
+    integration is too: whether an id is one of those is not to be learned here (I3, I13)."""
     with transaction.atomic():
         dispatch.refuse_unless_active(gateway, epoch)
-        integration = Integration.objects.filter(id=identifier, deleted_at=None).first()
-        if integration is None:
+        rows = Integration.objects.filter(id=identifier, deleted_at=None, provider=AZURE_KEY_VAULT)
+        integration = rows.select_related("environment").first()
+        if integration is None or not _is_of(integration, gateway.environment_id):
             raise NotFound("there is no such integration")
         return checked_access(integration, gateway.environment_id)
+
+
+def _is_of(integration: Integration, code: str) -> bool:
+    """Whether nothing says that it belongs to another gateway environment than this one."""
+    place, belongs_to = integration.environment, environment_of(str(integration.config.get("vault_url", "")))
+    return (place is None or place.gateway_environment == code) and belongs_to in ("", code)
 
 
 def try_integration(integration: Integration, session: Session | None, by: By, *, write: bool) -> VaultQuestion:

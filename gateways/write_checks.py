@@ -15,6 +15,7 @@ from common.errors import NotFound, PermissionRefused, ValidationFailed
 from gateways import authors, dispatch, write_firsts
 from gateways.models import Gateway
 from gateways.write_scene import place_of_write
+from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteCheck, WriteKnown
 from vault import rules
 from vault.models import Secret
@@ -32,8 +33,11 @@ def check(gateway: Gateway, body: WriteCheck, now: datetime) -> WriteKnown:
     place = place_of_write(gateway.environment_id, project, environment)
     if place is None:
         raise NotFound(rules.PROJECT_ABSENT, code="PROJECT_NOT_FOUND")
-    if Secret.objects.filter(id=secret).exclude(project=project, environment=environment).exists():
+    elsewhere = Secret.objects.filter(id=secret).exclude(project=project, environment=environment).exists()
+    if elsewhere and body.operation is not WriteOperation.CREATE:
         raise NotFound(rules.ABSENT)
+    if elsewhere:  # a creation under an id that is taken is answered as one under a free id, which it gets (I13)
+        secret = uuid.uuid4()
     caller = principal_named(body.actor, now)
     claim = authors.Claim(gateway.id, body.actor, now, now, body.epoch, gateway.id, gateway.generation)
     if not authors.believed(gateway.environment_id, [claim]):

@@ -166,6 +166,8 @@ def _apply(row: ReceivedWrite, scene: Scene, caller: Principal, address: str, ba
         raise NotFound("there is no such project or project environment here any more")
     origin = Origin(caller.actor, address, f"gateway:{row.gateway_id}", row.id, scene.route.epoch)
     try:
+        scene.secret(row)
+        scene.give_free_id(row)
         change = change_of(row, base)
     except (BodyUnusable, SealBroken) as error:
         raise Conflict(f"this write cannot be applied: {error}", code="SYNC_CONFLICT") from error

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 from django.db import connection
+from django.db.models import F
 
 from accounts.access import Principal
 from accounts.models import Environment, Project
@@ -96,6 +97,8 @@ class Scene:
     """When a write was made by whom the gateway names; None: they are not believed to have made it."""
     places: dict[tuple[int, int], Place | None] = field(default_factory=dict)
     secrets: dict[uuid.UUID, Secret | None] = field(default_factory=dict)
+    elsewhere: set[uuid.UUID] = field(default_factory=set)
+    """Of the ids that were asked about those which secrets of other environments have."""
     keys: dict[Key, bool] = field(default_factory=dict)
     writes: dict[uuid.UUID, HeldWrite] = field(default_factory=dict)
     open_here: dict[Line, set[int]] = field(default_factory=dict)
@@ -189,6 +192,12 @@ class Scene:
         fits = found and found.project_id == row.project and found.environment_id == row.project_environment
         return found if fits else None
 
+    def give_free_id(self, row: AnyWrite) -> None:
+        """A creation under an id that another environment has gets one of its own: nobody learns here that it is taken (I13).
+        What a gateway that is sound makes up is free."""
+        if row.operation == CREATE and row.secret in self.elsewhere:
+            row.secret = uuid.uuid4()
+
     def is_taken(self, key: str, place: Place) -> bool:
         """Whether a living secret has this key in this place."""
         if self.book is None:
@@ -254,8 +263,10 @@ class Scene:
 
     def _read_secrets(self, identifiers: set[uuid.UUID]) -> None:
         """With their projects and environments, of which there are few."""
-        theirs = Secret.objects.filter(id__in=identifiers, environment__gateway_environment=self.environment)
-        found = list(theirs) if identifiers else []
+        rows = Secret.objects.filter(id__in=identifiers).annotate(scope=F("environment__gateway_environment"))
+        all_of_them = list(rows) if identifiers else []
+        found = [row for row in all_of_them if row.scope == self.environment]
+        self.elsewhere |= {row.id for row in all_of_them} - {row.id for row in found}
         projects = Project.objects.in_bulk({secret.project_id for secret in found})
         environments = Environment.objects.in_bulk({secret.environment_id for secret in found})
         for secret in found:

@@ -255,7 +255,7 @@ class TestIsolation:
         ask = AskAccess(integration["id"], 1)
         assert npr.call(paths.VAULT_ACCESS, ask, VaultAccess).vault_url == f"{NPR}/"
         assert code_of(npr_dr, ask) == "NOT_ACTIVE"
-        assert code_of(pro, ask) == "VAULT_OF_OTHER_ENVIRONMENT"
+        assert code_of(pro, ask) == "RESOURCE_NOT_FOUND", "as an id of nobody"
         assert code_of(npr, AskAccess(integration["id"], 7)) == "STALE_EPOCH"
         assert code_of(npr, AskAccess(str(uuid.uuid4()), 1)) == "RESOURCE_NOT_FOUND"
 
