@@ -85,7 +85,6 @@ def request(code: str, kind_name: str, wish: Wish, asked: Asked) -> Answer:
     environment = routes.environment_of(code)
     with transaction.atomic():
         route = routes.lock_route(environment.code)
-        _refuse_before_epochs_are_heard(environment.code)
         state, current = state_of(environment.code), open_operation(environment.code)
         if current:
             if current.kind == kind.name:
@@ -96,6 +95,7 @@ def request(code: str, kind_name: str, wish: Wish, asked: Asked) -> Answer:
             )  # fmt: skip
         if state.state == kind.goal.value:
             return Answer(False, None)
+        _refuse_before_epochs_are_heard(environment.code)
         _refuse_state(kind, state)
         operation = _open(kind, route, wish, asked, requires_plan=environment.requires_plan)
         carry_out(Step(route, state, operation, require_move(State(state.state), kind.event), asked.actor, asked.reason))
@@ -209,7 +209,7 @@ def _kind(name: str) -> Kind:
 
 
 def _refuse_before_epochs_are_heard(code: str) -> None:
-    """What a database that was put back says of an environment may be of the past: neither "done already" nor a move is true."""
+    """What a database that was put back says of an environment may be of the past: nothing is begun on it."""
     awaited = generation.awaited_of(code)
     if awaited is not None:
         names, until = awaited

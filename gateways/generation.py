@@ -111,9 +111,10 @@ def awaited_of(code: str) -> tuple[list[str], datetime] | None:
     node, moment = PrimaryNode.objects.filter(id=1).first(), database_now()
     if node is None or route.lease_blocked_until is None:
         return None
-    until = min(route.lease_blocked_until, node.since + timedelta(seconds=lease_block_seconds()))
-    told = AuditEntry.objects.filter(action=CHANGED, at__gt=moment - timedelta(seconds=lease_block_seconds() + MARGIN_SECONDS))
-    if until <= moment or not told.exists():
+    block = timedelta(seconds=lease_block_seconds())
+    began = AuditEntry.objects.filter(action=CHANGED, at__gt=moment - block - timedelta(seconds=MARGIN_SECONDS))
+    began_at = began.order_by("at").values_list("at", flat=True).last()
+    if began_at is None or (until := min(route.lease_blocked_until, began_at + block)) <= moment:
         return None
     living = Gateway.objects.filter(environment_id=code, decommissioned_at=None, banned_at=None, standby_mode=StandbyMode.WARM)
     silent = living.exclude(status__heartbeat_at__gte=node.since).order_by("name")

@@ -40,7 +40,7 @@ def longest_ever() -> timedelta:
 
 def shown_until(blocked_until: datetime | None, moment: datetime) -> datetime | None:
     """The end of a block as people are told it: a later one than the longest comes of a clock that was put back."""
-    return min(blocked_until, moment + longest()) if blocked_until else None
+    return min(blocked_until, moment + longest_ever()) if blocked_until else None
 
 
 class BlockWitness:

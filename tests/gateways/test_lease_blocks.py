@@ -67,6 +67,16 @@ def test_it_lasts_until_an_unknown_lease_must_have_ended_and_no_longer(blocked: 
     assert lease_blocks.end_overdue() == 0
 
 
+def test_its_end_is_shown_by_the_longest_times_of_all_nodes(blocked: Pair) -> None:
+    moment = database_now()
+    ends, longest = moment + timedelta(days=1), lease_blocks.longest()
+    assert lease_blocks.shown_until(ends, moment) == moment + longest
+    PrimaryNode.objects.filter(id=1).update(longest_block_seconds=longest.total_seconds() + 30)
+    assert lease_blocks.shown_until(ends, moment) == moment + lease_blocks.longest_ever() > moment + longest
+    assert lease_blocks.shown_until(moment + longest, moment) == moment + longest
+    assert lease_blocks.shown_until(None, moment) is None
+
+
 def test_a_node_with_shorter_times_does_not_cut_it_short(blocked: Pair, clock: Clock) -> None:
     longest = lease_blocks.longest().total_seconds()
     PrimaryNode.objects.filter(id=1).update(longest_block_seconds=longest + 30)

@@ -11,10 +11,11 @@ from django.db.models.functions import Now
 
 from common.clock import database_now, now
 from common.errors import PermissionRefused
+from common.models import AuditEntry
 from failover import driver
 from gateway_runtime.identity import Keys
 from gateways import enrollment, generation, routes
-from gateways.models import Gateway, PrimaryNode, Route
+from gateways.models import Gateway, GatewayStatus, PrimaryNode, Route
 from protocol import messages, paths
 from protocol.certificates import build_csr
 from tests.conftest import Person
@@ -99,23 +100,40 @@ def speak(pair: Pair) -> None:
         one.heartbeat()
 
 
-@pytest.mark.parametrize("kind", ["activate-dr", "failback"])
-def test_nothing_moves_and_nothing_is_called_done_before_the_gateways_said_which_epoch_they_have_seen(
-    restored: Pair, admin: Person, kind: str
-) -> None:
-    """A database of the past may say "done already" of what was undone since (N14)."""
+def test_nothing_moves_before_the_gateways_said_which_epoch_they_have_seen(restored: Pair, admin: Person) -> None:
+    """A database of the past may not know of a later epoch (N14)."""
     first, second = restored
-    status, body = admin.post(f"admin/failover/NPR/{kind}")
+    status, body = admin.post("admin/failover/NPR/activate-dr")
     assert (status, body["code"]) == (409, "EPOCHS_AWAITED") and f"{second.name}, {first.name}" in body["error"]
     first.heartbeat()
-    assert second.name in admin.post(f"admin/failover/NPR/{kind}")[1]["error"]
+    assert second.name in admin.post("admin/failover/NPR/activate-dr")[1]["error"]
     second.heartbeat()
-    assert admin.post(f"admin/failover/NPR/{kind}")[0] == (202 if kind == "activate-dr" else 200)
+    assert admin.post("admin/failover/NPR/activate-dr")[0] == 202
+
+
+def test_what_begins_nothing_is_answered_as_ever(restored: Pair, admin: Person) -> None:
+    """The goal that is reached is 200, an operation that is open is 202 with itself; neither waits for epochs."""
+    assert admin.post("admin/failover/NPR/failback")[0] == 200
+    speak(restored)
+    status, begun = admin.post("admin/failover/NPR/activate-dr")
+    GatewayStatus.objects.update(heartbeat_at=PrimaryNode.objects.get(id=1).since - timedelta(seconds=1))
+    again = admin.post("admin/failover/NPR/activate-dr")
+    assert status == 202 and again[0] == 202 and again[1]["operation"]["id"] == begun["operation"]["id"]
 
 
 def test_a_gateway_that_is_gone_is_waited_for_no_longer_than_the_block_lasts(restored: Pair, admin: Person) -> None:
+    speak(restored[1:])
     end_of_block()
-    assert admin.post("admin/failover/NPR/failback")[0] == 200
+    assert admin.post("admin/failover/NPR/activate-dr")[1].get("code") != "EPOCHS_AWAITED"
+
+
+def test_the_wait_counts_from_when_the_block_began(restored: Pair) -> None:
+    """`since` is later than what any node remembers, so behind a clock that was put back it lies ahead."""
+    began = AuditEntry.objects.filter(action=generation.CHANGED).latest("at").at
+    PrimaryNode.objects.update(since=began + timedelta(hours=1))
+    Route.objects.update(lease_blocked_until=began + timedelta(days=1))
+    awaited = generation.awaited_of("NPR")
+    assert awaited is not None and awaited[1] == began + timedelta(seconds=generation.lease_block_seconds())
 
 
 def routes_until() -> str:
