@@ -106,6 +106,8 @@ def _of_the_database(error: Exception, is_read: bool) -> MazeVaultError | None:
         return Unavailable(f"{_GIVEN_UP[state]}{'' if is_read else ', so nothing was changed'}; try again", retry_after=2)
     if isinstance(error, InternalError):
         return None
+    if isinstance(error.__cause__, outages.PoolCrowded):
+        return Unavailable("all connections of this node to its database are in use; try again", retry_after=2)
     outages.database.failed(error)
     return Unavailable(_UNREAD if is_read else _NO_DATABASE, retry_after=2)
 

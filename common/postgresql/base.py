@@ -14,7 +14,7 @@ from django.db.backends.postgresql import base
 from django.db.backends.postgresql.psycopg_any import BaseTzLoader
 from psycopg.abc import Buffer
 from psycopg.adapt import AdaptersMap
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from common import lanes, outages
 
@@ -70,8 +70,17 @@ class DatabaseWrapper(base.DatabaseWrapper):
         return found
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        pool = self.pool
+        before = _failures_of(pool)
         try:
             made = super().get_new_connection(conn_params)
+        except PoolTimeout as error:
+            if pool is not None and _failures_of(pool) == before:  # nobody was refused a connection: they are all in use
+                crowded = outages.PoolCrowded(pool.name, pool.max_size, lanes.WAIT_SECONDS)
+                outages.crowded.warn("%s; who asks now is told to try again", crowded)
+                raise crowded from error
+            outages.database.failed(error)
+            raise
         except psycopg.OperationalError as error:
             outages.database.failed(error)
             raise
@@ -84,6 +93,11 @@ def _with_utc(template: AdaptersMap) -> AdaptersMap:
     adapters = AdaptersMap(template)
     adapters.register_loader("timestamptz", UtcLoader)
     return adapters
+
+
+def _failures_of(pool: ConnectionPool | None) -> int:
+    """How often a connection for this pool could not be made."""
+    return pool.get_stats().get("connections_errors", 0) if pool is not None else 0
 
 
 def look_at(connection: psycopg.Connection) -> None:

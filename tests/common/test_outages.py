@@ -15,8 +15,9 @@ from django.db import InterfaceError, OperationalError, connection
 from psycopg_pool import ConnectionPool
 
 from common import outages
+from common.api import translate
 from common.clock import now
-from common.outages import QUIET_SECONDS, Outage, is_outage
+from common.outages import QUIET_SECONDS, Outage, PoolCrowded, is_outage
 from common.postgresql import base
 from failover import driver
 from gateways import rotations, surveys
@@ -82,6 +83,49 @@ def test_a_server_that_flutters_is_one_outage(told: list[str]) -> None:
     clock.now += QUIET_SECONDS
     outage.failed(GONE)
     assert len(told) == 3
+
+
+def test_one_that_goes_on_in_part_is_told_again(told: list[str]) -> None:
+    """One of several hosts is away: some are answered all the time."""
+    clock = Clock()
+    outage = Outage("the database", clock)
+    for _ in range(300):
+        outage.failed(GONE)
+        clock.now += 0.25
+        outage.answered()
+        clock.now += 0.25
+    assert told[:2] == [
+        "the database does not answer: connection failed: Connection refused; what needs it tries again until it does",
+        "the database answers again after 0 s",
+    ]
+    assert [line[:60] for line in told[2:]] == ["the database answers in part only: 120 times it did not within"[:60]] * 2
+
+
+@pytest.mark.django_db
+def test_a_crowded_pool_is_no_outage_of_the_database(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = {name: value for name, value in connection.get_connection_params().items() if name != "context"}
+    monkeypatch.setattr(outages, "crowded", outages.Told())
+    with ConnectionPool(kwargs=parameters, min_size=1, max_size=1, timeout=0.2, name="people", open=True) as pool:
+        monkeypatch.setattr(base.DatabaseWrapper, "pool", pool)
+        with pool.connection():
+            for _ in range(2):
+                with pytest.raises(PoolCrowded) as caught:
+                    connection.copy().get_new_connection({})
+    assert told == ["all 1 connections of people to the database were in use for 8 s; who asks now is told to try again"]
+    wrapped = OperationalError("x")
+    wrapped.__cause__ = caught.value
+    refused = translate(wrapped)
+    assert refused.status == 503 and "in use" in refused.sentence and not is_outage(wrapped) and len(told) == 1
+
+
+@pytest.mark.django_db
+def test_a_pool_whose_connections_are_refused_is_one(told: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = {"host": "127.0.0.1", "port": 1, "connect_timeout": 1}
+    with ConnectionPool(kwargs=nowhere, min_size=1, max_size=1, timeout=0.5, reconnect_timeout=0.2, open=True) as pool:
+        monkeypatch.setattr(base.DatabaseWrapper, "pool", pool)
+        with pytest.raises(psycopg.OperationalError) as caught:
+            connection.copy().get_new_connection({})
+    assert not isinstance(caught.value, PoolCrowded) and told and "does not answer" in told[0]
 
 
 @pytest.mark.parametrize(
