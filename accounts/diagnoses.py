@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from protocol.tls_faults import TlsFault, fault_of
+
 
 class Owner(StrEnum):
     """Who can mend it."""
@@ -229,6 +231,29 @@ TLS = Diagnosis(
     "set AZURE_CA_BUNDLE to a PEM file with the CA of the inspecting proxy or of the sandbox",
     Owner.OPERATOR,
 )
+_TLS = {
+    TlsFault.EXPIRED: ("the certificate of Entra's login host has ended by this node's clock", "set the clock of this node"),
+    TlsFault.NOT_YET: (
+        "the certificate of Entra's login host does not count yet, by the clock of this node", "set the clock of this node"
+    ),
+    TlsFault.OTHER_NAME: (
+        "what answers for Entra's login host shows a certificate of another name", "check DNS and proxy on the way there"
+    ),
+    TlsFault.NO_TLS: (
+        "what answers for Entra's login host speaks no TLS", "check ENTRA_AUTHORITY_HOST, and DNS and proxy on the way there"
+    ),
+    TlsFault.PROTOCOL: (
+        "the TLS handshake with Entra's login host failed", "check what stands between this node and Entra"
+    ),
+}  # fmt: skip
+
+
+def tls_of(error: BaseException) -> Diagnosis:
+    """`TLS` with the true cause, where the error tells another one than a foreign root."""
+    found = _TLS.get(fault_of(error) or TlsFault.FOREIGN_ROOT)
+    return Diagnosis(TLS.code, *found, TLS.owner) if found else TLS
+
+
 UNREADABLE = Diagnosis(
     "ENTRA_UNREADABLE",
     "what answers at ENTRA_AUTHORITY_HOST does not speak like Entra",

@@ -339,14 +339,14 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except requests.exceptions.SSLError as error:
-        raise EntraError(diagnoses.TLS) from _without_words(error)
+        raise EntraError(diagnoses.tls_of(error)) from _without_words(error)
     except requests.exceptions.RequestException as error:
         raise EntraError(diagnoses.UNREACHABLE) from _without_words(error)
     except msal.exceptions.MsalError as error:
         raise EntraError(diagnoses.BROKEN) from _without_words(error)
     except OSError as error:  # a CA file that is not there, a certificate that cannot be read
         is_trust = isinstance(error, ssl.SSLError | FileNotFoundError)
-        raise EntraError(diagnoses.TLS if is_trust else diagnoses.UNREACHABLE) from None
+        raise EntraError(diagnoses.tls_of(error) if is_trust else diagnoses.UNREACHABLE) from None
     except RuntimeError as error:
         if "nonce" in str(error):
             raise _NonceMismatch from None

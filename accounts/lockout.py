@@ -1,6 +1,7 @@
 """Slowing down password guessing: by account and network, and by account alone (DESIGN: kept in PostgreSQL, I19).
 
-Every spelling of an address that finds the same account counts as that account.
+Every spelling of an address that finds the same account counts as that account. A failure counts once it is known, after the slow
+hash: tries that run beside each other are all checked, which `rates.count_sign_in` bounds before it.
 """
 
 from __future__ import annotations

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-LONGEST_SECONDS = 7 * 86400.0
-"""No answer is believed further ahead: a date in another year is a clock that is wrong."""
+log = logging.getLogger("mazevault.waiting")
+
+LONGEST_SECONDS = 3600.0
+"""No answer is believed further ahead, and the log says so. Whoever means a longer pause says it again after an hour; a date in
+another year is a clock that is wrong, and what stands in between must not end all work for days with one header."""
 _NUMBER = re.compile(r"\d{1,9}(?:\.\d{1,9})?", re.ASCII)
 _MILLISECONDS = ("retry-after-ms", "x-ms-retry-after-ms")
 """What Azure sends beside or instead of `Retry-After`, in milliseconds; the finer one counts."""
@@ -43,4 +47,6 @@ def _moment(text: str) -> datetime | None:
 
 
 def _bounded(seconds: float) -> float:
+    if seconds > LONGEST_SECONDS:
+        log.warning("an answer asks to wait for %.0f s; it is asked again after %.0f s", seconds, LONGEST_SECONDS)
     return min(max(seconds, 0.0), LONGEST_SECONDS)

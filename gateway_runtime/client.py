@@ -54,6 +54,7 @@ from protocol.envelope import (
     verify,
 )
 from protocol.messages import Message, MessageError, decode, encode
+from protocol.tls_faults import TlsFault, fault_of
 from protocol.trust import RootSetRefused, chosen, open_root_set, pins_of
 
 log = logging.getLogger("mazevault.gateway.client")
@@ -66,6 +67,8 @@ KEEPALIVE_SECONDS = 120.0
 URGENT = frozenset({paths.LEASE_RENEW, paths.LEASE_RELEASE, paths.HEARTBEAT, paths.FENCE_ACKNOWLEDGE, paths.DRAIN_REPORT})
 UNSESSIONED_SECONDS = 3600.0
 """For so long each message is signed by itself after one in a session was refused: the Primary may be of an earlier version."""
+SESSION_DOUBT_SECONDS = 60.0
+"""For so long a refusal in a session is taken for what it is, after one that had nothing to do with the session."""
 LATENCIES_KEPT = 100
 HIGHEST_SKIP = 2**61
 """A refusal is not signed. Whoever makes a gateway use up its message numbers silences it; beyond this all its life has room."""
@@ -250,6 +253,7 @@ class Channel:
         self._http_roots = ""
         self._session: ChannelSession | None = None
         self._no_session_until = -math.inf
+        self._not_the_session_until = -math.inf
         self.epoch = 0
         self.latencies: deque[float] = deque(maxlen=LATENCIES_KEPT)
 
@@ -261,9 +265,9 @@ class Channel:
         try:
             return self._call_watched(path, message, answer_kind, timeout)
         except SessionRefused as refused:
-            answer = self._call_watched(path, message, answer_kind, timeout, signed=True)
-            self._go_without_sessions(refused.session, time.monotonic())
-            return answer
+            if time.monotonic() < self._not_the_session_until:
+                raise
+            return self._said_by_itself(refused, path, message, answer_kind, timeout)
         except PrimaryRefused as refused:
             if refused.code == "NUMBER_USED":
                 self._skip(refused)
@@ -276,6 +280,20 @@ class Channel:
                 raise
             self.forget_trust()
         return self._call_watched(path, message, answer_kind, timeout)
+
+    def _said_by_itself(
+        self, refused: SessionRefused, path: str, message: Message, answer_kind: type[Answer], timeout: float
+    ) -> Answer:  # fmt: skip
+        """Whether the session was why. What is refused signed by itself too (a clock that is wrong) does not cost two calls each
+        time: it is looked at again once in a while."""
+        try:
+            answer = self._call_watched(path, message, answer_kind, timeout, signed=True)
+        except PrimaryRefused as again:
+            if again.code == refused.code:
+                self._not_the_session_until = time.monotonic() + SESSION_DOUBT_SECONDS
+            raise
+        self._go_without_sessions(refused.session, time.monotonic())
+        return answer
 
     def _go_without_sessions(self, refused: ChannelSession, now: float) -> None:
         """What was refused in a session was taken when it was signed by itself: the Primary takes no sessions."""
@@ -409,7 +427,7 @@ class Channel:
             try:
                 answer = http.post(url, content=wire, headers={"Content-Type": CONTENT_TYPE}, timeout=timeout, **more)
             except httpx.ConnectError as error:
-                if name != self._server_name or not _is_of_another_authority(error):
+                if name != self._server_name or not _is_of_a_certificate(error):
                     raise
                 refused = error
             else:
@@ -527,18 +545,53 @@ class Channel:
             self._urls = (*self._urls[1:], self._urls[0])
 
 
-def _is_of_another_authority(error: Exception) -> bool:
-    return "CERTIFICATE_VERIFY_FAILED" in str(error)
+_OF_A_CERTIFICATE = frozenset({
+    TlsFault.FOREIGN_ROOT, TlsFault.OTHER_NAME, TlsFault.EXPIRED, TlsFault.NOT_YET, TlsFault.BAD_CERTIFICATE,
+})  # fmt: skip
+_TOLD = {
+    TlsFault.FOREIGN_ROOT: (
+        "shows a certificate that does not lead to the root this gateway knows: something else ends TLS there, or it is another "
+        "Primary. Gateways need an address of the Primary itself (PRIMARY_BACKEND_URL, MAZEVAULT_ADVERTISED_URLS); whoever runs "
+        "the Primary mends it"
+    ),
+    TlsFault.OTHER_NAME: (
+        "shows a certificate of another name: add the host of this address to MAZEVAULT_ADVERTISED_URLS on the Primary, whose "
+        "certificate then carries it, or give PRIMARY_BACKEND_URL a host that it carries already"
+    ),
+    TlsFault.EXPIRED: (
+        "shows a certificate that has ended. Compare the clock of this machine with the Primary's first; if it is right, the "
+        "Primary did not renew its certificate: see the log of its workers (MAZEVAULT_TLS_CERT_PATH names one of its operator's)"
+    ),
+    TlsFault.NOT_YET: (
+        "shows a certificate that does not count yet: the clock of this machine is behind the Primary's, or that one is ahead; "
+        "set both by NTP"
+    ),
+    TlsFault.BAD_CERTIFICATE: "shows a certificate that cannot be taken; whoever runs the Primary looks at its listener: {error}",
+    TlsFault.OUR_CERTIFICATE: (
+        "refuses the certificate of this gateway: it has ended or was revoked, or what listens there knows another root. Look at "
+        "GET gateways/{{id}} on the Primary; a bootstrap token for this gateway (GATEWAY_BOOTSTRAP_TOKEN) gives it a new one"
+    ),
+    TlsFault.NO_TLS: (
+        "speaks no TLS on this port: something stands in front of the Primary, or the port is one for plain HTTP. Gateways need "
+        "the Primary's own port for them (8443 unless it was moved)"
+    ),
+    TlsFault.PROTOCOL: (
+        "agrees on no TLS with this gateway, which speaks TLS 1.3 only: something in between ends or inspects TLS, or breaks "
+        "handshakes off. Let this connection through untouched: {error}"
+    ),
+}
+"""What a handshake ended with, and what to do."""
+
+
+def _is_of_a_certificate(error: Exception) -> bool:
+    """Whether another certificate, which may be there under our own name, could be the right one."""
+    return fault_of(error) in _OF_A_CERTIFICATE
 
 
 def _told_unreachable(url: str, error: Exception) -> str:
-    if _is_of_another_authority(error):
-        return (
-            f"{url} shows a certificate that does not lead to the root this gateway knows: something else ends TLS there, "
-            "or it is another Primary. Gateways need an address of the Primary itself (PRIMARY_BACKEND_URL, "
-            "MAZEVAULT_ADVERTISED_URLS); "
-            "whoever runs the Primary mends it"
-        )
+    fault = fault_of(error)
+    if fault is not None:
+        return f"{url} {_TOLD[fault].format(error=error)}"
     return f"{url}: {type(error).__name__} {error}".strip()
 
 

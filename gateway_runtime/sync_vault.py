@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from django.conf import settings
+
 from gateway_runtime.frames import TaskFrame
 from gateway_runtime.sync_talk import Talk
 from integrations.azure.errors import (
@@ -27,8 +29,8 @@ from integrations.sync.facts import (
 from integrations.sync.words import ActionKind
 from protocol.sync import OpenStep, RunOrder
 
-TRIES, FIRST_PAUSE, LONGEST_PAUSE = 4, 1.0, 20.0
-"""Attempts of a call that trying again may help, and the pause between them in seconds; a longer one pauses the run."""
+TRIES, LONGEST_PAUSE = 4, 20.0
+"""Attempts of a call that trying again may help, and the longest pause between them in seconds; a longer one pauses the run."""
 CALLS_PER_SECOND, BURST = 100.0, 100.0
 """What a run takes of a vault's budget: a quarter of the 4,000 transactions in 10 seconds that Azure allows."""
 
@@ -138,7 +140,8 @@ class Run:
                 if not trouble.retrying_helps or attempt == TRIES or asks_for_rest(trouble):
                     raise
                 self.numbers["vault_retries"] += 1
-                time.sleep(trouble.retry_after or min(FIRST_PAUSE * 2 ** (attempt - 1), LONGEST_PAUSE))
+                first = settings.MAZEVAULT.timing.vault_retry
+                time.sleep(trouble.pause_named or min(first * 2 ** (attempt - 1), LONGEST_PAUSE))
         raise AssertionError("the last attempt returns or raises")
 
     def write(self, what: Callable[[], Found]) -> Found:

@@ -62,6 +62,8 @@ class TimeProfile:
     """How long the primary gateway should have been healthy before a failback."""
     label_dwell: float
     """A gateway is called unhealthy only after its score has been low for this long."""
+    vault_retry: float
+    """Pause before a sync run asks a vault again that was busy and named no time; each further one is twice as long."""
 
     @property
     def drift(self) -> float:
@@ -112,13 +114,13 @@ STANDARD = TimeProfile(
     name="standard", heartbeat_interval=60, heartbeat_full_age=75, heartbeat_zero_age=195, standby_fresh_age=90,
     lease_renew=15, lease_ttl=45, drift_fraction=0.01, drift_fixed=1, fence_margin=1, effect_deadline=10,
     round_trip_max=10, directive_wait=25, task_poll=2, replica_poll=2, drain_limit=300, queue_wait=60, sign_of_life=20,
-    cooldown=900, failback_stable=300, label_dwell=120,
+    cooldown=900, failback_stable=300, label_dwell=120, vault_retry=1,
 )  # fmt: skip
 SHORT = TimeProfile(
     name="short", heartbeat_interval=2, heartbeat_full_age=3.5, heartbeat_zero_age=8, standby_fresh_age=6,
     lease_renew=1, lease_ttl=5, drift_fraction=0.01, drift_fixed=0.3, fence_margin=0.3, effect_deadline=1.5,
     round_trip_max=2, directive_wait=5, task_poll=0.3, replica_poll=0.5, drain_limit=20, queue_wait=10, sign_of_life=4,
-    cooldown=10, failback_stable=6, label_dwell=3,
+    cooldown=10, failback_stable=6, label_dwell=3, vault_retry=0.05,
 )  # fmt: skip
 PROFILES: Mapping[str, TimeProfile] = {"standard": STANDARD, "short": SHORT}
 

@@ -29,6 +29,7 @@ from integrations.azure.errors import (
 )
 from integrations.azure.keyvault import KeyVault, Marks
 from integrations.azure.translation import tls_refused
+from protocol.tls_faults import fault_of
 
 PROBE = "mazevault-connection-test"
 PROBE_OWNER = "mazevault/connection-test"
@@ -182,8 +183,8 @@ def _handshake(trial: _Trial) -> None:
         opened.settimeout(CONNECT_SECONDS)
         try:
             trial.guard.tls_context().wrap_socket(opened, server_hostname=target.host).close()
-        except ssl.SSLError:
-            raise tls_refused(target.host) from None
+        except ssl.SSLError as error:
+            raise tls_refused(target.host, fault_of(error)) from None
         except OSError:
             raise Unreachable(f"{target.host} broke the connection off", "check the path to the vault") from None
 

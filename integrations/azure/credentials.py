@@ -23,7 +23,8 @@ from common import outside
 from common.waiting import seconds_named
 from integrations.azure.cloud import AuthMethod, Cloud, Connection
 from integrations.azure.entra_answers import diagnose
-from integrations.azure.errors import Owner, TokenTrouble
+from integrations.azure.errors import Owner, TokenTrouble, tls_told
+from protocol.tls_faults import TlsFault, fault_of
 
 CONNECT_SECONDS, READ_SECONDS = 3.05, 8.0
 RENEW_BEFORE_SECONDS = 300
@@ -255,7 +256,10 @@ def _translated() -> Iterator[None]:
         yield
     except TokenRefused:
         raise
-    except requests.exceptions.SSLError:
+    except requests.exceptions.SSLError as error:
+        fault = fault_of(error)
+        if fault not in (None, TlsFault.FOREIGN_ROOT):
+            raise TokenRefused(TokenTrouble(*tls_told("Entra's login host", fault))) from None
         raise TokenRefused(
             TokenTrouble("the certificate of Entra's login host is not trusted here",
                          "set AZURE_CA_BUNDLE to a PEM file with the CA of the inspecting proxy or of the sandbox")

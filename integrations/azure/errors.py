@@ -30,6 +30,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from common.errors import MazeVaultError
+from protocol.tls_faults import TlsFault
 
 
 class Owner(StrEnum):
@@ -49,6 +50,8 @@ class AzureTrouble(MazeVaultError):
     default_code, default_status = "AZURE_TROUBLE", 502
     owner = Owner.OPERATOR
     retrying_helps = False
+    pause_named: float | None = None
+    """Seconds until the next try, where Azure named them; `retry_after` is what callers are told in any case."""
 
     def __init__(
         self, cause: str, fix: str, *, owner: Owner | None = None, code: str | None = None, retry_after: float | None = None
@@ -178,3 +181,21 @@ class OutcomeUnknown(AzureTrouble):
 class ServiceTrouble(AzureTrouble):
     default_code, default_status = "AZURE_UNAVAILABLE", 503
     owner, retrying_helps = Owner.MICROSOFT, True
+
+
+_TLS = {
+    TlsFault.FOREIGN_ROOT: ("the certificate of {host} is not trusted here", "set AZURE_CA_BUNDLE to a PEM file with its CA"),
+    TlsFault.EXPIRED: ("the certificate of {host} has ended, by the clock of this node",
+                       "set the clock of this node; if it is right, renew the certificate of what stands before Azure"),
+    TlsFault.NOT_YET: ("the certificate of {host} does not count yet, by the clock of this node", "set the clock of this node"),
+    TlsFault.OTHER_NAME: ("what answers for {host} shows a certificate of another name",
+                          "check DNS, private endpoint and proxy between this node and Azure"),
+    TlsFault.NO_TLS: ("what answers for {host} speaks no TLS", "check DNS and proxy between this node and Azure"),
+}  # fmt: skip
+_BETWEEN = "check what stands between this node and Azure, and that it speaks TLS 1.2 or 1.3"
+
+
+def tls_told(host: str, fault: TlsFault | None) -> tuple[str, str]:
+    """Cause and fix of a handshake that failed."""
+    cause, fix = _TLS.get(fault or TlsFault.PROTOCOL, ("the TLS handshake with {host} failed", _BETWEEN))
+    return cause.format(host=host), fix

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,13 +22,15 @@ from integrations.azure.errors import (
     TlsRefused,
     Unreachable,
     ValueRefused,
+    tls_told,
 )
+from protocol.tls_faults import TlsFault, fault_of
 
 LIMITS = (
     "see Azure's limits: names of 1 to 127 letters, digits and hyphens, values up to 25 kB, at most 15 tags of 256 characters"
 )
 RETRY_SECONDS = 5.0
-"""For a throttling answer that names no time."""
+"""What callers are told for a throttling answer that names no time."""
 MAYBE_DONE = (408, 500, 502, 504)
 
 
@@ -77,25 +78,29 @@ def of_response(error: HttpResponseError, what: str, *, effect: bool = False) ->
         return _unknown(what)
     if 400 <= status < 500:
         return ValueRefused(f"the vault does not take {what} as it is", LIMITS)
-    return ServiceTrouble(
-        f"Azure answers with status {status}", "try again in a minute", retry_after=_retry_after(error) or RETRY_SECONDS
-    )
+    named = _retry_after(error)
+    trouble = ServiceTrouble(f"Azure answers with status {status}", "try again in a minute", retry_after=named or RETRY_SECONDS)
+    trouble.pause_named = named
+    return trouble
 
 
 def _throttled(error: HttpResponseError) -> Throttled:
     named = _retry_after(error)
-    return Throttled(
+    trouble = Throttled(
         "the vault is called too often", "wait; if it stays, spread the schedules",
         retry_after=RETRY_SECONDS if named is None else named,
     )  # fmt: skip
+    trouble.pause_named = named
+    return trouble
 
 
 def _of_silence(error: Exception, deadline: Deadline, session: Session, what: str, *, effect: bool) -> AzureTrouble:
     """No answer came. Whether something was sent decides what that means."""
     if effect and deadline.sent:
         return _unknown(what)
-    if _is_tls(error):
-        return tls_refused(session.target.host)
+    fault = fault_of(error)
+    if fault is not None:
+        return tls_refused(session.target.host, fault)
     if deadline.expired:
         return Unreachable(f"{session.target.host} did not answer in time", "try again; if it stays, check the path to the vault")
     if isinstance(error, ServiceRequestError | requests.RequestException):
@@ -103,19 +108,8 @@ def _of_silence(error: Exception, deadline: Deadline, session: Session, what: st
     return Unreachable(f"{session.target.host} broke the connection off", "try again; if it stays, check what is in between")
 
 
-def tls_refused(host: str) -> TlsRefused:
-    return TlsRefused(f"the certificate of {host} is not trusted here", "set AZURE_CA_BUNDLE to a PEM file with its CA")
-
-
-def _is_tls(error: BaseException | None) -> bool:
-    """Certificate errors come wrapped several times."""
-    seen = 0
-    while error is not None and seen < 8:
-        if isinstance(error, ssl.SSLError | requests.exceptions.SSLError):
-            return True
-        inner = getattr(error, "inner_exception", None) or error.__cause__ or error.__context__
-        error, seen = inner or next((one for one in error.args if isinstance(one, BaseException)), None), seen + 1
-    return False
+def tls_refused(host: str, fault: TlsFault | None) -> TlsRefused:
+    return TlsRefused(*tls_told(host, fault))
 
 
 def _inner_code(error: HttpResponseError) -> str:

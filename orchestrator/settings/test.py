@@ -12,6 +12,7 @@ _TEST_ENVIRONMENT = {
     "MAZEVAULT_MASTER_KEY": base64.b64encode(bytes(range(32))).decode(),
     "MAZEVAULT_SESSION_SECRET": "only-for-tests-" * 4,
     "MAZEVAULT_TIME_PROFILE": "standard",
+    "MAZEVAULT_TIME_VAULT_RETRY": "0.01",
 }
 MAZEVAULT: Settings = load(_TEST_ENVIRONMENT, mode="primary")
 globals().update(

@@ -35,6 +35,12 @@ def test_each_form_of_a_time_is_read(headers: dict[str, str], seconds: float) ->
     assert seconds_named(headers, NOW) == seconds
 
 
+def test_a_pause_that_is_not_believed_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    assert seconds_named({"Retry-After": "3600"}, NOW) == 3600 and not caplog.records
+    assert seconds_named({"Retry-After": "604800"}, NOW) == 3600
+    assert "asks to wait for 604800 s; it is asked again after 3600 s" in caplog.text
+
+
 @pytest.mark.parametrize(
     "text", ["", "soon", "-3", "1e3", "٣", "0x10", "9" * 400, "Fri, 99 Nov 2026 08:49:37 GMT", "1, 2", "inf"]
 )

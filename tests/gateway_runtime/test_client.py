@@ -250,9 +250,20 @@ class TestSessions:
         with pytest.raises(PrimaryRefused):
             line.ask()
         assert [parse(wire).is_in_session for wire in line.wire.sent] == [True, False]
+        for _ in range(3):
+            with pytest.raises(PrimaryRefused):
+                line.ask()
+        assert [parse(wire).is_in_session for wire in line.wire.sent] == [True, False, True, True, True], "one call, not two"
         line.wire.change = unchanged
         line.ask()
         assert parse(line.wire.sent[-1]).is_in_session, "the session was not why"
+        line.wire.change = lambda answer: (
+            httpx.Response(403, json={"error": "no", "code": "ENVELOPE_REFUSED"})
+            if parse(line.wire.sent[-1]).is_in_session else answer
+        )  # fmt: skip
+        line.channel._not_the_session_until = time.monotonic()
+        line.ask()
+        assert [parse(wire).is_in_session for wire in line.wire.sent[-2:]] == [True, False], "a minute later it is tried"
 
 
 def lease_wish() -> RenewLease:

@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from gateway_runtime import sync_vault, vaults
+from gateway_runtime import vaults
 from gateway_runtime.client import PrimaryRefused
 from gateway_runtime.frames import TaskFrame, TaskImpossible
 from gateway_runtime.work import EXECUTORS
@@ -64,7 +64,6 @@ class SyncDesk:
         self.url = sandbox_vault(self.sandbox, VAULT)
         be_on(self.monkeypatch, cloud_of(self.sandbox), (self.url,))
         self.monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", f"{self.sandbox.plain_url}/hosts/npr")
-        self.monkeypatch.setattr(sync_vault, "FIRST_PAUSE", 0.01)
         self.npr, self.dr = fleet_of("NPR")
         self.project = self.made("projects", {"name": "payments"})
         wish = {"name": "vault", "type": "key_vault", "provider": "azure_key_vault", "environment": "dev",

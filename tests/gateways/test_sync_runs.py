@@ -36,12 +36,6 @@ def desk(admin: Person, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Sy
     return SyncDesk(admin, sandbox, monkeypatch)
 
 
-@pytest.fixture
-def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is tried again is tried again at once."""
-    monkeypatch.setattr(sync_vault, "FIRST_PAUSE", 0.01)
-
-
 class TestFirstRun:
     def test_is_a_preview_until_a_person_confirms_its_digest(self, desk: SyncDesk) -> None:
         desk.with_rule().put("DB_PASSWORD", "one")
@@ -426,7 +420,6 @@ class TestHistory:
         desk.work(line=Line(desk.npr, cut))
         assert desk.here() == {"A": "a person's"} and desk.steps(run) == [("delete_here", "A", "outdated")]
 
-    @pytest.mark.usefixtures("short_pauses")
     def test_undo_of_a_list_that_breaks_off_is_refused(self, desk: SyncDesk, control: Any) -> None:
         desk.with_rule().put("A", "one")
         done = desk.first()
@@ -442,7 +435,6 @@ class TestHistory:
         )
         assert desk.undo(done["id"], shown["digest"])["steps"] == {"done": 1} and desk.there() == {}
 
-    @pytest.mark.usefixtures("short_pauses")
     def test_drift_of_a_list_that_breaks_off_is_refused(self, desk: SyncDesk, control: Any) -> None:
         desk.with_rule().put("A", "one")
         desk.first()
