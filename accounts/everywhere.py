@@ -72,10 +72,11 @@ def end_grace(now: datetime) -> int:
     ended = 0
     with transaction.atomic():
         for model in (ApiToken, Session):
-            rows = list(_living(model, now).filter(everywhere_until__gt=now).select_for_update(no_key=True).order_by("id"))
-            model._default_manager.filter(id__in=[row.id for row in rows]).update(everywhere_until=now)
-            for row in {changes.holder_id(one): one for one in rows}.values():
-                changes.credential_changed(row)
+            rows: list[ApiToken | Session] = list(
+                _living(model, now).filter(everywhere_until__gt=now).select_for_update(no_key=True).order_by("id")
+            )
+            model._default_manager.filter(pk__in=[row.id for row in rows]).update(everywhere_until=now)
+            changes.principals_changed({changes.holder_id(row) for row in rows})
             ended += len(rows)
         changes.record(None, "auth.everywhere.ended", "token", uuid.UUID(int=0), {"credentials": ended})
     return ended

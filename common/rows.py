@@ -44,7 +44,7 @@ def share(model: type[Model], identifiers: Any) -> list[Any]:
     wanted = [key.get_db_prep_value(key.to_python(one), connection) for one in identifiers]
     if not wanted:
         return []
-    table, column = (connection.ops.quote_name(name) for name in (model._meta.db_table, key.column))
+    table, column = (connection.ops.quote_name(str(name)) for name in (model._meta.db_table, key.column))
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT {column} FROM {table} WHERE {column} = ANY(%s) ORDER BY {column} FOR SHARE", [wanted])  # noqa: S608
         return [row[0] for row in cursor.fetchall()]

@@ -87,10 +87,9 @@ def _rights_only(gateway: Gateway, ask: AskChanges, generation: str, now: dateti
     if former and (position < head or not _copy_rests(gateway)):
         raise PermissionRefused("this gateway is held until an operator releases it; upgrade it to hear who lost their rights "
                                 "meanwhile", code="GATEWAY_HELD")  # fmt: skip
-    told = {} if former else {"rights_only": True, "rights_position": position}
     return Changes(
         generation=generation, position=ask.after, head=head, more=not former and position < head,
-        principals=page.of(ReplicaPrincipal), **told,
+        principals=page.of(ReplicaPrincipal), rights_only=not former, rights_position=0 if former else position,
     )  # fmt: skip
 
 
