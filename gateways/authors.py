@@ -63,8 +63,13 @@ _TOKENS: LiteralString = "".join((
     """
 SELECT 1 FROM (SELECT * FROM accounts_apitoken s WHERE s.%(holder)s = m.holder AND s.expires_at > m.moment - %(skew)s::interval
                 ORDER BY s.expires_at DESC LIMIT %(most)s) AS c
-  LEFT JOIN accounts_user u ON u.id = c.user_id WHERE """, _COUNTS.replace("%(age)s", "%(token_age)s"), " AND ", _MEANT,
+  LEFT JOIN accounts_user u ON u.id = c.user_id WHERE """, _COUNTS.replace("%(age)s", "%(token_age)s"), " AND ", _MEANT, """
+   AND (u.sso_provider IS NULL OR u.sso_provider = '' OR u.entra_confirmed_at <= m.moment + %(skew)s::interval OR EXISTS (
+        SELECT 1 FROM accounts_session i WHERE i.user_id = m.holder AND i.created_at <= m.moment + %(skew)s::interval
+           AND i.created_at > m.moment - %(skew)s::interval - %(token_age)s::interval))
+""",
 ))  # fmt: skip
+"""A token of an account of Entra counts for a while after a sign-in: one that came later does not say that it counted before."""
 _LIVED: LiteralString = "".join(("(EXISTS (", _SESSIONS, ") OR EXISTS (", _TOKENS, "))"))
 _BELIEVED: LiteralString = "".join((
     """

@@ -39,6 +39,7 @@ class Case:
     """Somebody with a credential, and when the write was accepted, from now; `told`: gateways of NPR were told of them.
 
     The credential was made, epoch and life of the gateway began so long from now; `everywhere`: it goes on without an audience.
+    `before`: when somebody whom Entra let in last at `entra` had come in before.
     """
 
     made: timedelta = -48 * HOUR
@@ -52,6 +53,7 @@ class Case:
     told: bool = True
     accepted: timedelta | str = timedelta(0)
     entra: timedelta | None = None
+    before: timedelta | None = None
     token: bool = False
     production: bool = False
     believed: bool = True
@@ -98,6 +100,11 @@ CASES: Mapping[str, Case] = {
     "of Entra, confirmed": Case(entra=-HOUR / 2),
     "of Entra, not confirmed for long": Case(entra=-3 * HOUR, believed=False),
     "a token of Entra, confirmed yesterday": Case(entra=-23 * HOUR, token=True),
+    "a token of Entra, confirmed later only": Case(entra=-HOUR, accepted=-2 * HOUR, token=True, believed=False),
+    "a token of Entra, confirmed before and later": Case(entra=-HOUR, before=-20 * HOUR, accepted=-2 * HOUR, token=True),
+    "a token of Entra, long before and later": Case(
+        entra=-HOUR, before=-30 * HOUR, accepted=-2 * HOUR, token=True, believed=False
+    ),
     "a token of Entra, not confirmed for long": Case(entra=-25 * HOUR, token=True, believed=False),
 }
 
@@ -111,6 +118,11 @@ def somebody(kind: str, case: Case) -> str:
     RoleGrant.objects.create(**{kind: holder}, role=Role.objects.get(name="secret_manager"))
     if case.entra is not None:
         User.objects.filter(pk=holder.pk).update(sso_provider="entra", entra_confirmed_at=now() + case.entra)
+    if case.before is not None:
+        came = now() + case.before
+        Session.objects.create(
+            **{kind: holder}, token_hash=uuid.uuid4().hex, created_at=came, expires_at=came + HOUR, audience=["PRIMARY"]
+        )
     where = {} if case.token else {"gateway_environment": case.opened_at}
     (ApiToken if case.token else Session).objects.create(
         **{kind: holder}, token_hash=uuid.uuid4().hex, expires_at=now() + case.lives,
