@@ -34,16 +34,24 @@ _OF_NUMBER = {9: TlsFault.NOT_YET, 10: TlsFault.EXPIRED, 62: TlsFault.OTHER_NAME
     (2, 18, 19, 20, 21, 27), TlsFault.FOREIGN_ROOT
 )
 _OF_REASON = (
-    (r"ALERT_(?:BAD|UNSUPPORTED|UNKNOWN)_?(?:CERTIFICATE|CA)|CERTIFICATE_(?:REVOKED|EXPIRED|UNKNOWN|REQUIRED)|ALERT_UNKNOWN_CA"
-     r"|ALERT_ACCESS_DENIED", TlsFault.OUR_CERTIFICATE),
-    (r"WRONG_VERSION_NUMBER|HTTP_REQUEST|HTTPS_PROXY_REQUEST|PACKET_LENGTH_TOO_LONG|RECORD_LAYER_FAILURE", TlsFault.NO_TLS),
-)  # fmt: skip
+    (
+        re.compile(
+            r"ALERT_(?:BAD|UNSUPPORTED|UNKNOWN)_?(?:CERTIFICATE|CA)|CERTIFICATE_(?:REVOKED|EXPIRED|UNKNOWN|REQUIRED)"
+            r"|ALERT_UNKNOWN_CA|ALERT_ACCESS_DENIED"
+        ),
+        TlsFault.OUR_CERTIFICATE,
+    ),
+    (
+        re.compile(r"WRONG_VERSION_NUMBER|HTTP_REQUEST|HTTPS_PROXY_REQUEST|PACKET_LENGTH_TOO_LONG|RECORD_LAYER_FAILURE"),
+        TlsFault.NO_TLS,
+    ),
+)
 _IN_WORDS = (
-    (r"certificate has expired", TlsFault.EXPIRED),
-    (r"certificate is not yet valid", TlsFault.NOT_YET),
-    (r"Hostname mismatch|IP address mismatch|doesn't match|is not valid for", TlsFault.OTHER_NAME),
-    (r"issuer certificate|self[- ]signed", TlsFault.FOREIGN_ROOT),
-    (r"CERTIFICATE_VERIFY_FAILED", TlsFault.BAD_CERTIFICATE),
+    (re.compile(r"certificate has expired"), TlsFault.EXPIRED),
+    (re.compile(r"certificate is not yet valid"), TlsFault.NOT_YET),
+    (re.compile(r"Hostname mismatch|IP address mismatch|doesn't match|is not valid for"), TlsFault.OTHER_NAME),
+    (re.compile(r"issuer certificate|self[- ]signed"), TlsFault.FOREIGN_ROOT),
+    (re.compile(r"CERTIFICATE_VERIFY_FAILED"), TlsFault.BAD_CERTIFICATE),
 )
 """Where only the words of an error were kept (OpenSSL's own, `X509_verify_cert_error_string`)."""
 _DEEPEST = 12
@@ -82,5 +90,5 @@ def _inner(error: BaseException) -> BaseException | None:
     return inner
 
 
-def _found(patterns: tuple[tuple[str, TlsFault], ...], text: str) -> TlsFault | None:
-    return next((fault for pattern, fault in patterns if re.search(pattern, text)), None)
+def _found(patterns: tuple[tuple[re.Pattern[str], TlsFault], ...], text: str) -> TlsFault | None:
+    return next((fault for pattern, fault in patterns if pattern.search(text)), None)

@@ -21,6 +21,7 @@ from accounts.models import Environment
 from common.clock import database_now
 from common.errors import Unavailable
 from common.sealing import Place, SealBroken
+from protocol.decoding import decode_json
 from protocol.messages import decode
 from protocol.vocabulary import WriteOperation
 from protocol.writes import WriteBody, body_text
@@ -110,7 +111,7 @@ def marks_of(claim: VaultClaim) -> Marks:
     if claim.sealed_marks is None:
         return Marks()
     try:
-        return msgspec.json.decode(encryption.open_sealed(*place_of(claim), bytes(claim.sealed_marks)), type=Marks)
+        return decode_json(encryption.open_sealed(*place_of(claim), bytes(claim.sealed_marks)), Marks)
     except (SealBroken, encryption.MasterKeyMismatch):
         return Marks()
 
