@@ -69,18 +69,43 @@ def _lives(pid: int) -> bool:
         return False
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    made = Home(tmp_path / "var")
+@pytest.fixture(scope="module")
+def _kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """In a folder that only we may enter, so that the account that PostgreSQL gets from root may not."""
+    private = tmp_path_factory.mktemp("private")
+    private.chmod(0o700)
+    made = Home(private / "var")
     yield made
     made.run("down")
     databases.forget(Layout(var=made.var))
 
 
-def test_up_status_logs_and_down(home: Home) -> None:
+@pytest.fixture
+def home(_kept: Home) -> Home:
+    """The data folder and ports of all tests here, whatever runs there now: a first start takes long."""
+    return _kept
+
+
+@pytest.fixture
+def running(home: Home) -> Home:
+    """The same with everything in it running and healthy."""
+    if not (home.var / "run.json").exists() or home.run("status").returncode != 0:
+        home.run("down")
+        _up(home)
+    return home
+
+
+def _up(home: Home) -> str:
     up = home.run("up", "--detach")
     assert up.returncode == 0, up.stdout + up.stderr
-    assert "ready after" in up.stdout and "password in" in up.stdout
+    assert (home.var.parent.stat().st_mode & 0o777) == 0o700, "the parent folder was not opened"
+    _until_status(home, 0)
+    return up.stdout
+
+
+def test_the_first_start_says_where_everything_is(home: Home) -> None:
+    said = _up(home)
+    assert "ready after" in said and "password in" in said
     found = home.run_file()
     assert found["primary_url"] == f"https://localhost:{home.base}"
     assert Path(found["ca_file"]).exists() and Path(found["admin_password_file"]).exists()
@@ -90,32 +115,26 @@ def test_up_status_logs_and_down(home: Home) -> None:
     for secret in (found["admin_password_file"], home.var / "primary" / "master.key", home.var / "run.json"):
         assert Path(secret).stat().st_mode & 0o077 == 0, secret
 
-    _until_status(home, 0)
-    shown = home.run("status", "-o", "json")
+
+def test_status_and_logs_of_a_running_stack(running: Home) -> None:
+    shown = running.run("status", "-o", "json")
     assert shown.returncode == 0, shown.stdout
     assert json.loads(shown.stdout)["status"] == "healthy"
-    assert "gw-pro-dr" in home.run("status").stdout
-    assert home.run("status", "-o", "xml").returncode == 1
-
+    assert "gw-pro-dr" in running.run("status").stdout
+    assert running.run("status", "-o", "xml").returncode == 1
     wanted = ["Starting MazeVault in gateway mode", "Registering gateway with primary...", "Setting up mTLS...",
               "Gateway registered successfully: ", "Heartbeat loop started"]  # fmt: skip
-    lines = home.run("logs", "gw-npr-primary", "-n", "200").stdout
+    lines = running.run("logs", "gw-npr-primary", "-n", "5000").stdout
     places = [lines.index(text) for text in wanted]
     assert places == sorted(places)
-    assert home.run("logs", "nobody").returncode == 1
+    assert running.run("logs", "nobody").returncode == 1
 
-    _keys_are_rotated_while_it_runs(home)
 
-    again = home.run("up", "--detach")
+def test_a_second_start_is_refused_and_harms_nothing(running: Home) -> None:
+    pids = running.pids()
+    again = running.run("up", "--detach")
     assert again.returncode == 1 and "runs already" in again.stderr
-    pids = home.pids()
-    assert home.run("down").returncode == 0
-    assert gone(pids, LOADED_SECONDS)
-    assert not (home.var / "run.json").exists()
-    assert home.run("status").returncode == 1
-    assert home.run("down").stdout.strip() == "nothing runs"
-
-    _starts_again_quickly_and_status_says_what_is_wrong(home)
+    assert running.pids() == pids and not gone(pids, 0.5)
 
 
 def _the_sandbox_answers_as_the_primarys_tenant(home: Home, found: dict[str, Any]) -> None:
@@ -130,8 +149,9 @@ def _the_sandbox_answers_as_the_primarys_tenant(home: Home, found: dict[str, Any
     assert "admin out of 3 mappings" in examined.stdout
 
 
-def _keys_are_rotated_while_it_runs(home: Home) -> None:
+def test_keys_are_rotated_while_it_runs(running: Home) -> None:
     """First an environment's key, then the master key, the way docs/operations/keys.md says."""
+    home = running
     before = json.loads(home.run("keys", "status", "-o", "json").stdout)
     rotated = home.run("keys", "rotate", "--environment", "npr")
     assert rotated.returncode == 0 and "1 old keys are destroyed" in rotated.stdout, rotated.stdout + rotated.stderr
@@ -158,11 +178,8 @@ def _keys_are_rotated_while_it_runs(home: Home) -> None:
     assert home.run("keys", "status", "--node", "gw-npr-primary").returncode == 0
 
 
-def _starts_again_quickly_and_status_says_what_is_wrong(home: Home) -> None:
-    begun = time.monotonic()
-    assert home.run("up", "--detach").returncode == 0
-    print(f"second start: {time.monotonic() - begun:.1f} s")
-    assert time.monotonic() - begun < LOADED_SECONDS
+def test_status_says_what_is_wrong_and_one_process_is_started_again(running: Home) -> None:
+    home = running
     assert home.run("stop", "gw-pro-dr").returncode == 0
     degraded = _until_status(home, 2)
     assert "gw-pro-dr is not running" in degraded
@@ -174,6 +191,8 @@ def _starts_again_quickly_and_status_says_what_is_wrong(home: Home) -> None:
     os.kill(home.run_file()["pids"]["primary"], signal.SIGKILL)
     told = _until_status(home, 1)
     assert "the Primary is not running" in told and "./mazevault start primary" in told
+    assert home.run("start", "primary").stdout == "primary: started\n"
+    assert "the Primary" not in home.run("status").stdout, "start returns when the Primary answers"
 
 
 def _until_status(home: Home, code: int) -> str:
@@ -186,25 +205,43 @@ def _until_status(home: Home, code: int) -> str:
         time.sleep(0.5)
 
 
-def test_a_killed_launcher_leaves_no_process_and_the_next_start_works(home: Home) -> None:
-    assert home.run("up", "--detach").returncode == 0
-    pids = home.pids()
-    os.kill(home.run_file()["launcher_pid"], signal.SIGKILL)
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_stack_of_somebody_without_rights_runs_beside_ours(running: Home) -> None:
+    as_user = _home_of_nobody()
+    try:
+        up = as_user.run("up", "--detach")
+        assert up.returncode == 0, up.stdout + up.stderr
+        _until_status(as_user, 0)
+        _until_status(running, 0)
+    finally:
+        as_user.run("down")
+        shutil.rmtree(as_user.var.parent, ignore_errors=True)
+
+
+def test_a_killed_launcher_leaves_no_process_and_the_next_start_works(running: Home) -> None:
+    pids = running.pids()
+    os.kill(running.run_file()["launcher_pid"], signal.SIGKILL)
     assert gone(pids, LOADED_SECONDS)
-    up = home.run("up", "--detach")
-    assert up.returncode == 0, up.stdout + up.stderr
-    _until_status(home, 0)
-    for pid in home.pids()[:-1]:
+    begun = time.monotonic()
+    _up(running)
+    print(f"second start: {time.monotonic() - begun:.1f} s")
+    assert time.monotonic() - begun < LOADED_SECONDS
+
+
+def test_down_ends_what_is_left_and_leaves_nothing_behind(running: Home) -> None:
+    pids = running.pids()
+    for pid in pids[:-1]:
         os.kill(pid, signal.SIGKILL)
-    pids = home.pids()
-    down = home.run("down")
+    down = running.run("down")
     assert down.returncode == 0, down.stdout + down.stderr
     assert gone(pids, LOADED_SECONDS)
-    again = home.run("up", "--detach")
-    assert again.returncode == 0, again.stdout + again.stderr
+    assert not (running.var / "run.json").exists()
+    assert running.run("status").returncode == 1
+    assert running.run("down").stdout.strip() == "nothing runs"
 
 
 def test_ctrl_c_ends_everything_within_ten_seconds_even_a_frozen_child(home: Home) -> None:
+    home.run("down")
     process = subprocess.Popen([str(ROOT / "mazevault"), "up"], env=home.environ, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 2 * LOADED_SECONDS
     while not (home.var / "run.json").exists():
@@ -222,6 +259,7 @@ def test_ctrl_c_ends_everything_within_ten_seconds_even_a_frozen_child(home: Hom
 
 @pytest.mark.parametrize("way", ["Ctrl-C", "down"])
 def test_a_wish_to_end_is_heard_while_the_stack_starts(home: Home, way: str) -> None:
+    home.run("down")
     command = [str(ROOT / "mazevault"), "up"]
     with subprocess.Popen(command, env=home.environ, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -258,6 +296,7 @@ def _environment(pid: int) -> bytes:
 
 
 def test_a_taken_port_is_named_with_the_way_out(home: Home) -> None:
+    home.run("down")
     with socket.create_server(("127.0.0.1", home.base)):
         up = home.run("up")
     assert up.returncode == 1
@@ -268,29 +307,6 @@ def test_a_taken_port_is_named_with_the_way_out(home: Home) -> None:
 def test_a_bad_port_base_is_named(tmp_path: Path, text: str) -> None:
     shown = Home(tmp_path, MAZEVAULT_PORT_BASE=text).run("status")
     assert shown.returncode == 1 and "MAZEVAULT_PORT_BASE" in shown.stderr and "Traceback" not in shown.stderr
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_runs_as_a_user_and_as_root_in_a_folder_whose_parent_is_private(tmp_path: Path) -> None:
-    as_user = _home_of_nobody()
-    private = tmp_path / "private"
-    private.mkdir(mode=0o700)
-    as_root = Home(private / "var")
-    try:
-        up = as_root.run("up", "--detach")
-        assert up.returncode == 0, up.stdout + up.stderr
-        assert private.stat().st_mode & 0o777 == 0o700, "the parent folder was not opened"
-        try:
-            up = as_user.run("up", "--detach")
-            assert up.returncode == 0, up.stdout + up.stderr
-            _until_status(as_user, 0)
-            _until_status(as_root, 0)  # two stacks run side by side
-        finally:
-            as_user.run("down")
-            shutil.rmtree(as_user.var.parent, ignore_errors=True)
-    finally:
-        as_root.run("down")
-        databases.forget(Layout(var=private / "var"))
 
 
 class _HomeOfNobody(Home):
