@@ -141,8 +141,9 @@ class Town:
         self.wait_for(f"a plan for {kind}", movable)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def _town() -> Iterator[Town]:
+    """Until the last journey and no longer: a stack at rest takes half a core from the other tests."""
     with throwaway(azure=True) as stack, stack.client() as primary:
         yield Town(stack, primary)
 

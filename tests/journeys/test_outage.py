@@ -53,12 +53,13 @@ VANDALS: dict[str, Callable[[Stack], None]] = {
     "the gateway": kill_and_start(GATEWAY),
     "the Primary again": start_and_kill_the_primary,
     "PostgreSQL": kill_and_start("postgres"),
+    "the gateway, then PostgreSQL": kill_and_start(GATEWAY, "postgres"),
     "the worker, and Valkey emptied": kill_the_worker_and_empty_valkey,
 }
 
 
-QUICK = ("the gateway", "PostgreSQL")
-"""Where what was acknowledged lies; the others are killed in the long run."""
+QUICK = ("the gateway, then PostgreSQL",)
+"""Where what was acknowledged lies; each alone, and the others, are killed in the long run."""
 
 
 def rounds(count: int) -> Iterator[tuple[int, str]]:
