@@ -414,14 +414,20 @@ def entra_settings(environ: Mapping[str, str], base_url: str, *, mode: str = "pr
     )
     if enabled:
         _note_incomplete(entra, found)
-    longest = max(entra.token_max_age, entra.session_max_age)
-    if entra.work_max_age < longest:
-        found.note(
-            f"ENTRA_WORK_MAX_AGE is {entra.work_max_age}; what somebody began with a token goes on as long as the token counts, "
-            f"so it must be {longest} (the longer of ENTRA_TOKEN_MAX_AGE and ENTRA_SESSION_MAX_AGE) or more"
-        )
+    _note_short_work(entra, found)
     found.refuse()
     return entra
+
+
+def _note_short_work(entra: EntraSettings, found: Findings) -> None:
+    """Work that somebody began with a token goes on as long as it counts. An age that could not be read has its own sentence."""
+    ages: tuple[int | None, ...] = (entra.work_max_age, entra.token_max_age, entra.session_max_age)
+    read = [age for age in ages if age is not None]
+    if len(read) == len(ages) and read[0] < max(read):
+        found.note(
+            f"ENTRA_WORK_MAX_AGE is {read[0]}; what somebody began with a token goes on as long as the token counts, so it must "
+            f"be {max(read)} (the longer of ENTRA_TOKEN_MAX_AGE and ENTRA_SESSION_MAX_AGE) or more"
+        )
 
 
 def _note_incomplete(entra: EntraSettings, found: Findings) -> None:
