@@ -234,7 +234,8 @@ class TestTrouble:
         assert SecretVersion.objects.filter(write__isnull=False).count() == 8
         assert not SecretVersion.objects.filter(write=poison).exists()
 
-    def test_an_id_that_is_taken_in_another_environment_is_a_conflict_of_its_own(self, desk: Desk) -> None:
+    def test_a_creation_under_an_id_of_another_environment_gets_one_of_its_own(self, desk: Desk) -> None:
+        """Else its gateway would learn that the id is taken there (I13)."""
         taken = NewSecret(desk.project.id, desk.dev.id, "taken")
         Secret.objects.create(
             id=taken.id, project=desk.project, environment=desk.prod, key="there", created_at=database_now(),
@@ -244,8 +245,9 @@ class TestTrouble:
         bad = desk.write(taken, "x", operation=O.CREATE, base_version=None)
         desk.active.upload(good[0], bad, *good[1:])
         inbox.apply_pending()
-        assert [row_of(write).outcome for write in (*good, bad)] == ["applied"] * 3 + ["conflict"]
-        assert row_of(bad).code == "DUPLICATE_NAME"
+        assert [row_of(write).outcome for write in (*good, bad)] == ["applied"] * 4
+        made = Secret.objects.get(key="taken")
+        assert row_of(bad).secret == made.id != taken.id and Secret.objects.get(id=taken.id).key == "there"
 
     def test_after_one_that_met_what_will_pass_the_others_are_settled_with_the_next_pass(
         self, desk: Desk, monkeypatch: pytest.MonkeyPatch
