@@ -35,7 +35,8 @@ from protocol import messages, paths
 GATEWAYS, PEOPLE, SECRETS = 64, 16, 200
 SECONDS = 6.0
 """Of each closed loop; the open loop behind it takes half of that."""
-REGISTRATIONS = 128
+REGISTRATIONS, STRANGERS = 128, 8
+"""Redeemed tokens, and who redeems them at once: as many as a Primary works on at a time (`lanes.STRANGER_SLOTS`)."""
 ACTIVE_SECONDS = 30.0
 SERVER_CORE, LOAD_CORE = 0, 1
 
@@ -161,7 +162,7 @@ async def _register_all(bench: Bench) -> dict[str, object]:
                 gateway.take(body)
         connection.close()
 
-    await asyncio.gather(*(redeem() for _ in range(4)))
+    await asyncio.gather(*(redeem() for _ in range(STRANGERS)))
     tally.seconds = time.perf_counter() - began
     bench.fleet = [gateway for gateway, _ in made if gateway.id][::2][:GATEWAYS]
     shown = tally.summary()
