@@ -672,6 +672,19 @@ class TestRetention:
         upload(proven, chain_of(str(proven.generation), 2, 6, GatewayAuditChain.objects.get().hash))
         assert audit_report.verify().findings == []
 
+    @pytest.mark.parametrize(("seconds", "cuts"), [(60.0, [2, 4, 6]), (-1.0, [2])])
+    def test_a_turn_goes_on_until_nothing_old_is_left_or_its_time_is_over(
+        self, proven: FakeGateway, settings: Any, monkeypatch: pytest.MonkeyPatch, seconds: float, cuts: list[int]
+    ) -> None:
+        """With one cut a turn more would come than goes, where many read."""
+        monkeypatch.setattr(audit_retention, "TURN_SECONDS", seconds)
+        settings.MAZEVAULT = replace(settings.MAZEVAULT, audit_retention_days=1)
+        monkeypatch.setattr(audit_retention, "LONGEST_CUT", 2)
+        of_the_copy = [one for one in audit_retention.apply(now() + timedelta(days=2)) if one.chain == str(proven.generation)]
+        assert [(one.entries, one.position) for one in of_the_copy] == [(2, position) for position in cuts]
+        upload(proven, chain_of(str(proven.generation), 2, 6, GatewayAuditChain.objects.get().hash))
+        assert audit_report.verify().findings == []
+
     def test_entries_younger_than_the_limit_stay(self, proven: FakeGateway) -> None:
         count = AuditEntry.objects.count()
         assert audit_retention.remove_before(now() - timedelta(days=1), now()) == []
