@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check lint types contracts migrations-check bench bench-check docs docs-check demo-failover demo-outage demo-keyvault lock clean
+.PHONY: help run test test-fast test-long check lint types contracts migrations-check bench bench-check docs docs-check demo-failover demo-outage demo-keyvault lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -16,6 +16,9 @@ run: .venv/ready ## start the Primary, its worker, the four gateways and a local
 
 test: .venv/ready-dev ## run the tests (a small share of the rounds)
 	@$(BIN)/python -m pytest -n $(WORKERS)
+
+test-fast: .venv/ready-dev ## run a part of every package's tests, in about a minute
+	@$(BIN)/python -m pytest -n $(WORKERS) @tests/fast.txt
 
 test-long: .venv/ready-dev ## run all tests with the full numbers of rounds and the real time constants
 	@$(BIN)/python -m pytest -n $(WORKERS) -m ''
