@@ -315,9 +315,15 @@ class Work(Look):
         return True
 
     def _deleted_lately(self) -> bool:
-        """Azure may not have finished that: until then the name is in neither collection, as it is after a purge."""
-        at = self._secret.deleted_at
-        return at is not None and now() - at < LONGEST_SETTLING
+        """Azure may not have finished that: until then the name is in neither collection, as it is after a purge. Where a later
+        secret of the name was purged since, that is why."""
+        at, one = self._secret.deleted_at, self._secret
+        if at is None or now() - at > LONGEST_SETTLING:
+            return False
+        purged = Secret.objects.filter(
+            project=one.project_id, environment=one.environment_id, status=SecretStatus.PURGED, updated_at__gt=at
+        )
+        return rules.folded_vault_name(one.key) not in map(rules.folded_vault_name, purged.values_list("key", flat=True))
 
     def _purge(self) -> Done:
         """End the name for good. What cannot be purged (now, or in this vault) stays deleted, and that is recorded."""
