@@ -21,9 +21,10 @@ from integrations import places
 from integrations.azure.cloud import Connection
 from integrations.azure.credentials import Credential
 from integrations.azure.egress import Guard
-from integrations.azure.errors import NameTaken, ObjectBusy, ObjectDisabled, ObjectMissing, PurgeProtected
-from integrations.azure.keyvault import KEY, Deleted, Entry, KeyVault, Marks, SecretStore
+from integrations.azure.errors import NameTaken, ObjectBusy, ObjectDisabled, ObjectMissing
+from integrations.azure.keyvault import KEY, Entry, KeyVault, Marks, SecretStore
 from integrations.models import Integration
+from integrations.name_refusals import protected, settling, taken
 from integrations.storing import storage_of
 from protocol.vocabulary import WriteOperation
 from vault import rules, secrets, values
@@ -345,7 +346,7 @@ class Work(Look):
         if gone is not None:
             _refuse_foreign(gone.entry, self._secret, self._name)
             if not gone.entry.purgeable:
-                raise _protected(self._name, gone)
+                raise protected(self._name, gone)
         try:
             with self._effect(self._secret):
                 self._vault.purge(self._name)
@@ -396,7 +397,7 @@ class Work(Look):
             or marks.owner != owner_of(self._secret.project_id, self._secret.environment_id)
             or entry.tags.get(KEY) != self._secret.key
         ):
-            raise _taken(self._name)
+            raise taken(self._name)
 
 
 def _refuse_foreign(entry: Entry, secret: Secret, name: str) -> None:
@@ -405,30 +406,4 @@ def _refuse_foreign(entry: Entry, secret: Secret, name: str) -> None:
     if marks is not None and (
         marks.owner != owner_of(secret.project_id, secret.environment_id) or entry.tags.get(KEY, secret.key) != secret.key
     ):
-        raise _taken(name)
-
-
-def _taken(name: str) -> Conflict:
-    return Conflict(
-        f"key: the name {name!r} in the vault is used for something else; choose another key, or free the name there",
-        code="NAME_TAKEN_IN_VAULT",
-    )
-
-
-def _protected(name: str, gone: Deleted) -> PurgeProtected:
-    """The ordinary state of a production vault."""
-    when = f"on {gone.purged_at:%Y-%m-%d}" if gone.purged_at else "when its retention ends"
-    return PurgeProtected(
-        f"the vault has purge protection: {name} is deleted and cannot be purged before; it ends by itself {when}",
-        "nothing has to be done; its name is free for this key all the same",
-    )
-
-
-def settling(name: str, *, begun: bool = False) -> ObjectBusy:
-    """Azure finishes deletions, recoveries and purges some seconds after it has agreed to them. `begun`: it was we who began it,
-    so what becomes of it is looked into."""
-    busy = ObjectBusy(
-        f"{name} is just being deleted, recovered or purged in the vault", "try again in some seconds", retry_after=5
-    )
-    busy.in_doubt = begun
-    return busy
+        raise taken(name)
