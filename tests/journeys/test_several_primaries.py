@@ -28,6 +28,8 @@ class Nodes(Town):
         super().__init__(stack, clients["primary"])
         self.clients = clients
         self.secrets = [self._secret(number) for number in range(SECRETS)]
+        self.known = {secret: {f"first {number}"} for number, secret in enumerate(self.secrets)}
+        """Values that were judged already."""
 
     def _secret(self, number: int) -> str:
         if not number:
@@ -55,8 +57,10 @@ class Nodes(Town):
                 writer.join(30)
 
     def judged(self, ledger: Ledger) -> Verdict:
-        known = {secret: {f"first {number}"} for number, secret in enumerate(self.secrets)}
-        return judge(self.primary, ledger, self.secrets, known=known, conflict_expected=lambda _one: False)
+        verdict = judge(self.primary, ledger, self.secrets, known=self.known, conflict_expected=lambda _one: False)
+        for values in self.known.values():
+            values |= {one.value for one in ledger.accepted} | ledger.unknown
+        return verdict
 
     def use(self, name: str) -> None:
         """Ask this node from here on."""
