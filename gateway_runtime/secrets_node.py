@@ -184,7 +184,7 @@ class Acceptance:
     def known(self, change: SecretChange) -> write_queue.Accepted | None:
         """What an earlier request with this key made."""
         request = self.request
-        found = write_queue.same_request(request.actor, request.idempotency_key, request.digest, self.now)
+        found = write_queue.same_request(request.actor, request.idempotency_key, request.digest, change, self.now)
         return write_queue.Accepted(found, fresh=False) if found else None
 
     def goes_on(self, change: SecretChange) -> bool:

@@ -86,7 +86,7 @@ def accept(
         node = NodeState.objects.select_for_update().get(id=1)
         refuse_unless_writing(node)
         digest = digest or request_digest(change)
-        known = same_request(actor, idempotency_key, digest, now)
+        known = same_request(actor, idempotency_key, digest, change, now)
         if known is not None:
             return Accepted(known, fresh=False)
         text = body_text(structs.replace(change.body, request=fingerprint if idempotency_key else ""))
@@ -206,15 +206,22 @@ def on_the_wire(write: PendingWrite, *, promised: bool) -> QueuedWrite:
 
 
 def request_digest(change: SecretChange) -> str:
-    return salted_hmac("queued-request", change.asked_for(), algorithm="sha256").hexdigest()
+    return _keyed(change.asked_for())
 
 
-def same_request(actor: str, key: str, digest: str, now: datetime) -> PendingWrite | None:
-    """The write an earlier request with this key made. It is promised from here on: another caller is told of it too."""
+def _keyed(text: str) -> str:
+    return salted_hmac("queued-request", text, algorithm="sha256").hexdigest()
+
+
+def same_request(actor: str, key: str, digest: str, change: SecretChange, now: datetime) -> PendingWrite | None:
+    """The write an earlier request with this key made. It is promised from here on: another caller is told of it too.
+
+    What an older release queued is compared in the form it had then (ADR 44). Raises `Conflict` (IDEMPOTENCY_MISMATCH).
+    """
     found = PendingWrite.objects.filter(actor=actor, idempotency_key=key).first() if key else None
     if found is None:
         return None
-    if found.request_digest != digest:
+    if found.request_digest not in (digest, _keyed(change.formerly_asked_for())):
         raise Conflict("Idempotency-Key: this key was used for another request; use a new one", code="IDEMPOTENCY_MISMATCH")
     return promise(found, now)
 

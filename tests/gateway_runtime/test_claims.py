@@ -20,8 +20,8 @@ from integrations.keeping import VaultKeeper
 from orchestrator.metrics import exposition
 from tests.gateway_runtime.test_storage import CANARY, VAULT, Keeping, keeping, portal  # noqa: F401  the fixture
 from tests.gateway_runtime.test_with_the_primary import pair  # noqa: F401  the fixture
-from vault import claims, elsewhere
-from vault.models import Secret, VaultClaim
+from vault import claims, elsewhere, marks
+from vault.models import Secret, SecretVersion, VaultClaim
 
 
 class Killed(BaseException):
@@ -73,6 +73,8 @@ def test_what_the_vault_took_before_a_crash_is_recorded_once_afterwards(
     keeping.pair.pull()
     read = keeping.pair.ann.get(path)[1]
     assert (read["value"], read["version"]) == ("two", 2) and keeping.sets() == 2
+    row = SecretVersion.objects.get(secret=read["id"], version=2)
+    assert row.value_mark == marks.mark_of(row.secret_id, marks.hash_of("two")), "it is known again, should a rotation replace it"
     assert "two" not in str(list(VaultClaim.objects.values())) + str(list(AuditEntry.objects.values()))
 
 

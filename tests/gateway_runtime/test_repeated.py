@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
+from django.utils.crypto import salted_hmac
 
 from accounts.access import Grant, Principal, PrincipalKind
 from common.clock import now
@@ -237,6 +238,19 @@ def test_what_an_older_release_answered_is_not_made_again_through_a_gateway(desk
     AnsweredRequest.objects.update(digest="0" * 64)
     assert desk.send("gateway", "put", path, {"value": "x"}, "k")[1]["version"] == 3
     assert desk.send("another gateway", "put", other, {"value": "x"}, "k")[1]["code"] == "IDEMPOTENCY_MISMATCH"
+
+
+def test_what_an_older_release_queued_is_not_queued_again(desk: Desk) -> None:
+    """A queue may be days old. The digest is composed here by hand, as the release before ADR 44 stored it."""
+    made = Secret.objects.get(id=desk.known())
+    desk.pair.site.primary.down = True
+    status, queued = desk.send("gateway", "put", f"secrets/{made.id}", {"value": "x"}, "k")
+    body = '{"value":"x","ttl_hours":0,"metadata":{}}'
+    asked = "\0".join(["update", str(made.id), str(made.project_id), str(made.environment_id), made.key, "None", body])
+    PendingWrite.objects.update(request_digest=salted_hmac("queued-request", asked, algorithm="sha256").hexdigest())
+    again = desk.send("gateway", "put", f"secrets/{made.id}", {"value": "x"}, "k")
+    assert status == again[0] == 202 and again[1]["id"] == queued["id"] and PendingWrite.objects.count() == 1
+    assert desk.send("gateway", "put", f"secrets/{made.id}", {"value": "y"}, "k")[1]["code"] == "IDEMPOTENCY_MISMATCH"
 
 
 def test_a_person_applies_another_request_under_a_used_key_as_its_own_change(desk: Desk) -> None:
