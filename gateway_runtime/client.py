@@ -160,7 +160,8 @@ def fetch_trust(url: str, known: Known, now: datetime) -> Trust:
             document = answer.json()
         return checked_trust(document, known, now)
     except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError, EnvelopeRefused) as error:
-        raise PrimaryUnreachable(f"{url} gave no trust document: {type(error).__name__} {error}".strip()) from error
+        told = _told_unreachable(url, error) if fault_of(error) else ""
+        raise PrimaryUnreachable(told or f"{url} gave no trust document: {type(error).__name__} {error}".strip()) from error
 
 
 def checked_trust(document: dict[str, str], known: Known, now: datetime) -> Trust:

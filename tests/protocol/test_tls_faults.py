@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from accounts import diagnoses
-from gateway_runtime.client import _told_unreachable
+from gateway_runtime.client import Known, PrimaryUnreachable, _told_unreachable, fetch_trust
 from integrations.azure.errors import tls_told
 from protocol.tls_faults import TlsFault, fault_of
 
@@ -127,6 +127,18 @@ def test_each_cause_is_told_with_its_own_fix(fault: TlsFault, tmp_path: Path) ->
 
 
 _AS_BEFORE = (TlsFault.FOREIGN_ROOT, TlsFault.BAD_CERTIFICATE, TlsFault.OUR_CERTIFICATE)
+
+
+def test_the_first_contact_tells_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is verified a gateway fetches the trust document; a port of plain HTTP shows there."""
+
+    def get(*_: object, **__: object) -> httpx.Response:
+        raise httpx.ConnectError(str(error)) from error
+
+    error = answered_in_plain_http()
+    monkeypatch.setattr(httpx.Client, "get", get)
+    with pytest.raises(PrimaryUnreachable, match="speaks no TLS on this port"):
+        fetch_trust("https://p:8080", Known(("pin",)), datetime.now(UTC))
 
 
 def test_no_two_causes_have_one_sentence(tmp_path: Path) -> None:
