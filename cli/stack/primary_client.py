@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 
 from common.files import write_private
+from protocol.tls_faults import TlsFault, fault_of
 
 SESSION_FILE = "admin-session"
 """Beside the administrator's password and as private: the session of the last sign-in, since sign-ins are counted."""
@@ -88,13 +89,24 @@ class PrimaryClient:
         return answer.json() if answer.content else None
 
 
+_TLS = {
+    TlsFault.FOREIGN_ROOT: "its certificate leads to no authority in the CA file that is used here; take ca.crt of this Primary",
+    TlsFault.OTHER_NAME: "its certificate is for another name; use an address it carries (MAZEVAULT_ADVERTISED_URLS)",
+    TlsFault.EXPIRED: "its certificate has ended by the clock of this machine; set the clock, or see whether it is renewed",
+    TlsFault.NOT_YET: "its certificate does not count yet by the clock of this machine; set the clock",
+    TlsFault.NO_TLS: "what listens there speaks no TLS; check the port",
+}
+"""What a handshake ended with; of the rest the system's own words say more."""
+
+
 def _why(error: httpx.HTTPError) -> str:
     """What happened, in words of the system's where it has some, and never the name of a class."""
     if isinstance(error, httpx.TimeoutException):
         return "it did not answer in time"
     if isinstance(error, httpx.ConnectError) and "refused" in str(error):
         return "nothing listens there"
-    return str(error) or "the connection broke off"
+    fault = fault_of(error)
+    return (_TLS.get(fault) if fault else None) or str(error) or "the connection broke off"
 
 
 def _seconds(answer: httpx.Response) -> float:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from accounts import diagnoses
+from cli.stack.primary_client import _TLS, _why
 from gateway_runtime.client import Known, PrimaryUnreachable, _told_unreachable, fetch_trust
 from integrations.azure.errors import tls_told
 from protocol.tls_faults import TlsFault, fault_of
@@ -122,6 +123,8 @@ def test_each_cause_is_told_with_its_own_fix(fault: TlsFault, tmp_path: Path) ->
         assert told.startswith("https://p:8443 ") and "{error}" not in told
     azure = tls_told("kv", fault)
     assert ("AZURE_CA_BUNDLE" in azure[1]) is (fault is TlsFault.FOREIGN_ROOT)
+    by_cli = _why(httpx.ConnectError(str(error)))
+    assert (by_cli in _TLS.values()) is (fault in _TLS)
     entra = diagnoses.tls_of(error)
     assert entra.code == "ENTRA_TLS" and ("AZURE_CA_BUNDLE" in entra.fix) is (fault in _AS_BEFORE)
 
