@@ -1,4 +1,4 @@
-"""Watches the invariants while the run goes on; the first one that breaks ends it (docs/invariants, I1 to I10)."""
+"""Watches the invariants while the run goes on; the first one that breaks ends it (docs/invariants.md, I1 to I10)."""
 
 from __future__ import annotations
 
