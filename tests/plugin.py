@@ -14,6 +14,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from _pytest.nodeid import coerce_node_id
 from hypothesis import HealthCheck, settings
 
 from cli.stack import children, databases
@@ -33,6 +34,21 @@ def pytest_load_initial_conftests() -> Generator[None, object, object]:
     if not is_worker and not (os.environ.get("DATABASE_URL") and os.environ.get("REDIS_URL")):
         _start_servers()
     return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        name_groups(items)
+
+
+def name_groups(items: list[pytest.Item]) -> None:
+    """Write the group of a test behind its name, by which `--dist loadgroup` keeps it on one worker. pytest-xdist 3.8 writes it
+    where pytest 9 no longer looks; without it journeys ran on both workers at once, each with a stack of its own."""
+    for item in items:
+        marker = item.get_closest_marker("xdist_group")
+        if marker and "@" not in item.nodeid.rpartition("]")[2]:
+            item._id = coerce_node_id(f"{item.nodeid}@{marker.args[0]}")
 
 
 def pytest_collection_finish() -> None:

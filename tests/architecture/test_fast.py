@@ -1,8 +1,12 @@
-"""`make test-fast` runs a part of every package's tests, and what it names is there."""
+"""How the suite is run: `make test-fast` has a part of every package's tests, and a group of tests stays on one worker."""
 
 from __future__ import annotations
 
+import pytest
+from xdist.scheduler import LoadGroupScheduling  # type: ignore[import-untyped]
+
 from cli.stack.layout import ROOT
+from tests.plugin import name_groups
 
 TESTS = ROOT / "tests"
 WHOLE = {
@@ -25,3 +29,15 @@ def test_what_is_named_exists_once() -> None:
 def test_every_folder_of_tests_has_a_part_in_it() -> None:
     folders = {path.name for path in TESTS.iterdir() if (path / "__init__.py").exists()}
     assert {line.split("/")[1] for line in named()} == folders - set(WHOLE)
+
+
+def test_a_group_is_kept_on_one_worker(request: pytest.FixtureRequest) -> None:
+    """Journeys share a stack and the machine; pytest-xdist finds the group behind the name of each test."""
+    own = request.node._id
+    request.node.add_marker(pytest.mark.xdist_group("journeys"))
+    try:
+        name_groups([request.node])
+        name_groups([request.node])
+        assert LoadGroupScheduling._split_scope(None, request.node.nodeid) == "journeys"
+    finally:
+        request.node._id = own
