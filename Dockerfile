@@ -21,7 +21,7 @@ COPY gateways gateways
 COPY gateway_runtime gateway_runtime
 COPY integrations integrations
 COPY failover failover
-ENV PATH=/opt/mazevault/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+ENV PATH=/opt/mazevault/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 LOG_FORMAT=json
 USER 10001:10001
 VOLUME ["/data", "/certs"]
 EXPOSE 8443

@@ -18,6 +18,14 @@ def head(name: str, kind: str, text: str) -> str:
     return f"# HELP {name} {text}\n# TYPE {name} {kind}\n"
 
 
+DATABASE_UP = "mazevault_database_up"
+
+
+def database_up(answers: bool) -> str:
+    """The one metric of a node that needs no database."""
+    return f"{head(DATABASE_UP, 'gauge', '1 if the database of the node answers')}{DATABASE_UP} {number(answers)}\n"
+
+
 def number(value: float) -> str:
     return repr(float(value)) if 0 <= value < _ORDINARY else str(floatToGoString(value))
 

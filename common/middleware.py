@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 
 from django.http import HttpRequest, HttpResponse
 
 from common.api import error_response, is_read, translate
 from common.errors import MalformedBody, MazeVaultError, TooLarge
+from common.logs import request_id
 from common.parsing import is_longer
 from protocol.envelope import MAX_WIRE_BYTES
 
@@ -16,12 +18,25 @@ LONGEST_PATH, LONGEST_QUERY, MOST_PARAMETERS = 2048, 4096, 50
 
 
 class ErrorShape:
-    """Refuses paths, queries and lengths that are out of bounds; turns stray exceptions into the error shape."""
+    """Refuses paths, queries and lengths that are out of bounds; turns stray exceptions into the error shape.
+
+    Each request gets an id of our own: entries of the log have it, and the answer tells it in `X-Request-Id`.
+    """
 
     def __init__(self, get_response: Callable[[HttpRequest], HttpResponse]) -> None:
         self._get_response = get_response
 
     def __call__(self, request: HttpRequest) -> HttpResponse:
+        identifier = uuid.uuid4().hex
+        token = request_id.set(identifier)
+        try:
+            response = self._answer(request)
+        finally:
+            request_id.reset(token)
+        response["X-Request-Id"] = identifier
+        return response
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
         meta = request.META
         if refused := out_of_bounds(request.path, meta.get("QUERY_STRING", ""), meta.get("CONTENT_LENGTH") or ""):
             return error_response(refused)

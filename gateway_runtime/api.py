@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import LiteralString
 
 from django.conf import settings
+from django.db import Error as DatabaseError
 from django.http import HttpRequest, HttpResponse
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -17,9 +18,12 @@ from prometheus_client.registry import Collector
 
 from common import health as node_health
 from common.api import guarded
+from common.audit_metrics import UnsealedCollector
 from common.clock import now
 from common.direct import answering_within, open_connection
 from common.errors import AuthenticationRequired
+from common.exposition import database_up
+from common.outages import is_outage
 from common.retained import GATEWAY
 from common.retention_metrics import RetentionCollector
 from gateway_runtime import current, replica, state, why, write_queue
@@ -78,23 +82,43 @@ def metrics(request: HttpRequest) -> HttpResponse:
     presented = request.META.get("HTTP_AUTHORIZATION", "").removeprefix("Bearer ").strip()
     if not expected or not hmac.compare_digest(presented.encode(), expected.encode()):
         raise AuthenticationRequired("send an Authorization: Bearer header with the token of METRICS_TOKEN_FILE")
+    return HttpResponse(exposition(), content_type=CONTENT_TYPE_LATEST)
+
+
+def exposition() -> bytes:
+    """What this process knows, and what its database does. Without a database the first part, and that it does not answer."""
+    own = _generated(_ProcessCollector(current.supervisor))
+    try:
+        stored = _generated(
+            _QueueCollector(current.supervisor), ClaimCollector(), RetentionCollector(GATEWAY), UnsealedCollector()
+        )
+    except DatabaseError as error:
+        if not is_outage(error):
+            raise
+        return own + database_up(False).encode()
+    return own + database_up(True).encode() + stored
+
+
+def _generated(*collectors: Collector) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_NodeCollector(current.supervisor))
-    registry.register(ClaimCollector())
-    registry.register(RetentionCollector(GATEWAY))
-    return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+    for collector in collectors:
+        registry.register(collector)
+    return bytes(generate_latest(registry))
 
 
-class _NodeCollector(Collector):
-    """The gateway's own state at scrape time."""
+class _ProcessCollector(Collector):
+    """The gateway's own state at scrape time, of which the database is no part."""
 
     def __init__(self, supervisor: Supervisor | None) -> None:
         self._supervisor = supervisor
 
-    def collect(self):  # type: ignore[no-untyped-def]
+    def collect(self) -> Iterator[Metric]:
         if self._supervisor is None or self._supervisor.identity is None:
             return
-        node = self._supervisor.node
+        node, identity = self._supervisor.node, self._supervisor.identity
+        info = GaugeMetricFamily(PREFIX + "info", "1, with who this gateway is", labels=["gateway", "environment", "role"])
+        info.add_metric([identity.name, identity.environment, identity.role], 1)
+        yield info
         values = (
             ("heartbeat_failures", "Consecutive failed heartbeats to Primary", node.heartbeats.count),
             ("circuit_breaker_state", "Primary connectivity: 0 closed, 1 half-open, 2 open", node.breaker.state.metric),
@@ -103,8 +127,18 @@ class _NodeCollector(Collector):
         )  # fmt: skip
         for name, text, value in values:
             yield GaugeMetricFamily(PREFIX + name, text, value=value)
-        yield from _queue_metrics()
         yield _denied_metric()
+
+
+class _QueueCollector(Collector):
+    """The queue of writes and the copy of the environment, of a gateway that is registered."""
+
+    def __init__(self, supervisor: Supervisor | None) -> None:
+        self._supervisor = supervisor
+
+    def collect(self) -> Iterator[Metric]:
+        if self._supervisor is not None and self._supervisor.identity is not None:
+            yield from _queue_metrics()
 
 
 def _denied_metric() -> Metric:

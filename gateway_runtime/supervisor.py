@@ -21,7 +21,7 @@ from django.db import Error as DatabaseError
 from django.db import connection
 
 from accounts.jobs import forget_old_failures
-from common import audit, lanes, outages, retention
+from common import audit, lanes, logs, outages, retention
 from common.clock import boottime
 from common.clock import now as clock_now
 from common.lanes import Lane
@@ -101,6 +101,9 @@ RETENTION_SECONDS, AUDIT_RETENTION_SECONDS = 60.0, 600.0
 COPY_DIGEST_PAUSE, COPY_DIGEST_ROUND = 1.0, 3600.0
 """Pauses in seconds while the copy's digest is summed up again, and between two such rounds."""
 
+TOLD_SECONDS = 54.0
+"""A heartbeat that was answered is told in the log once a minute, however often one is sent. A tenth below it, since the pauses
+between heartbeats are jittered."""
 FIRST_WORD_SECONDS = 3.0
 """A starting gateway waits no longer for the Primary's first word."""
 UNSETTLED_PAUSE = 0.2
@@ -143,6 +146,7 @@ class Supervisor:
         self._acknowledged = ""
         self._assignment: tuple[Assignment, int, str] | None = None
         self._last_sign = 0
+        self._heartbeat_told_at = float("-inf")
         self._settled = ""
         """Revision of the last directive whose orders were all carried out; until then the Primary repeats it at once."""
         self._random = random.Random()  # noqa: S311  jitter, not a secret
@@ -235,6 +239,7 @@ class Supervisor:
             self.node.heartbeats.failed(time.monotonic())
             raise
         self.node.heartbeats.arrived(time.monotonic())
+        self._tell_heartbeat(report, time.monotonic())
         self._close_the_former_channel(after=self.timing.directive_wait + 2 * self.timing.round_trip_max)
         self._go_beyond(directive.writes_seen)
         self._obey(directive)
@@ -379,6 +384,7 @@ class Supervisor:
         node = settings.MAZEVAULT
         client_file, _ = identities.tls_files(node.own_gateway.state_file, identity, node.master_key)
         self.identity = identity
+        logs.this_is(gateway=identity.name, environment=identity.environment)
         self._retire_the_channel()
         self.channel = Channel(
             breaker=self.node.breaker, urls=enroll.primary_urls(identity.urls), keys=identity.keys,
@@ -448,6 +454,15 @@ class Supervisor:
             timeout=self.timing.round_trip_max,
         )  # fmt: skip
         self._last_sign = number
+
+    def _tell_heartbeat(self, sent: Heartbeat, moment: float) -> None:
+        if moment - self._heartbeat_told_at < TOLD_SECONDS:
+            return
+        self._heartbeat_told_at = moment
+        log.info(
+            "heartbeat answered by the Primary: %s in epoch %s, %s queued writes, breaker %s",
+            sent.reported_role.value, sent.epoch, sent.write_queue_depth, sent.breaker.value,
+        )  # fmt: skip
 
     def _tell_a_change(self, directive: Directive) -> None:
         """A new assignment shows in the fleet's table at once, not a heartbeat later."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging.config
 import os
 import sys
 from typing import Any
 
-from celery import Celery, Task
+from celery import Celery, Task, signals
 from django.conf import settings
 from django.db import Error as DatabaseError
 
@@ -35,6 +36,14 @@ class Job(Task):
             if not is_outage(error):
                 raise
             return None
+
+
+@signals.setup_logging.connect
+def log_as_the_node_does(loglevel: int | str | None = None, **_: Any) -> None:
+    """Celery would add lines in a form of its own. `--loglevel` counts for what is not ours, as before."""
+    logging.config.dictConfig(settings.LOGGING)
+    if loglevel is not None:
+        logging.getLogger().setLevel(loglevel)
 
 
 if not settings.configured:
@@ -79,7 +88,12 @@ app.conf.update(
             "options": {"expires": 3600},
         },
         "apply-retention": {"task": "gateways.jobs.apply_retention", "schedule": 60.0, "options": {"expires": 60}},
+        "say-that-a-worker-works": {
+            "task": "orchestrator.jobs.say_that_a_worker_works",
+            "schedule": 30.0,
+            "options": {"expires": 30},
+        },
         "chain-audit": {"task": "gateways.jobs.chain_audit", "schedule": 1.0, "options": {"expires": 1}},
     },
 )
-app.autodiscover_tasks(["accounts", "vault", "gateways", "failover"], related_name="jobs")
+app.autodiscover_tasks(["orchestrator", "accounts", "vault", "gateways", "failover"], related_name="jobs")

@@ -22,7 +22,7 @@ from integrations.azure.cloud import Cloud
 from integrations.azure.node_cloud import AzureNode, azure_node, cloud_from
 from integrations.azure.node_secrets import completed
 from orchestrator.variables import EnvironmentMistake as EnvironmentMistake
-from orchestrator.variables import Findings, cleaned, listen_address, log_level, mode_of, one_of, shown, thread_count
+from orchestrator.variables import Findings, cleaned, listen_address, log_format, log_level, mode_of, one_of, shown, thread_count
 from orchestrator.variables import flag as _flag
 from orchestrator.variables import secret as _secret
 from orchestrator.variables import whole as _whole
@@ -85,6 +85,7 @@ class Settings:
     ca_file: Path | None
     metrics_token: str = field(repr=False)
     log_level: str
+    log_format: str
     failpoint: str
     run_migrations: bool
     audit_retention_days: int
@@ -146,6 +147,7 @@ def load(environ: Mapping[str, str], *, mode: str | None = None) -> Settings:
         ca_file=_path(environ, "MAZEVAULT_CA_FILE"),
         metrics_token=found.of(_secret, environ, "METRICS_TOKEN"),
         log_level=found.of(log_level, environ),
+        log_format=found.of(log_format, environ),
         failpoint=environ.get("MAZEVAULT_FAILPOINT", ""),
         run_migrations=found.of(_flag, environ, "RUN_MIGRATIONS", default=False),
         audit_retention_days=kept["MAZEVAULT_AUDIT_RETENTION_DAYS"] if kept else 0,

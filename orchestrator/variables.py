@@ -13,6 +13,7 @@ from common.environ import Findings as Findings
 from common.environ import cleaned as cleaned
 from common.environ import shown as shown
 from common.environ import shown_path
+from common.logs import FORMATS, TEXT
 
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 _BOMS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
@@ -61,6 +62,11 @@ def one_of(environ: Mapping[str, str], name: str, allowed: Sequence[str], defaul
 
 def log_level(environ: Mapping[str, str]) -> str:
     return one_of(environ, "LOG_LEVEL", LOG_LEVELS, "info").upper()
+
+
+def log_format(environ: Mapping[str, str]) -> str:
+    """`text` for people, `json` for what collects logs (`common.logs`)."""
+    return one_of(environ, "LOG_FORMAT", FORMATS, TEXT)
 
 
 def listen_address(environ: Mapping[str, str]) -> tuple[str, int]:

@@ -372,7 +372,7 @@ def main() -> None:
     plan = decode_json(sys.argv[1], FrontPlan)
     end_with_parent()
     set_process_name("mv-front")
-    log_to_standard_error()
+    log_to_standard_error(plan.log_format)
     logging.getLogger("mazevault").setLevel(plan.log_level)
     lifeline = Lifeline(int(sys.argv[2]))
     read_little()

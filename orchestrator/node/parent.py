@@ -221,7 +221,8 @@ class Parent:
         served = [(one.name, one.role) for one in self.children.values() if one.role in ("machine", "people", "loops", "core")]
         plan = FrontPlan(
             mode=shape.mode, version=shape.version, host=shape.listen_host, port=shape.listen_port, secure=shape.tls_enabled,
-            threads=shape.threads, directory=str(self.directory), processes=served, log_level=shape.log_level,
+            threads=shape.threads, directory=str(self.directory), processes=served,
+            log_level=shape.log_level, log_format=shape.log_format,
             unfinished_per_address=shape.unfinished_per_address, requests_per_address=shape.requests_per_address,
         )  # fmt: skip
         return msgspec.json.encode(plan).decode()
@@ -386,6 +387,7 @@ def main() -> int:
     set_process_name("mv-parent")
     try:
         shape = node_shape(os.environ)
+        log_to_standard_error(shape.log_format)
         logging.getLogger("mazevault").setLevel(shape.log_level)
         with private_directory() as directory:
             Parent(shape, directory).run()

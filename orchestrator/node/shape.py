@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+from common.logs import TEXT
 from orchestrator.node.limits import REQUESTS_PER_ADDRESS, UNFINISHED_PER_ADDRESS
-from orchestrator.variables import Findings, cleaned, flag, listen_address, log_level, mode_of, thread_count, whole
+from orchestrator.variables import Findings, cleaned, flag, listen_address, log_format, log_level, mode_of, thread_count, whole
 from orchestrator.version import VERSION
 
 
@@ -27,6 +28,7 @@ class NodeShape:
     unfinished_per_address: int
     requests_per_address: int
     log_level: str
+    log_format: str
     failpoint: str
 
 
@@ -58,6 +60,7 @@ def node_shape(environ: Mapping[str, str]) -> NodeShape:
             whole, environ, "MAZEVAULT_REQUESTS_PER_ADDRESS", default=REQUESTS_PER_ADDRESS if secure else 0, low=0, high=100_000
         ),
         log_level=found.of(log_level, environ),
+        log_format=found.of(log_format, environ),
         failpoint=environ.get("MAZEVAULT_FAILPOINT", ""),
     )
     found.refuse()
@@ -80,3 +83,4 @@ class FrontPlan(msgspec.Struct, frozen=True):
     log_level: str
     unfinished_per_address: int
     requests_per_address: int
+    log_format: str = TEXT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from common.logs import JSON
 from common.sessions import with_limits
 from orchestrator.environment import Settings, celery_broker
 from protocol.envelope import MAX_WIRE_BYTES
@@ -73,7 +74,7 @@ def _logging(node: Settings) -> dict[str, Any]:
     return {
         "version": 1,
         "disable_existing_loggers": False,
-        "formatters": {"line": {"()": "common.logs.OneLine"}},
+        "formatters": {"line": _line(node)},
         "handlers": {"stream": {"class": "logging.StreamHandler", "formatter": "line"}},
         "root": {"handlers": ["stream"], "level": "WARNING"},
         # the pool tells of each try of each connection; `common.outages` tells of the outage
@@ -82,6 +83,15 @@ def _logging(node: Settings) -> dict[str, Any]:
             "mazevault": {"handlers": ["stream"], "level": node.log_level, "propagate": False},
         },
     }
+
+
+def _line(node: Settings) -> dict[str, Any]:
+    if node.log_format != JSON:
+        return {"()": "common.logs.OneLine"}
+    told = node.gateway
+    return {
+        "()": "common.logs.JsonLine", "gateway": told.name if told else "", "environment": told.environment if told else "",
+    }  # fmt: skip
 
 
 def _rest_framework() -> dict[str, Any]:

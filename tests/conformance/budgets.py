@@ -31,7 +31,7 @@ SECRET = {"project_id": "{project}", "key": "new-{round}", "value": "v"}
 CREDENTIALS = {"grant_type": "client_credentials", "client_id": "{client_id}", "client_secret": "{client_secret}"}
 PRIMARY: tuple[Budget, ...] = (
     Budget("GET", "health", 0, note="asked on connections of their own, once in a tenth of a second"),
-    Budget("GET", "/metrics", 15, note="four of them for what has a series by gateway or environment"),
+    Budget("GET", "/metrics", 17, note="four of them for what has a series by gateway or environment"),
     Budget("GET", "auth/me", 2),
     Budget("GET", "auth/me/permissions", 1),
     Budget("GET", "auth/sessions", 3),

@@ -138,4 +138,4 @@ def test_a_scrape_takes_the_same_statements_whatever_there_is(more: int, npr: tu
     exposition()
     with CaptureQueriesContext(connection) as told:
         exposition()
-    assert len(told) == 14, [one["sql"][:80] for one in told.captured_queries]
+    assert len(told) == 16, [one["sql"][:80] for one in told.captured_queries]

@@ -20,6 +20,7 @@ from orchestrator.environment import load
 from orchestrator.mode import settings_module
 from orchestrator.node import checking, preparing
 from orchestrator.node.shape import node_shape
+from orchestrator.settings.base import common_settings
 
 CANARY = "Sup3rS3cret"
 NODE = {
@@ -194,3 +195,16 @@ def test_no_way_to_start_ends_in_a_traceback(command: list[str]) -> None:
     for name in ("DATABASE_URL", "MAZEVAULT_MASTER_KEY", "MAZEVAULT_SESSION_SECRET"):
         assert name in ended.stderr
     assert "Traceback" not in ended.stderr + ended.stdout
+
+
+def test_parent_front_and_workers_are_told_one_form_of_the_log() -> None:
+    assert (load(NODE).log_format, node_shape(NODE).log_format) == ("text", "text")
+    told = {**NODE, "LOG_FORMAT": "JSON"}
+    assert (load(told).log_format, node_shape(told).log_format) == ("json", "json")
+    assert common_settings(load(told), apps=[], urls="")["LOGGING"]["formatters"]["line"]["()"] == "common.logs.JsonLine"
+    gateway = load({**told, "GATEWAY_NAME": "gw-pro-dr", "MAZEVAULT_GATEWAY_ENVIRONMENT": "PRO"}, mode="gateway")
+    line = common_settings(gateway, apps=[], urls="")["LOGGING"]["formatters"]["line"]
+    assert (line["gateway"], line["environment"]) == ("gw-pro-dr", "PRO")
+    for read in (load, node_shape):
+        with pytest.raises(EnvironmentMistake, match="LOG_FORMAT is 'xml'"):
+            read({**NODE, "LOG_FORMAT": "xml"})
