@@ -49,7 +49,7 @@ repeat it with the same Idempotency-Key, or read first"""
 """A connection that ends during COMMIT tells nobody which."""
 
 
-_GIVEN_UP = {
+GIVEN_UP = {
     "55P03": "somebody else holds what this needs for too long",
     "40P01": "two changes waited for each other",
     "40001": "another change came in between",
@@ -101,9 +101,9 @@ def translate(error: Exception, *, is_read: bool = False) -> MazeVaultError:
 def _of_the_database(error: Exception, is_read: bool) -> MazeVaultError | None:
     """What passes by itself. None for a mistake of ours, which a repetition would only repeat."""
     state = getattr(error.__cause__, "sqlstate", None) or ""
-    if state in _GIVEN_UP:
-        log.warning("a transaction was given up: %s", _GIVEN_UP[state])
-        return Unavailable(f"{_GIVEN_UP[state]}{'' if is_read else ', so nothing was changed'}; try again", retry_after=2)
+    if state in GIVEN_UP:
+        log.warning("a transaction was given up: %s", GIVEN_UP[state])
+        return Unavailable(f"{GIVEN_UP[state]}{'' if is_read else ', so nothing was changed'}; try again", retry_after=2)
     if isinstance(error, InternalError):
         return None
     if isinstance(error.__cause__, outages.PoolCrowded):

@@ -15,9 +15,10 @@ from django.http import HttpRequest, HttpResponse
 
 from accounts.access import EVERYWHERE, Principal, Scope
 from accounts.roles import SECRETS_READ
-from common.api import client_address
+from common.api import GIVEN_UP, client_address
 from common.clock import now
 from common.errors import MazeVaultError
+from common.outages import AWAY
 from common.statements import fetch, plain
 from vault import secrets, selectors, values
 from vault.found import Found, FoundEnvironment, FoundProject, FoundValue
@@ -98,14 +99,25 @@ def _answer(node: SecretNode, request: HttpRequest, which: LiteralString, asked:
             return None
         secret, value, longest, more = found
         fresh, pending = node.hot_standing(more, longest, moment)
-    except (MazeVaultError, DatabaseError):
+    except MazeVaultError:
         return None
+    except DatabaseError as error:
+        if _is_refused_at_once(error):
+            return None
+        raise
     if value.sealed is None or value.version is None or value.retired_at is not None or not _may_read(caller, secret):
         return None
     text = values.open_bytes(secret, value.version, value.sealed)
     if part.columns:
         secrets.tell_read(secret, None, caller.actor, client_address(request))
     return rendered(selectors.secret_row(secret, fresh, pending, text), secret.version)
+
+
+def _is_refused_at_once(error: DatabaseError) -> bool:
+    """Whether a living database refused the statement, which the whole way tells in its own words. Where there is none, or where
+    it was waited for in vain, nobody waits a second time."""
+    state = getattr(error.__cause__, "sqlstate", None) or ""
+    return bool(state) and not state.startswith(AWAY) and state not in GIVEN_UP
 
 
 def rendered(row: Mapping[str, Any], version: int) -> HttpResponse:

@@ -169,11 +169,19 @@ class Link:
         """Nothing happens when the connection has ended: `reply` tells."""
         self._frames.say(question)
 
+    @property
+    def is_clean(self) -> bool:
+        """Open, and with no frame on it that belongs to the request before."""
+        return self.is_open and self._asked is None and not self._unread
+
     async def reply(self) -> Reply:
-        """The next frame; who stops waiting for it leaves it to the next one who asks. Raises `WireBroken`."""
-        if self._unread:
-            return self._unread_one()
+        """The next frame, in the order of their coming; who stops waiting for it leaves it to the next one who asks.
+
+        Raises `WireBroken`.
+        """
         if self._asked is None:
+            if self._unread:
+                return self._unread_one()
             if not self.is_open:
                 raise WireBroken("closed")
             self._asked = asyncio.get_running_loop().create_future()
@@ -221,6 +229,9 @@ class SharedLink:
     @property
     def is_open(self) -> bool:
         return self._frames.is_open
+
+    def close(self) -> None:
+        self._frames.close()
 
     def ask(self, asked: Asked) -> asyncio.Future[Answered]:
         """The answer, or `WireBroken` when the connection ends before it."""
@@ -294,6 +305,7 @@ class Talk:
             self._process.seen = float("-inf")
             raise Lost(f"{self._process.name}: {error}") from error
         if not isinstance(reply, Answered):
+            self._end(keep=False)
             raise Lost(f"{self._process.name} answers {type(reply).__name__}")
         self._more = reply.more
         return reply
@@ -306,6 +318,7 @@ class Talk:
         except WireBroken as error:
             raise Lost(f"{self._process.name}: {error}") from error
         if not isinstance(reply, Piece) or reply.broken:
+            self._end(keep=False)  # nothing comes after it
             raise Lost(f"{self._process.name} failed within an answer")
         self._more = reply.more
         return reply
@@ -323,7 +336,9 @@ class Talk:
             with contextlib.suppress(WireBroken):
                 while self._more:
                     reply = await link.reply()
-                    self._more = isinstance(reply, Answered | Piece) and reply.more
+                    if not isinstance(reply, Answered | Piece) or (isinstance(reply, Piece) and reply.broken):
+                        return
+                    self._more = reply.more
                 keep = True
         finally:
             self._end(keep=keep)
@@ -333,6 +348,7 @@ class Talk:
         link, self._link = self._link, None
         if link is None:
             return
+        keep = keep and link.is_clean
         if not keep:
             link.close()
         self._lanes.give_back(self._process, self._lane, link if keep else None)
@@ -372,8 +388,9 @@ class Lanes:
         idle = process.idle.get(lane.name, [])
         while idle:
             found = idle.pop()
-            if found.is_open:
+            if found.is_clean:
                 return found
+            found.close()
         return await Link.opened(process.socket)
 
     def give_back(self, process: Process, lane: Lane, link: Link | None) -> None:
@@ -410,8 +427,10 @@ class Lanes:
     async def _shared_link(self, process: Process) -> SharedLink:
         if process.shared is None or not process.shared.is_open:
             opened = await SharedLink.opened(process.socket)
-            if process.shared is None or not process.shared.is_open:  # another one may have been faster
+            if process.shared is None or not process.shared.is_open:
                 process.shared = opened
+            else:  # another one was faster
+                opened.close()
         return process.shared
 
     async def _reached(self, lane: Lane) -> Talk | SharedTalk:

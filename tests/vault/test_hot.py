@@ -7,8 +7,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
-from django.db import DatabaseError, connection
+from django.db import DatabaseError, OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
@@ -18,6 +19,7 @@ from common.audit_commits import Commits
 from common.clock import now
 from common.errors import TooManyRequests
 from common.models import AuditEntry
+from common.outages import PoolCrowded
 from tests import factories
 from tests.conftest import Person
 from tests.gateway_runtime.conftest import Site, as_gateway, site  # noqa: F401  fixtures
@@ -273,6 +275,30 @@ def test_a_trail_that_takes_nothing_lets_no_value_out(made_for_good: tuple[Perso
             cursor.execute("DROP FUNCTION trail_is_down CASCADE")
     assert (answer.status_code, answer.json()["code"]) == (503, "AUDIT_UNAVAILABLE") and b"hunter2" not in answer.content
     assert not AuditEntry.objects.filter(action="secret.read").exists()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (psycopg.OperationalError("no connection"), "UNAVAILABLE"), (PoolCrowded("people", 4, 8.0), "UNAVAILABLE"),
+        (psycopg.errors.LockNotAvailable("locked"), "UNAVAILABLE"), (psycopg.errors.AdminShutdown("gone"), "UNAVAILABLE"),
+    ],
+)  # fmt: skip
+def test_who_waited_for_the_database_in_vain_is_told_so_at_once(
+    made_for_good: tuple[Person, str], monkeypatch: pytest.MonkeyPatch, error: psycopg.Error, code: str
+) -> None:
+    admin, made = made_for_good
+    asked = list[str]()
+
+    def fails(text: str, values: Any) -> Any:
+        asked.append(text)
+        raise OperationalError("no") from error
+
+    monkeypatch.setattr(hot, "fetch", fails)
+    status, body = admin.get(f"secrets/{made}")
+    assert (status, body["code"]) == (503, code) and len(asked) == 1
+    assert not AuditEntry.objects.filter(action="secret.read").exists(), "the whole way was not gone too"
 
 
 def entry(name: str) -> AuditEntry:
