@@ -93,9 +93,9 @@ def request(code: str, kind_name: str, wish: Wish, asked: Asked) -> Answer:
                 f"the operation {current.kind} of {environment.code} is open; wait for its end or cancel it",
                 code="OPERATION_OPEN", extra={"operation": operation_row(current, route)},
             )  # fmt: skip
+        _refuse_before_epochs_are_heard(environment.code)
         if state.state == kind.goal.value:
             return Answer(False, None)
-        _refuse_before_epochs_are_heard(environment.code)
         _refuse_state(kind, state)
         operation = _open(kind, route, wish, asked, requires_plan=environment.requires_plan)
         carry_out(Step(route, state, operation, require_move(State(state.state), kind.event), asked.actor, asked.reason))
@@ -209,7 +209,7 @@ def _kind(name: str) -> Kind:
 
 
 def _refuse_before_epochs_are_heard(code: str) -> None:
-    """What a database that was put back says of an environment may be of the past: nothing is begun on it."""
+    """What a database that was put back says of an environment may be of the past: nothing is begun on it, or called reached."""
     awaited = generation.awaited_of(code)
     if awaited is not None:
         names, until = awaited

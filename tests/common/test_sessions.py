@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,7 +12,8 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.core.management.commands import migrate as djangos
-from django.db import Error, connection, transaction
+from django.db import Error, OperationalError, connection, transaction
+from psycopg import errors
 
 from common.api import translate
 from common.direct import open_connection
@@ -133,6 +135,26 @@ def test_a_migration_waits_briefly_and_often(monkeypatch: pytest.MonkeyPatch) ->
     assert len(tries) > 1
     with connection.cursor() as cursor:
         assert told(cursor) == NAMES, "the session is as it was"
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize(("state", "tries"), [("40P01", 2), ("55P03", 2), ("42601", 1)])
+def test_a_migration_tries_again_after_what_passes_by_itself_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, state: str, tries: int
+) -> None:
+    """Two that waited for each other are as good a reason as a table in use."""
+    made = list[str]()
+
+    def fails_once(self: Any, *_: Any, **__: Any) -> None:
+        made.append(state)
+        if len(made) == 1:
+            raise OperationalError("no") from errors.lookup(state)("no")
+
+    monkeypatch.setattr(djangos.Command, "handle", fails_once)
+    monkeypatch.setattr(migrate, "PAUSE_SECONDS", 0.01)
+    with contextlib.suppress(OperationalError):
+        call_command("migrate")
+    assert len(made) == tries
 
 
 @pytest.mark.django_db(transaction=True)

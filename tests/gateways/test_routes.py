@@ -111,10 +111,14 @@ def test_nothing_moves_before_the_gateways_said_which_epoch_they_have_seen(resto
     assert admin.post("admin/failover/NPR/activate-dr")[0] == 202
 
 
-def test_what_begins_nothing_is_answered_as_ever(restored: Pair, admin: Person) -> None:
-    """The goal that is reached is 200, an operation that is open is 202 with itself; neither waits for epochs."""
-    assert admin.post("admin/failover/NPR/failback")[0] == 200
+def test_an_open_operation_is_answered_as_ever_and_a_goal_of_the_past_is_not_called_reached(
+    restored: Pair, admin: Person
+) -> None:
+    """An operation that is open is 202 with itself. That the goal is reached is what the database of the past says: it waits."""
+    status, body = admin.post("admin/failover/NPR/failback")
+    assert (status, body["code"]) == (409, "EPOCHS_AWAITED")
     speak(restored)
+    assert admin.post("admin/failover/NPR/failback")[0] == 200
     status, begun = admin.post("admin/failover/NPR/activate-dr")
     GatewayStatus.objects.update(heartbeat_at=PrimaryNode.objects.get(id=1).since - timedelta(seconds=1))
     again = admin.post("admin/failover/NPR/activate-dr")

@@ -19,7 +19,8 @@ PAUSE_SECONDS = 3.0
 """Between two tries; together they are patient for about four minutes."""
 LIMITS = {"lock_timeout": MIGRATION_LOCK_SECONDS, "statement_timeout": 0, "idle_in_transaction_session_timeout": 0}
 """A migration may take long once it has its table. In seconds, 0 is none."""
-LOCK_NOT_AVAILABLE = "55P03"
+PASSING = {"55P03": "a table is in use", "40P01": "the migration and others waited for each other"}
+"""SQLSTATEs of what passes by itself, in words."""
 
 
 class Command(migrate.Command):
@@ -32,9 +33,10 @@ class Command(migrate.Command):
                     super().handle(*args, **options)
                     return
                 except OperationalError as error:
-                    if getattr(error.__cause__, "sqlstate", "") != LOCK_NOT_AVAILABLE or not tries_left:
+                    state = getattr(error.__cause__, "sqlstate", "")
+                    if state not in PASSING or not tries_left:
                         raise
-                log.warning("a table is in use, so the migration waits and tries again")
+                log.warning("%s, so the migration waits and tries again", PASSING[state])
                 time.sleep(PAUSE_SECONDS * random.uniform(0.7, 1.3))  # noqa: S311  jitter
         finally:
             with session.cursor() as cursor:
