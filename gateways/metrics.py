@@ -25,7 +25,7 @@ OPEN = (WriteOutcome.RECEIVED, *KEPT)
 _NAME = itemgetter(0)
 _FLEET: LiteralString = (
     """
-SELECT g.name, g.environment_id, g.role,
+SELECT g.name, g.environment_id, g.role, g.standby_mode = 'cold',
        CASE WHEN s.heartbeat_at IS NOT NULL
             THEN greatest(0, extract(epoch FROM clock_timestamp() - s.heartbeat_at))::float8 END,
        (s.report #>> '{database,ok}')::boolean, (s.report #>> '{gateway_key_vault,ok}')::boolean,
@@ -68,6 +68,7 @@ SELECT environment_id, outcome, count(*), extract(epoch FROM clock_timestamp() -
 """Every environment, and what is open in it; each half of that has an index of its own that holds the open writes only."""
 HEALTH_SCORE = "mazevault_gateway_health_score"
 HEARTBEAT_AGE = "mazevault_gateway_heartbeat_age_seconds"
+COLD = "mazevault_gateway_cold"
 FAILOVER_ACTIVE = "mazevault_gateway_failover_active"
 MAY_ACT = "mazevault_gateway_may_act"
 TASKS = "mazevault_gateway_tasks"  # the exposition format adds _total to a counter's name
@@ -87,15 +88,20 @@ class FleetCollector(Collector):
 
 def text_of_fleet() -> str:
     """What has a series for each gateway or environment: four statements and no object of a library, however many there are."""
-    scores, ages, timing = [], [], settings.MAZEVAULT.timing
-    for name, code, role, *facts in sorted(fetch(_FLEET, {"major": settings.MAZEVAULT.version.split(".", 1)[0]}), key=_NAME):
+    scores, ages, cold, timing = [], [], [], settings.MAZEVAULT.timing
+    for name, code, role, is_cold, *facts in sorted(
+        fetch(_FLEET, {"major": settings.MAZEVAULT.version.split(".", 1)[0]}), key=_NAME
+    ):
         labels = f'{{environment="{escaped(code)}",gateway="{escaped(name)}",role="{escaped(role)}"}} '
         bare = Bare._make(facts)
         scores.append(f"{HEALTH_SCORE}{labels}{score_alone(bare, timing)!r}\n")
+        if is_cold:
+            cold.append(f"{COLD}{labels}1.0\n")
         ages.append(f"{HEARTBEAT_AGE}{labels}{number(math.inf if bare.age is None else bare.age)}\n")
     return "".join([
         head(HEALTH_SCORE, "gauge", "Health score per gateway (0.0-1.0)"), *scores,
         head(HEARTBEAT_AGE, "gauge", "Seconds since last heartbeat"), *ages,
+        head(COLD, "gauge", "1 for a cold standby, which is off until it is needed"), *cold,
         head(TASK_DURATION, "histogram", "Task execution duration"), *_durations(), *_failover(), *_open_writes(),
     ])  # fmt: skip
 

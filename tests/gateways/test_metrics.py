@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from common.exposition import escaped, head, histogram, number
 from gateways import heartbeats, metrics, sightings
-from gateways.models import DurationTally, GatewayEnvironment, GatewayStatus, ReceivedWrite
+from gateways.models import DurationTally, Gateway, GatewayEnvironment, GatewayStatus, ReceivedWrite
 from orchestrator.metrics import exposition
 from tests.conftest import fleet_of
 from tests.fakes.gateway import FakeGateway
@@ -129,6 +129,13 @@ def test_every_environment_says_what_is_open_in_it_also_nothing(npr: tuple[FakeG
         assert len(counts) == len(metrics.OPEN) and set(counts) == {0.0}
         assert found[metrics.WRITES_OPEN_OLDEST][f"environment={code}",] == 0.0
     assert not ReceivedWrite.objects.exists()
+
+
+def test_cold_standbys_are_told_and_no_others(npr: tuple[FakeGateway, FakeGateway]) -> None:
+    assert metrics.COLD not in families()
+    Gateway.objects.filter(pk=npr[1].id).update(standby_mode="cold")
+    name = Gateway.objects.get(pk=npr[1].id).name
+    assert families()[metrics.COLD] == {("environment=NPR", f"gateway={name}", "role=dr-standby"): 1.0}
 
 
 @pytest.mark.parametrize("more", [0, 1])
