@@ -724,7 +724,11 @@ class TestSchedule:
         assert (status, body["code"]) == (409, "RULE_NOT_RUNNABLE")
 
 
-MOMENTS = [(path, moment) for path in ("open", "plan", "progress", "end") for moment in ("before", "after")]
+MOMENTS = [
+    pytest.param(path, moment, marks=() if path in ("plan", "progress") else pytest.mark.long)
+    for path in ("open", "plan", "progress", "end") for moment in ("before", "after")
+]  # fmt: skip
+"""Where the talk is cut off. The quick run has those between which something was done."""
 
 
 class TestCrashes:
