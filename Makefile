@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --requir
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-fast test-long check lint types contracts migrations-check bench bench-check docs docs-check demo-failover demo-outage demo-keyvault lock clean
+.PHONY: help run test test-fast test-long check-deploy check lint types contracts migrations-check bench bench-check docs docs-check demo-failover demo-outage demo-keyvault lock clean
 
 help: ## list the verbs
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ test-fast: .venv/ready-dev ## run a part of every package's tests, in about a mi
 
 test-long: .venv/ready-dev ## run all tests with the full numbers of rounds and the real time constants
 	@$(BIN)/python -m pytest -n $(WORKERS) -m ''
+
+check-deploy: .venv/ready-dev ## check what deploys it: Terraform's files, formatted, valid, planned for every region and workspace
+	@$(BIN)/python -m pytest -n $(WORKERS) -m 'not long' tests/deploy
 
 check: lint types contracts migrations-check docs-check test ## lint, types, import contracts, migrations, generated documents, tests
 
