@@ -108,6 +108,19 @@ def _look() -> Seen:
 carried = CarriedClock(_look)
 
 
+def moment_of(text: str) -> datetime | None:
+    """A time with its zone as somebody else wrote it, in UTC; None for everything else.
+
+    In UTC, since PostgreSQL takes no offset beyond 15:59:59 and no part of a second in one (docs, "Time Zones"), while RFC 3339
+    and Python go to 23:59. A time whose offset leads out of the years 1 to 9999 is none.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment.astimezone(UTC) if moment.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
 def now() -> datetime:
     """The time, in UTC, the same in every process on this database (see `CarriedClock`). Costs no statement of the caller's."""
     return carried.now()

@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from typing import Any, LiteralString
 
 from django.conf import settings
-from django.utils.dateparse import parse_datetime
 
 from accounts.access import PrincipalKind
 from accounts.entra_bounds import longest
@@ -112,12 +111,3 @@ def _fact(one: Claim) -> dict[str, Any]:
         "accepted": one.accepted.isoformat() if one.accepted else None, "gateway": str(one.gateway),
         "generation": str(one.generation),
     }  # fmt: skip
-
-
-def moment_of(text: str) -> datetime | None:
-    """A time as the gateway wrote it, or None."""
-    try:
-        moment = parse_datetime(text)
-    except ValueError:
-        return None
-    return moment if moment and moment.tzinfo else None

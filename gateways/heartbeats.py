@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 from django.conf import settings
-from django.utils.dateparse import parse_datetime
 
+from common.clock import moment_of
 from common.errors import NotFound, Unavailable, ValidationFailed
 from common.grouped import Grouped
 from common.statements import fetch_named
@@ -275,12 +275,9 @@ def _text(moment: datetime | None) -> str | None:
 
 
 def parse_moment(field: str, text: str) -> datetime:
-    """An RFC 3339 time with zone, or `ValidationFailed` naming the field."""
-    try:
-        moment = parse_datetime(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
+    """An RFC 3339 time with zone, in UTC, or `ValidationFailed` naming the field."""
+    moment = moment_of(text)
+    if moment is None:
         raise ValidationFailed(f"{field} must be a time such as 2026-03-19T12:00:00Z")
     return moment
 

@@ -6,18 +6,20 @@ same call, in Celery or in a loop of any process, any number of times and side b
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db import connection, transaction
+from django.db import DatabaseError, connection, transaction
 from msgspec import structs
 
 from common.clock import boottime, database_now
 from common.errors import TooLarge
 from common.failpoints import reach
 from common.locks import try_transaction_lock
+from common.outages import is_outage
 from gateways import doubts, losses
 from gateways.models import Gateway, ReceivedWrite, Route
 from gateways.settlement import Answering, settle_held
@@ -26,6 +28,8 @@ from gateways.write_held import HeldWrite, read
 from gateways.write_scene import hold_route
 from protocol.vocabulary import WriteOutcome
 from protocol.writes import WriteBatch, WriteReceipt, WriteReceipts
+
+log = logging.getLogger("mazevault.gateways.inbox")
 
 LARGEST_BATCH = 1024 * 1024
 """Bytes of all bodies of a batch (reliability §5, upload)."""
@@ -45,6 +49,11 @@ class _Stream:
     environment: str
     gateway: uuid.UUID
     generation: uuid.UUID
+
+
+_failing: dict[_Stream, str] = {}
+"""Streams whose last turn in this process failed, and with which kind of error, so that each failure is told once."""
+MOST_FAILING = 1000
 
 
 @dataclass(frozen=True)
@@ -83,13 +92,13 @@ def take_batch(gateway: Gateway, batch: WriteBatch, now: datetime) -> WriteRecei
 def apply_pending(seconds: float = PASS_SECONDS) -> int:
     """Settle writes whose time has come, in the order of each stream, the streams in turn. Returns how many left the queue.
 
-    One process at a time works on a stream; who finds it taken leaves it alone.
+    One process at a time works on a stream; who finds it taken leaves it alone. A stream that fails stops no other.
     """
     ends_at, done = boottime() + seconds, 0
     streams = _streams_with_work(database_now())
     touched = {stream.environment for stream in streams}
     while streams and boottime() < ends_at:
-        steps = [(stream, _settle_group(stream)) for stream in streams]
+        steps = [(stream, _outlived(stream)) for stream in streams]
         done += sum(step.ended for _, step in steps)
         streams = [stream for stream, step in steps if step.more]
     for environment in touched if done else ():
@@ -151,6 +160,39 @@ def _streams_with_work(now: datetime) -> list[_Stream]:
     due = ReceivedWrite.objects.filter(outcome=WriteOutcome.RECEIVED, not_before__lte=now)
     streams = due.values_list("environment_id", "gateway_id", "generation").distinct().order_by("gateway_id", "generation")
     return [_Stream(*one) for one in streams]
+
+
+def _outlived(stream: _Stream) -> _Step:
+    """Settle the next writes of a stream; what fails there stops no other stream, and is told when it begins and when it ends.
+
+    Raises only where the database is away: then nothing can be settled anywhere.
+    """
+    try:
+        step = _settle_group(stream)
+    except Exception as error:
+        if isinstance(error, DatabaseError) and is_outage(error):
+            raise
+        _tell_failing(stream, error)
+        return _Step()
+    if _failing.pop(stream, None):
+        log.warning("the writes of the gateway %s in %s are settled again", _named_gateway(stream), stream.environment)
+    return step
+
+
+def _tell_failing(stream: _Stream, error: Exception) -> None:
+    kind = type(error).__name__
+    if _failing.get(stream) == kind:
+        return
+    if len(_failing) >= MOST_FAILING:
+        _failing.clear()
+    _failing[stream] = kind
+    log.error("the writes of the gateway %s in %s cannot be settled; those of others are, and these are tried at each pass",
+              _named_gateway(stream), stream.environment, exc_info=error)  # fmt: skip
+
+
+def _named_gateway(stream: _Stream) -> str:
+    name = Gateway.objects.filter(id=stream.gateway).values_list("name", flat=True).first()
+    return f"{name} ({stream.gateway})"
 
 
 def _settle_group(stream: _Stream) -> _Step:

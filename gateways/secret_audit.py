@@ -6,20 +6,21 @@ whether it holds all of it, and up to when.
 
 from __future__ import annotations
 
-import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import merge
 from itertools import islice
 from typing import Any
 
+import msgspec
 from django.conf import settings
 from django.db.models import Q
 
 from accounts.names import names_of
 from common.api import rfc3339
+from common.clock import moment_of
 from common.models import AuditEntry
 from gateways import audit_forks, sightings
 from gateways.models import ABOUT_SECRET, GatewayAuditChain, GatewayAuditRecord
@@ -30,6 +31,9 @@ PRIMARY = "primary"
 ENTITY = "secret"
 FURTHEST = 10_000
 """Entries of two places are put in order by reading up to here."""
+KEPT = ("actor", "action", "severity", "environment", "address")
+UNREADABLE = "audit.entry.unreadable"
+"""Stands for an entry of a gateway that is none; it is shown when it came."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +82,29 @@ def _of_primary(secret: uuid.UUID, count: int) -> list[dict[str, Any]]:
 def _of_gateways(secret: uuid.UUID, count: int) -> list[dict[str, Any]]:
     """Of chains of all lives, from the texts that their hashes cover. What a fork holds again is one entry."""
     found = GatewayAuditRecord.objects.annotate(about=ABOUT_SECRET).filter(about=str(secret)).order_by("-id")[:count]
-    rows = list({(life_of(chain), text): (chain, text) for chain, text in found.values_list("chain", "text")}.values())
-    names = dict(GatewayAuditChain.objects.filter(chain__in={chain for chain, _ in rows}).values_list("chain", "gateway__name"))
-    told = [(chain, json.loads(text)) for chain, text in rows]
-    made = [
-        _row(names.get(chain, chain), datetime.fromisoformat(one["at"]), one, json.loads(one["details"])) for chain, one in told
-    ]
+    told = {(life_of(chain), text): (chain, text, at) for chain, text, at in found.values_list("chain", "text", "received_at")}
+    rows = list(told.values())
+    names = dict(
+        GatewayAuditChain.objects.filter(chain__in={chain for chain, _, _ in rows}).values_list("chain", "gateway__name")
+    )
+    made = [_row_of_gateway(names.get(chain, chain), text, at) for chain, text, at in rows]
     return sorted(made, key=lambda row: row["at"], reverse=True)
 
 
-def _row(node: str, at: datetime, told: dict[str, Any], details: Any) -> dict[str, Any]:
-    kept = ("actor", "action", "severity", "environment", "address")
-    return {"at": at, "node": node, **{name: told[name] for name in kept}, "details": details}
+def _row_of_gateway(node: str, text: str, received: datetime) -> dict[str, Any]:
+    """What a gateway wrote. Of a text that has not the form of an entry only that it came: its word ends no reading."""
+    try:
+        told = msgspec.json.decode(text)
+        at, details = moment_of(told["at"]), msgspec.json.decode(told["details"])
+        if at and all(isinstance(told[name], str) for name in KEPT):
+            return _row(node, at, told, details)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    return _row(node, received, {**dict.fromkeys(KEPT, ""), "action": UNREADABLE, "severity": "critical"}, {})
+
+
+def _row(node: str, at: datetime, told: Mapping[str, Any], details: Any) -> dict[str, Any]:
+    return {"at": at, "node": node, **{name: told[name] for name in KEPT}, "details": details}
 
 
 def _node_row(facts: NodeFacts) -> dict[str, Any]:
@@ -107,7 +122,15 @@ def _nodes(environment: str) -> Iterable[NodeFacts]:
         row = chains.get(str(one.generation))
         held = _held_of_its_own(row) if row else 0
         last = audit_forks.stored(row, [held]).get(held) if row else None
-        yield _facts(one, held, datetime.fromisoformat(json.loads(last[0])["at"]) if last else None)
+        yield _facts(one, held, _time_in(last[0]) if last else None)
+
+
+def _time_in(text: str) -> datetime | None:
+    """When an entry was made, or None where nobody can say."""
+    try:
+        return moment_of(msgspec.json.decode(text)["at"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
 
 
 def _newest_chains(living: Iterable[Sighting]) -> dict[str, GatewayAuditChain]:

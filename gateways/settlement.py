@@ -8,7 +8,7 @@ and done in smaller parts, down to the one write that is to blame (docs/adr/0037
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,6 +18,7 @@ from django.db import DatabaseError, DataError, IntegrityError, InterfaceError, 
 from accounts.access import Principal
 from accounts.models import Storage
 from common import audit
+from common.clock import moment_of
 from common.errors import MazeVaultError, Unavailable
 from common.rowsets import Row
 from gateways import authors, put_back, write_firsts
@@ -77,6 +78,9 @@ class Settled:
     gave_up: bool = False
 
 
+_Way = Callable[[str, Sequence[HeldWrite], datetime, Answering | None], Settled]
+
+
 def settle_held(
     environment: str, rows: Sequence[HeldWrite], now: datetime, answering: Answering | None = None
 ) -> Settled:  # fmt: skip
@@ -93,7 +97,7 @@ def _settle_together(
 ) -> Settled:  # fmt: skip
     """In one savepoint, or where that fails in two halves of it: one write's trouble ends up with that write alone."""
     if len(rows) < 2:
-        return _settle_singly(environment, rows, now, answering)
+        return _settle_apart(environment, rows, now, answering)
     try:
         with transaction.atomic():
             return _settle_as_one(environment, rows, now, answering)
@@ -102,10 +106,46 @@ def _settle_together(
             raise
         log.warning("%s writes could not be settled together: %s", len(rows), _name(error))
         if isinstance(error, (OperationalError, Unavailable)):
-            return _settle_singly(environment, read_again(rows), now, answering)
+            return _settle_apart(environment, read_again(rows), now, answering)
+    return _in_halves(_settle_together, environment, rows, now, answering)
+
+
+def _in_halves(
+    settle_part: _Way, environment: str, rows: Sequence[HeldWrite], now: datetime, answering: Answering | None
+) -> Settled:  # fmt: skip
     middle = len(rows) // 2
-    parts = [_settle_together(environment, read_again(part), now, answering) for part in (rows[:middle], rows[middle:])]
+    parts = [settle_part(environment, read_again(part), now, answering) for part in (rows[:middle], rows[middle:])]
     return Settled(sum(part.ended for part in parts), any(part.gave_up for part in parts))
+
+
+def _settle_apart(
+    environment: str, rows: Sequence[HeldWrite], now: datetime, answering: Answering | None
+) -> Settled:  # fmt: skip
+    """Each by itself. What fails around them, reading what is asked about them or storing what became of them, is one write's
+    trouble too: it is counted against that one, and the stream goes on."""
+    try:
+        with transaction.atomic():
+            return _settle_singly(environment, rows, now, answering)
+    except Exception as error:  # whatever it is, nobody else's writes may wait for it
+        if _is_gone():
+            raise
+        passes = isinstance(error, (OperationalError, Unavailable))
+        if len(rows) > 1 and not passes:
+            return _in_halves(_settle_apart, environment, rows, now, answering)
+        return _note_failure(environment, read_again(rows[:1])[0], error, now, answering)
+
+
+def _note_failure(
+    environment: str, row: HeldWrite, error: Exception, now: datetime, answering: Answering | None
+) -> Settled:  # fmt: skip
+    scene = Scene.open(environment, now)
+    if isinstance(error, DatabaseError):
+        _take_failure(row, error, scene)
+    else:
+        _try_again(row, error, scene, gives_up=not isinstance(error, Unavailable))
+    _promise(row, scene, answering)
+    scene.close()
+    return Settled(len(scene.settled), row.outcome == WriteOutcome.RECEIVED)
 
 
 def _settle_as_one(
@@ -150,6 +190,10 @@ def _stored_first(scene: Scene) -> Iterator[None]:
 
 def _settle_and_answer(row: AnyWrite, scene: Scene, answering: Answering | None) -> None:
     settle(row, scene, caller_waits=answering is not None and answering.callers_wait and not row.promised)
+    _promise(row, scene, answering)
+
+
+def _promise(row: AnyWrite, scene: Scene, answering: Answering | None) -> None:
     if answering is not None and row.outcome == WriteOutcome.RECEIVED and not row.promised:
         # The answer will be "received", and upon that the gateway promises it: nobody may refuse it any more.
         row.promised = True
@@ -239,7 +283,7 @@ def entry_of(row: AnyWrite, action: str, *, actor: str, severity: audit.Severity
 def _facts(row: AnyWrite, scene: Scene, caller_waits: bool) -> Facts:
     route, skew = scene.route_to(row.gateway_id)
     place = scene.place(row)
-    accepted, made = authors.moment_of(row.accepted_at), scene.made_at(row)
+    accepted, made = moment_of(row.accepted_at), scene.made_at(row)
     operation = WriteOperation(row.operation)
     return Facts(
         write=WriteFacts(

@@ -10,7 +10,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
@@ -18,7 +18,7 @@ from django.db import transaction
 from accounts import changes
 from accounts.changes import By
 from accounts.scoping import absent
-from common.clock import database_now
+from common.clock import database_now, moment_of
 from common.direct import give_connection_back
 from common.errors import Conflict, MazeVaultError, TooManyRequests, ValidationFailed
 from common.locks import transaction_lock
@@ -213,7 +213,7 @@ def _shaped(told: Mapping[str, Any]) -> dict[str, Any]:
     trouble, at = told.get("trouble"), told.get("at")
     if isinstance(trouble, dict) and _fits(trouble, TROUBLE):
         kept["trouble"] = _only(trouble, TROUBLE)
-    return {**kept, "at": at} if isinstance(at, str) and _is_time(at) else kept
+    return {**kept, "at": at} if isinstance(at, str) and moment_of(at) else kept
 
 
 def _fits(row: Any, form: Mapping[str, type]) -> bool:
@@ -224,13 +224,6 @@ def _fits(row: Any, form: Mapping[str, type]) -> bool:
 
 def _only(row: Mapping[str, Any], form: Mapping[str, type]) -> dict[str, Any]:
     return {name: row[name] for name in form}
-
-
-def _is_time(text: str) -> bool:
-    try:
-        return datetime.fromisoformat(text).tzinfo is not None
-    except ValueError:
-        return False
 
 
 def went_well(question: VaultQuestion) -> bool | None:

@@ -21,6 +21,7 @@ from accounts.access import Principal
 from accounts.models import Environment, Project
 from accounts.principals import principals_named
 from common import audit
+from common.clock import moment_of
 from common.rows import hold
 from common.rowsets import Row
 from gateways import authors
@@ -255,7 +256,7 @@ class Scene:
     def _read_claims(self, rows: Sequence[AnyWrite]) -> None:
         claims = [
             authors.Claim(
-                row.id, row.actor, authors.moment_of(row.accepted_at), row.received_at, row.epoch, row.gateway_id, row.generation
+                row.id, row.actor, moment_of(row.accepted_at), row.received_at, row.epoch, row.gateway_id, row.generation
             )
             for row in rows
         ]

@@ -25,12 +25,13 @@ Chain = Annotated[
 """A generation, and which fork of its audit chain (`protocol.audit.fork_name`)."""
 Version = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[!-~]+( [!-~]+)*\Z")]
 """Printable ASCII: it is shown wherever gateways are listed."""
-Text = Annotated[str, Meta(max_length=2000, pattern=r"^[^\x00]*\Z")]
-"""No database column takes a NUL."""
+NO_NUL = r"^[^\x00]*\Z"
+"""No database column takes a NUL. Texts that are not made plain (`protocol.plain.VERBATIM`) have to say so."""
+Text = Annotated[str, Meta(max_length=2000, pattern=NO_NUL)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=10**9)]
 Milliseconds = Annotated[float, Meta(ge=0, le=10**7)]
-Pem = Annotated[str, Meta(max_length=16384)]
+Pem = Annotated[str, Meta(max_length=16384, pattern=NO_NUL)]
 
 
 _UNKNOWN = re.compile(r"unknown field `([^`]{1,200})`")
@@ -113,9 +114,9 @@ class SignedCheckpoint(Message, frozen=True):
 class SignedMark(Message, frozen=True):
     """How far an environment had come when the Primary signed this with its channel key (`protocol.marks`)."""
 
-    text: Annotated[str, Meta(max_length=300)]
-    signature: Annotated[str, Meta(max_length=88)]
-    key: Annotated[str, Meta(max_length=64)]
+    text: Annotated[str, Meta(max_length=300, pattern=NO_NUL)]
+    signature: Annotated[str, Meta(max_length=88, pattern=NO_NUL)]
+    key: Annotated[str, Meta(max_length=64, pattern=NO_NUL)]
 
 
 class Countersigned(Message, frozen=True):
@@ -124,7 +125,7 @@ class Countersigned(Message, frozen=True):
     position: Count
     digest: Annotated[str, Meta(max_length=64)]
     """SHA-256 (hex) of the checkpoint's text."""
-    signature: Annotated[str, Meta(max_length=88)] = ""
+    signature: Annotated[str, Meta(max_length=88, pattern=NO_NUL)] = ""
     refusal: Annotated[str, Meta(max_length=200)] = ""
 
 
@@ -221,7 +222,7 @@ class Directive(Message, frozen=True):
 class AskDirective(Message, frozen=True):
     """A waiting call: answered when the revision differs from `after` or after `wait` seconds (at most 25)."""
 
-    after: Annotated[str, Meta(max_length=128)] = ""
+    after: Annotated[str, Meta(max_length=128, pattern=NO_NUL)] = ""
     wait: Annotated[float, Meta(ge=0, le=25)] = 0
 
 
@@ -314,7 +315,7 @@ class AuditRecord(Message, frozen=True):
     """One entry of a gateway's audit chain: its exact text, its position and the hash that covers both (`common.audit`)."""
 
     position: Count
-    text: Annotated[str, Meta(max_length=16384)]
+    text: Annotated[str, Meta(max_length=16384, pattern=NO_NUL)]
     hash: Annotated[str, Meta(max_length=64)]
 
 

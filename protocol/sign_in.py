@@ -6,7 +6,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from protocol.messages import Identifier, Message
+from protocol.messages import NO_NUL, Identifier, Message
 from protocol.replica import ReplicaPrincipal
 
 Address = Annotated[str, Meta(max_length=64)]
@@ -44,5 +44,5 @@ class SessionOpened(Message, frozen=True):
 class EndSession(Message, frozen=True):
     """End the session of this token. Whoever presents it may."""
 
-    token: Annotated[str, Meta(min_length=1, max_length=4096)]
+    token: Annotated[str, Meta(min_length=1, max_length=4096, pattern=NO_NUL)]
     address: Address

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar
 
 from msgspec import Meta
 
-from protocol.messages import Count, Identifier, Message
+from protocol.messages import NO_NUL, Count, Identifier, Message
 from protocol.vault_access import VaultAccess
 
 PAGE = 200
@@ -21,7 +21,6 @@ BATCH = 10
 """Steps that are announced at once: with the largest values of a vault they still fit into one message."""
 LARGEST_VALUE_THERE = 25 * 1024
 """Bytes of a value in Key Vault."""
-NO_NUL = r"^[^\x00]*\Z"
 LONGEST_PAUSE = 7 * 86400
 """Seconds that a run may be put off at most, whatever a vault asks for."""
 Name = Annotated[str, Meta(max_length=127, pattern=NO_NUL)]

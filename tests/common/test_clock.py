@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from common import clock
-from common.clock import CARRIED_SECONDS, CarriedClock, Seen, database_now, now
+from common.clock import CARRIED_SECONDS, CarriedClock, Seen, database_now, moment_of, now
 
 ROOT = Path(__file__).parents[2]
 PRODUCT = ("accounts", "common", "failover", "gateway_runtime", "gateways", "integrations", "orchestrator", "vault")
@@ -114,3 +114,17 @@ def test_the_clock_of_the_machine_changes_nothing(db: None, monkeypatch: pytest.
     before = database_now()
     assert before - timedelta(seconds=2) <= now() <= database_now()
     clock.carried.forget()
+
+
+@pytest.mark.parametrize(("text", "told"), [
+    ("2026-11-30T12:00:00Z", "2026-11-30T12:00:00+00:00"),
+    ("2026-11-30T12:00:00+23:59", "2026-11-29T12:01:00+00:00"),
+    ("2026-11-30T12:00:00-23:59", "2026-12-01T11:59:00+00:00"),
+    ("2026-11-30T12:00:00+01:00:00.5", "2026-11-30T10:59:59.500000+00:00"),
+    ("0001-01-01T00:00:00+00:01", None), ("9999-12-31T23:59:59-00:01", None),
+    ("2026-11-30T12:00:00", None), ("2026-13-30T12:00:00Z", None), ("infinity", None),
+    ("a\0b", None), ("\ud800", None), ("", None),
+])  # fmt: skip
+def test_a_time_of_others_is_one_that_every_database_takes_or_none(text: str, told: str | None) -> None:
+    found = moment_of(text)
+    assert (found.isoformat() if found else None) == told

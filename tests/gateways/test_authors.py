@@ -13,7 +13,7 @@ import pytest
 from django.db import connection, transaction
 
 from accounts.models import ApiToken, Role, RoleGrant, ServiceIdentity, Session, User
-from common.clock import now
+from common.clock import moment_of, now
 from common.models import AuditEntry
 from gateways import authors, inbox
 from gateways.models import EpochGrant, GatewayLife, ToldPrincipal
@@ -136,7 +136,7 @@ def somebody(kind: str, case: Case) -> str:
 
 
 def claim_of(gateway: FakeGateway, actor: str, accepted: str, received: datetime) -> authors.Claim:
-    moment = authors.moment_of(accepted)
+    moment = moment_of(accepted)
     return authors.Claim(uuid.uuid4(), actor, moment, received, gateway.epoch, uuid.UUID(gateway.id), gateway.generation)
 
 

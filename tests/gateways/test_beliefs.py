@@ -15,14 +15,14 @@ from common.logs import OneLine
 from common.models import AuditEntry
 from failover import driver
 from failover.models import EnvironmentState
-from gateways import beliefs, dispatch
-from gateways.models import EpochGrant, Gateway, GatewayStatus, Route
+from gateways import beliefs, dispatch, inbox
+from gateways.models import EpochGrant, Gateway, GatewayStatus, ReceivedWrite, Route
 from protocol import paths
 from protocol.messages import Countersigned, DrainReport, FenceAcknowledged, Heartbeat, Probe, SignOfLife
-from protocol.writes import WriteHead
+from protocol.writes import WriteBody, WriteHead
 from tests.conftest import Person, fleet_of
 from tests.fakes.gateway import FakeGateway
-from tests.gateways.desk import Desk
+from tests.gateways.desk import Desk, row_of
 from tests.gateways.saying import Kinds, Place, kinds_by_path, places, sample, with_value
 
 KINDS: Kinds = kinds_by_path()
@@ -222,6 +222,58 @@ def test_no_text_of_any_message_comes_raw_into_a_log_or_an_answer(fleet: Fleet, 
         status, body = fleet.admin.get(answer)
         assert status == 200
         assert all(text.isprintable() for text in texts_in(body)), answer
+
+
+WORDS = [
+    "2026-11-30T12:00:00+23:59", "2026-11-30T12:00:00+01:00:00.5", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59",
+    "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z", "infinity", "now", "epoch", "9" * 60, "NaN", "{}", "[" * 60, "a\0b",
+    "\U0010ffff",
+]  # fmt: skip
+"""Texts that are something else where a statement, or what is shown, takes them for a time, a number or an object."""
+
+
+def test_no_text_of_any_message_is_taken_for_what_it_is_not(fleet: Fleet) -> None:
+    """No column takes a NUL, so each place says one; the other words come up in turn, and times say all that look like one."""
+    wrong = []
+    for number, (path, place) in enumerate(TEXTS):
+        is_time = str(place.path[-1]).endswith(("_at", "_until"))
+        for word in WORDS[:7] if is_time else ("a\0b", *WORDS[number % len(WORDS) :][: number % 3 == 0]):
+            if say(fleet, fleet.desk.standby, path, place, word) >= 500:
+                wrong.append((path, place.path, word))
+    for path, place in TEXTS[::9]:
+        half = msgspec.json.encode(with_value(base_of(path, fleet.desk.standby), place.path, "HERE")).replace(b"HERE", b"\\ud800")
+        assert fleet.hears(fleet.desk.standby, path, half) in (400, 404, 409), (path, place.path)
+    assert wrong == []
+    fleet.goes_on(fleet.desk.standby)
+    for answer in ("gateways", "admin/gateway-health", "admin/tasks", "admin/writes", "audit-logs"):
+        assert fleet.admin.get(answer)[0] == 200, answer
+
+
+WRITTEN = [
+    (kind, place) for kind in (WriteHead, WriteBody) for place in places(kind, (str,)) if len(place.path) == 1
+    and place.path[0] not in ("id", "gateway", "generation", "environment", "body_digest", "secret")
+]  # fmt: skip
+
+
+def test_no_text_of_a_signed_write_stops_any_stream(fleet: Fleet) -> None:
+    speaker, desk = fleet.desk.active, fleet.desk
+    secret, said = desk.secret(), 0
+    for kind, place in WRITTEN:
+        name = str(place.path[0])
+        words = WORDS if name == "accepted_at" else [*WORDS[::4], "a\0b"]
+        told = [{name: word} if kind is WriteHead else {"body": WriteBody(**{"value": "v", name: word})} for word in words]
+        answer = speaker.upload(*[speaker.write(secret, "said", **{"actor": desk.actor, **one}) for one in told])
+        assert isinstance(answer, list), (name, answer.content)
+        said += len(answer)
+        inbox.apply_pending()
+        open_ones = ReceivedWrite.objects.filter(outcome="received").values_list("accepted_at", "code", "detail")
+        assert not open_ones, (name, list(open_ones))
+    assert ReceivedWrite.objects.count() >= said
+    honest = speaker.write(desk.secret("other"), "honest", actor=desk.actor)
+    speaker.upload(honest)
+    inbox.apply_pending()
+    assert row_of(honest).outcome == "applied"
+    assert fleet.admin.get("admin/writes")[0] == 200
 
 
 def texts_in(value: Any) -> Iterator[str]:

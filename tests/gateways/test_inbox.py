@@ -20,11 +20,12 @@ from gateways import inbox, marks, settlement, write_resolution
 from gateways.models import Gateway, ReceivedWrite, Route, WriteTally
 from gateways.settlement import ATTEMPTS
 from gateways.write_bodies import open_body
+from gateways.write_scene import Scene
 from protocol.vocabulary import Assignment, WriteOperation, WriteOutcome
 from protocol.writes import QueuedWrite, WriteBody, WriteHead, body_digest, head_of, sign
 from tests import factories
 from tests.conftest import Person, fleet_of
-from tests.fakes.gateway import FakeGateway
+from tests.fakes.gateway import FakeGateway, NewSecret
 from tests.gateways.desk import Desk, history, id_of, row_of, value_of
 from vault.models import Secret, SecretStatus, SecretVersion
 from vault.ports import SecretChange
@@ -610,3 +611,70 @@ def test_the_head_names_are_those_of_the_row(desk: Desk) -> None:
     assert (str(row.secret), str(row.project), str(row.project_environment), row.key, row.base_version, row.actor) == (
         head.secret, head.project, head.project_environment, head.key, head.base_version, head.actor,
     )  # fmt: skip
+
+
+class TestTroubleAroundAWrite:
+    """What fails before a write is decided on, or after, is that write's trouble and no stream's."""
+
+    @pytest.mark.parametrize("where", ["prepare", "close"])
+    @pytest.mark.parametrize("number", [1, 5])
+    def test_ends_up_with_that_write(self, desk: Desk, monkeypatch: Any, where: str, number: int) -> None:
+        writes = [desk.write(desk.secret(f"key-{one}")) for one in range(number)]
+        poison = uuid.UUID(id_of(writes[number // 2]))
+        honest = getattr(Scene, where)
+
+        def poisoned(scene: Scene, *rows: Any) -> None:
+            honest(scene, *rows)
+            held = [one.id for one in rows[0]] if rows else [one.id for one in scene.changed.values() if not one.code]
+            if poison in held:
+                with connection.cursor() as cursor:
+                    cursor.execute("SELECT '2026-11-30T12:00:00+23:59'::timestamptz")
+
+        monkeypatch.setattr(Scene, where, poisoned)
+        desk.active.upload(*writes)
+        assert inbox.apply_pending() == number
+        told = [(row_of(one).outcome, row_of(one).code) for one in writes]
+        wrong = ("dead_letter", "NOT_STORABLE")
+        assert told == [wrong if one == number // 2 else ("applied", "") for one in range(number)]
+
+    def test_that_passes_leaves_it_for_later(self, desk: Desk, monkeypatch: Any) -> None:
+        write, asked = desk.write(desk.secret()), []
+
+        def away(*_: Any) -> None:
+            asked.append(1)
+            raise Unavailable("not now")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(Scene, "prepare", away)
+            desk.active.upload(write)
+            assert inbox.apply_pending() == 0 and len(asked) == 1
+        assert (row_of(write).outcome, row_of(write).code) == ("received", settlement.TRYING_AGAIN)
+        ReceivedWrite.objects.update(not_before=database_now())
+        assert inbox.apply_pending() == 1 and row_of(write).outcome == "applied"
+
+
+def test_a_stream_that_fails_stops_no_other_and_is_told_once(desk: Desk, monkeypatch: Any, caplog: Any) -> None:
+    pro = fleet_of("PRO")[0]
+    factories.signed_in_at("PRO", desk.writer)
+    there = NewSecret(desk.project.id, desk.prod.id, "k")
+    mine = desk.write(desk.secret())
+    other = pro.write(there, "v", operation=WriteOperation.CREATE, base_version=None, actor=desk.actor)
+    desk.active.upload(mine)
+    pro.upload(other)
+    honest = inbox.settle_held
+
+    def fails(environment: str, *rest: Any) -> Any:
+        if environment == "NPR":
+            raise AssertionError("whatever it is")
+        return honest(environment, *rest)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(inbox, "settle_held", fails)
+        streams = inbox._streams_with_work(database_now())
+        patched.setattr(inbox, "_streams_with_work", lambda _: sorted(streams, key=lambda one: one.environment))
+        assert [inbox.apply_pending() for _ in range(2)] == [1, 0]
+    assert (row_of(mine).outcome, row_of(other).outcome) == ("received", "applied")
+    said = [one.getMessage() for one in caplog.records if "cannot be settled" in one.getMessage()]
+    assert len(said) == 1 and "gw-npr-primary" in said[0]
+    assert inbox.apply_pending() == 1 and row_of(mine).outcome == "applied"
+    assert "are settled again" in caplog.text

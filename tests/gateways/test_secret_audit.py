@@ -74,6 +74,27 @@ def test_reads_at_a_gateway_are_in_the_answer_and_what_is_missing_is_told(
     assert admin.get(f"secrets/{first.id}/audit")[0] == 404
 
 
+SHAPES = [
+    '"entity":"secret","entity_id":"SECRET"', '{"entity":"secret","entity_id":"SECRET"}',
+    told(1, entity_id="SECRET", details="[NaN]"), told(1, entity_id="SECRET", at="never"),
+    told(1, entity_id="SECRET", details="{"),
+    told(1, entity_id="SECRET", at="0001-01-01T00:00:00+23:59"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=range(len(SHAPES)))
+def test_what_a_gateway_wrote_in_no_form_ends_nobodys_reading(npr: Pair, admin: Person, shape: str) -> None:
+    secret = admin.post("secrets", {"project_id": str(factories.project().id), "key": "db", "value": "x"})[1]
+    gateway, text = npr[0], shape.replace("SECRET", secret["id"])
+    hashed = link_hash(str(gateway.generation), 1, GENESIS, text)
+    upload(gateway, [messages.AuditRecord(position=1, text=text, hash=hashed)])
+    gateway.heartbeat(audit_position=1)
+    status, body = admin.get(f"secrets/{secret['id']}/audit")
+    assert status == 200
+    shown = [row for row in body["entries"] if row["node"] == "gw-npr-primary"]
+    assert [row["action"] for row in shown] == ["audit.entry.unreadable"]
+
+
 def test_they_are_found_by_an_index(npr: Pair) -> None:
     with connection.cursor() as cursor:
         cursor.execute("SET LOCAL enable_seqscan = off")
