@@ -248,6 +248,8 @@ class Session(models.Model):
         indexes = [
             models.Index(fields=["user", "created_at"], name="sessions_of_a_user_by_age"),
             models.Index(fields=["service", "created_at"], name="sessions_of_a_service_by_age"),
+            models.Index(fields=["user", "revoked_at", "expires_at"], name="living_sessions_of_a_user"),
+            models.Index(fields=["service", "revoked_at", "expires_at"], name="living_sessions_of_a_service"),
         ]
 
 
@@ -277,6 +279,8 @@ class ApiToken(models.Model):
         indexes = [
             models.Index(fields=["user", "expires_at"], name="tokens_of_a_user_by_end"),
             models.Index(fields=["service", "expires_at"], name="tokens_of_a_service_by_end"),
+            models.Index(fields=["user", "revoked_at", "expires_at"], name="living_tokens_of_a_user"),
+            models.Index(fields=["service", "revoked_at", "expires_at"], name="living_tokens_of_a_service"),
         ]
 
 

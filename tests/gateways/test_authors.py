@@ -89,6 +89,14 @@ CASES: Mapping[str, Case] = {
     "a token that was made later": Case(made=-HOUR, accepted=-2 * HOUR, token=True, believed=False),
     "a session that was made before": Case(made=-2 * HOUR, accepted=-HOUR),
     "made a little later by another clock": Case(made=-HOUR + MINUTE / 3, accepted=-HOUR),
+    "a session made later by a clock that is slow": Case(made=-HOUR + 4.9 * MINUTE, accepted=-HOUR),
+    "a token made later by a clock that is slow": Case(made=-HOUR + 4.9 * MINUTE, accepted=-HOUR, token=True),
+    "a session made later than any clock is slow": Case(made=-HOUR + 5.1 * MINUTE, accepted=-HOUR, believed=False),
+    "a token made later than any clock is slow": Case(made=-HOUR + 5.1 * MINUTE, accepted=-HOUR, token=True, believed=False),
+    "ended a minute before it was accepted": Case(revoked=-HOUR, accepted=-HOUR + MINUTE, believed=False),
+    "run out a minute before it was accepted": Case(lives=-HOUR, accepted=-HOUR + MINUTE, believed=False),
+    "an epoch that began a little later by a slow clock": Case(revoked=-HOUR, accepted=-2 * HOUR, epoch=-2 * HOUR + 4.9 * MINUTE),
+    "a token of Entra, confirmed by a slow clock": Case(entra=-HOUR + 4.9 * MINUTE, accepted=-HOUR, token=True),
     "an ended session, before its epoch began": Case(revoked=-HOUR, accepted=-2 * HOUR, epoch=-HOUR / 2, believed=False),
     "an ended token, before its epoch began": Case(
         revoked=-HOUR, accepted=-2 * HOUR, epoch=-HOUR / 2, token=True, believed=False
@@ -226,13 +234,13 @@ def test_a_grant_that_was_given_later_excuses_no_earlier_write(desk: Desk) -> No
     GatewayLife.objects.update(began_at=now() - 72 * HOUR)
     at = (now() - HOUR).isoformat()
     outcomes = []
-    for given in (-HOUR / 2, -2 * HOUR):
+    for given in (-HOUR / 2, -HOUR + 4.9 * MINUTE, -2 * HOUR):
         RoleGrant.objects.filter(service=actor.partition(":")[2]).update(created_at=now() + given)
         write = desk.write(desk.secret(f"k{given.total_seconds():.0f}"), actor=actor, accepted_at=at)
         desk.active.upload(write)
         inbox.apply_pending()
         outcomes.append((row_of(write).outcome, row_of(write).code))
-    assert outcomes == [("dead_letter", "ACTOR_NOT_ALLOWED"), ("applied", "")]
+    assert outcomes == [("dead_letter", "ACTOR_NOT_ALLOWED"), ("applied", ""), ("applied", "")]
 
 
 def test_it_takes_one_statement_and_bounded_reading_for_any_number_of_writes(desk: Desk, django_assert_num_queries: Any) -> None:
@@ -265,11 +273,32 @@ def test_what_is_read_of_an_author_does_not_grow_with_what_is_stored(
         cursor.execute("EXPLAIN (ANALYZE, FORMAT JSON) " + told[0][0], told[0][1])
         plan = cursor.fetchone()[0]
     nodes = list(_nodes((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]))
-    read = [
-        (_rows_of(node), name) for node in nodes if (name := _table_of(node)).startswith(("accounts_", "sessions_", "tokens_"))
-    ]
+    read = [(_rows_of(node), name) for node in nodes if (name := _table_of(node)).startswith(("accounts_", "living_"))]
     print(f"{kind}: at most {max(read)} rows read by a step, of 6,000 that are stored")
     assert len(read) >= 4 and max(read)[0] <= 60, max(read)
+
+
+@pytest.mark.parametrize("kind", ["user", "service"])
+@pytest.mark.parametrize("model", [Session, ApiToken])
+def test_what_others_were_made_and_ended_hides_nothing_that_lived(
+    desk: Desk, kind: str, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline makes one for each of its runs and revokes it; some were made since, some ended since, most before."""
+    monkeypatch.setattr(authors, "MOST_LOOKED_AT", 5)
+    at = now() - HOUR
+    for case in (CASES["a session"], replace(CASES["a session"], revoked=-HOUR / 2)):
+        with transaction.atomic():
+            actor = somebody(kind, replace(case, token=model is ApiToken))
+            others = [(at - 3 * HOUR, at - 2 * HOUR), (at + HOUR / 2, at + 3 * HOUR / 4), (at + HOUR / 2, None)]
+            model.objects.bulk_create(
+                model(**{f"{kind}_id": actor.partition(":")[2]}, token_hash=uuid.uuid4().hex, created_at=made, revoked_at=ended,
+                      expires_at=now() + life * HOUR)
+                for made, ended in others for life in (1 / 4, 1 / 2, 2, 48, 96, 128, 256)
+            )  # fmt: skip
+            EpochGrant.objects.update(granted_at=now() - 72 * HOUR)
+            GatewayLife.objects.update(began_at=now() - 72 * HOUR)
+            assert authors.believed("NPR", [claim_of(desk.active, actor, at.isoformat(), now())]), case
+            transaction.set_rollback(True)
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
