@@ -120,6 +120,15 @@ def holds_values(environment: Environment) -> bool:
     return environment.secrets.filter(Q(versions__sealed_value__isnull=False) | Q(versions__external_version__gt="")).exists()
 
 
+def slug_or_refused(text: str) -> str:
+    """The slug that stands for environments of any organization. Raises `ValidationFailed` for what no environment can have."""
+    if not _SLUG.fullmatch(text.lower()):
+        raise ValidationFailed(
+            "environment: without organization_id it is a slug such as dev: small letters and digits, joined by single hyphens"
+        )
+    return text.lower()
+
+
 def slug_of(name: str) -> str:
     """How existing clients make a slug: lower case, runs of anything else become one hyphen."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -15,6 +15,7 @@ from accounts import changes, grant_ends
 from accounts.access import EVERYWHERE, Grant, Principal, Scope
 from accounts.administrators import somebody_stays
 from accounts.changes import By
+from accounts.environments import slug_or_refused
 from accounts.models import Environment, Organization, Project, Role, RoleGrant, ServiceIdentity, User
 from accounts.principals import grant_of
 from accounts.roles import ADMIN, MEMBER, ROLES_READ, ROLES_WRITE, VIEWER
@@ -163,8 +164,10 @@ def _place(principal: Principal, wish: Mapping[str, Any]) -> Place:
 def _environment(text: str, organization: Organization | None, project: Project | None) -> str:
     """The slug that is meant; in an organization it must exist there, else the grant would silently give nothing."""
     where = project.organization_id if project else getattr(organization, "id", None)
-    if not text or where is None:
-        return text.lower()
+    if not text:
+        return ""
+    if where is None:
+        return slug_or_refused(text)
     found = environment_named(where, text)
     if found is None:
         raise ValidationFailed("environment: the organization has no environment of this name or slug")

@@ -45,7 +45,7 @@ _UNREAD = "the database does not answer right now; ask again in a moment"
 LONGEST_SHOWN = 200
 """Characters of a path in a refusal."""
 _NO_DATABASE = """the database does not answer right now; a change may have been kept or not: \
-repeat it with the same Idempotency-Key, or read first"""
+read first, or repeat a change of a secret with the same Idempotency-Key"""
 """A connection that ends during COMMIT tells nobody which."""
 
 

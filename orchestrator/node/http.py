@@ -398,7 +398,7 @@ async def answered(work: Awaitable[tuple[Answer | None, Answered]]) -> tuple[Ans
 
 
 _LOST = """the process that worked on this request has ended; a change may have been made or not: \
-repeat it with the same Idempotency-Key, or read first"""
+read first, or repeat a change of a secret with the same Idempotency-Key"""
 
 
 Handler = Callable[[Asked], Awaitable[Answered]]

@@ -178,6 +178,16 @@ class TestGrants:
         places = signed_in(clerk).get("auth/me/permissions")[1]["places"]
         assert [place["environment"] for place in places if "secrets:read" in place["permissions"]] == ["uat"]
 
+    @pytest.mark.parametrize(
+        "text", ["dev\u200b", " dev", "\u3000", "\u00ad", "\uff44\uff45\uff56", "de\u0301v", "Acceptance Test", "dev/x"]
+    )
+    def test_in_all_organizations_an_environment_is_a_slug_that_one_can_have(self, admin: Person, clerk: User, text: str) -> None:
+        """Else the grant would give nothing and look as if it gave something."""
+        path, role = f"rbac/users/{clerk.id}/roles", role_id("secret_manager")
+        status, body = admin.post(path, {"role_id": role, "environment": text})
+        assert status == 400 and body["error"].startswith("environment: "), body
+        assert admin.post(path, {"role_id": role, "environment": "DEV"})[0] == 201
+
     def test_taking_a_role_away_takes_the_same_rights_and_is_told_to_the_gateways(
         self, chief: Person, admin: Person, clerk: User, bank: dict[str, Any], insurer: dict[str, Any]
     ) -> None:
