@@ -53,8 +53,11 @@ class Workspace:
             timeout=SECONDS, check=False,
         )  # fmt: skip
 
+    def at(self, folder: Path) -> Workspace:
+        return Workspace(folder, self._program, self._environ)
+
     def below(self, folder: str) -> Workspace:
-        return Workspace(self.folder / folder, self._program, self._environ)
+        return self.at(self.folder / folder)
 
     def configure(self, configuration: Mapping[str, Any]) -> None:
         (self.folder / "main.tf.json").write_text(json.dumps(configuration))

@@ -45,7 +45,7 @@ MUTATIONS = (
     Mutation(NETWORK, 'to = ["AzureKeyVault"]', 'to = ["AzureCloud"]', PAIR),
     Mutation(NETWORK, 'sign-in    = { priority = 110', 'sign-in    = { priority = 120', PAIR),
     Mutation(NETWORK, 'for_each = local.rows', 'for_each = { for name, row in local.rows : name => row if name != "graph" }', PAIR),
-    Mutation(NETWORK, "network_security_group_id = azurerm_network_security_group.cluster.id\n", "network_security_group_id = null\n", PAIR),
+    Mutation(NETWORK, "subnet_id                 = azurerm_subnet.cluster.id", "subnet_id                 = azurerm_subnet.endpoints.id", PAIR),
     Mutation(NETWORK, 'access                      = "Deny"', 'access                      = "Allow"', VARIANTS),
     Mutation(CLUSTER, "workload_identity_enabled = true", "workload_identity_enabled = false", PAIR),
     Mutation(CLUSTER, "${var.namespace}:${var.service_account}", "${var.namespace}:default", PAIR),

@@ -6,6 +6,7 @@ The first half reads the files and needs no program; the second runs Terraform w
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -169,6 +170,74 @@ class TestTerraform:
     @pytest.mark.parametrize("root", ["azure-gateway", "azure"])
     def test_what_would_be_deployed_is_what_the_guide_says(self, deployment: Workspace, root: str) -> None:
         hold_their_tests(deployment.below(root))
+
+
+@pytest.fixture
+def workspaces(deployment: Workspace, tmp_path: Path) -> Workspace:
+    """The four workspaces with their state on this disk; only where the state lies is another than in the files."""
+    return with_own_state(deployment, tmp_path, "azure")
+
+
+def with_own_state(deployment: Workspace, folder: Path, root: str) -> Workspace:
+    shutil.copytree(deployment.folder, folder / "terraform", ignore=shutil.ignore_patterns(".terraform*"))
+    place = deployment.at(folder / "terraform" / root)
+    (place.folder / "backend_override.tf").write_text('terraform {\n  backend "local" {}\n}\n')
+    done = place.run("init", "-input=false")
+    assert done.returncode == 0, done.stderr
+    return place
+
+
+FROM_A_SHELL = {
+    "TF_VAR_primary_backend_url": "https://your-primary.example.com:8443",
+    "TF_VAR_gateway_bootstrap_token": "token-from-step-1",
+    "TF_VAR_entra_tenant_id": "11111111-2222-3333-4444-555555555555",
+    "TF_VAR_gateway_frontend_url": "https://mazevault.your-domain.internal",
+}
+
+
+@pytest.mark.deploy
+def test_the_commands_of_the_guide_plan_the_region_pair(deployment: Workspace, tmp_path: Path) -> None:
+    place = with_own_state(deployment, tmp_path, "azure-gateway")
+    shutil.copy(PAIR / "terraform.tfvars.example", place.folder / "terraform.tfvars")
+    done = place.run("plan", "-input=false", "-no-color", "-var-file=terraform.tfvars", "-out=tfplan", **FROM_A_SHELL)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Plan: \d+ to add, 0 to change, 0 to destroy", done.stdout)
+    assert "token-from-step-1" not in done.stdout + done.stderr
+
+
+@pytest.mark.deploy
+class TestWorkspaces:
+    def plan(self, place: Workspace, workspace: str, environment: str, identity: str) -> subprocess.CompletedProcess[str]:
+        """The guide's command, but for `plan`; the workspace must be there."""
+        given = [f"-var=gateway_environment={environment}", "-var=gateway_role=primary", f"-var=managed_identity_name={identity}"]
+        shell = {**FROM_A_SHELL, "TF_VAR_company_code": "crd", "TF_WORKSPACE": workspace}
+        return place.run("plan", "-input=false", "-no-color", *given, **shell)
+
+    def test_the_command_of_the_guide_plans_a_gateway(self, workspaces: Workspace) -> None:
+        assert workspaces.run("workspace", "new", "npr").returncode == 0
+        done = self.plan(workspaces, "npr", "NPR", "mi-mazevault-npr")
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"Plan: \d+ to add, 0 to change, 0 to destroy", done.stdout)
+        assert "primary_backend_addresses is empty" in sentence(done.stdout)
+
+    def test_an_identity_of_pro_in_the_workspace_of_npr_ends_the_plan_with_a_sentence(self, workspaces: Workspace) -> None:
+        assert workspaces.run("workspace", "new", "npr").returncode == 0
+        done = self.plan(workspaces, "npr", "NPR", "mi-mazevault-pro")
+        assert done.returncode == 1
+        assert "managed_identity_name mi-mazevault-pro is an identity of PRO, and gateway_environment is NPR" in sentence(
+            done.stderr
+        )
+
+    def test_pro_in_the_workspace_of_npr_ends_the_plan_with_a_sentence(self, workspaces: Workspace) -> None:
+        assert workspaces.run("workspace", "new", "npr").returncode == 0
+        done = self.plan(workspaces, "npr", "PRO", "mi-mazevault-pro")
+        assert done.returncode == 1
+        assert "terraform workspace select -or-create pro" in sentence(done.stderr)
+
+
+def sentence(shown: str) -> str:
+    """What Terraform shows in a box, in one line."""
+    return " ".join(shown.replace("│", " ").split())
 
 
 def hold_their_tests(place: Workspace) -> None:

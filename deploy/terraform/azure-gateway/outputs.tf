@@ -45,6 +45,11 @@ output "gwc_redis_name" {
   value       = module.gwc.redis_name
 }
 
+output "enterprise_app_name" {
+  description = "The name that the app registration has by the convention."
+  value       = module.gwc.names["enterprise_app"]
+}
+
 output "gwc_log_analytics_workspace_id" {
   description = "Where the logs of the primary region are."
   value       = module.gwc.log_analytics_workspace_id

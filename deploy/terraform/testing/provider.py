@@ -81,6 +81,13 @@ class SchemaOnly(services.ProviderServicer):
     def ReadResource(self, request: Any, context: Any) -> Any:
         return messages.ReadResource.Response(new_state=request.current_state)
 
+    def ReadDataSource(self, request: Any, context: Any) -> Any:
+        read = msgpack.unpackb(request.config.msgpack, raw=False, strict_map_key=False)
+        for name, attribute in self.schema["data"][request.type_name]["attributes"].items():
+            if read.get(name) is None and attribute["type"] == "string":
+                read[name] = f"stand-in-{name}"
+        return messages.ReadDataSource.Response(state=messages.DynamicValue(msgpack=msgpack.packb(read)))
+
     def PlanResourceChange(self, request: Any, context: Any) -> Any:
         proposed = msgpack.unpackb(request.proposed_new_state.msgpack, raw=False, strict_map_key=False)
         if proposed is not None and request.prior_state.msgpack == NOTHING:

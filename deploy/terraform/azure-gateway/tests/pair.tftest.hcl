@@ -54,6 +54,10 @@ run "the_pair_is_what_the_documentation_says" {
     error_message = "The resource group is ${output.gwc_resource_group}."
   }
   assert {
+    condition     = output.enterprise_app_name == "APP_MZV_INT_PRO_01"
+    error_message = "The app registration is ${output.enterprise_app_name}."
+  }
+  assert {
     condition     = output.acr_name == "crdprointmzvgwcacr01"
     error_message = "The registry is ${output.acr_name}."
   }

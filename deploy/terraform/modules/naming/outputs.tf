@@ -4,7 +4,7 @@ output "names" {
 
   precondition {
     condition     = !contains(local.convention.families[var.is_nonprod ? "production" : "non_production"], lower(var.environment))
-    error_message = "is_nonprod does not fit the environment ${var.environment}."
+    error_message = "is_nonprod does not fit the environment ${var.environment}; set is_nonprod = ${!var.is_nonprod}."
   }
   precondition {
     condition     = length(local.too_narrow) == 0
@@ -12,14 +12,14 @@ output "names" {
   }
   precondition {
     condition     = length(local.bad_lengths) == 0
-    error_message = "names of a length that Azure refuses: ${join(", ", local.bad_lengths)}."
+    error_message = "names of a length that Azure refuses: ${join(", ", local.bad_lengths)}; shorten company_code, project_code, environment or region_code."
   }
   precondition {
     condition     = length(local.bad_forms) == 0
-    error_message = "names of a form that Azure refuses: ${join(", ", local.bad_forms)}."
+    error_message = "names of a form that Azure refuses: ${join(", ", local.bad_forms)}; change company_code, or the convention that convention_file has."
   }
   precondition {
     condition     = length(local.reserved) == 0
-    error_message = "names with a word that Azure reserves: ${join(", ", local.reserved)}."
+    error_message = "names with a word that Azure reserves: ${join(", ", local.reserved)}; change company_code or project_code."
   }
 }
