@@ -112,8 +112,10 @@ class SecretOperation(Operation):
         return selectors.secret_row(secret, self.here.freshness(secret.project), self.here.pending(secret.id), value)
 
     def opened(self, secret: Secret) -> Response:
-        """The secret with its value, once the audit entry of this read is committed (I17)."""
+        """The secret with its value, once the audit entry of this read is committed (I17). HEAD gets no value and opens none."""
         self.here.freshness(secret.project)  # refuses what is too old before anything is opened
+        if self.request.method == "HEAD":
+            return self.tagged(self.row(secret))
         shown = self.shown(secret, None)
         seen = shown.secret or secret
         if seen.status not in selectors.SHOWN:
@@ -141,17 +143,22 @@ class SecretOperation(Operation):
         return self.here.write(change, self.asker, idempotency_key=self.idempotency_key, now=now())
 
     def change(
-        self, secret: Secret, operation: WriteOperation, body: WriteBody, base: int | None, *, generated: bool = False
-    ) -> Written:
+        self, secret: Secret, operation: WriteOperation, body: WriteBody, base: int | None, *, generated: bool = False,
+        length: int | None = None,
+    ) -> Written:  # fmt: skip
         place = secret.project_id, secret.environment_id, secret.key
-        return self.write(SecretChange(operation, secret.id, *place, base, body, generated, self.only_repeated))
+        return self.write(SecretChange(operation, secret.id, *place, base, body, generated, self.only_repeated, length))
 
     def answer(self, written: Written, secret: uuid.UUID, *, status: int = 200, value: str | None = None) -> Response:
-        """The secret after an applied change, or where to follow a queued one."""
+        """The secret after an applied change, or where to follow a queued one.
+
+        A repeated request may meet a newer state. It is told the version that it made itself, so that a next change on that one
+        conflicts with what came between.
+        """
         if written.outcome is not WriteOutcome.APPLIED or written.secret is None:
             return _queued(written, secret)
-        mine = written.version == written.secret.version  # a repeated request may meet a newer state, whose value is not its own
-        return self.tagged(self.row(written.secret, value if mine else None), status)
+        mine = written.version == written.secret.version
+        return self.tagged({**self.row(written.secret, value if mine else None), "version": written.version}, status)
 
     def handle_exception(self, exc: Exception) -> Response:
         """What is wrong with the version a change was made on is told under the name the caller gave it."""
@@ -312,9 +319,11 @@ class SecretVersionOne(SecretOperation):
         row = secret.versions.filter(version=wanted).first() if wanted <= rules.NEWEST_VERSION else None
         if row is None:
             raise NotFound("there is no such version of this secret")
+        told = {"id": str(secret.id), "key": secret.key, **selectors.version_row(row, secret.version)}
+        if request.method == "HEAD":
+            return self.tagged(told)
         shown = self.shown(secret, row.version)
-        told = {"id": str(secret.id), "key": secret.key, **selectors.version_row(row, secret.version), "value": shown.value}
-        return self.tagged({**told, **_found_in(shown, newest=False)})
+        return self.tagged({**told, "value": shown.value, **_found_in(shown, newest=False)})
 
 
 class SecretRollback(SecretOperation):
@@ -343,9 +352,11 @@ class SecretRotate(SecretOperation):
             raise ValidationFailed("value: must not be empty; leave it out to have one generated")
         if "value" in wish and "length" in wish:
             raise ValidationFailed("length: is for a value that is generated; send it or a value")
-        value = wish.get("value") or new_value(secret.type, wish.get("length", USUAL))
+        length = wish.get("length", USUAL)
+        value = wish.get("value") or new_value(secret.type, length)
         body = WriteBody(value=value, reason=one_of(wish, "change_reason", "reason") or "")
-        written = self.change(secret, WriteOperation.ROTATE, body, self.base(wish), generated=not wish.get("value"))
+        asked = None if length == USUAL else length
+        written = self.change(secret, WriteOperation.ROTATE, body, self.base(wish), generated=not wish.get("value"), length=asked)
         return self.answer(written, secret.id)
 
 

@@ -36,6 +36,7 @@ class SecretChange:
 
     `base_version` is the version the wish was made on; None means whatever is there. `generated`: nobody chose the value.
     `only_repeated`: the secret is not there any more for this wish, so it can only be the repetition of an answered one.
+    `length`: the characters that were asked for of a generated value, where they are not the usual ones.
     """
 
     operation: WriteOperation
@@ -47,6 +48,7 @@ class SecretChange:
     body: WriteBody = field(repr=False)
     generated: bool = False
     only_repeated: bool = False
+    length: int | None = None
 
     def asked_for(self) -> str:
         """Everything the caller asked for, to know a repeated request by. The id of a new secret and a made up value are ours."""
@@ -57,7 +59,8 @@ class SecretChange:
             for name, value in structs.asdict(body).items()
             if name in _ASKED or (name not in _OURS and value != getattr(fresh, name))
         }
-        return self._asked_for(msgspec.json.encode(said).decode())
+        length = [] if self.length is None else [f"length {self.length}"]
+        return "\0".join([self._asked_for(msgspec.json.encode(said).decode()), *length])
 
     def formerly_asked_for(self) -> str:
         """`asked_for` in the form of releases before ADR 44."""

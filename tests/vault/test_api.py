@@ -343,8 +343,22 @@ class TestRepeated:
         send(admin, "put", path, {"value": "x"}, **{"Idempotency-Key": "k"})
         send(admin, "put", path, {"value": "y"})
         status, row = send(admin, "put", path, {"value": "x"}, **{"Idempotency-Key": "k"})
-        assert (status, row["version"], "value" in row) == (200, 3, False)
+        assert (status, row["version"], "value" in row) == (200, 2, False)
+        assert send(admin, "put", path, {"value": "z"}, **{"If-Match": f'"{row["version"]}"'})[1]["code"] == "VERSION_CONFLICT"
         assert admin.get(path)[1]["value"] == "y"
+
+    @pytest.mark.parametrize(("first", "other"), [({"length": 64}, {}), ({}, {"length": 64}), ({"length": 64}, {"length": 65})])
+    def test_a_rotation_of_another_length_is_another_request(
+        self, admin: Person, project: Project, first: dict[str, Any], other: dict[str, Any]
+    ) -> None:
+        path, key = f"secrets/{create(admin, project, type='password')['id']}/rotate", {"Idempotency-Key": "k"}
+        made = send(admin, "post", path, first, **key)
+        assert made[0] == 200 and send(admin, "post", path, first, **key) == made
+        assert send(admin, "post", path, other, **key)[1]["code"] == "IDEMPOTENCY_MISMATCH"
+
+    def test_the_usual_length_said_or_not_is_one_request(self, admin: Person, project: Project) -> None:
+        path, key = f"secrets/{create(admin, project, type='password')['id']}/rotate", {"Idempotency-Key": "k"}
+        assert send(admin, "post", path, {"length": 32}, **key) == send(admin, "post", path, {}, **key)
 
     @pytest.mark.parametrize("other", [{"value": "y"}, {"value": "x", "ttl_hours": 1}, {"value": "x", "base_version": 1}])
     def test_another_request_under_the_same_key_is_refused(self, admin: Person, project: Project, other: dict[str, Any]) -> None:
@@ -394,6 +408,15 @@ class TestRepeated:
     def test_a_key_that_is_too_long_is_refused(self, admin: Person, project: Project) -> None:
         path = f"secrets/{create(admin, project)['id']}"
         assert send(admin, "put", path, {"value": "x"}, **{"Idempotency-Key": "k" * 201})[0] == 400
+
+
+@pytest.mark.parametrize("path", ["secrets/{id}", "secrets/{id}/versions/1", "secrets?project_id={project_id}&key=db"])
+def test_a_head_opens_no_value_and_tells_of_no_read(admin: Person, project: Project, path: str) -> None:
+    made = create(admin, project)
+    reads = AuditEntry.objects.filter(action="secret.read")
+    answer = admin.client.head(f"/api/v1/{path.format(**made)}", headers=admin.headers)
+    assert (answer.status_code, answer["ETag"], answer.content, reads.count()) == (200, '"1"', b"", 0)
+    assert admin.get(path.format(**made))[1]["value"] == "hunter2" and reads.count() == 1
 
 
 WRONG = [
