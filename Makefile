@@ -26,7 +26,7 @@ test-long: .venv/ready-dev ## run all tests with the full numbers of rounds and 
 check-deploy: .venv/ready-dev ## check what deploys it: Terraform's files, formatted, valid, planned for every region and workspace
 	@$(BIN)/python -m pytest -n $(WORKERS) -m 'not long' tests/deploy
 
-check: lint types contracts migrations-check docs-check test ## lint, types, import contracts, migrations, generated documents, tests
+check: lint types contracts migrations-check docs-check test check-deploy ## lint, types, import contracts, migrations, generated documents, tests, the Azure deployment
 
 lint: .venv/ready-dev ## style and likely mistakes
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --check --quiet . && echo "lint: ok"

@@ -155,7 +155,7 @@ module "region" {
 # Not known to be wrong, so it stops nothing, but nobody should pass it over.
 check "primary_backend_addresses" {
   assert {
-    condition     = length(var.primary_backend_addresses) > 0 || can(regex("^https://[0-9.]+(:|/|$)", var.primary_backend_url))
+    condition     = length(var.primary_backend_addresses) > 0 || can(cidrhost("${regex("^https://([^/:]+)", var.primary_backend_url)[0]}/32", 0))
     error_message = "primary_backend_addresses is empty and primary_backend_url has a name, so the first row of the security group lets its port out to any address; set primary_backend_addresses to where the Primary is."
   }
 }

@@ -39,6 +39,14 @@ run "a_closed_way_out_ends_with_a_row_that_denies" {
     condition     = length([for row in module.gwc.facts.platform_rows : row if row.access == "Allow"]) == 8
     error_message = "The cluster would not get ready."
   }
+  assert {
+    condition     = one([for row in module.gwc.facts.platform_rows : row.to if row.name == "out-cluster-inside"]) == tolist(["10.244.0.0/16", "10.60.0.0/22"])
+    error_message = "Pods do not reach each other, or reach what is not theirs."
+  }
+  assert {
+    condition     = module.gwc.facts.cluster.pod_addresses == "10.244.0.0/16"
+    error_message = "Pods have other addresses than the security group knows."
+  }
 }
 
 run "a_primary_with_a_name_is_let_out_to_its_addresses" {

@@ -68,6 +68,7 @@ resource "azurerm_kubernetes_cluster" "this" {
   network_profile {
     network_plugin      = "azure"
     network_plugin_mode = "overlay"
+    pod_cidr            = var.pod_addresses
     network_policy      = "cilium"
     network_data_plane  = "cilium"
   }

@@ -10,6 +10,7 @@ output "facts" {
     nodes             = azurerm_kubernetes_cluster.this.default_node_pool[0].node_count
     vm_size           = azurerm_kubernetes_cluster.this.default_node_pool[0].vm_size
     subnet_id         = azurerm_kubernetes_cluster.this.default_node_pool[0].vnet_subnet_id
+    pod_addresses     = azurerm_kubernetes_cluster.this.network_profile[0].pod_cidr
     oidc_issuer       = azurerm_kubernetes_cluster.this.oidc_issuer_enabled
     workload_identity = azurerm_kubernetes_cluster.this.workload_identity_enabled
     trusted_subject   = azurerm_federated_identity_credential.gateway.subject

@@ -33,6 +33,11 @@ variable "subnet_id" {
   type        = string
 }
 
+variable "pod_addresses" {
+  description = "The addresses of pods, which no network beside the cluster knows."
+  type        = string
+}
+
 variable "control_plane_identity_name" {
   description = "The name of the identity that runs the cluster."
   type        = string

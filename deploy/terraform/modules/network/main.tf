@@ -12,9 +12,11 @@ locals {
     postgresql = { priority = 150, port = "5432", to = [var.endpoint_subnet], why = "PostgreSQL private endpoint" }
     redis      = { priority = 160, port = "6380", to = [var.endpoint_subnet], why = "Redis private endpoint (TLS)" }
   }
+  # Pods have addresses of their own: on the way to each other they keep them, on the way out they have their node's.
+  inside = [var.cluster_subnet, var.pod_addresses]
   # What the nodes of a cluster need beside it; without these a closed way out leaves a cluster that never gets ready.
   platform = {
-    cluster-inside = { priority = 200, protocol = "*", port = "*", to = ["VirtualNetwork"], why = "Nodes and pods of the cluster" }
+    cluster-inside = { priority = 200, protocol = "*", port = "*", to = local.inside, why = "Nodes and pods of the cluster" }
     cluster-api    = { priority = 210, protocol = "Tcp", port = "443", to = ["AzureCloud.${var.location}"], why = "API server of the cluster" }
     images         = { priority = 220, protocol = "Tcp", port = "443", to = ["MicrosoftContainerRegistry"], why = "Images of the platform" }
     image-layers   = { priority = 230, protocol = "Tcp", port = "443", to = ["AzureFrontDoor.FirstParty"], why = "Layers of these images, packages of the nodes" }
@@ -79,18 +81,19 @@ resource "azurerm_network_security_rule" "outbound" {
 resource "azurerm_network_security_rule" "platform" {
   for_each = var.restrict_egress ? local.platform : {}
 
-  name                        = "out-${each.key}"
-  description                 = each.value.why
-  resource_group_name         = var.resource_group_name
-  network_security_group_name = azurerm_network_security_group.cluster.name
-  direction                   = "Outbound"
-  access                      = "Allow"
-  priority                    = each.value.priority
-  protocol                    = each.value.protocol
-  source_address_prefix       = var.cluster_subnet
-  source_port_range           = "*"
-  destination_address_prefix  = each.value.to[0]
-  destination_port_range      = each.value.port
+  name                         = "out-${each.key}"
+  description                  = each.value.why
+  resource_group_name          = var.resource_group_name
+  network_security_group_name  = azurerm_network_security_group.cluster.name
+  direction                    = "Outbound"
+  access                       = "Allow"
+  priority                     = each.value.priority
+  protocol                     = each.value.protocol
+  source_address_prefixes      = local.inside
+  source_port_range            = "*"
+  destination_address_prefix   = length(each.value.to) == 1 ? each.value.to[0] : null
+  destination_address_prefixes = length(each.value.to) == 1 ? null : each.value.to
+  destination_port_range       = each.value.port
 }
 
 resource "azurerm_network_security_rule" "nothing_else" {

@@ -30,7 +30,10 @@ output "platform_rows" {
   description = "What else is let out when egress is restricted, and the row that closes the rest."
   value = [
     for rule in concat(values(azurerm_network_security_rule.platform), azurerm_network_security_rule.nothing_else) :
-    { name = rule.name, access = rule.access, priority = rule.priority, to = rule.destination_address_prefix, port = rule.destination_port_range }
+    {
+      name = rule.name, access = rule.access, priority = rule.priority, protocol = rule.protocol, port = rule.destination_port_range
+      to   = rule.destination_address_prefix == null ? sort(rule.destination_address_prefixes) : [rule.destination_address_prefix]
+    }
   ]
 }
 

@@ -23,6 +23,11 @@ variable "cluster_subnet" {
   type        = string
 }
 
+variable "pod_addresses" {
+  description = "The addresses of pods, which no network beside the cluster knows."
+  type        = string
+}
+
 variable "endpoint_subnet" {
   description = "The addresses of the private endpoints, a part of address_space."
   type        = string

@@ -51,6 +51,8 @@ locals {
   backend_is_address        = can(cidrhost("${local.backend.host}/32", 0))
   primary_backend_addresses = length(var.primary_backend_addresses) > 0 ? var.primary_backend_addresses : local.backend_is_address ? ["${local.backend.host}/32"] : ["*"]
 
+  pod_addresses = "10.244.0.0/16" # what Azure takes by itself; said here since the security group must know it
+
   redis = var.enable_redis && !var.stopped
   # The names under which a node looks for its own secrets (docs/operations/keys.md).
   gateway_secrets = merge(
@@ -103,6 +105,7 @@ module "network" {
   resource_group_name       = azurerm_resource_group.this.name
   address_space             = var.address_space
   cluster_subnet            = cidrsubnet(var.address_space, 2, 0)
+  pod_addresses             = local.pod_addresses
   endpoint_subnet           = cidrsubnet(var.address_space, 2, 1)
   primary_backend_addresses = local.primary_backend_addresses
   primary_backend_port      = coalesce(local.backend.port, "443")
@@ -147,6 +150,7 @@ module "cluster" {
   node_count                  = var.aks_node_count
   vm_size                     = var.aks_vm_size
   subnet_id                   = module.network.cluster_subnet_id
+  pod_addresses               = local.pod_addresses
   control_plane_identity_name = module.naming_second.names["managed_identity"]
   kubelet_identity_name       = module.naming_third.names["managed_identity"]
   workload_identity_id        = var.identity.id
