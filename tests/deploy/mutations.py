@@ -1,8 +1,8 @@
 """Faults for the Terraform files, one line each, and the test file that has to notice.
 
-    python -m tests.deploy.mutations
+    python -m tests.deploy.mutations [WORD]
 
-prints each with whether it was noticed. The long suite does the same.
+prints each (with a word: each that has it in its file or its fault) with whether it was noticed. The long suite does the same.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def places() -> list[str]:
     return sorted({mutation.noticed_by[0] for mutation in MUTATIONS})
 
 
-def main() -> int:
+def main(word: str = "") -> int:
     program = tool("terraform")
     if program is None:
         print("terraform is neither on PATH nor in the folder that MAZEVAULT_TOOLS names")
@@ -125,14 +125,14 @@ def main() -> int:
         )
         for place in places():
             deployment.below(place).init()
-        missed = 0
-        for mutation in MUTATIONS:
+        missed, tried = 0, [mutation for mutation in MUTATIONS if word in mutation.file or word in mutation.after]
+        for mutation in tried:
             seen = noticed(deployment, mutation)
             missed += not seen
             print("noticed" if seen else "MISSED ", mutation.file, "|", mutation.after.splitlines()[0], flush=True)
-    print(f"{len(MUTATIONS) - missed} of {len(MUTATIONS)} faults were noticed")
+    print(f"{len(tried) - missed} of {len(tried)} faults were noticed")
     return 1 if missed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:2]))
