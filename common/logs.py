@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from types import TracebackType
@@ -74,6 +75,16 @@ class JsonLine(OneLine):
             "stack": "\n".join(plain(line) for line in record.stack_info.split("\n")) if record.stack_info else "",
         }
         return json.dumps({name: value for name, value in entry.items() if value or name == "message"})
+
+
+def say(sentence: str, *, form: str, logger: str, level: int = logging.INFO) -> None:
+    """Onto standard error what is said before logging is set up, or whatever its level is: as text the bare sentence.
+
+    `form` is the setting as it was written.
+    """
+    if form.strip().lower() == JSON:
+        sentence = JsonLine().format(logging.LogRecord(logger, level, "", 0, sentence, (), None))
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def log_to_standard_error(form: str = TEXT) -> None:

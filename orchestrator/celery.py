@@ -12,6 +12,7 @@ from django.conf import settings
 from django.db import Error as DatabaseError
 
 from common.environ import EnvironmentMistake
+from common.logs import JSON
 from common.outages import is_outage
 from orchestrator.mode import settings_module
 
@@ -48,6 +49,9 @@ def log_as_the_node_does(loglevel: int | str | None = None, **_: Any) -> None:
 
 if not settings.configured:
     _settings_or_sentences()
+    if settings.MAZEVAULT.log_format == JSON:  # also what Python and Celery warn of before the worker sets up its log
+        logging.captureWarnings(True)
+        log_as_the_node_does()
 app = Celery("mazevault", task_cls=Job)
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.conf.update(

@@ -303,7 +303,7 @@ class Stack:
         if name == SANDBOX:
             return Child(name, sandbox.command(self.layout), child_environment(self._environ), log, ROOT)
         python = sys.executable
-        celery = [python, "-m", "celery", "-A", "orchestrator.celery"]
+        celery = [python, "-m", "celery", "-q", "-A", "orchestrator.celery"]  # without banners, which are no lines of a log
         schedule = str(self.layout.node(PRIMARY) / "beat-schedule")
         commands = {
             "worker": [*celery, "worker", "-c", "1", "--loglevel=WARNING", "--without-gossip", "--without-mingle"],

@@ -6,10 +6,10 @@ What the environment says wins. Nothing is written anywhere: the values live in 
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Mapping
 
+from common.logs import TEXT, say
 from integrations.azure.cloud import AuthMethod, Connection
 from integrations.azure.credentials import Credentials
 from integrations.azure.egress import Guard
@@ -55,7 +55,8 @@ def completed(environ: Mapping[str, str], *, sleep: Callable[[float], None] = ti
         raise ValueError(f"MAZEVAULT_KEY_VAULT_URL: {trouble.cause}; {trouble.fix}") from None
     found = {variable: one.value.strip() for variable, one in held.items() if one and one.value.strip()}
     # This runs before the node's logging is set up, since the settings of the log come after it.
-    print(f"taken from {url}: {', '.join(sorted(found)) or 'nothing'}", file=sys.stderr, flush=True)
+    taken = f"taken from {url}: {', '.join(sorted(found)) or 'nothing'}"
+    say(taken, form=environ.get("LOG_FORMAT", TEXT), logger="mazevault.settings")
     return {**_expiry(held.get(EXPIRING)), **environ, **found}
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import msgspec
 
-from common.logs import log_to_standard_error
+from common.logs import TEXT, log_to_standard_error, say
 from common.starvation import EXCUSED_AT_MOST, all_waited, longest_wait
 from orchestrator.node.lifeline import DUMP_SIGNAL, set_process_name
 from orchestrator.node.shape import FrontPlan, NodeShape, node_shape
@@ -381,6 +381,11 @@ def _forget_dead_ones() -> None:
                 shutil.rmtree(found, ignore_errors=True)
 
 
+def _refuse(why: str) -> None:
+    form = os.environ.get("LOG_FORMAT", TEXT)
+    say(f"this node cannot run: {why}", form=form, logger=log.name, level=logging.CRITICAL)
+
+
 def main() -> int:
     """Run this node until TERM or INT; returns the exit status."""
     log_to_standard_error()
@@ -394,9 +399,9 @@ def main() -> int:
     except EnvironmentMistake as mistake:
         from orchestrator.node.checking import mistakes  # reads what only the children need, so that all is told at once
 
-        print(f"this node cannot run: {mistakes(os.environ) or mistake}", file=sys.stderr)
+        _refuse(f"{mistakes(os.environ) or mistake}")
         return 1
     except NodeFailed as error:
-        print(f"this node cannot run: {error}", file=sys.stderr)
+        _refuse(str(error))
         return 1
     return 0

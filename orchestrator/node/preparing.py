@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from io import StringIO
 
 import psycopg
 from django.core.management import call_command
@@ -151,4 +152,7 @@ def bring_up_to_date(node: Settings) -> None:
         guard.execute("SELECT pg_advisory_lock(%s)", [lock_number("migrations")])
         call_command("migrate", verbosity=0, interactive=False)
         if node.gateway is None:
-            call_command("setup")
+            told = StringIO()
+            call_command("setup", stdout=told)
+            for line in told.getvalue().splitlines():
+                log.info("%s", line)

@@ -83,6 +83,15 @@ def test_entries_of_a_request_have_the_id_its_answer_tells() -> None:
     assert "request_id" not in entry("m")
 
 
+def test_what_is_said_before_logging_is_set_up_has_the_form_too(capfd: pytest.CaptureFixture[str]) -> None:
+    for form in ("text", " JSON "):
+        logs.say("this node cannot run: 100% of x", form=form, logger="mazevault.node", level=logging.CRITICAL)
+    text, line = capfd.readouterr().err.splitlines()
+    told = json.loads(line)
+    assert text == told["message"] == "this node cannot run: 100% of x"
+    assert (told["level"], told["logger"]) == ("CRITICAL", "mazevault.node")
+
+
 def test_a_node_logs_in_the_form_it_is_told_from_its_first_process_on() -> None:
     program = (
         "import logging; from common.logs import log_to_standard_error as log\n"

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -23,12 +21,15 @@ from common.clock import now
 from common.retention import note_removed
 from gateway_runtime import api
 from gateway_runtime.models import WriteTally as OwnTally
+from gateways import metrics as metrics_of_fleet
 from gateways.dispatch import DURATION_BUCKETS
 from gateways.models import DurationTally, Gateway, TaskTally, WriteTally
 from integrations import tallies
 from integrations.models import OperationTally
 from orchestrator import metrics, workers_seen
+from protocol.timing import STANDARD
 from tests.deploy.promql import names_of
+from tests.deploy.tools import tool
 from tests.gateway_runtime.conftest import Site, as_gateway, site  # noqa: F401  fixtures
 
 FOLDER = ROOT / "deploy" / "observability"
@@ -161,11 +162,12 @@ def test_the_five_thresholds_of_the_product_s_page_are_rules() -> None:
     assert texts["MazeVaultWriteQueueLarge"] == ("mazevault_gateway_write_queue_size > 1000", None)
     assert texts["MazeVaultCircuitBreakerOpen"][0].endswith("circuit_breaker_state[1m]) == 2")
     assert "keyvault_denied_total[10m]) > 0" in texts["MazeVaultKeyVaultDenied"][0]
+    assert texts["MazeVaultGatewaySilent"][0].startswith(f"{metrics_of_fleet.HEARTBEAT_AGE} > {STANDARD.heartbeat_zero_age:g}\n")
     assert texts["MazeVaultCertificateEnding"][0] == "mazevault_gateway_certificate_days_left < 30"
 
 
 def test_every_alert_has_a_case_where_it_fires_and_one_where_it_does_not() -> None:
-    fires, rests = set(), set()
+    fires, rests = set[str](), set[str]()
     for path in TESTS.glob("*.yaml"):
         for test in yaml.safe_load(path.read_text())["tests"]:
             for case in test["alert_rule_test"]:
@@ -190,10 +192,7 @@ def test_dashboards_can_be_imported_side_by_side() -> None:
 
 @pytest.fixture
 def promtool() -> str:
-    found = shutil.which("promtool", path=os.pathsep.join([os.environ.get("MAZEVAULT_TOOLS", ""), os.environ["PATH"]]))
-    if found is None:
-        pytest.skip("promtool is neither on PATH nor in the folder MAZEVAULT_TOOLS names")
-    return found
+    return tool("promtool")
 
 
 def run(*command: str) -> None:
