@@ -12,10 +12,11 @@ from django.db.models.functions import Now
 
 from accounts import changes, sealed_config
 from accounts.changes import By
-from accounts.models import ConfigTemplate
+from accounts.models import ConfigTemplate, Organization
 from accounts.roles import SETTINGS_WRITE
 from accounts.scoping import absent, organization_for
 from common.errors import ValidationFailed
+from common.rows import kept
 
 _EMPTY: Mapping[str, Any] = {"description": "", "format": "", "variables": {}}
 
@@ -24,6 +25,8 @@ def create(organization_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Confi
     organization = organization_for(by.principal, organization_id, SETTINGS_WRITE)
     _refuse_secrets(wish.get("variables") or {}, "variables")
     with transaction.atomic():
+        if kept(Organization.objects.filter(deleted_at=None), organization.id) is None:
+            raise absent("organization")
         with changes.unique("a template of this name", existing=lambda: _named(organization.id, wish)):
             template = ConfigTemplate.objects.create(organization=organization, **{**_EMPTY, **wish})
         _record(by, "system.config.created", template)

@@ -45,10 +45,10 @@ def create_role(wish: Mapping[str, Any], by: By) -> Role:
 
 def create_mapping(wish: Mapping[str, Any], by: By) -> GroupMapping:
     """Whoever has this App Role or is in this group gets the role at their next sign-in."""
-    role = role_of(wish["role_id"])
-    require_grantable(by.principal, role.name, frozenset(role.permissions), EVERYWHERE)
     name = wish["group_name"]
     with transaction.atomic():
+        role = role_of(wish["role_id"], keep=True)
+        require_grantable(by.principal, role.name, frozenset(role.permissions), EVERYWHERE)
         same = GroupMapping.objects.filter(group_external_id__iexact=name, role=role)
         with changes.unique("this mapping", "group_name", existing=lambda: same):
             mapping = GroupMapping.objects.create(group_external_id=name, group_display_name=name, role=role)

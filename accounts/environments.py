@@ -24,6 +24,7 @@ from accounts.models import Environment, Organization, RoleGrant
 from accounts.roles import SETTINGS_WRITE
 from accounts.scoping import absent, organization_for
 from common.errors import Conflict, ValidationFailed
+from common.rows import locked
 
 FIRST_ONES = (("dev", False), ("staging", False), ("qa", False), ("prod", True))
 """Name and slug of what every new organization has, and whether it is production."""
@@ -44,7 +45,8 @@ def create(organization_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Envir
         raise ValidationFailed("slug: must be lower-case letters and digits, joined by single hyphens, for example pre-prod")
     with transaction.atomic():
         organization = organization_for(by.principal, organization_id, SETTINGS_WRITE)
-        Organization.objects.select_for_update().get(id=organization.id)
+        if locked(Organization.objects.filter(deleted_at=None), organization.id) is None:
+            raise absent("organization")
         _refuse_old_grants(slug, gateway_environment_for(bool(wish.get("is_production"))))
         named = Q(name__iexact=wish["name"]) | Q(slug__iexact=slug)
         same = Environment.objects.filter(named, organization=organization, deleted_at=None)

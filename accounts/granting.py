@@ -21,7 +21,7 @@ from accounts.principals import grant_of
 from accounts.roles import ADMIN, MEMBER, ROLES_READ, ROLES_WRITE, VIEWER
 from accounts.scoping import absent, environment_named, organization_seen, project_seen
 from common.errors import Conflict, PermissionRefused, ValidationFailed
-from common.rows import hold, locked
+from common.rows import hold, kept, locked
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,10 @@ def grant(holder: User | ServiceIdentity, wish: Mapping[str, Any], by: By, now: 
         raise ValidationFailed("expires_at: must be in the future")
     require_grantable(by.principal, role.name, frozenset(role.permissions), place.scope, until)
     with transaction.atomic():
-        _hold_environment(place)
+        _keep_place(place)
+        role = _kept_for(by.principal, role.id, place.scope, until)
+        if kept(type(holder)._default_manager.filter(deleted_at=None), holder.pk) is None:
+            raise absent("user" if isinstance(holder, User) else "service identity")
         same = RoleGrant.objects.filter(**_holder(holder), role=role, project=place.project, environment=place.environment)
         same = same.filter(Q(organization_id=place.scope.organization) if place.scope.organization else Q(organization=None))
         with changes.unique("this role in this place", "role_id", existing=lambda: same):
@@ -100,14 +103,26 @@ def _end_role_of_account(holder: User, by: By) -> None:
         changes.principal_changed(user)
 
 
-def _hold_environment(place: Place) -> None:
-    """An environment that ends in this moment ends the grant too, or the grant is refused."""
+def _keep_place(place: Place) -> None:
+    """A place that ends in this moment ends the grant too, or the grant is refused. In the order of docs/adr/0033."""
     where = place.scope.organization
+    if where and kept(Organization.objects.filter(deleted_at=None), where) is None:
+        raise absent("organization")
+    if place.project and kept(Project.objects.filter(deleted_at=None), place.project.pk) is None:
+        raise absent("project")
     if not place.environment or not where:
         return
-    living = Environment.objects.select_for_update(no_key=True).filter(organization_id=where, deleted_at=None)
-    if not living.filter(slug__iexact=place.environment).exists():
+    living = Environment.objects.filter(organization_id=where, slug__iexact=place.environment, deleted_at=None)
+    found = living.first()
+    if found is None or kept(living, found.pk) is None:
         raise ValidationFailed("environment: was deleted in this very moment; choose another")
+
+
+def _kept_for(principal: Principal, identifier: uuid.UUID, place: Scope, until: datetime | None) -> Role:
+    """The role as it is until the transaction ends. It may have come to give more since it was read."""
+    role = role_of(identifier, keep=True)
+    require_grantable(principal, role.name, frozenset(role.permissions), place, until)
+    return role
 
 
 def grants_shown(principal: Principal, holder: User | ServiceIdentity) -> QuerySet[RoleGrant]:
@@ -146,8 +161,9 @@ def require_above(manager: Principal, target: Principal) -> None:
             raise PermissionRefused(f"this account may do more than you: it holds {missing[0]}, or holds it longer")
 
 
-def role_of(identifier: uuid.UUID) -> Role:
-    found = Role.objects.filter(id=identifier).first()
+def role_of(identifier: uuid.UUID, *, keep: bool = False) -> Role:
+    """The role that is to be given. `keep`: nobody deletes or changes it until the transaction ends."""
+    found = kept(Role.objects.all(), identifier) if keep else Role.objects.filter(id=identifier).first()
     if found is None:
         raise ValidationFailed("role_id: there is no role with this id")
     return found

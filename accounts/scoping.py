@@ -12,8 +12,9 @@ from django.db.models import Q, QuerySet
 
 from accounts.access import EVERYWHERE, Principal, Scope
 from accounts.models import Environment, Organization, Project
-from accounts.roles import PROJECTS_READ
+from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
 from common.errors import NotFound, PermissionRefused
+from common.rows import kept
 
 
 def require(principal: Principal, permission: str, place: Scope, *, readable: str, what: str = "object") -> None:
@@ -91,6 +92,15 @@ def project_for(principal: Principal, identifier: uuid.UUID, permission: str, *,
     """A living project in which they hold the permission. Raises `NotFound` or `PermissionRefused`."""
     found = project_seen(principal, identifier, readable)
     require(principal, permission, place_of(found), readable=readable, what="project")
+    return found
+
+
+def kept_for_change(principal: Principal, identifier: uuid.UUID) -> Project:
+    """A project they may change, which nobody deletes until the transaction ends: what is put into it does not outlive it."""
+    seen = project_for(principal, identifier, PROJECTS_WRITE)
+    found = kept(visible_projects(principal).select_related("organization"), seen.pk)
+    if found is None:
+        raise absent("project")
     return found
 
 

@@ -7,7 +7,7 @@ refers to.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from django.db import connection
 from django.db.models import Model, QuerySet
@@ -26,6 +26,16 @@ def locked(rows: QuerySet[Row], identifier: Any, *, no_key: bool = False, skip_l
     return None
 
 
+def kept(rows: QuerySet[Row], identifier: Any) -> Row | None:
+    """The row with this key, read when nobody can delete it any more until the transaction ends; None when these rows have none.
+
+    For a row that a new one is to refer to. It is the lock that a foreign key takes (FOR KEY SHARE,
+    https://www.postgresql.org/docs/current/explicit-locking.html#LOCKING-ROWS), but before the row is read and not at the commit,
+    when all that is left to say is an error of the database. A deletion, a soft one too, takes the row with `locked`.
+    """
+    return rows.filter(pk=identifier).first() if _read_locked(rows.model, [identifier], "KEY SHARE") else None
+
+
 def ensure(model: type[Model], **values: Any) -> None:
     """Make this row unless one is there already. Two who do it at the same time meet no error of the database."""
     model._base_manager.bulk_create([model(**values)], ignore_conflicts=True)
@@ -40,11 +50,16 @@ def hold(model: type[Model], identifiers: Any, *, no_key: bool = False, skip_loc
 def share(model: type[Model], identifiers: Any) -> list[Any]:
     """Keep the rows with these keys as they are until the transaction ends, together with others who only read them (FOR SHARE);
     returns those there are. In the order of `hold`."""
+    return _read_locked(model, identifiers, "SHARE")
+
+
+def _read_locked(model: type[Model], identifiers: Any, strength: Literal["SHARE", "KEY SHARE"]) -> list[Any]:
     key = model._meta.pk
     wanted = [key.get_db_prep_value(key.to_python(one), connection) for one in identifiers]
     if not wanted:
         return []
     table, column = (connection.ops.quote_name(str(name)) for name in (model._meta.db_table, key.column))
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT {column} FROM {table} WHERE {column} = ANY(%s) ORDER BY {column} FOR SHARE", [wanted])  # noqa: S608
+        query = f"SELECT {column} FROM {table} WHERE {column} = ANY(%s) ORDER BY {column} FOR {strength}"  # noqa: S608
+        cursor.execute(query, [wanted])
         return [row[0] for row in cursor.fetchall()]

@@ -17,9 +17,9 @@ from accounts.access import Principal
 from accounts.changes import By
 from accounts.models import Environment, Project
 from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
-from accounts.scoping import absent, environment_named, place_of, project_for, require, visible_projects
+from accounts.scoping import absent, environment_named, kept_for_change, place_of, require, visible_projects
 from common.errors import ValidationFailed
-from common.rows import locked
+from common.rows import kept, locked
 from common.sealing import Place
 from integrations import providers, rules, storing, vaults
 from integrations.azure.cloud import AuthMethod
@@ -31,8 +31,8 @@ SEALED_WITHOUT_ENVIRONMENT = "platform"
 def create(project_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> Integration:
     """Connect a project. Raises `Conflict` when the project has one of this name in this environment."""
     with transaction.atomic():
-        project = project_for(by.principal, project_id, PROJECTS_WRITE)
-        environment = _environment(project, wish.get("environment", ""))
+        project = kept_for_change(by.principal, project_id)
+        environment = _kept_environment(project, wish.get("environment", ""))
         integration = Integration(
             project=project,
             environment=environment,
@@ -163,6 +163,15 @@ def _refuse_unusable(integration: Integration, by: By) -> None:
         vaults.bind(config["vault_url"], integration.environment.gateway_environment)
         if config.get("auth_method") != AuthMethod.CLIENT_SECRET:
             vaults.open_for_naming(config["vault_url"], integration.project, by)
+
+
+def _kept_environment(project: Project, text: str) -> Environment | None:
+    """The same, deleted and mapped anew by nobody until the transaction ends."""
+    found = _environment(project, text)
+    living = kept(Environment.objects.filter(deleted_at=None), found.pk) if found else None
+    if found and living is None:
+        raise ValidationFailed("environment: was deleted in this very moment; choose another")
+    return living
 
 
 def _environment(project: Project, text: str) -> Environment | None:

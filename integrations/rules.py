@@ -15,9 +15,9 @@ from accounts import changes
 from accounts.changes import By
 from accounts.models import ConflictStrategy, Environment, Project
 from accounts.roles import PROJECTS_READ, PROJECTS_WRITE
-from accounts.scoping import absent, environment_named, place_of, project_for, require, visible_projects
+from accounts.scoping import absent, environment_named, kept_for_change, place_of, require, visible_projects
 from common.errors import Conflict, ValidationFailed
-from common.rows import locked
+from common.rows import kept, locked
 from integrations.models import Integration, RunState, SyncDirection, SyncMode, SyncRule, SyncRun
 from integrations.providers import AZURE_KEY_VAULT
 from integrations.sync.transform import TransformInvalid, parse_transform, pieces_of
@@ -38,7 +38,7 @@ WHEN_ABSENT: Mapping[str, Any] = {
 def create(project_id: uuid.UUID, wish: Mapping[str, Any], by: By) -> SyncRule:
     """Add a rule. Raises `Conflict` when the project has one of this name."""
     with transaction.atomic():
-        project = project_for(by.principal, project_id, PROJECTS_WRITE)
+        project = kept_for_change(by.principal, project_id)
         fields = _fields(project, wish)
         with changes.unique("a sync rule of this name", existing=lambda: _named(project, wish)):
             rule = SyncRule.objects.create(project=project, **fields)
@@ -54,6 +54,7 @@ def _named(project: Project, wish: Mapping[str, Any]) -> QuerySet[SyncRule]:
 def replace(identifier: uuid.UUID, wish: Mapping[str, Any], by: By) -> SyncRule:
     """Make it what the wish says; the same wish again changes nothing."""
     with transaction.atomic():
+        kept(Integration.objects.all(), wish["integration_id"])  # before the rule, as its deletion does
         rule = _locked(identifier, by)
         names = changes.altered(rule, _fields(rule.project, wish))
         if names:
@@ -115,7 +116,7 @@ def strategy_that_counts(rule: SyncRule) -> str:
 def _fields(project: Project, wish: Mapping[str, Any]) -> dict[str, Any]:
     if wish.get("project_id") not in (None, project.id):
         raise ValidationFailed("project_id: is another project than the one in the path")
-    integration = Integration.objects.filter(project=project, deleted_at=None, id=wish["integration_id"]).first()
+    integration = kept(Integration.objects.filter(project=project, deleted_at=None), wish["integration_id"])
     if integration is None:
         raise ValidationFailed("integration_id: the project has no integration with this id")
     _refuse_wrong_template(wish.get("key_transform_template", ""), integration)
