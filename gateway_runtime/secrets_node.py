@@ -199,7 +199,7 @@ class Acceptance:
 
         Only while nothing older waits for the secret can the Primary say.
         """
-        if write_queue.newest_open(change.secret, state.this_life().generation) is None:
+        if write_queue.to_build_on(change.secret, state.this_life().generation) is None:
             known = _ask_whether(change, self.request)
             if known is not None:
                 raise known

@@ -39,8 +39,13 @@ CALLER_WAITS = timedelta(seconds=10)
 """For so long a write belongs to the request that brought it; longer than that request waits for the Primary."""
 ASK_BASE, ASK_CAP = 1.0, 60.0
 """First and longest pause in seconds between two questions about a write the Primary has but has not settled."""
+BASE_LOST = "PREVIOUS_NOT_APPLIED"
+"""Marks an open write that stands, directly or not, on one that ended without being applied: nothing new is made on it."""
 LONGEST_PAUSE = timedelta(minutes=5)
 """No write is put off for longer; a time further ahead was set by a clock that has been put back since."""
+
+_STOOD_ON = (WriteOutcome.APPLIED, WriteOutcome.DUPLICATE, WriteOutcome.REFUSED)
+"""Ends that leave what comes after a write its base: nothing of a refused one was ever there, so its own base takes its place."""
 
 _TALLY = """
 INSERT INTO gateway_runtime_writetally (outcome, total) VALUES (%s, %s)
@@ -139,6 +144,7 @@ def settle(receipts: Iterable[WriteReceipt], now: datetime) -> int:
     A row that has ended keeps its first end, whatever comes later.
     """
     ended: list[WriteOutcome] = []
+    unmade: list[PendingWrite] = []
     freed = 0
     with transaction.atomic():
         for receipt in receipts:
@@ -152,13 +158,31 @@ def settle(receipts: Iterable[WriteReceipt], now: datetime) -> int:
                 _end(row, receipt, now)
                 ended.append(receipt.outcome)
                 freed += row.size
+                if receipt.outcome not in _STOOD_ON:
+                    unmade.append(row)
             else:
                 _wait(row, receipt, now)
         _count(ended)
         _move_backlog(-len(ended), -freed)
         reach("queue:settled:before-commit")
     reach("queue:settled:after-commit")
+    if unmade:
+        _mark_what_stands_on(unmade)
     return len(ended)
+
+
+def _mark_what_stands_on(unmade: Iterable[PendingWrite]) -> None:
+    """The open writes after these lost their base. They stay as they were promised; what comes new is not made on them.
+
+    In a transaction of its own, which waits for no row: who is ending one now marks what stands on that one.
+    """
+    lost = {row.id for row in unmade}
+    with transaction.atomic():
+        waiting = PendingWrite.objects.filter(OPEN, secret__in={row.secret for row in unmade}).order_by("life", "sequence")
+        for identifier, previous in waiting.select_for_update(skip_locked=True).values_list("id", "previous"):
+            if previous in lost:
+                lost.add(identifier)
+        PendingWrite.objects.filter(OPEN, id__in=lost).update(code=BASE_LOST)
 
 
 def depth() -> Depth:
@@ -174,6 +198,14 @@ def newest_open(secret: uuid.UUID, generation: uuid.UUID | None = None) -> Pendi
     """The last write to this secret that has not ended, of one life of this database or of any."""
     rows = PendingWrite.objects.filter(OPEN, secret=secret).defer("sealed_body").order_by("-life", "-sequence")
     return (rows.filter(generation=generation) if generation else rows).first()
+
+
+def to_build_on(secret: uuid.UUID, generation: uuid.UUID) -> PendingWrite | None:
+    """The open write that a new one to this secret is made on. None while there is none, or while the Primary has the last one
+    and that one lost its base: it settles that first (I9), and a new change stands on what there is instead."""
+    newest = newest_open(secret, generation)
+    lost = newest is not None and newest.code == BASE_LOST and newest.outcome == WriteOutcome.RECEIVED
+    return None if lost else newest
 
 
 def newest_open_of(secrets: Iterable[uuid.UUID]) -> dict[uuid.UUID, uuid.UUID]:
@@ -269,7 +301,7 @@ def _foundation(change: SecretChange, node: NodeState) -> tuple[PendingWrite | N
     if change.operation is WriteOperation.CREATE:
         _refuse_taken_key(change)
         return None, None
-    previous = newest_open(change.secret, node.generation)
+    previous = to_build_on(change.secret, node.generation)
     known = known_version(change.secret, node.replica_complete_at)
     if change.base_version is not None and change.base_version != known:
         raise VersionConflict(known, change.base_version)
@@ -332,7 +364,8 @@ def _wait(row: PendingWrite, receipt: WriteReceipt, now: datetime) -> None:
     """RECEIVED: ask again later. QUEUED: the Primary does not have it (its database was restored), so send it again."""
     pause = min(ASK_CAP, ASK_BASE * 2.0 ** min(row.attempts, 10)) if receipt.outcome is WriteOutcome.RECEIVED else 0.0
     row.outcome, row.not_before = receipt.outcome.value, now + timedelta(seconds=pause)
-    row.code, row.detail, row.attempts = receipt.code[:64], receipt.detail[:500], row.attempts + 1
+    row.code = BASE_LOST if row.code == BASE_LOST else receipt.code[:64]
+    row.detail, row.attempts = receipt.detail[:500], row.attempts + 1
     row.save(update_fields=["outcome", "not_before", "code", "detail", "attempts"])
 
 

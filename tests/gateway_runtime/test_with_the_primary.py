@@ -85,8 +85,6 @@ def pair(as_gateway: None, npr: tuple[FakeGateway, FakeGateway]) -> Pair:
 
 
 def _session(user: User) -> str:
-    from datetime import timedelta
-
     from accounts.models import Session
     from accounts.sessions import PREFIX, hash_token
 
@@ -161,6 +159,53 @@ def test_a_change_at_the_primary_before_the_cut_makes_a_conflict_of_the_queued_o
     pair.site.upload()
     followed = pair.ann.get(f"writes/{queued}")[1]
     assert (followed["outcome"], followed["code"]) == ("conflict", "VERSION_CONFLICT") and pair.version() == 2
+
+
+@pytest.fixture
+def doomed(pair: Pair) -> list[str]:
+    """Two promised writes, the second made on the first. That one has ended as a conflict, as the gateway knows; of the second
+    it knows only that the Primary has it. The secret is in version 2."""
+    pair.site.primary.down = True
+    promised = [pair.put(value)[1]["id"] for value in ("mine", "mine after that")]
+    pair.at_primary("theirs")
+    pair.site.primary.down = False
+    pair.site.upload()
+    assert outcomes_of(promised) == ["received", "received"]
+    inbox.apply_pending()
+    PendingWrite.objects.filter(id=promised[1]).update(not_before=now() + timedelta(minutes=4))
+    PendingWrite.objects.filter(id=promised[0]).update(not_before=now())
+    pair.site.upload()
+    assert outcomes_of(promised) == ["conflict", "received"]
+    return promised
+
+
+def outcomes_of(writes: list[str]) -> list[str]:
+    found = {str(row.id): row.outcome for row in PendingWrite.objects.filter(id__in=writes)}
+    return [found[one] for one in writes]
+
+
+def test_a_conflict_is_not_the_end_of_every_later_change(pair: Pair, doomed: list[str]) -> None:
+    for version in (3, 4):
+        status, body = pair.put(f"later {version}", **{"If-Match": f'"{version - 1}"'} if version == 4 else {})
+        assert (status, body.get("version")) == (200, version), body
+    PendingWrite.objects.update(not_before=now())
+    pair.site.upload()
+    assert outcomes_of(doomed) == ["conflict", "conflict"], "what was promised behind it is left to a person"
+    assert pair.version() == 4
+
+
+def test_changes_after_a_conflict_build_on_each_other_while_the_primary_is_away(pair: Pair, doomed: list[str]) -> None:
+    pair.site.primary.down = True
+    later = [pair.put(value)[1]["id"] for value in ("a", "b")]
+    rows = [PendingWrite.objects.get(id=one) for one in later]
+    assert [(row.previous, row.base_version) for row in rows] == [(None, 2), (rows[0].id, None)]
+    pair.site.primary.down = False
+    for _ in range(2):
+        PendingWrite.objects.update(not_before=now())
+        pair.site.upload()
+        inbox.apply_pending()
+    assert outcomes_of([*doomed, *later]) == ["conflict", "conflict", "applied", "applied"]
+    assert pair.version() == 4
 
 
 def test_a_refusal_is_told_while_the_caller_waits(pair: Pair) -> None:
