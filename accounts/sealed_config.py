@@ -61,8 +61,7 @@ def put(row: Configured, scope: str, config: Mapping[str, Any]) -> bool:
     """
     plain, given = split(config)
     former, broken = _former(row, scope)
-    staying = {name: value for name, value in former.items() if not _replaced(name, given, plain)}
-    kept = {name: value for name, value in {**staying, **given}.items() if value not in (None, "")}
+    kept = _merged(former, given, plain)
     _refuse_too_many(kept)
     changed = row.config != plain or former != kept or broken
     row.config = plain
@@ -73,19 +72,20 @@ def put(row: Configured, scope: str, config: Mapping[str, Any]) -> bool:
 
 
 def seal_what_rests_plain(row: Configured, scope: str) -> bool:
-    """Seal the fields of a stored configuration that are not public; those that are sealed stay. Whether it had any.
+    """Seal the fields of a stored configuration that are not public. Whether it had any.
 
-    For rows of releases that left more in plain. A sealed part that does not open is told in the log and given up, as when
-    such a configuration is saved again.
+    For rows of releases that left more in plain. Whoever seals leaves nothing in plain, so what lies there came later than what
+    is sealed: it replaces that, as when such a configuration is saved; other fields that are sealed stay. A sealed part that does
+    not open is told in the log and given up, as when such a configuration is saved again.
     """
     plain, given = split(row.config)
     if plain == row.config:
         return False
     former, _ = _former(row, scope)
-    kept = {**given, **former}
+    kept = _merged(former, given, plain)
     row.config = plain
     row.secrets_version += 1
-    row.sealed_secrets = _seal(row, scope, kept)
+    row.sealed_secrets = _seal(row, scope, kept) if kept else None
     return True
 
 
@@ -146,6 +146,12 @@ def _leaves(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict) or not value:
         return {name: value}
     return {place: leaf for inner, held in value.items() for place, leaf in _leaves(f"{name}.{dotted(inner)}", held).items()}
+
+
+def _merged(former: Mapping[str, Any], given: Mapping[str, Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The secrets after a change: what is given counts, what it does not touch stays, null and "" clear."""
+    staying = {name: value for name, value in former.items() if not _replaced(name, given, plain)}
+    return {name: value for name, value in {**staying, **given}.items() if value not in (None, "")}
 
 
 def _replaced(name: str, given: Mapping[str, Any], plain: Mapping[str, Any]) -> bool:

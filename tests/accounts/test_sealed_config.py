@@ -113,6 +113,31 @@ def test_what_is_left_out_is_kept_null_clears_and_no_part_moves_elsewhere(
     assert not sealed_config.put(row, "platform", change) or None in change.values()
 
 
+@pytest.mark.parametrize(
+    ("sealed", "plain", "after"),
+    [
+        ({"dsn": "old", "pat": "kept"}, {"dsn": "new"}, {"dsn": "new", "pat": "kept"}),
+        ({"in": {"x": "old", "y": "kept"}}, {"in": {"x": "new"}}, {"in.x": "new", "in.y": "kept"}),
+        ({"in": {"x": "old"}}, {"in": "new"}, {"in": "new"}),
+        ({"in": "old"}, {"in": {"x": "new"}}, {"in.x": "new"}),
+        ({"azure_org": "https://u:p@h", "pat": "kept"}, {"azure_org": "acme", "dsn": "new"}, {"pat": "kept", "dsn": "new"}),
+        ({"dsn": "old"}, {"dsn": None}, {}),
+    ],
+)  # fmt: skip
+def test_what_lies_in_plain_beside_what_is_sealed_came_later_and_counts(
+    primary: None, sealed: dict[str, Any], plain: dict[str, Any], after: dict[str, Any]
+) -> None:
+    """While nodes are updated one after the other, an old one stores a newer secret beside the sealed older one."""
+    row = IdentityProvider(type="ldap", name="n")
+    sealed_config.put(row, "platform", {"tenant_id": "t", **sealed})
+    row.config = {"tenant_id": "t", **plain}
+    row.save(force_insert=True)
+    assert plain_configurations.seal() == 1
+    row.refresh_from_db()
+    assert sealed_config.secrets_of(row, "platform") == after
+    assert sealed_config.split(row.config)[1] == {}
+
+
 def test_configurations_of_older_releases_are_sealed_by_the_migrations(project: dict[str, Any], admin: Person) -> None:
     plain = {"tenant_id": "t", "dsn": CANARY, "headers": {"Cookie": CANARY}, "list": [{"x": CANARY}]}
     hooks = [f"https://hooks.example.com/services/{CANARY}"]
