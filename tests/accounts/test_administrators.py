@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 
+from accounts import people
+from accounts.changes import By
 from accounts.models import GroupMapping, Role, RoleGrant, User
+from accounts.principals import principal_of_user
 from common.clock import now
+from common.errors import Conflict
 from tests.conftest import Person
 
 pytestmark = pytest.mark.usefixtures("primary")
@@ -63,6 +67,38 @@ def test_the_last_administrator_keeps_it_and_is_told_what_to_do_first(admin: Per
     given(another())
     assert admin.delete(path)[0] == 204
     assert "gateway:admin" not in admin.get("auth/me/permissions")[1]["everywhere"]
+
+
+def of_entra(**more: Any) -> User:
+    return another(role="member", sso_provider="entra", entra_confirmed_at=now(), **more)
+
+
+@pytest.mark.parametrize("by_entra", [True, False], ids=["its role is Entra's", "its account is Entra's"])
+def test_the_last_administrator_of_our_own_stays_while_the_others_are_of_entra(admin: Person, by_entra: bool) -> None:
+    given(of_entra(), assigned_by_sso=by_entra)
+    status, answer = admin.delete(own_role(admin))
+    assert (status, answer["code"]) == (409, "LAST_ADMINISTRATOR") and "signs in with a password here" in answer["error"]
+    assert "rbac/users/{id}/roles" in answer["error"]
+    given(another())
+    assert admin.delete(own_role(admin))[0] == 204
+
+
+@pytest.mark.parametrize("change", [
+    lambda user, by: people.delete(user.id, by, now()),
+    lambda user, by: people.set_active(user.id, False, by, now()),
+    lambda user, by: people.give_to_entra(user.id, by, now()),
+])  # fmt: skip
+def test_no_way_takes_the_last_administrator_of_our_own(admin: Person, change: Any) -> None:
+    by = By(principal_of_user(given(of_entra(), assigned_by_sso=True).user, now()), "")
+    with pytest.raises(Conflict) as refused:
+        change(me(admin), by)
+    assert refused.value.code == "LAST_ADMINISTRATOR"
+
+
+def test_where_all_are_of_entra_already_one_may_go(admin: Person) -> None:
+    path = by_hand(admin)
+    given(of_entra(), assigned_by_sso=True)
+    assert admin.delete(path)[0] == 204
 
 
 def test_nobody_is_kept_from_ending_other_roles(admin: Person) -> None:
