@@ -31,6 +31,7 @@ from gateways import authors
 from integrations.azure_names import RULES, ResourceType
 from integrations.naming import Named, Values, collisions
 from integrations.naming_patterns import TemplateInvalid, parse_template
+from protocol import messages
 from tests.architecture.pattern_cost import GROWTH, Use, growth, worst_growth
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,7 @@ AUTHOR_FORM = "f\"(?:{'|'.join(PrincipalKind)}):[0-9a-f]{{8}}(?:-[0-9a-f]{{4}}){
 MADE_AT_RUN_TIME: Mapping[tuple[str, str], list[str]] = {
     ("integrations/naming.py", "f'\\\\d{{{piece.width}}}'"): [r"\d{1}", r"\d{4}"],
     ("gateways/authors.py", AUTHOR_FORM): [authors.FORM.pattern],
+    **{(file, "NO_NUL"): [messages.NO_NUL] for file in ("protocol/sync.py", "protocol/sign_in.py")},
     ("integrations/azure_names.py", "f'[{rule.allowed}]'"): [f"[{rule}]" for rule in CLASSES],
     ("integrations/azure_names.py", "f'[{rule.start}]'"): [f"[{rule}]" for rule in CLASSES],
     ("integrations/azure_names.py", "f'[{rule.end}]'"): [f"[{rule}]" for rule in CLASSES],
