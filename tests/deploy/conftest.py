@@ -21,6 +21,9 @@ from cli.stack.layout import ROOT
 
 TERRAFORM = ROOT / "deploy" / "terraform"
 MODULES = TERRAFORM / "modules"
+TESTS = "tftests"
+"""Not Terraform's own `tests`: `terraform init` reads that. What ours say is known from 1.11 on, the deployment from 1.5 on."""
+TESTS_SINCE = (1, 11)
 SECONDS = 240
 SCHEMA_VERSION = "5.10.0"  # of azurerm, whose schema deploy/terraform/testing has
 
@@ -58,6 +61,11 @@ class Workspace:
 
     def below(self, folder: str) -> Workspace:
         return self.at(self.folder / folder)
+
+    def version(self) -> tuple[int, ...]:
+        return tuple(
+            int(part) for part in json.loads(self.run("version", "-json").stdout)["terraform_version"].split("-")[0].split(".")
+        )
 
     def configure(self, configuration: Mapping[str, Any]) -> None:
         (self.folder / "main.tf.json").write_text(json.dumps(configuration))

@@ -13,12 +13,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.deploy.conftest import TERRAFORM, Workspace, mirror, tool
+from tests.deploy.conftest import TERRAFORM, TESTS, Workspace, mirror, tool
 
-PAIR, VARIANTS = ("azure-gateway", "tests/pair.tftest.hcl"), ("azure-gateway", "tests/variants.tftest.hcl")
-REFUSALS, FOUR = ("azure-gateway", "tests/refusals.tftest.hcl"), ("azure", "tests/workspaces.tftest.hcl")
-MIXING, GUARD = ("azure", "tests/refusals.tftest.hcl"), ("modules/environment", "tests/environment.tftest.hcl")
-GRANTS = ("modules/vault", "tests/isolation.tftest.hcl")
+PAIR, VARIANTS = ("azure-gateway", f"{TESTS}/pair.tftest.hcl"), ("azure-gateway", f"{TESTS}/variants.tftest.hcl")
+REFUSALS, FOUR = ("azure-gateway", f"{TESTS}/refusals.tftest.hcl"), ("azure", f"{TESTS}/workspaces.tftest.hcl")
+MIXING, GUARD = ("azure", f"{TESTS}/refusals.tftest.hcl"), ("modules/environment", f"{TESTS}/environment.tftest.hcl")
+GRANTS = ("modules/vault", f"{TESTS}/isolation.tftest.hcl")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,7 @@ def noticed(deployment: Workspace, mutation: Mutation) -> bool:
         raise LookupError(f"{mutation.file} has {whole.count(mutation.before)} times: {mutation.before}")
     file.write_text(whole.replace(mutation.before, mutation.after))
     try:
-        done = deployment.below(place).run("test", "-no-color", f"-filter={test}")
+        done = deployment.below(place).run("test", "-no-color", f"-test-directory={TESTS}", f"-filter={test}")
     finally:
         file.write_text(whole)
     told = done.stdout + done.stderr
