@@ -7,8 +7,9 @@ of ours that is missed (I19): where it was emptied, nothing is said until the ne
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 
-from django.core.cache import cache
+from django.core.cache import BaseCache, cache, caches
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -39,8 +40,15 @@ _seen: list[float] = []
 """The time found at the last question, if there was one."""
 
 
+@lru_cache(maxsize=1)
+def _own() -> BaseCache:
+    """One for all scrapes: the framework makes one for each thread, and so a connection for each question."""
+    made: BaseCache = caches.create_connection("default")
+    return made
+
+
 def _look() -> bool:
-    found = cache.get(KEY)
+    found = _own().get(KEY)
     _seen[:] = [found] if isinstance(found, float) else []
     return True
 

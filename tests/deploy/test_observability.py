@@ -97,6 +97,7 @@ def scrapes(npr: object, site: Site, monkeypatch: pytest.MonkeyPatch) -> tuple[S
     kept: dict[str, Any] = {}
     redis = SimpleNamespace(get=kept.get, set=lambda key, value, _: kept.update({key: value}))
     monkeypatch.setattr(workers_seen, "cache", redis)
+    monkeypatch.setattr(workers_seen, "_own", lambda: redis)
     monkeypatch.setattr(workers_seen, "_prober", workers_seen.health.Prober("workers", workers_seen._look))
     workers_seen.leave_word()
     monkeypatch.setattr(site.supervisor, "certificate_expires_at", lambda: now() + timedelta(days=60))

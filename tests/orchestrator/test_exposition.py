@@ -78,6 +78,7 @@ class TestAtThePrimary:
         kept: dict[str, Any] = {}
         redis = SimpleNamespace(get=kept.get, set=lambda key, value, seconds: kept.update({key: value}))
         monkeypatch.setattr(workers_seen, "cache", redis)
+        monkeypatch.setattr(workers_seen, "_own", lambda: redis)
         found = fresh(monkeypatch)
         assert (found["mazevault_cache_up"], "mazevault_worker_age_seconds" in found) == ({(): 1.0}, False)
         workers_seen.leave_word()
