@@ -20,8 +20,12 @@ from hypothesis import HealthCheck, settings
 from cli.stack import children, databases
 from cli.stack.layout import Layout
 
-settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("suite")  # how long an example takes is the machine's, not the code's
+CALM = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("suite", **CALM, derandomize=True, database=None)
+settings.register_profile("searching", **CALM)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
+# How long an example takes is the machine's, not the code's. The suite tries the same examples each time; `searching` looks for
+# new ones.
 
 
 RARELY = (10_000, 20, 20)
